@@ -1,0 +1,156 @@
+//! A batch: events in order, and the id of the event they stand behind.
+
+use crate::{Checkpoint, Error, Event, EventId, Result};
+
+/// Events to append, and the predecessor that they must stand right behind.
+///
+/// Not empty, and ids strictly grow from `after` on: made valid once, no store checks it again. Naming the
+/// predecessor is what makes every append a compare-and-append.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    after: Option<EventId>,
+    events: &'a [Event],
+}
+
+impl<'a> Batch<'a> {
+    /// `events` right behind the event `after`, or at the beginning of the log.
+    ///
+    /// # Errors
+    /// `Invalid` when there are no events, or their ids do not strictly grow from `after` on.
+    pub fn new(after: Option<EventId>, events: &'a [Event]) -> Result<Self> {
+        if events.is_empty() {
+            return Err(Error::invalid("a batch holds at least one event"));
+        }
+        let mut last = after;
+        for event in events {
+            if last.is_some_and(|last| event.id() <= last) {
+                let last = last.map_or(0, EventId::get);
+                return Err(Error::invalid(format!("ids must strictly grow, but {last} stands before it"))
+                    .at(event.id()));
+            }
+            last = Some(event.id());
+        }
+        Ok(Self { after, events })
+    }
+
+    /// The event that the batch stands right behind; `None` at the beginning of a log.
+    pub fn after(&self) -> Option<EventId> {
+        self.after
+    }
+
+    /// The events, at least one.
+    pub fn events(&self) -> &'a [Event] {
+        self.events
+    }
+
+    /// The first event.
+    pub fn first(&self) -> &'a Event {
+        &self.events[0]
+    }
+
+    /// The last event.
+    pub fn last(&self) -> &'a Event {
+        &self.events[self.events.len() - 1]
+    }
+
+    /// The part that a sink with this checkpoint still has to write, or the right error: one line in every
+    /// store's `append`.
+    ///
+    /// Empty when everything is held already. What lies at or below the checkpoint is compared by the
+    /// digest of the last event held; a store that can read compares the rest of
+    /// [`held_by`](Batch::held_by) with its own events.
+    ///
+    /// # Errors
+    /// `Gap` when the sink does not hold the predecessor yet, `Fenced` when another event stands where one
+    /// of these should, `Unsupported` for a checkpoint that is `Unknown`.
+    pub fn behind(&self, checkpoint: &Checkpoint) -> Result<&'a [Event]> {
+        let (head, digest) = match *checkpoint {
+            Checkpoint::At { id, digest } => (id, digest),
+            // An empty sink may start at a snapshot: that is its floor.
+            Checkpoint::Empty if self.after.is_none() || self.first().is_snapshot() => return Ok(self.events),
+            Checkpoint::Empty => return Err(self.gap("holds nothing")),
+            Checkpoint::Unknown => {
+                return Err(Error::new(
+                    crate::ErrorKind::Unsupported,
+                    crate::Retry::Never,
+                    "the sink has no memory; wrap it in `Checkpointed`",
+                ));
+            }
+        };
+        if self.after == Some(head) {
+            return Ok(self.events);
+        }
+        if self.after.is_some_and(|after| after > head) {
+            return Err(self.gap(&format!("ends at event {head}")));
+        }
+        let (held, fresh) = self.events.split_at(self.events.partition_point(|event| event.id() <= head));
+        match held.last() {
+            Some(last) if last.id() == head && last.digest() == digest => Ok(fresh),
+            Some(last) if last.id() == head => {
+                Err(Error::fenced("another event is held under this id").at(head))
+            }
+            Some(_) if fresh.is_empty() => Ok(fresh),
+            _ => Err(Error::fenced(format!("the sink ends at event {head}, which this batch passes over"))
+                .at(self.first().id())),
+        }
+    }
+
+    /// The part that a sink with this checkpoint says it holds already.
+    pub fn held_by(&self, checkpoint: &Checkpoint) -> &'a [Event] {
+        let held = |event: &Event| checkpoint.id().is_some_and(|head| event.id() <= head);
+        &self.events[..self.events.partition_point(held)]
+    }
+
+    fn gap(&self, holds: &str) -> Error {
+        let after = self.after.map_or_else(|| "the beginning".to_owned(), |after| format!("event {after}"));
+        Error::gap(format!("the sink {holds}, the batch stands behind {after}; catch up first"))
+            .at(self.first().id())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    fn events(ids: &[u64]) -> Vec<Event> {
+        ids.iter().map(|&id| Event::new(EventId::new(id), &id).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_batch_is_ordered_and_not_empty() {
+        let id = |id| Some(EventId::new(id));
+        assert!(Batch::new(None, &[]).is_err());
+        assert!(Batch::new(None, &events(&[0, 5, 9])).is_ok());
+        assert_eq!(Batch::new(None, &events(&[1, 1])).unwrap_err().event(), id(1));
+        assert_eq!(Batch::new(id(1), &events(&[1])).unwrap_err().event(), id(1));
+        assert!(Batch::new(None, &events(&[2, 1])).is_err());
+    }
+
+    #[test]
+    fn behind_tells_what_is_still_to_write() {
+        let log = events(&[0, 2, 4, 6, 8]);
+        let at = |index: usize| Checkpoint::behind(&log[index]);
+        let batch = Batch::new(Some(EventId::new(2)), &log[2..]).unwrap(); // 4 6 8 behind 2
+
+        assert_eq!(batch.behind(&at(1)).unwrap().len(), 3); // right behind
+        assert_eq!(batch.behind(&at(2)).unwrap().len(), 2); // overlaps
+        assert_eq!(batch.behind(&at(4)).unwrap().len(), 0); // all held
+        assert_eq!(batch.behind(&at(0)).unwrap_err().kind(), ErrorKind::Gap);
+        assert_eq!(batch.behind(&Checkpoint::Empty).unwrap_err().kind(), ErrorKind::Gap);
+        let other = |id| Checkpoint::behind(&Event::new(EventId::new(id), &"other").unwrap());
+        assert_eq!(batch.behind(&other(6)).unwrap_err().kind(), ErrorKind::Fenced); // diverges
+        assert_eq!(batch.behind(&other(3)).unwrap_err().kind(), ErrorKind::Fenced); // passed over
+        assert_eq!(batch.behind(&other(5)).unwrap_err().kind(), ErrorKind::Fenced); // passed over, inside
+        assert_eq!(batch.behind(&other(99)).unwrap().len(), 0); // below: the store compares by reading
+        assert_eq!(batch.held_by(&at(3)).len(), 2);
+        assert_eq!(batch.behind(&Checkpoint::Unknown).unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn an_empty_sink_starts_at_a_snapshot() {
+        let snapshot = Event::builder(EventId::new(7)).payload_json("{}").snapshot().build().unwrap();
+        let batch = Batch::new(Some(EventId::new(6)), std::slice::from_ref(&snapshot)).unwrap();
+        assert_eq!(batch.behind(&Checkpoint::Empty).unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,98 @@
+//! Checkpoints kept on behalf of sinks: the roster of a fan-out, and the memory of sinks that have none.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::{Checkpoint, Error, Result};
+
+/// One sink's checkpoint, kept for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    /// The sink's name.
+    pub name: String,
+    /// What the checkpoint belongs to, for example the sink's URL without secrets. A sink of another
+    /// target must not go on from it.
+    pub target: String,
+    /// How far the *source's* events are disposed of: held, filtered out, or durably dead-lettered.
+    pub checkpoint: Checkpoint,
+}
+
+/// Keeps checkpoints by the name of the sink they belong to.
+///
+/// Entries move only by compare-and-swap, so that two runners of one sink never overwrite each other.
+#[async_trait]
+pub trait CheckpointStore: Send + Sync {
+    /// The entry of this name.
+    ///
+    /// # Errors
+    /// Whatever the backend meets; `Corrupt` for an entry that does not check.
+    async fn load(&self, name: &str) -> Result<Option<Entry>>;
+
+    /// All entries, by name.
+    ///
+    /// # Errors
+    /// As [`load`](CheckpointStore::load).
+    async fn list(&self) -> Result<Vec<Entry>>;
+
+    /// Replaces the entry `name` by `new` (`None` removes it), durably, if it still is `expected`.
+    ///
+    /// # Errors
+    /// `Fenced` when it is not: another runner moved it.
+    async fn swap(&self, name: &str, expected: Option<&Entry>, new: Option<&Entry>) -> Result<()>;
+}
+
+/// Checkpoints in memory, shared by clones. For tests, and for logs that end with the process.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryCheckpoints {
+    entries: Arc<Mutex<BTreeMap<String, Entry>>>,
+}
+
+impl MemoryCheckpoints {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl CheckpointStore for MemoryCheckpoints {
+    async fn load(&self, name: &str) -> Result<Option<Entry>> {
+        Ok(self.lock().get(name).cloned())
+    }
+
+    async fn list(&self) -> Result<Vec<Entry>> {
+        Ok(self.lock().values().cloned().collect())
+    }
+
+    async fn swap(&self, name: &str, expected: Option<&Entry>, new: Option<&Entry>) -> Result<()> {
+        let mut entries = self.lock();
+        if entries.get(name) != expected {
+            return Err(
+                Error::fenced("another runner moved this checkpoint; end one of the two").in_log(name)
+            );
+        }
+        match new {
+            Some(entry) => drop(entries.insert(name.to_owned(), entry.clone())),
+            None => drop(entries.remove(name)),
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl<T: CheckpointStore + ?Sized> CheckpointStore for Arc<T> {
+    async fn load(&self, name: &str) -> Result<Option<Entry>> {
+        (**self).load(name).await
+    }
+
+    async fn list(&self) -> Result<Vec<Entry>> {
+        (**self).list().await
+    }
+
+    async fn swap(&self, name: &str, expected: Option<&Entry>, new: Option<&Entry>) -> Result<()> {
+        (**self).swap(name, expected, new).await
+    }
+}

@@ -1,0 +1,209 @@
+//! The contract: what a source, a sink and a store are.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+
+use crate::{Batch, Checkpoint, CheckpointStore, Event, EventId, Result};
+
+/// Events in order; an error is the last item.
+pub type EventStream = BoxStream<'static, Result<Event>>;
+
+/// Where a read begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReadFrom {
+    /// The first event that the log ever had.
+    Origin,
+    /// Right behind this event, whether the log has it or not.
+    After(EventId),
+    /// The newest snapshot event and all behind it; the origin where there is none.
+    Snapshot,
+}
+
+impl From<Option<EventId>> for ReadFrom {
+    /// Right behind an event, or from the origin.
+    fn from(after: Option<EventId>) -> Self {
+        after.map_or(Self::Origin, Self::After)
+    }
+}
+
+/// Takes events, in order, at least once.
+///
+/// Its laws are tests in `hydrant-conformance`. In short: what was acknowledged is held; appending what is
+/// held is `Ok` and changes nothing; a hole is `Gap`; another event under a held id is `Fenced`.
+#[async_trait]
+pub trait EventSink: Send + Sync {
+    /// Appends a batch right behind its predecessor. `Ok`: acknowledged, as this sink's page defines it.
+    ///
+    /// [`Batch::behind`] gives an author what is still to write.
+    ///
+    /// # Errors
+    /// `Gap` when the predecessor is missing, `Fenced` when another event stands there, `Compacted` below
+    /// the floor, `Invalid` naming an event that this sink can never take, and whatever the backend meets.
+    /// [`Retry::Safe`](crate::Retry::Safe) only when nothing was applied.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves all of the batch or none, or else a prefix of it. What it still does ends
+    /// before the next call on this handle begins.
+    async fn append(&self, batch: Batch<'_>) -> Result<()>;
+
+    /// What this sink holds durably, with all before it.
+    ///
+    /// # Errors
+    /// Whatever the backend meets.
+    async fn checkpoint(&self) -> Result<Checkpoint>;
+}
+
+/// Gives events back, in order, each once.
+pub trait EventSource: Send + Sync {
+    /// Events in order, in bounded memory, up to what was the end of the log when the read began. An error is the last item.
+    ///
+    /// What begins below the floor is `Compacted`. Nothing is yielded that may be taken back.
+    fn read(&self, from: ReadFrom) -> EventStream;
+
+    /// The same, and then whatever comes; never ends by itself.
+    ///
+    /// [`follow_by_reading`](crate::follow_by_reading) builds it from `read` for stores that cannot be told.
+    fn follow(&self, from: ReadFrom) -> EventStream;
+}
+
+/// A sink that is also a source.
+pub trait Store: EventSource + EventSink {}
+
+impl<T: EventSource + EventSink + ?Sized> Store for T {}
+
+/// A store that can forget its oldest segments.
+#[async_trait]
+pub trait Prune: Store {
+    /// Drops sealed segments that end before `before`, never the newest snapshot. Raises the floor.
+    ///
+    /// # Errors
+    /// Whatever the backend meets; pruning again is safe.
+    async fn prune(&self, before: EventId) -> Result<()>;
+}
+
+/// A store that is fit to be the commit point of a [`FanOut`](crate::FanOut): it fences writers, keeps
+/// batches whole and knows its checkpoint.
+pub trait Primary: Store {
+    /// Where the roster of secondaries is kept, beside the log.
+    fn roster(&self) -> Arc<dyn CheckpointStore>;
+
+    /// What `Ok` from `append` means.
+    fn acknowledges(&self) -> Acknowledges;
+}
+
+/// What `Ok` from a primary's `append` means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acknowledges {
+    /// The batch is durable.
+    Durable,
+    /// The batch is accepted; `checkpoint` follows when it is durable, and only then do readers see it.
+    Accepted,
+}
+
+/// What a store can do: a closed list that it declares and the conformance kit holds it to.
+///
+/// ```
+/// use hydrant::Capabilities;
+///
+/// let primary = Capabilities::ALL;
+/// assert!(primary.has(Capabilities::FENCING));
+/// assert_eq!((Capabilities::SOURCE | Capabilities::MEMORY).to_string(), "Source, Memory");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Capabilities(u8);
+
+impl Capabilities {
+    /// A plain sink that can do nothing of this list.
+    pub const NONE: Self = Self(0);
+    /// It can be read.
+    pub const SOURCE: Self = Self(1);
+    /// Appending what is held changes nothing.
+    pub const IDEMPOTENT: Self = Self(1 << 1);
+    /// Another event under a held id, or a second writer, is `Fenced`.
+    pub const FENCING: Self = Self(1 << 2);
+    /// A crash leaves all of a batch or none.
+    pub const ATOMIC: Self = Self(1 << 3);
+    /// It has a checkpoint of its own.
+    pub const MEMORY: Self = Self(1 << 4);
+    /// It keeps segments, which a snapshot event opens, and can prune them.
+    pub const SEGMENTS: Self = Self(1 << 5);
+    /// All of the list.
+    pub const ALL: Self = Self((1 << 6) - 1);
+
+    const NAMES: [&'static str; 6] = ["Source", "Idempotent", "Fencing", "Atomic", "Memory", "Segments"];
+
+    /// Whether it can do all of `other`.
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// All of this but `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+}
+
+impl std::ops::BitOr for Capabilities {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl fmt::Display for Capabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut first = true;
+        for (bit, name) in Self::NAMES.iter().enumerate() {
+            if self.0 & (1 << bit) != 0 {
+                f.write_str(if first { "" } else { ", " })?;
+                f.write_str(name)?;
+                first = false;
+            }
+        }
+        if first { f.write_str("none") } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl<T: EventSink + ?Sized> EventSink for Arc<T> {
+    async fn append(&self, batch: Batch<'_>) -> Result<()> {
+        (**self).append(batch).await
+    }
+
+    async fn checkpoint(&self) -> Result<Checkpoint> {
+        (**self).checkpoint().await
+    }
+}
+
+impl<T: EventSource + ?Sized> EventSource for Arc<T> {
+    fn read(&self, from: ReadFrom) -> EventStream {
+        (**self).read(from)
+    }
+
+    fn follow(&self, from: ReadFrom) -> EventStream {
+        (**self).follow(from)
+    }
+}
+
+#[async_trait]
+impl<T: Prune + ?Sized> Prune for Arc<T> {
+    async fn prune(&self, before: EventId) -> Result<()> {
+        (**self).prune(before).await
+    }
+}
+
+impl<T: Primary + ?Sized> Primary for Arc<T> {
+    fn roster(&self) -> Arc<dyn CheckpointStore> {
+        (**self).roster()
+    }
+
+    fn acknowledges(&self) -> Acknowledges {
+        (**self).acknowledges()
+    }
+}

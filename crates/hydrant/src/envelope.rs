@@ -1,0 +1,492 @@
+//! The envelope: an event as one JSON object, everywhere the same.
+//!
+//! ```json
+//! {"eventId":126,"stateChanged":{"tag":"TickObserved"},"time":"2026-01-05T09:00:00Z"}
+//! ```
+//!
+//! The canonical form has no white space between members, and these members in this order: `eventId`,
+//! `stateChanged` (the payload), `time`, `metadata`, `isSnapshot` (only when `true`), then all others in the
+//! order they were given. [`decode`] reads any order and spacing. It is the form of hydra-node's event files
+//! from 0.21 on; [`decode_hydra`] also reads the two generations before.
+//!
+//! One member name is reserved for a store's private data (checksums, marks): [`RESERVED_MEMBER`]. Decoding
+//! drops it, so that it never leaves the store.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::event::Layout;
+use crate::{Error, Event, EventId, Result};
+
+/// The member in which a store keeps private data beside an event. It never leaves the store.
+pub const RESERVED_MEMBER: &str = "_hydrant";
+
+/// Reads one envelope.
+///
+/// # Errors
+/// `Corrupt`: not one JSON object, an `eventId` that is missing or no `u64`, no `stateChanged`, a `time`
+/// that is no string, a member that stands twice.
+pub fn decode(line: Bytes) -> Result<Event> {
+    decode_with(line, None, false)
+}
+
+/// Reads one line as hydra-node wrote it, in any of its three generations: the bare change (before 0.16,
+/// its id is its line number, from 0), the envelope without a time (to 0.20) and with one.
+///
+/// A change with `"tag":"Checkpoint"` is a snapshot.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_hydra(line: Bytes, line_number: u64) -> Result<Event> {
+    decode_with(line, Some(EventId::new(line_number)), true)
+}
+
+fn decode_with(line: Bytes, bare_id: Option<EventId>, tagged: bool) -> Result<Event> {
+    let text = std::str::from_utf8(&line).map_err(|cause| not_an_event(&line, &cause))?;
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let mut found = Found::default();
+    reader
+        .deserialize_map(Members { text, found: &mut found })
+        .and_then(|()| reader.end())
+        .map_err(|cause| not_an_event(&line, &cause))?;
+
+    let bare = found.payload.is_none() && found.id.is_none() && found.has_tag;
+    let (id, payload) = match (found.id, found.payload) {
+        (Some(id), Some(payload)) => (id, payload.get()),
+        (None, None) if bare && bare_id.is_some() => (bare_id.unwrap_or(EventId::ZERO), text.trim()),
+        (None, _) => return Err(Error::corrupt("the event has no `eventId`")),
+        (Some(id), None) => return Err(Error::corrupt("the event has no `stateChanged`").at(id)),
+    };
+    let parts = Parts {
+        id,
+        payload: payload.as_bytes(),
+        time: found.time.filter(|_| !bare).map(str::as_bytes),
+        metadata: found.metadata.filter(|_| !bare).map(|raw| raw.get().as_bytes()),
+        is_snapshot: (found.is_snapshot && !bare) || (tagged && is_hydra_checkpoint(payload)),
+        members: if bare { b"" } else { found.members.as_bytes() },
+    };
+    let event = if let Some(layout) = parts.canonical_layout(&line) {
+        Event::from_layout(line, layout)?
+    } else {
+        let mut canonical = Vec::with_capacity(parts.encoded_len());
+        let layout = parts.encode(&mut canonical)?;
+        Event::from_layout(canonical.into(), layout)?
+    };
+    // White space inside of a pretty-printed payload may hold a line break.
+    if memchr::memchr2(b'\n', b'\r', event.open_envelope()).is_some() {
+        return Err(Error::corrupt("the event is spread over several lines").at(id));
+    }
+    Ok(event)
+}
+
+/// Says what stands there instead of an event, in words that help.
+fn not_an_event(line: &[u8], cause: &dyn fmt::Display) -> Error {
+    let looks = if line.is_empty() {
+        "an empty line"
+    } else if line.iter().all(|&byte| byte == 0) {
+        "NUL bytes, as a crash leaves them"
+    } else if line.starts_with(&[0xFF, 0xFE]) || line.starts_with(&[0xFE, 0xFF]) || line.contains(&0) {
+        "UTF-16 or binary data; events are UTF-8"
+    } else {
+        return Error::corrupt(format!("this is not an event: {cause}"));
+    };
+    Error::corrupt(format!("this is not an event but {looks}"))
+}
+
+/// Whether a change is tagged `Checkpoint`, as hydra-node tags the state that opens a rotated file.
+fn is_hydra_checkpoint(payload: &str) -> bool {
+    if memchr::memmem::find(payload.as_bytes(), b"\"Checkpoint\"").is_none() {
+        return false;
+    }
+    #[derive(serde::Deserialize)]
+    struct Change<'a> {
+        #[serde(borrow)]
+        tag: Cow<'a, str>,
+    }
+    serde_json::from_str::<Change<'_>>(payload).is_ok_and(|change| change.tag == "Checkpoint")
+}
+
+/// The members of an envelope as they stand in the text.
+#[derive(Default)]
+struct Found<'a> {
+    id: Option<EventId>,
+    payload: Option<&'a RawValue>,
+    time: Option<&'a str>,
+    metadata: Option<&'a RawValue>,
+    is_snapshot: bool,
+    seen_snapshot: bool,
+    has_tag: bool,
+    members: Cow<'a, str>,
+}
+
+struct Members<'t, 'f> {
+    text: &'t str,
+    found: &'f mut Found<'t>,
+}
+
+impl<'t> Visitor<'t> for Members<'t, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an event, one JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'t>>(self, mut map: A) -> std::result::Result<(), A::Error> {
+        use serde::de::Error as _;
+        let found = self.found;
+        let mut names = Vec::new(); // of the other members, to find one that stands twice
+        let mut end = self.text.find('{').unwrap_or(0) + 1; // of the member before
+        while let Some(name) = map.next_key::<Name<'t>>()? {
+            let value: &'t RawValue = map.next_value()?;
+            let value_end = value.get().as_ptr() as usize - self.text.as_ptr() as usize + value.get().len();
+            let twice = match name.0.as_ref() {
+                "eventId" => {
+                    let id = serde_json::from_str(value.get()).map_err(|_| {
+                        A::Error::custom(format!(
+                            "`eventId` is {}, not a number from 0 to 2^64-1",
+                            clip(value.get())
+                        ))
+                    })?;
+                    found.id.replace(id).is_some()
+                }
+                "stateChanged" => found.payload.replace(value).is_some(),
+                "time" => {
+                    let text = value.get().strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+                    let text = text.ok_or_else(|| A::Error::custom("`time` is not a string"))?;
+                    found.time.replace(text).is_some()
+                }
+                "metadata" => found.metadata.replace(value).is_some(),
+                "isSnapshot" => {
+                    found.is_snapshot = serde_json::from_str(value.get())
+                        .map_err(|_| A::Error::custom("`isSnapshot` is not true or false"))?;
+                    std::mem::replace(&mut found.seen_snapshot, true)
+                }
+                RESERVED_MEMBER => false,
+                other => {
+                    found.has_tag |= other == "tag";
+                    let raw = self.text[end..value_end].trim_start_matches([',', ' ', '\t', '\n', '\r']);
+                    let separator = &raw[raw.len() - value.get().len() - 1..raw.len() - value.get().len()];
+                    add_member(&mut found.members, raw, separator == ":", value.get(), other);
+                    let twice = names.iter().any(|name: &Cow<'_, str>| name == other);
+                    names.push(name.0.clone());
+                    twice
+                }
+            };
+            if twice {
+                return Err(A::Error::custom(format!("`{}` stands twice", name.0)));
+            }
+            end = value_end;
+        }
+        Ok(())
+    }
+}
+
+/// Keeps another member byte for byte where it has no spaces, and its name and value where it has.
+fn add_member<'t>(members: &mut Cow<'t, str>, raw: &'t str, tight: bool, value: &str, name: &str) {
+    let name_ends = raw[..raw.len() - value.len()].trim_end_matches([':', ' ', '\t', '\n', '\r']).len();
+    let tight = tight && raw.len() == name_ends + 1 + value.len();
+    match (members.is_empty(), tight) {
+        (true, true) => *members = Cow::Borrowed(raw),
+        _ => {
+            let members = members.to_mut();
+            if !members.is_empty() {
+                members.push(',');
+            }
+            debug_assert!(raw.starts_with('"'), "{name} is quoted");
+            members.push_str(&raw[..name_ends]);
+            members.push(':');
+            members.push_str(value);
+        }
+    }
+}
+
+/// A member's name; borrowed unless it has escapes.
+#[derive(serde::Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+fn clip(text: &str) -> String {
+    let mut clipped: String = text.chars().take(40).collect();
+    if clipped.len() < text.len() {
+        clipped.push('…');
+    }
+    clipped
+}
+
+/// The parts of an event, to be encoded or compared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Parts<'a> {
+    pub(crate) id: EventId,
+    pub(crate) payload: &'a [u8],
+    pub(crate) time: Option<&'a [u8]>,
+    pub(crate) metadata: Option<&'a [u8]>,
+    pub(crate) is_snapshot: bool,
+    pub(crate) members: &'a [u8],
+}
+
+const ID: &[u8] = b"{\"eventId\":";
+const PAYLOAD: &[u8] = b",\"stateChanged\":";
+const TIME: &[u8] = b",\"time\":\"";
+const METADATA: &[u8] = b",\"metadata\":";
+const SNAPSHOT: &[u8] = b",\"isSnapshot\":true";
+
+impl Parts<'_> {
+    /// An upper bound of the envelope's size in bytes.
+    pub(crate) fn encoded_len(&self) -> usize {
+        let time = self.time.map_or(0, <[u8]>::len);
+        let metadata = self.metadata.map_or(0, <[u8]>::len);
+        96 + self.payload.len() + time + metadata + self.members.len()
+    }
+
+    /// Appends the open envelope in canonical form; offsets count from where it begins.
+    ///
+    /// # Errors
+    /// `Invalid` above 4 GiB.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<Layout> {
+        if u32::try_from(self.encoded_len()).is_err() {
+            return Err(Error::invalid("the event is larger than 4 GiB").at(self.id));
+        }
+        let base = out.len();
+        out.extend_from_slice(ID);
+        push_number(out, self.id.get());
+        out.extend_from_slice(PAYLOAD);
+        let put = |out: &mut Vec<u8>, bytes: &[u8]| {
+            let start = out.len() - base;
+            out.extend_from_slice(bytes);
+            (offset(start), offset(out.len() - base))
+        };
+        let payload = put(out, self.payload);
+        let mut time = (0, 0);
+        if let Some(text) = self.time {
+            out.extend_from_slice(TIME);
+            time = put(out, text);
+            out.push(b'"');
+        }
+        let mut metadata = (0, 0);
+        if let Some(json) = self.metadata {
+            out.extend_from_slice(METADATA);
+            metadata = put(out, json);
+        }
+        if self.is_snapshot {
+            out.extend_from_slice(SNAPSHOT);
+        }
+        let mut members = (0, 0);
+        if !self.members.is_empty() {
+            out.push(b',');
+            members = put(out, self.members);
+        }
+        let end = offset(out.len() - base);
+        Ok(Layout { id: self.id, payload, time, metadata, members, is_snapshot: self.is_snapshot, end })
+    }
+
+    /// The layout, if the parts (slices of `line`) stand there as `encode` would write them.
+    fn canonical_layout(&self, line: &[u8]) -> Option<Layout> {
+        let mut at = 0;
+        let mut expect = |bytes: &[u8]| {
+            let ok = line[at..].starts_with(bytes);
+            at += bytes.len();
+            ok.then_some((offset(at - bytes.len()), offset(at)))
+        };
+        u32::try_from(line.len()).ok()?;
+        expect(ID)?;
+        let mut digits = Vec::with_capacity(20);
+        push_number(&mut digits, self.id.get());
+        expect(&digits)?;
+        expect(PAYLOAD)?;
+        let payload = expect(self.payload)?;
+        let mut time = (0, 0);
+        if let Some(text) = self.time {
+            expect(TIME)?;
+            time = expect(text)?;
+            expect(b"\"")?;
+        }
+        let mut metadata = (0, 0);
+        if let Some(json) = self.metadata {
+            expect(METADATA)?;
+            metadata = expect(json)?;
+        }
+        if self.is_snapshot {
+            expect(SNAPSHOT)?;
+        }
+        let mut members = (0, 0);
+        if !self.members.is_empty() {
+            expect(b",")?;
+            members = expect(self.members)?;
+        }
+        let end = offset(at);
+        let rest = line.get(at..)?;
+        let closed = rest == b"}" || (rest.starts_with(b",\"_hydrant\":") && rest.ends_with(b"}"));
+        closed.then_some(Layout {
+            id: self.id,
+            payload,
+            time,
+            metadata,
+            members,
+            is_snapshot: self.is_snapshot,
+            end,
+        })
+    }
+}
+
+/// Checks what a builder was given: all parts on one line, JSON where JSON belongs, no reserved name.
+pub(crate) fn check_parts(parts: &Parts<'_>) -> Result<()> {
+    let invalid = |what: &str| Error::invalid(what.to_owned()).at(parts.id);
+    let json = |bytes: &[u8], what: &str| {
+        if bytes.contains(&b'\n') || bytes.contains(&b'\r') {
+            return Err(invalid(&format!("{what} holds a line break; write JSON on one line")));
+        }
+        serde_json::from_slice::<&RawValue>(bytes)
+            .map_err(|cause| invalid(&format!("{what} is not JSON")).because(cause))
+            .and_then(|raw| {
+                let whole = raw.get().len() == bytes.len();
+                whole.then_some(()).ok_or_else(|| invalid(&format!("{what} has white space around it")))
+            })
+    };
+    json(parts.payload, "the payload")?;
+    if let Some(metadata) = parts.metadata {
+        json(metadata, "the metadata")?;
+    }
+    if let Some(time) = parts.time {
+        let plain = |byte: &u8| *byte >= 0x20 && *byte != b'"' && *byte != b'\\';
+        if !time.iter().all(plain) {
+            return Err(invalid("the time holds a quote, a backslash or a control character"));
+        }
+    }
+    if !parts.members.is_empty() {
+        check_members(parts)?;
+    }
+    Ok(())
+}
+
+/// The other members must come back from decoding as they were given.
+fn check_members(parts: &Parts<'_>) -> Result<()> {
+    let mut line = Vec::with_capacity(parts.encoded_len());
+    parts.encode(&mut line)?;
+    line.push(b'}');
+    let wrong = || Error::invalid("a member has a name that the envelope uses, or is not JSON").at(parts.id);
+    let members = format!("{{{}}}", String::from_utf8_lossy(parts.members));
+    let reserved = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&members)
+        .map_err(|cause| wrong().because(cause))?
+        .keys()
+        .any(|name| name == RESERVED_MEMBER);
+    let read = decode(line.into()).map_err(|cause| wrong().because(cause))?;
+    if reserved || read.parts() != *parts { Err(wrong()) } else { Ok(()) }
+}
+
+fn push_number(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b"0123456789"[(number % 10) as usize];
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// Offsets fit: `encode` and `canonical_layout` refuse what is larger than 4 GiB first.
+#[expect(clippy::cast_possible_truncation, reason = "checked by the callers")]
+fn offset(at: usize) -> u32 {
+    at as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Event> {
+        decode(Bytes::copy_from_slice(line.as_bytes()))
+    }
+
+    #[test]
+    fn three_generations_of_hydra_node_are_read() {
+        let bare =
+            decode_hydra(Bytes::from_static(br#"{"tag":"TickObserved","chainSlot":758}"#), 41).unwrap();
+        assert_eq!(
+            bare.to_string(),
+            r#"{"eventId":41,"stateChanged":{"tag":"TickObserved","chainSlot":758}}"#
+        );
+        let second = r#"{"eventId":126,"stateChanged":{"chainSlot":758,"tag":"TickObserved"}}"#;
+        assert_eq!(decode_hydra(Bytes::from_static(second.as_bytes()), 0).unwrap().to_string(), second);
+        let third =
+            r#"{"eventId":126,"stateChanged":{"tag":"T"},"time":"2025-04-03T10:11:12.123456789012Z"}"#;
+        let event = read(third).unwrap();
+        assert_eq!(event.to_string(), third);
+        assert_eq!(event.time(), Some("2025-04-03T10:11:12.123456789012Z"));
+        assert!(!event.is_snapshot());
+    }
+
+    #[test]
+    fn a_checkpoint_change_is_a_snapshot_when_read_as_hydra() {
+        let line = r#"{"eventId":9,"stateChanged":{"state":{"tag":"Open"},"tag":"Checkpoint"},"time":"t"}"#;
+        assert!(decode_hydra(Bytes::from_static(line.as_bytes()), 0).unwrap().is_snapshot());
+        assert!(!read(line).unwrap().is_snapshot());
+        let inner = r#"{"eventId":9,"stateChanged":{"state":{"tag":"Checkpoint"},"tag":"Open"},"time":"t"}"#;
+        assert!(!decode_hydra(Bytes::from_static(inner.as_bytes()), 0).unwrap().is_snapshot());
+    }
+
+    #[test]
+    fn any_order_and_spacing_is_read_and_the_bytes_of_each_part_stay() {
+        let event = read(
+            r#" { "x\u0041" : [1, 2] , "time":"t", "stateChanged" : {"b": 1.0,"a":9007199254740993,"c":1e400} ,"eventId" : 5, "y":null } "#,
+        )
+        .unwrap();
+        assert_eq!(
+            event.to_string(),
+            r#"{"eventId":5,"stateChanged":{"b": 1.0,"a":9007199254740993,"c":1e400},"time":"t","x\u0041":[1, 2],"y":null}"#
+        );
+        assert_eq!(read(&event.to_string()).unwrap(), event);
+    }
+
+    #[test]
+    fn the_private_member_never_leaves() {
+        let line = r#"{"eventId":5,"stateChanged":1,"time":"t","z":0,"_hydrant":"c0ffee"}"#;
+        let event = read(line).unwrap();
+        assert_eq!(event.to_string(), r#"{"eventId":5,"stateChanged":1,"time":"t","z":0}"#);
+        let first = read(r#"{"_hydrant":{"a":[]},"eventId":5,"stateChanged":1,"time":"t","z":0}"#).unwrap();
+        assert_eq!(first, event);
+    }
+
+    #[test]
+    fn what_is_no_event_is_named() {
+        for (line, says) in [
+            ("", "an empty line"),
+            ("\0\0\0", "NUL bytes"),
+            ("{\0\"\0", "UTF-16"),
+            ("{\"eventId\":1,\"stateChan", "EOF"),
+            ("[]", "one JSON object"),
+            ("{}", "no `eventId`"),
+            (r#"{"stateChanged":{}}"#, "no `eventId`"),
+            (r#"{"eventId":1}"#, "no `stateChanged`"),
+            (r#"{"tag":"TickObserved"}"#, "no `eventId`"),
+            (r#"{"eventId":-1,"stateChanged":{}}"#, "`eventId` is -1"),
+            (r#"{"eventId":18446744073709551616,"stateChanged":{}}"#, "`eventId` is 18446744073709551616"),
+            (r#"{"eventId":"1","stateChanged":{}}"#, "`eventId` is \"1\""),
+            (r#"{"eventId":1.5,"stateChanged":{}}"#, "`eventId` is 1.5"),
+            (r#"{"eventId":1,"stateChanged":{},"time":7}"#, "`time` is not a string"),
+            (r#"{"eventId":1,"eventId":1,"stateChanged":{}}"#, "`eventId` stands twice"),
+            (r#"{"eventId":1,"stateChanged":{},"x":1,"x":2}"#, "`x` stands twice"),
+            (r#"{"eventId":1,"stateChanged":{}}{}"#, "trailing"),
+            ("{\"eventId\":1,\"stateChanged\":{\n}}", "several lines"),
+        ] {
+            let error = read(line).unwrap_err().to_string();
+            assert!(error.contains(says), "{line:?} gave {error:?}");
+        }
+        assert!(
+            decode(Bytes::from_static(&[0xFF, 0xFE, b'{', 0])).unwrap_err().to_string().contains("UTF-16")
+        );
+    }
+
+    #[test]
+    fn deep_nesting_is_no_recursion() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        let event = Event::builder(EventId::ZERO).payload_json(deep.clone()).build().unwrap();
+        assert_eq!(read(&event.to_string()).unwrap().payload(), deep.as_bytes());
+    }
+}

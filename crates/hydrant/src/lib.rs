@@ -1,0 +1,29 @@
+//! One durable log. Every sink downstream of it gets every event kept, in order, at least once, however
+//! slow, broken or new it is.
+//!
+//! | to | use |
+//! |---|---|
+//! | write and read a log | [`EventSink`], [`EventSource`], with a [`Batch`] of [`Event`]s |
+
+mod batch;
+mod checkpoint;
+mod checkpoints;
+mod contract;
+mod digest;
+pub mod envelope;
+mod error;
+mod event;
+mod memory;
+mod reading;
+
+pub use batch::Batch;
+pub use checkpoint::Checkpoint;
+pub use checkpoints::{CheckpointStore, Entry, MemoryCheckpoints};
+pub use contract::{
+    Acknowledges, Capabilities, EventSink, EventSource, EventStream, Primary, Prune, ReadFrom, Store,
+};
+pub use digest::Digest;
+pub use error::{Error, ErrorKind, Result, Retry};
+pub use event::{Event, EventBuilder, EventId, Layout};
+pub use memory::{MemoryStore, MemoryStoreOptions};
+pub use reading::{EventSourceExt, follow_by_reading};

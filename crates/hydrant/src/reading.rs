@@ -1,0 +1,87 @@
+//! Helpers for sources: following by reading again, and small sugar over a read.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::{StreamExt, stream};
+
+use crate::{Batch, Checkpoint, Error, Event, EventSource, EventStream, ReadFrom, Result};
+
+/// Follows a source by reading it to its end, waiting, and reading on.
+///
+/// `arm` is called *before* each read, and the future that it returns is awaited after it; the future must
+/// resolve when anything was appended since `arm` was called. (After the read would lose a wake-up.) For a
+/// store that cannot be told, `arm` is `|| tokio::time::sleep(interval)`.
+pub fn follow_by_reading<F, W>(source: Arc<dyn EventSource>, from: ReadFrom, mut arm: F) -> EventStream
+where
+    F: FnMut() -> W + Send + 'static,
+    W: Future<Output = ()> + Send + 'static,
+{
+    let wait = Box::pin(arm());
+    let read = source.read(from);
+    let state = Some((source, from, read, wait, arm));
+    Box::pin(stream::unfold(state, |state| async move {
+        let (source, mut from, mut read, mut wait, mut arm) = state?;
+        loop {
+            match read.next().await {
+                Some(Ok(event)) => {
+                    from = ReadFrom::After(event.id());
+                    return Some((Ok(event), Some((source, from, read, wait, arm))));
+                }
+                Some(Err(error)) => return Some((Err(error), None)),
+                None => {
+                    wait.await;
+                    wait = Box::pin(arm());
+                    read = source.read(from);
+                }
+            }
+        }
+    }))
+}
+
+/// Sugar over [`EventSource`], for tests and small logs.
+#[async_trait]
+pub trait EventSourceExt: EventSource {
+    /// Everything from `from` on, in memory.
+    ///
+    /// # Errors
+    /// The error that the read ended with.
+    async fn collect(&self, from: ReadFrom) -> Result<Vec<Event>> {
+        let mut events = Vec::new();
+        let mut read = self.read(from);
+        while let Some(event) = read.next().await {
+            events.push(event?);
+        }
+        Ok(events)
+    }
+}
+
+impl<T: EventSource + ?Sized> EventSourceExt for T {}
+
+impl Batch<'_> {
+    /// Compares the part that a store says it holds already with the events it really holds.
+    ///
+    /// The second line of a store's `append`, behind [`behind`](Batch::behind).
+    ///
+    /// # Errors
+    /// `Fenced`, naming the first event that differs; `Compacted` when it was pruned; what the read meets.
+    pub async fn check_held<S: EventSource + ?Sized>(
+        &self,
+        checkpoint: &Checkpoint,
+        store: &S,
+    ) -> Result<()> {
+        let held = self.held_by(checkpoint);
+        if held.is_empty() {
+            return Ok(());
+        }
+        let mut stored = store.read(self.after().into());
+        for event in held {
+            let same = stored.next().await.transpose()?.is_some_and(|stored| stored == *event);
+            if !same {
+                return Err(Error::fenced("another event is held where this one should be").at(event.id()));
+            }
+        }
+        Ok(())
+    }
+}
