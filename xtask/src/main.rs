@@ -1,1 +1,75 @@
-fn main() {}
+//! The workspace's commands: `cargo xtask test` and `cargo xtask ci`.
+//!
+//! Without dependencies on purpose: this is the first thing that a fresh machine compiles.
+
+mod arrows;
+mod tally;
+mod test;
+
+use std::env;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+
+const USAGE: &str = "\
+usage: cargo xtask <command>
+
+  test [-p <package>].. [<filter>..]   unit, integration and doc tests; the last line counts them
+  ci                                   formatting, lints, documentation, the crates' arrows, then `test`
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let result = match args.split_first() {
+        Some((command, rest)) if command == "test" => test::run(rest),
+        Some((command, [])) if command == "ci" => ci(),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(code) => code,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Everything that a change has to pass, cheapest first.
+fn ci() -> Result<ExitCode, String> {
+    step("formatting", cargo().args(["fmt", "--all", "--check"]))?;
+    step("lints", cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    let mut doc = cargo();
+    doc.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
+    step("documentation", &mut doc)?;
+    arrows::check()?;
+    test::run(&[])
+}
+
+/// Runs one command of `ci`.
+fn step(name: &str, command: &mut Command) -> Result<(), String> {
+    eprintln!("== {name}");
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{name}: {command:?} ended with {status}")),
+        Err(cause) => Err(format!("{name}: {command:?} did not start: {cause}")),
+    }
+}
+
+/// The cargo that runs us, at the root of the workspace, reading nothing from the terminal.
+fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
+    command.current_dir(root()).stdin(Stdio::null());
+    command
+}
+
+/// The root of the workspace, wherever the command was started.
+fn root() -> PathBuf {
+    let manifest =
+        env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| OsString::from(env!("CARGO_MANIFEST_DIR")));
+    let mut root = PathBuf::from(manifest);
+    root.pop();
+    root
+}

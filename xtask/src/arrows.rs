@@ -1,0 +1,132 @@
+//! Which crate may depend on which: the arrows of ARCHITECTURE.md, checked with `cargo tree`.
+
+use std::collections::BTreeSet;
+
+use crate::{cargo, root};
+
+/// Every crate that `hydrant` pulls in, directly or not. A new name here is a decision: it is compiled by
+/// everybody who uses any part of Hydrant.
+const CORE: &[&str] = &[
+    "async-trait",
+    "block-buffer",
+    "bytes",
+    "cfg-if",
+    "cpufeatures",
+    "crypto-common",
+    "digest",
+    "fastrand",
+    "futures-core",
+    "futures-task",
+    "futures-util",
+    "hybrid-array",
+    "hydrant",
+    "itoa",
+    "jiff",
+    "jiff-core",
+    "libc",
+    "memchr",
+    "metrics",
+    "once_cell",
+    "pin-project-lite",
+    "proc-macro2",
+    "quote",
+    "rapidhash",
+    "rustversion",
+    "serde",
+    "serde_core",
+    "serde_derive",
+    "serde_json",
+    "sha2",
+    "slab",
+    "syn",
+    "tokio",
+    "tokio-macros",
+    "tracing",
+    "tracing-attributes",
+    "tracing-core",
+    "typenum",
+    "unicode-ident",
+    "zmij",
+];
+
+/// What must never be in the list above, however long it grows: SDKs, TLS, databases, HTTP.
+const NEVER: &[&str] = &[
+    "aws-",
+    "fjall",
+    "h2",
+    "heed",
+    "hyper",
+    "native-tls",
+    "openssl",
+    "postgres",
+    "redb",
+    "reqwest",
+    "ring",
+    "rocksdb",
+    "rusqlite",
+    "rustls",
+    "schannel",
+    "security-framework",
+    "sled",
+    "sqlx",
+    "tokio-postgres",
+];
+
+/// The crates that put several stores together; all others know `hydrant` and no other crate of ours.
+const KNOWS_STORES: &[&str] = &["hydrant-api", "hydrant-cli", "hydrant-node"];
+
+/// Fails when a crate depends on what it must not know.
+pub(crate) fn check() -> Result<(), String> {
+    eprintln!("== arrows between the crates");
+    let core = tree("hydrant")?;
+    let never = |name: &str| NEVER.iter().any(|never| name.starts_with(never));
+    if let Some(name) = core.iter().find(|name| never(name)) {
+        return Err(format!(
+            "`hydrant` depends on {name}: SDKs, TLS and databases belong into a store's crate \
+             (`cargo tree -p hydrant -e normal --invert {name}` shows the way)"
+        ));
+    }
+    if let Some(name) = core.iter().find(|name| !CORE.contains(&name.as_str())) {
+        return Err(format!(
+            "`hydrant` has a new dependency, {name}; if it is worth that everybody compiles it, add it to \
+             xtask/src/arrows.rs"
+        ));
+    }
+    for name in crates()? {
+        let known = tree(&name)?.into_iter().filter(|known| known.starts_with("hydrant-") && *known != name);
+        let known: Vec<_> = known.collect();
+        if !known.is_empty() && !KNOWS_STORES.contains(&name.as_str()) {
+            return Err(format!("{name} depends on {}: stores know `hydrant` alone", known.join(", ")));
+        }
+    }
+    Ok(())
+}
+
+/// The names of a package and all that it pulls in on this platform with all of its features, without what
+/// only its tests and build scripts need.
+fn tree(package: &str) -> Result<BTreeSet<String>, String> {
+    let mut command = cargo();
+    command.args(["tree", "--package", package, "--all-features", "--edges", "normal", "--prefix", "none"]);
+    let output = command.output().map_err(|cause| format!("{command:?} did not start: {cause}"))?;
+    if !output.status.success() {
+        return Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    let names = String::from_utf8_lossy(&output.stdout);
+    let name = |line: &str| line.split_whitespace().next().map(str::to_owned);
+    Ok(names.lines().filter_map(name).collect())
+}
+
+/// The crates in `crates/`, each named like its directory.
+fn crates() -> Result<Vec<String>, String> {
+    let dir = root().join("crates");
+    let entries = std::fs::read_dir(&dir).map_err(|cause| format!("{}: {cause}", dir.display()))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|cause| format!("{}: {cause}", dir.display()))?;
+        if entry.path().join("Cargo.toml").is_file() {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}

@@ -1,0 +1,177 @@
+//! Adds up what libtest prints, over all test programs of a run.
+
+use std::fmt;
+
+/// Tests that passed, failed and were skipped.
+///
+/// Skipped is what libtest ignored, and what passed after it printed a line `skipped: <reason>`, for
+/// example because a server that it needs is not there.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) skipped: u64,
+    /// A program has said how many tests it runs, and not yet how they went.
+    running: bool,
+    /// Where in the output of the tests that passed we are.
+    shown: Shown,
+    /// How many of this program's tests that passed said that they skipped.
+    marked: u64,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Shown {
+    /// Somewhere else.
+    #[default]
+    Nothing,
+    /// The output of a test that passed.
+    Test,
+    /// The rest of the output of a test that passed and is counted as skipped.
+    Skipped,
+}
+
+impl Tally {
+    /// Takes the next line of the output of `cargo test -- --show-output`.
+    pub(crate) fn line(&mut self, line: &str) {
+        if let Some((passed, failed, ignored)) = result(line) {
+            let marked = std::mem::take(&mut self.marked).min(passed);
+            self.passed += passed - marked;
+            self.failed += failed;
+            self.skipped += ignored + marked;
+            self.running = false;
+            self.shown = Shown::Nothing;
+        } else if is_start(line) {
+            self.close();
+            self.running = true;
+        } else if line == "failures:" {
+            self.shown = Shown::Nothing;
+        } else if line == "successes:" || (self.shown != Shown::Nothing && line.starts_with("---- ")) {
+            self.shown = Shown::Test;
+        } else if self.shown == Shown::Test && line.starts_with("skipped: ") {
+            self.shown = Shown::Skipped;
+            self.marked += 1;
+        }
+    }
+
+    /// The sum, once the output has ended. A run that failed without a failed test (it did not compile, say)
+    /// counts as one.
+    pub(crate) fn finish(mut self, success: bool) -> Self {
+        self.close();
+        if !success && self.failed == 0 {
+            self.failed = 1;
+        }
+        self
+    }
+
+    /// A program that ends without a result was killed, or aborted: one failure.
+    fn close(&mut self) {
+        if std::mem::take(&mut self.running) {
+            self.failed += 1;
+            self.marked = 0;
+        }
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+    }
+}
+
+/// `running 3 tests`
+fn is_start(line: &str) -> bool {
+    let count = line.strip_prefix("running ").and_then(|rest| rest.split_once(' '));
+    count.is_some_and(|(count, noun)| count.parse::<u64>().is_ok() && matches!(noun, "test" | "tests"))
+}
+
+/// Passed, failed and ignored of `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; ...`. A child
+/// process of a test may have left half a line before it.
+fn result(line: &str) -> Option<(u64, u64, u64)> {
+    let (_, counts) = line.split_once("test result: ")?;
+    let counts = counts.strip_prefix("ok. ").or_else(|| counts.strip_prefix("FAILED. "))?;
+    let mut counts = counts.split("; ");
+    let mut count = |noun: &str| counts.next()?.strip_suffix(noun)?.parse().ok();
+    Some((count(" passed")?, count(" failed")?, count(" ignored")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(output: &str, success: bool) -> String {
+        let mut tally = Tally::default();
+        output.lines().for_each(|line| tally.line(line));
+        tally.finish(success).to_string()
+    }
+
+    #[test]
+    fn results_add_up_over_programs() {
+        let output = "\
+running 2 tests
+test a ... ok
+test b ... ignored
+test result: ok. 1 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s
+
+running 1 test
+half a line of a childtest result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 3 filtered out; finished in 0.00s
+";
+        assert_eq!(tally(output, false), "1 passed, 1 failed, 1 skipped");
+    }
+
+    #[test]
+    fn a_test_that_says_skipped_did_not_pass() {
+        let output = "\
+running 3 tests
+successes:
+
+---- a stdout ----
+skipped: no server
+skipped: said twice, counted once
+
+---- b stdout ----
+seed 7
+skipped: no server either
+
+successes:
+    a
+    b
+    c
+
+test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s
+";
+        assert_eq!(tally(output, true), "1 passed, 0 failed, 2 skipped");
+    }
+
+    #[test]
+    fn a_failed_test_that_says_skipped_failed() {
+        let output = "\
+running 1 test
+failures:
+
+---- a stdout ----
+skipped: no server
+thread 'a' panicked
+
+failures:
+    a
+
+test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s
+";
+        assert_eq!(tally(output, false), "0 passed, 1 failed, 0 skipped");
+    }
+
+    #[test]
+    fn a_program_that_dies_and_a_build_that_breaks_are_failures() {
+        let died = "\
+running 9 tests
+test a ... ok
+
+running 1 test
+test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s
+";
+        assert_eq!(tally(died, false), "1 passed, 1 failed, 0 skipped");
+        assert_eq!(tally("running 9 tests\n", false), "0 passed, 1 failed, 0 skipped");
+        assert_eq!(tally("", false), "0 passed, 1 failed, 0 skipped");
+        assert_eq!(tally("", true), "0 passed, 0 failed, 0 skipped");
+    }
+}

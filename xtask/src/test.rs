@@ -1,0 +1,81 @@
+//! `cargo xtask test`: plain `cargo test` over the workspace, with one honest line at the end.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{ExitCode, Stdio};
+
+use crate::cargo;
+use crate::tally::Tally;
+
+/// Runs the tests, passes their output on as it comes, and ends with the tally.
+pub(crate) fn run(args: &[String]) -> Result<ExitCode, String> {
+    let (packages, filters) = split(args)?;
+    let mut command = cargo();
+    // One failing program must not hide the next.
+    command.args(["test", "--no-fail-fast"]);
+    if packages.is_empty() {
+        command.arg("--workspace");
+    }
+    command.args(packages.iter().flat_map(|package| ["--package", package]));
+    // libtest keeps the output of a test that passes to itself; what a test skipped stands there.
+    command.args(["--", "--show-output"]).args(&filters).stdout(Stdio::piped());
+
+    eprintln!("== tests");
+    let mut child = command.spawn().map_err(|cause| format!("{command:?} did not start: {cause}"))?;
+    let mut tally = Tally::default();
+    let mut stdout = BufReader::new(child.stdout.take().expect("stdout is piped, two statements above"));
+    let mut line = Vec::new();
+    while stdout.read_until(b'\n', &mut line).map_err(|cause| format!("the tests' output: {cause}"))? > 0 {
+        // A closed pipe behind us (`| head`) must not end the tests early.
+        drop(std::io::stdout().write_all(&line));
+        tally.line(String::from_utf8_lossy(&line).trim_end());
+        line.clear();
+    }
+    let status = child.wait().map_err(|cause| format!("waiting for {command:?}: {cause}"))?;
+    let tally = tally.finish(status.success());
+
+    let wrong = if tally.failed > 0 {
+        Some(format!("{} failed: `cargo test` ended with {status}", tally.failed))
+    } else if tally.passed == 0 && filters.is_empty() {
+        Some("no test ran".to_owned())
+    } else if tally.passed == 0 {
+        Some(format!("no test ran that is named like {filters:?}"))
+    } else {
+        None
+    };
+    if let Some(wrong) = &wrong {
+        eprintln!("error: {wrong}");
+    }
+    println!("{tally}");
+    Ok(if wrong.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Packages to test and filters for their tests.
+fn split(args: &[String]) -> Result<(Vec<&str>, Vec<&str>), String> {
+    let (mut packages, mut filters) = (Vec::new(), Vec::new());
+    let mut args = args.iter().map(String::as_str);
+    while let Some(arg) = args.next() {
+        match arg {
+            "-p" | "--package" => packages.push(args.next().ok_or("`-p` needs the name of a package")?),
+            option if option.starts_with('-') => {
+                return Err(format!(
+                    "unknown option {option:?}; `cargo test {option}` takes cargo's own, without the tally"
+                ));
+            }
+            filter => filters.push(filter),
+        }
+    }
+    Ok((packages, filters))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_and_filters_are_told_apart() {
+        let args = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(split(&args("-p a torn --package b tail")), Ok((vec!["a", "b"], vec!["torn", "tail"])));
+        assert!(split(&args("--release")).is_err());
+        assert!(split(&args("-p")).is_err());
+    }
+}
