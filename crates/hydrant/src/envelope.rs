@@ -99,13 +99,13 @@ fn not_an_event(line: &[u8], cause: &dyn fmt::Display) -> Error {
 
 /// Whether a change is tagged `Checkpoint`, as hydra-node tags the state that opens a rotated file.
 fn is_hydra_checkpoint(payload: &str) -> bool {
-    if memchr::memmem::find(payload.as_bytes(), b"\"Checkpoint\"").is_none() {
-        return false;
-    }
     #[derive(serde::Deserialize)]
     struct Change<'a> {
         #[serde(borrow)]
         tag: Cow<'a, str>,
+    }
+    if memchr::memmem::find(payload.as_bytes(), b"\"Checkpoint\"").is_none() {
+        return false;
     }
     serde_json::from_str::<Change<'_>>(payload).is_ok_and(|change| change.tag == "Checkpoint")
 }
@@ -189,19 +189,18 @@ impl<'t> Visitor<'t> for Members<'t, '_> {
 fn add_member<'t>(members: &mut Cow<'t, str>, raw: &'t str, tight: bool, value: &str, name: &str) {
     let name_ends = raw[..raw.len() - value.len()].trim_end_matches([':', ' ', '\t', '\n', '\r']).len();
     let tight = tight && raw.len() == name_ends + 1 + value.len();
-    match (members.is_empty(), tight) {
-        (true, true) => *members = Cow::Borrowed(raw),
-        _ => {
-            let members = members.to_mut();
-            if !members.is_empty() {
-                members.push(',');
-            }
-            debug_assert!(raw.starts_with('"'), "{name} is quoted");
-            members.push_str(&raw[..name_ends]);
-            members.push(':');
-            members.push_str(value);
-        }
+    if members.is_empty() && tight {
+        *members = Cow::Borrowed(raw);
+        return;
     }
+    let members = members.to_mut();
+    if !members.is_empty() {
+        members.push(',');
+    }
+    debug_assert!(raw.starts_with('"'), "{name} is quoted");
+    members.push_str(&raw[..name_ends]);
+    members.push(':');
+    members.push_str(value);
 }
 
 /// A member's name; borrowed unless it has escapes.
