@@ -1,0 +1,26 @@
+//! The only mapping of the file system's errors.
+
+use std::io;
+use std::path::Path;
+
+use hydrant::{Error, ErrorKind, Retry};
+
+/// What went wrong on `path` while `doing` something, and what helps.
+pub(crate) fn io_error(path: &Path, doing: &str, retry: Retry, cause: io::Error) -> Error {
+    let (kind, advice) = match cause.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            (ErrorKind::Denied, "allow this user to write there")
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            (ErrorKind::Full, "make space")
+        }
+        io::ErrorKind::NotFound => (ErrorKind::Unavailable, "it was moved or deleted; put it back"),
+        io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
+            (ErrorKind::Invalid, "name a directory that holds nothing else")
+        }
+        _ => (ErrorKind::Unavailable, "check the disk"),
+    };
+    Error::new(kind, retry, format!("{doing} failed; {advice}"))
+        .in_log(path.display().to_string())
+        .because(cause)
+}
