@@ -13,6 +13,7 @@ mod digest;
 pub mod envelope;
 mod error;
 mod event;
+mod fanout;
 mod memory;
 mod reading;
 
@@ -25,5 +26,9 @@ pub use contract::{
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use event::{Event, EventBuilder, EventId, Layout};
+pub use fanout::{
+    FanOut, FanOutOptions, Laggard, Relay, RelayOptions, SecondaryOptions, SecondaryStatus, Start, State,
+    Status,
+};
 pub use memory::{MemoryStore, MemoryStoreOptions};
 pub use reading::{EventSourceExt, follow_by_reading};

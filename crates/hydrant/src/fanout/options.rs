@@ -1,0 +1,243 @@
+//! Settings of a fan-out, a relay and their secondaries.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use crate::EventId;
+
+/// Settings of a [`FanOut`](crate::FanOut).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct FanOutOptions {
+    /// Memory for the newest events, which all secondaries share: events. Default: 65,536.
+    pub ring_events_max: usize,
+    /// Memory for the newest events, which all secondaries share: bytes. Default: 16 MiB.
+    pub ring_bytes_max: usize,
+    /// How long one call into the primary may take before its outcome counts as unknown. Default: 30 s.
+    pub call_timeout: Duration,
+    /// How long a write whose outcome is unknown is sent again before the log stops. Default: 2 minutes.
+    pub resolve_timeout: Duration,
+    /// With a primary that accepts before it is durable: how often to ask how far it is. Default: 5 ms.
+    pub sync_poll: Duration,
+    /// Above so many bytes of backlog, a laggard no longer holds back `prune`: it parks `Compacted`
+    /// instead. Default: off, nothing is pruned that a secondary still needs.
+    pub retain_bytes_max: Option<u64>,
+    /// The seed of the jitter between retries. Default: from the operating system.
+    pub seed: Option<u64>,
+}
+
+impl Default for FanOutOptions {
+    fn default() -> Self {
+        Self {
+            ring_events_max: 1 << 16,
+            ring_bytes_max: 16 << 20,
+            call_timeout: Duration::from_secs(30),
+            resolve_timeout: Duration::from_secs(120),
+            sync_poll: Duration::from_millis(5),
+            retain_bytes_max: None,
+            seed: None,
+        }
+    }
+}
+
+impl FanOutOptions {
+    /// Sets the memory for the newest events: how many, and their bytes.
+    #[must_use]
+    pub fn with_ring(mut self, events_max: usize, bytes_max: usize) -> Self {
+        (self.ring_events_max, self.ring_bytes_max) = (events_max, bytes_max);
+        self
+    }
+
+    /// Sets how long one call into the primary may take.
+    #[must_use]
+    pub fn with_call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout;
+        self
+    }
+
+    /// Sets how long a write whose outcome is unknown is sent again before the log stops.
+    #[must_use]
+    pub fn with_resolve_timeout(mut self, timeout: Duration) -> Self {
+        self.resolve_timeout = timeout;
+        self
+    }
+
+    /// Lets `prune` leave a laggard behind that has more than so many bytes of backlog.
+    #[must_use]
+    pub fn with_retain_bytes_max(mut self, bytes: u64) -> Self {
+        self.retain_bytes_max = Some(bytes);
+        self
+    }
+
+    /// Sets the seed of the jitter, so that a run can be replayed.
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+}
+
+/// Settings of a [`Relay`](crate::Relay).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RelayOptions {
+    /// Memory for the newest events, which all secondaries share: events. Default: 65,536.
+    pub ring_events_max: usize,
+    /// Memory for the newest events, which all secondaries share: bytes. Default: 16 MiB.
+    pub ring_bytes_max: usize,
+    /// Whether to go on with whatever comes, or to end at what was the end of the log. Default: go on.
+    pub follow: bool,
+    /// The seed of the jitter between retries. Default: from the operating system.
+    pub seed: Option<u64>,
+}
+
+impl Default for RelayOptions {
+    fn default() -> Self {
+        Self { ring_events_max: 1 << 16, ring_bytes_max: 16 << 20, follow: true, seed: None }
+    }
+}
+
+impl RelayOptions {
+    /// Sets the memory for the newest events: how many, and their bytes.
+    #[must_use]
+    pub fn with_ring(mut self, events_max: usize, bytes_max: usize) -> Self {
+        (self.ring_events_max, self.ring_bytes_max) = (events_max, bytes_max);
+        self
+    }
+
+    /// Chooses whether to go on with whatever comes.
+    #[must_use]
+    pub fn with_follow(mut self, follow: bool) -> Self {
+        self.follow = follow;
+        self
+    }
+
+    /// Sets the seed of the jitter, so that a run can be replayed.
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+}
+
+/// Where a secondary starts that holds nothing, or that cannot tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Start {
+    /// Behind its own checkpoint; an empty one at the origin. A sink without memory is refused.
+    #[default]
+    Checkpoint,
+    /// Behind its own checkpoint; an empty one at the origin or, where that was pruned, at the oldest
+    /// snapshot that is kept.
+    OldestSnapshot,
+    /// For a sink without memory: the first event.
+    Origin,
+    /// For a sink without memory: right behind this event.
+    After(EventId),
+    /// For a sink without memory: what comes from now on.
+    Head,
+}
+
+/// Settings of one secondary.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SecondaryOptions {
+    /// What the sink writes to, for example its URL without secrets. Another target under the same name is
+    /// refused until `detach`. Default: the name.
+    pub target: Option<String>,
+    /// Where it starts when it holds nothing. Default: the origin.
+    pub start: Start,
+    /// The largest batch: events. Default: 1,024.
+    pub batch_events_max: usize,
+    /// The largest batch: bytes; one event may exceed it. Default: 1 MiB.
+    pub batch_bytes_max: usize,
+    /// How long to wait for a batch to fill. Default: not at all.
+    pub linger_max: Duration,
+    /// How long one call into the sink may take. Default: 30 s.
+    pub call_timeout: Duration,
+    /// The first pause before a retry; doubles up to `backoff_max`, with full jitter. Default: 100 ms.
+    pub backoff_min: Duration,
+    /// The longest pause before a retry. Default: 30 s.
+    pub backoff_max: Duration,
+    /// Back-pressure: appends wait while this secondary runs more than so many events behind. A parked
+    /// one holds up nobody. Default: none.
+    pub lag_events_max: Option<u64>,
+    /// Counts this secondary's dead letters: the counter of its `DeadLetter` wrapper. Default: none.
+    pub dead_letters: Option<Arc<AtomicU64>>,
+}
+
+impl Default for SecondaryOptions {
+    fn default() -> Self {
+        Self {
+            target: None,
+            start: Start::default(),
+            batch_events_max: 1024,
+            batch_bytes_max: 1 << 20,
+            linger_max: Duration::ZERO,
+            call_timeout: Duration::from_secs(30),
+            backoff_min: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(30),
+            lag_events_max: None,
+            dead_letters: None,
+        }
+    }
+}
+
+impl SecondaryOptions {
+    /// Names what the sink writes to.
+    #[must_use]
+    pub fn with_target(mut self, target: impl Into<String>) -> Self {
+        self.target = Some(target.into());
+        self
+    }
+
+    /// Sets where it starts when it holds nothing.
+    #[must_use]
+    pub fn with_start(mut self, start: Start) -> Self {
+        self.start = start;
+        self
+    }
+
+    /// Sets the largest batch: events and bytes.
+    #[must_use]
+    pub fn with_batch(mut self, events_max: usize, bytes_max: usize) -> Self {
+        (self.batch_events_max, self.batch_bytes_max) = (events_max.max(1), bytes_max.max(1));
+        self
+    }
+
+    /// Sets how long to wait for a batch to fill.
+    #[must_use]
+    pub fn with_linger_max(mut self, linger: Duration) -> Self {
+        self.linger_max = linger;
+        self
+    }
+
+    /// Sets how long one call into the sink may take.
+    #[must_use]
+    pub fn with_call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout;
+        self
+    }
+
+    /// Sets the first and the longest pause before a retry.
+    #[must_use]
+    pub fn with_backoff(mut self, min: Duration, max: Duration) -> Self {
+        (self.backoff_min, self.backoff_max) = (min, max.max(min));
+        self
+    }
+
+    /// Lets appends wait while this secondary runs more than so many events behind.
+    #[must_use]
+    pub fn with_lag_events_max(mut self, events: u64) -> Self {
+        self.lag_events_max = Some(events);
+        self
+    }
+
+    /// Shows the count of a `DeadLetter` wrapper in the status.
+    #[must_use]
+    pub fn with_dead_letters(mut self, counter: Arc<AtomicU64>) -> Self {
+        self.dead_letters = Some(counter);
+        self
+    }
+}

@@ -1,0 +1,60 @@
+//! How far a log may be pruned: nothing goes that a secondary of the roster still needs.
+
+use futures_util::StreamExt;
+
+use super::hub::Hub;
+use crate::{EventId, Result};
+
+/// The event before which all may go: `before`, or an earlier one that a secondary stands at; `None` when
+/// everything is needed.
+///
+/// A secondary with more than `retain_bytes_max` of backlog is left behind.
+pub(crate) async fn needed(
+    hub: &Hub,
+    before: EventId,
+    retain_bytes_max: Option<u64>,
+) -> Result<Option<EventId>> {
+    let mut positions = Vec::new();
+    for entry in hub.roster.list().await? {
+        let attached = hub.secondaries().into_iter().find(|secondary| secondary.name == entry.name);
+        // The pump knows better than the roster, which it tells only now and then.
+        let position = attached.and_then(|secondary| secondary.position()).unwrap_or(entry.checkpoint.id());
+        if position < Some(before) {
+            positions.push((entry.name, position));
+        }
+    }
+    positions.sort_by_key(|(_, position)| *position);
+    for (name, position) in positions {
+        let left_behind = match retain_bytes_max {
+            Some(bytes_max) => exceeds(hub, position, bytes_max).await?,
+            None => false,
+        };
+        if !left_behind {
+            // The event that it stands at is kept too: histories are compared by it.
+            return Ok(position);
+        }
+        tracing::warn!(
+            secondary = name,
+            "pruning events that it still needs: its backlog is over `retain_bytes_max`"
+        );
+    }
+    Ok(Some(before))
+}
+
+/// Whether more than so many bytes of events lie behind `position`.
+async fn exceeds(hub: &Hub, position: Option<EventId>, bytes_max: u64) -> Result<bool> {
+    let mut events = hub.source.read(position.into());
+    let mut bytes = 0;
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => bytes += event.size() as u64,
+            // What was pruned already cannot be needed.
+            Err(error) if matches!(error.kind(), crate::ErrorKind::Compacted { .. }) => return Ok(true),
+            Err(error) => return Err(error),
+        }
+        if bytes > bytes_max {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

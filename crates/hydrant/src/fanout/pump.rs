@@ -1,0 +1,216 @@
+//! A pump: the task that carries one secondary along the log, from its own checkpoint, for ever.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::follower::Follower;
+use super::guard::{backoff, caught, guarded};
+use super::hub::Hub;
+use super::options::SecondaryOptions;
+use super::secondary::{Secondary, Wanted};
+use super::start::{Begin, begin};
+use super::status::State;
+use crate::{Batch, Checkpoint, Entry, Error, ErrorKind, Event, EventSink, Result, Retry};
+
+/// How often the roster is told of progress. It may lag behind: what it says is a lower bound.
+const ROSTER_INTERVAL: Duration = Duration::from_secs(1);
+
+pub(crate) struct Pump {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) secondary: Arc<Secondary>,
+    pub(crate) sink: Arc<dyn EventSink>,
+    pub(crate) options: SecondaryOptions,
+    pub(crate) rng: fastrand::Rng,
+    /// What the roster says of this secondary.
+    pub(crate) entry: Entry,
+    pub(crate) entry_at: Instant,
+    /// The last event acknowledged since the roster was told.
+    pub(crate) unsaved: Option<Event>,
+    /// For a sink without memory: how far this pump has brought it.
+    pub(crate) remembered: Option<Begin>,
+    /// Failures since the last success.
+    pub(crate) attempt: u32,
+}
+
+impl Pump {
+    /// Delivers until told to stop; parks on what retrying cannot help.
+    pub(crate) async fn run(mut self, mut wanted: watch::Receiver<Wanted>) {
+        loop {
+            let now = *wanted.borrow_and_update();
+            match now {
+                Wanted::Stop => break,
+                Wanted::Park => {
+                    self.save().await;
+                    self.tell(|secondary| secondary.parked(None));
+                    drop(wanted.changed().await); // the sender lives in `self.secondary`
+                    continue;
+                }
+                Wanted::Run => {}
+            }
+            // A dropped delivery is an unknown outcome; the next one begins by asking the sink.
+            let failed = tokio::select! {
+                biased;
+                _ = wanted.changed() => continue,
+                Err(failed) = caught("the primary or the sink", self.deliver()) => failed,
+            };
+            if failed.retry() == Retry::Never {
+                tracing::error!(secondary = self.secondary.name, error = %failed, "parked");
+                self.tell(|secondary| secondary.parked(Some(failed)));
+                self.secondary.wanted.send_if_modified(|wanted| {
+                    let parks = *wanted == Wanted::Run;
+                    if parks {
+                        *wanted = Wanted::Park;
+                    }
+                    parks
+                });
+            } else {
+                self.retry_later(failed, &mut wanted).await;
+            }
+        }
+        self.save().await;
+    }
+
+    /// Pauses before a retry, unless a person wants something else meanwhile.
+    async fn retry_later(&mut self, error: Error, wanted: &mut watch::Receiver<Wanted>) {
+        let pause = backoff(&mut self.rng, self.attempt, self.options.backoff_min, self.options.backoff_max);
+        self.attempt = self.attempt.saturating_add(1);
+        tracing::warn!(secondary = self.secondary.name, error = %error, ?pause, "retrying");
+        self.tell(|secondary| secondary.retrying(error));
+        tokio::select! {
+            biased;
+            _ = wanted.changed() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+
+    fn tell(&self, change: impl FnOnce(&Secondary)) {
+        change(&self.secondary);
+        self.hub.changed.send_replace(());
+    }
+
+    /// Goes on from where the sink stands, until something goes wrong.
+    async fn deliver(&mut self) -> Result<Infallible> {
+        self.tell(|secondary| secondary.set_state(State::Starting));
+        let begin = self.begin().await?;
+        self.tell(|secondary| secondary.stands(begin.position, begin.floor));
+        let mut follower = Follower::new(self.hub.feed.clone(), self.hub.source.clone(), begin.position);
+        loop {
+            let events = self.next(&mut follower).await?;
+            let batch = Batch::new(follower.position(), &events)?;
+            self.append(batch).await?;
+            let last = batch.last().id();
+            follower.advance(last);
+            if let Some(begin) = &mut self.remembered {
+                begin.position = Some(last);
+            }
+            self.attempt = 0;
+            self.unsaved = Some(batch.last().clone());
+            self.tell(|secondary| secondary.advanced(last, events.len()));
+            if self.entry_at.elapsed() >= ROSTER_INTERVAL {
+                self.try_save().await?;
+            }
+        }
+    }
+
+    /// Where the sink stands, once it is known to share the primary's history.
+    async fn begin(&mut self) -> Result<Begin> {
+        let timeout = self.options.call_timeout;
+        let checkpoint = guarded("the sink's checkpoint", timeout, self.sink.checkpoint()).await?;
+        if let (Checkpoint::Unknown, Some(begin)) = (checkpoint, self.remembered) {
+            return Ok(begin);
+        }
+        let head = self.hub.feed.head();
+        let source = &*self.hub.source;
+        let begin =
+            guarded("reading the primary", timeout, begin(source, checkpoint, self.options.start, head))
+                .await?;
+        self.remembered = (checkpoint == Checkpoint::Unknown).then_some(begin);
+        if let (Checkpoint::At { .. } | Checkpoint::Empty, None) = (checkpoint, &self.unsaved)
+            && self.entry.checkpoint != checkpoint
+        {
+            self.swap(checkpoint).await?;
+        }
+        Ok(begin)
+    }
+
+    /// The next batch's events; lingers for it to fill.
+    async fn next(&mut self, follower: &mut Follower) -> Result<Vec<Event>> {
+        let (events_max, bytes_max) = (self.options.batch_events_max, self.options.batch_bytes_max);
+        let is_live = self.hub.feed.is_head(follower.position());
+        let state = if is_live { State::Live } else { State::CatchingUp };
+        if self.secondary.state() != state {
+            self.tell(|secondary| secondary.set_state(state));
+        }
+        let events = self.wait(follower).await?;
+        let full = events.len() >= events_max || events.iter().map(Event::size).sum::<usize>() >= bytes_max;
+        if full || self.options.linger_max.is_zero() || self.hub.feed.is_closed() {
+            return Ok(events);
+        }
+        tokio::time::sleep(self.options.linger_max).await;
+        follower.chunk(events_max, bytes_max).await
+    }
+
+    /// The next events; tells the roster meanwhile, when the log is quiet.
+    async fn wait(&mut self, follower: &mut Follower) -> Result<Vec<Event>> {
+        let (events_max, bytes_max) = (self.options.batch_events_max, self.options.batch_bytes_max);
+        while self.unsaved.is_some() {
+            let due = self.entry_at + ROSTER_INTERVAL;
+            match tokio::time::timeout_at(due, follower.chunk(events_max, bytes_max)).await {
+                Ok(events) => return events,
+                Err(_) => self.try_save().await?,
+            }
+        }
+        follower.chunk(events_max, bytes_max).await
+    }
+
+    /// Appends once. An error that names no event is at the first of the batch.
+    async fn append(&self, batch: Batch<'_>) -> Result<()> {
+        let appended = guarded("the sink's append", self.options.call_timeout, self.sink.append(batch)).await;
+        appended.map_err(|error| match error.event() {
+            Some(_) => error,
+            None => error.at(batch.first().id()),
+        })
+    }
+
+    /// Tells the roster how far the sink is; a failure is told, and tried again with the next batch.
+    async fn save(&mut self) {
+        if let Err(error) = self.try_save().await {
+            tracing::warn!(secondary = self.secondary.name, error = %error, "the roster was not told");
+        }
+    }
+
+    /// # Errors
+    /// `Fenced` when another process runs a secondary of this name over the same roster.
+    async fn try_save(&mut self) -> Result<()> {
+        let Some(event) = self.unsaved.clone() else { return Ok(()) };
+        self.swap(Checkpoint::behind(&event)).await
+    }
+
+    async fn swap(&mut self, checkpoint: Checkpoint) -> Result<()> {
+        let new = Entry { checkpoint, ..self.entry.clone() };
+        let swap = self.hub.roster.swap(&self.entry.name, Some(&self.entry), Some(&new));
+        self.entry_at = Instant::now();
+        match guarded("the roster", self.options.call_timeout, swap).await {
+            Ok(()) => {
+                self.entry = new;
+                self.unsaved = None;
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::Fenced => Err(error),
+            Err(error) => {
+                tracing::warn!(secondary = self.secondary.name, error = %error, "the roster was not told");
+                // The swap may have arrived all the same; then the next one must expect it.
+                let load = self.hub.roster.load(&self.entry.name);
+                let loaded = guarded("the roster", self.options.call_timeout, load).await;
+                if loaded.is_ok_and(|entry| entry.as_ref() == Some(&new)) {
+                    self.entry = new;
+                }
+                Ok(())
+            }
+        }
+    }
+}

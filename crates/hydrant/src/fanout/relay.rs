@@ -1,0 +1,195 @@
+//! A relay: the fan-out's pumps over a log that somebody else writes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+
+use super::feed::Feed;
+use super::guard::{backoff, rng};
+use super::hub::Hub;
+use super::options::{RelayOptions, SecondaryOptions};
+use super::secondary::Position;
+use super::status::{Laggard, Status};
+use crate::{CheckpointStore, Error, EventId, EventSink, EventSource, Result, Retry};
+
+/// The pauses before the source is read again after it failed.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// How many events that are ready are taken from the source at once.
+const CHUNK_EVENTS: usize = 256;
+
+/// The same pumps as a [`FanOut`](crate::FanOut), over a log that somebody else writes: no append, no prune.
+///
+/// The roster of its secondaries is kept where the caller says, so that what each of them needs is known
+/// across restarts. All clones are handles of the same relay; when the last is dropped its tasks end.
+#[derive(Clone)]
+pub struct Relay {
+    hub: Arc<Hub>,
+    /// Ends the pumps with the last handle.
+    owner: Arc<Owner>,
+}
+
+struct Owner {
+    hub: Arc<Hub>,
+    feeder: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.feeder.abort();
+        self.hub.abandon();
+    }
+}
+
+impl Relay {
+    /// Opens a relay over a log.
+    ///
+    /// # Errors
+    /// What the roster meets. The source is read once a secondary is attached.
+    pub async fn open(
+        source: impl EventSource + 'static,
+        roster: Arc<dyn CheckpointStore>,
+        options: RelayOptions,
+    ) -> Result<Self> {
+        let feed = Feed::new(None, options.ring_events_max, options.ring_bytes_max);
+        let hub = Hub::open(feed, Arc::new(source), roster, options.seed).await?;
+        let feeder = tokio::spawn(feed_from_source(hub.clone(), options));
+        Ok(Self { hub: hub.clone(), owner: Arc::new(Owner { hub, feeder }) })
+    }
+
+    /// Adds a secondary, at any time; see [`FanOut::attach`](crate::FanOut::attach).
+    ///
+    /// # Errors
+    /// `Invalid` for a name that is attached already or belongs to another target; what the roster meets.
+    pub async fn attach(
+        &self,
+        name: &str,
+        sink: impl EventSink + 'static,
+        options: SecondaryOptions,
+    ) -> Result<()> {
+        self.hub.attach(name, Arc::new(sink), options).await
+    }
+
+    /// Removes a secondary from the relay and from the roster.
+    ///
+    /// # Errors
+    /// `Invalid` for a name that the roster does not have; what the roster meets.
+    pub async fn detach(&self, name: &str) -> Result<()> {
+        self.hub.detach(name).await
+    }
+
+    /// Stops a secondary until [`resume`](Relay::resume); the others go on.
+    ///
+    /// # Errors
+    /// `Invalid` for a name that is not attached.
+    pub fn park(&self, name: &str) -> Result<()> {
+        self.hub.park(name)
+    }
+
+    /// Lets a parked secondary go on from its own checkpoint.
+    ///
+    /// # Errors
+    /// `Invalid` for a name that is not attached.
+    pub fn resume(&self, name: &str) -> Result<()> {
+        self.hub.resume(name)
+    }
+
+    /// Waits until all attached secondaries have disposed of `id`.
+    ///
+    /// # Errors
+    /// Those that had not when `deadline` was over, by name.
+    pub async fn delivered(&self, id: EventId, deadline: Duration) -> Result<(), Vec<Laggard>> {
+        self.hub.delivered(id, deadline).await
+    }
+
+    /// Waits until the source has ended ([`RelayOptions::follow`] off, or an error that retrying cannot help)
+    /// and every secondary has all of it or is parked, or until all are parked; reports what each still lacks.
+    ///
+    /// # Errors
+    /// What the source ended with.
+    ///
+    /// # Cancel safety
+    /// It only waits.
+    pub async fn finished(&self) -> Result<Vec<Laggard>> {
+        self.hub.until(|| self.hub.stopped().is_some() || self.hub.all_parked()).await;
+        self.hub.drained().await;
+        match self.hub.stopped() {
+            Some(error) if error.kind() != crate::ErrorKind::Closed => Err(error),
+            _ => Ok(self.hub.laggards()),
+        }
+    }
+
+    /// The log and its secondaries, as they stand now; its head is what has been read so far.
+    pub fn status(&self) -> Status {
+        self.hub.status()
+    }
+
+    /// The status now, and again after each change; changes in quick succession are one.
+    pub fn watch(&self) -> impl Stream<Item = Status> + Send + use<> {
+        self.hub.watch()
+    }
+
+    /// Reads no more, lets the secondaries drain until `deadline`, ends all tasks, and reports what each
+    /// secondary still lacks of what was read.
+    pub async fn close(&self, deadline: Duration) -> Vec<Laggard> {
+        self.owner.feeder.abort();
+        self.hub.close(deadline).await
+    }
+}
+
+/// Fills the ring from the source, no further than its fastest secondary can use.
+async fn feed_from_source(hub: Arc<Hub>, options: RelayOptions) {
+    let mut rng = rng(options.seed);
+    let mut attempt = 0;
+    // The log is not read for nobody; and what even the fastest secondary has need not be read again.
+    hub.until(|| fastest(&hub).is_some()).await;
+    let mut position = fastest(&hub).flatten();
+    hub.feed.restart(position);
+    loop {
+        let error = match feed_once(&hub, &options, &mut position).await {
+            Ok(()) => Error::closed("the end of the log was reached"),
+            Err(error) if error.retry() == Retry::Never => error,
+            Err(error) => {
+                let pause = backoff(&mut rng, attempt, BACKOFF_MIN, BACKOFF_MAX);
+                attempt += 1;
+                tracing::warn!(%error, ?pause, "the log cannot be read: retrying");
+                tokio::time::sleep(pause).await;
+                continue;
+            }
+        };
+        return hub.stop(error);
+    }
+}
+
+async fn feed_once(hub: &Hub, options: &RelayOptions, position: &mut Option<EventId>) -> Result<()> {
+    let from = (*position).into();
+    let events = if options.follow { hub.source.follow(from) } else { hub.source.read(from) };
+    let mut chunks = events.ready_chunks(CHUNK_EVENTS);
+    while let Some(chunk) = chunks.next().await {
+        let (mut events, mut failed) = (Vec::with_capacity(chunk.len()), None);
+        for event in chunk {
+            event.map_or_else(|error| failed = Some(error), |event| events.push(event));
+        }
+        if let Some(last) = events.last() {
+            if !hub.feed.has_room_above(fastest(hub).flatten()) {
+                hub.until(|| hub.feed.has_room_above(fastest(hub).flatten())).await;
+            }
+            hub.feed.stage(&events);
+            hub.feed.publish(last.id());
+            hub.changed.send_replace(());
+            *position = Some(last.id());
+        }
+        // An error is the last item: what came before it was fed first.
+        if let Some(error) = failed {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// How far the fastest secondary is; `None` until one has told.
+fn fastest(hub: &Hub) -> Option<Position> {
+    hub.secondaries().iter().filter_map(|secondary| secondary.position()).max()
+}
