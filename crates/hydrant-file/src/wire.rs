@@ -1,0 +1,459 @@
+//! Bytes <-> events: one line of a log file. `FORMAT.md` is the specification.
+
+use bytes::Bytes;
+use hydrant::{Error, Event, EventId, Layout, Result, envelope};
+
+/// What stands between the open envelope and the mark's fields.
+const HEAD: &[u8] = b",\"_hydrant\":\"h1";
+/// The digits of time, metadata and members, in this order.
+const LENGTHS: usize = 2 + 4 + 4;
+const MARKS: usize = 12 + 12;
+const PREDECESSOR: usize = 16;
+const FLAGS: usize = 2;
+const CRC: usize = 8;
+const TAIL: &[u8] = b"\"}";
+
+/// The most that a line is longer than its envelope, line break included.
+pub(crate) const OVERHEAD_MAX: usize =
+    HEAD.len() + LENGTHS + MARKS + PREDECESSOR + FLAGS + CRC + TAIL.len() + 1;
+
+/// What a line says about itself and its place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Flags(u8);
+
+impl Flags {
+    /// The last line of its commit.
+    pub(crate) const ENDS: Self = Self(1);
+    /// The event is a snapshot.
+    const SNAPSHOT: Self = Self(1 << 1);
+    /// The last line of this file; its commit goes on in the next.
+    pub(crate) const CONTINUES: Self = Self(1 << 2);
+    /// The line carries where its commit starts and what was synced.
+    const MARKED: Self = Self(1 << 3);
+    /// The first line of its file; it carries the id of the event before it.
+    const OPENS: Self = Self(1 << 4);
+    /// With `OPENS`: no event was ever before it.
+    const ROOT: Self = Self(1 << 5);
+    /// A length does not fit its field: the line is to be parsed.
+    const PARSE: Self = Self(1 << 6);
+    /// The line before this one was not written by Hydrant.
+    pub(crate) const AFTER_FOREIGN: Self = Self(1 << 7);
+
+    pub(crate) const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// How long the fields are, from the lengths to the checksum.
+    fn width(self) -> usize {
+        let marks = if self.has(Self::MARKED) { MARKS } else { 0 };
+        let predecessor = if self.has(Self::OPENS) { PREDECESSOR } else { 0 };
+        LENGTHS + marks + predecessor + FLAGS + CRC
+    }
+}
+
+impl std::ops::BitOr for Flags {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl std::ops::BitOrAssign for Flags {
+    fn bitor_assign(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+}
+
+/// Where a commit begins, and what was known to be durable when it was written: offsets in its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Marks {
+    pub(crate) start: u64,
+    pub(crate) synced: u64,
+}
+
+/// What the first line of a file says about the log before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opens {
+    /// No event was ever before it.
+    Root,
+    /// The event before it.
+    Behind(EventId),
+}
+
+impl Opens {
+    pub(crate) fn behind(predecessor: Option<EventId>) -> Self {
+        predecessor.map_or(Self::Root, Self::Behind)
+    }
+
+    pub(crate) fn predecessor(self) -> Option<EventId> {
+        match self {
+            Self::Root => None,
+            Self::Behind(id) => Some(id),
+        }
+    }
+}
+
+/// What is written beside an event.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Place {
+    pub(crate) flags: Flags,
+    /// On the first and on the last line of a commit.
+    pub(crate) marks: Option<Marks>,
+    /// On the first line of a file: the event before it, if there ever was one.
+    pub(crate) opens: Option<Opens>,
+}
+
+/// Appends the line of `event`, with its line break.
+pub(crate) fn encode(out: &mut Vec<u8>, event: &Event, place: Place) {
+    let base = out.len();
+    let mut flags = place.flags;
+    let mut length = |len: Option<usize>, max: usize| match len {
+        Some(len) if len <= max => len as u64,
+        Some(_) => {
+            flags |= Flags::PARSE;
+            0
+        }
+        None => 0,
+    };
+    // One more than the length of the time, because a text may be empty; zero where there is none.
+    let time = length(event.time().map(|text| text.len() + 1), 0xFF);
+    let metadata = length(event.metadata().map(<[u8]>::len), 0xFFFF);
+    let members = length(Some(event.members().len()), 0xFFFF);
+    if event.is_snapshot() {
+        flags |= Flags::SNAPSHOT;
+    }
+    out.extend_from_slice(event.open_envelope());
+    out.extend_from_slice(HEAD);
+    push_hex::<2>(out, time);
+    push_hex::<4>(out, metadata);
+    push_hex::<4>(out, members);
+    if let Some(marks) = place.marks {
+        flags |= Flags::MARKED;
+        push_hex::<12>(out, marks.start);
+        push_hex::<12>(out, marks.synced);
+    }
+    if let Some(opens) = place.opens {
+        flags |= Flags::OPENS;
+        if opens == Opens::Root {
+            flags |= Flags::ROOT;
+        }
+        push_hex::<16>(out, opens.predecessor().map_or(0, EventId::get));
+    }
+    push_hex::<2>(out, u64::from(flags.0));
+    let crc = crc32c::crc32c(&out[base..]);
+    push_hex::<8>(out, u64::from(crc));
+    out.extend_from_slice(TAIL);
+    out.push(b'\n');
+}
+
+/// A line that Hydrant wrote, and whose checksum is right.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ours {
+    pub(crate) flags: Flags,
+    pub(crate) marks: Option<Marks>,
+    pub(crate) opens: Option<Opens>,
+    /// Where the parts of the event lie; `None` when the line is to be parsed.
+    layout: Option<Layout>,
+}
+
+/// Who wrote a line.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Line {
+    Ours(Ours),
+    /// hydra-node, or a person: to be parsed, and there is no checksum.
+    Foreign,
+}
+
+/// Reads the private part of a line, without its line break.
+///
+/// # Errors
+/// `Corrupt` when the line was written by Hydrant and does not check, `Unsupported` when a newer one wrote it.
+pub(crate) fn parse(line: &[u8]) -> Result<Line> {
+    let Some(fields_end) = line.len().checked_sub(TAIL.len()).filter(|&end| &line[end..] == TAIL) else {
+        return Ok(Line::Foreign);
+    };
+    let Some(flags_at) = fields_end.checked_sub(FLAGS + CRC) else {
+        return Ok(Line::Foreign);
+    };
+    let flags = hex(&line[flags_at..flags_at + FLAGS]).and_then(|flags| u8::try_from(flags).ok());
+    let ours = flags.and_then(|flags| {
+        let open = fields_end.checked_sub(HEAD.len() + Flags(flags).width())?;
+        (&line[open..open + HEAD.len()] == HEAD).then_some((Flags(flags), open))
+    });
+    let Some((flags, open)) = ours else {
+        return foreign_or_flaw(line);
+    };
+    let crc = hex(&line[flags_at + FLAGS..fields_end]);
+    if crc != Some(u64::from(crc32c::crc32c(&line[..flags_at + FLAGS]))) {
+        return Err(Error::corrupt("the checksum differs"));
+    }
+    let mut at = open + HEAD.len();
+    let mut field = |width: usize| {
+        at += width;
+        hex(&line[at - width..at]).ok_or_else(|| Error::corrupt("a mark is not a number"))
+    };
+    let lengths = (field(2)?, field(4)?, field(4)?);
+    let marks =
+        if flags.has(Flags::MARKED) { Some(Marks { start: field(12)?, synced: field(12)? }) } else { None };
+    let opens = if flags.has(Flags::OPENS) {
+        let predecessor = EventId::new(field(16)?);
+        Some(if flags.has(Flags::ROOT) { Opens::Root } else { Opens::Behind(predecessor) })
+    } else {
+        None
+    };
+    let layout = if flags.has(Flags::PARSE) { None } else { Some(layout(line, open, flags, lengths)?) };
+    Ok(Line::Ours(Ours { flags, marks, opens, layout }))
+}
+
+/// A line that does not end as ours do: somebody else's, or ours and damaged in just that place.
+#[cold]
+fn foreign_or_flaw(line: &[u8]) -> Result<Line> {
+    let end = &line[line.len().saturating_sub(OVERHEAD_MAX + 8)..];
+    let member = format!("\"{}\":", envelope::RESERVED_MEMBER);
+    if let Some(at) = memchr::memmem::find(end, member.as_bytes()) {
+        let version = end[at + member.len()..].strip_prefix(b"\"h").and_then(|version| version.first());
+        if version.is_some_and(|version| version.is_ascii_digit() && *version != b'1') {
+            return Err(Error::new(
+                hydrant::ErrorKind::Unsupported,
+                hydrant::Retry::Never,
+                "the line was written by a newer Hydrant; update this one",
+            ));
+        }
+        return Err(Error::corrupt("the mark of the line is damaged"));
+    }
+    let widths = [Flags::default(), Flags::MARKED, Flags::MARKED | Flags::OPENS].map(Flags::width);
+    let damaged = widths.into_iter().any(|width| {
+        let text =
+            line.len().checked_sub(TAIL.len() + width + 5).map(|at| &line[at..line.len() - TAIL.len()]);
+        text.is_some_and(|text| text.starts_with(b"\":\"h1") && hex_digits(&text[5..]))
+    });
+    if damaged { Err(Error::corrupt("the name of the line's mark is damaged")) } else { Ok(Line::Foreign) }
+}
+
+/// Where the parts lie: the canonical envelope leaves no choice, once the lengths are known.
+fn layout(line: &[u8], end: usize, flags: Flags, lengths: (u64, u64, u64)) -> Result<Layout> {
+    const ID: usize = b"{\"eventId\":".len();
+    const PAYLOAD: usize = b",\"stateChanged\":".len();
+    const TIME: usize = b",\"time\":\"".len();
+    const METADATA: usize = b",\"metadata\":".len();
+    const SNAPSHOT: usize = b",\"isSnapshot\":true".len();
+    let short = || Error::corrupt("the lengths of the line's mark do not fit the line");
+    let (id, digits) = number(line.get(ID..end).ok_or_else(short)?).ok_or_else(short)?;
+    let span = |start: usize, end: usize| match (u32::try_from(start), u32::try_from(end)) {
+        (Ok(start), Ok(end)) => Ok((start, end)),
+        _ => Err(short()),
+    };
+    let mut at = end;
+    // Takes a part off the end: its length, and what stands around it.
+    let mut take = |len: u64, before: usize, behind: usize| {
+        let part_end = at.checked_sub(behind).ok_or_else(short)?;
+        let len = usize::try_from(len).map_err(|_| short())?;
+        let start = part_end.checked_sub(len).ok_or_else(short)?;
+        at = start.checked_sub(before).ok_or_else(short)?;
+        span(start, part_end)
+    };
+    let (time_len, metadata_len, members_len) = lengths;
+    let members = if members_len > 0 { take(members_len, 1, 0)? } else { (0, 0) };
+    if flags.has(Flags::SNAPSHOT) {
+        take(0, SNAPSHOT, 0)?;
+    }
+    let metadata = if metadata_len > 0 { take(metadata_len, METADATA, 0)? } else { (0, 0) };
+    let time = if time_len > 0 { take(time_len - 1, TIME, 1)? } else { (0, 0) };
+    let payload = ID + digits + PAYLOAD;
+    if payload > at {
+        return Err(short());
+    }
+    Ok(Layout {
+        id,
+        payload: span(payload, at)?,
+        time,
+        metadata,
+        members,
+        is_snapshot: flags.has(Flags::SNAPSHOT),
+        end: span(end, end)?.0,
+    })
+}
+
+impl Ours {
+    /// The layout of the event in `line`, parsed where it must be.
+    pub(crate) fn layout(&self) -> Option<Layout> {
+        self.layout
+    }
+
+    /// The event, as a slice of the line.
+    pub(crate) fn event(&self, line: Bytes) -> Result<Event> {
+        match self.layout {
+            Some(layout) => Event::from_layout(line, layout),
+            None => envelope::decode(line),
+        }
+    }
+}
+
+/// Reads a line that somebody else wrote. Its number, from 0, is the id of a bare change where lines have no ids.
+pub(crate) fn decode_foreign(line: Bytes, line_number: Option<u64>) -> Result<Event> {
+    let Some(number) = line_number else {
+        // No id can be told from this one, because `is_bare` is asked first.
+        if is_bare(&line) {
+            return Err(Error::corrupt("the event has no `eventId`, and its file has ids"));
+        }
+        return envelope::decode_hydra(line, 0);
+    };
+    envelope::decode_hydra(line, number)
+}
+
+/// Whether a line is a bare change, of hydra-node before 0.16.
+pub(crate) fn is_bare(line: &Bytes) -> bool {
+    if line.starts_with(b"{\"eventId\":") {
+        return false;
+    }
+    let id = |number| envelope::decode_hydra(line.clone(), number).map(|event| event.id()).ok();
+    id(0).is_some_and(|zero| Some(zero) != id(1))
+}
+
+/// A number at the beginning of `text`, and how many digits it has.
+fn number(text: &[u8]) -> Option<(EventId, usize)> {
+    let mut number = 0_u64;
+    let mut digits = 0;
+    for byte in text.iter().take(21) {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            break;
+        }
+        number = number.checked_mul(10)?.checked_add(u64::from(digit))?;
+        digits += 1;
+    }
+    (digits > 0).then_some((EventId::new(number), digits))
+}
+
+pub(crate) fn push_hex<const WIDTH: usize>(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; WIDTH];
+    for digit in digits.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(number & 0xF) as usize];
+        number >>= 4;
+    }
+    debug_assert_eq!(number, 0, "the number fits its field");
+    out.extend_from_slice(&digits);
+}
+
+/// The values of the lower-case hexadecimal digits; all others are `0xFF`.
+const DIGITS: [u8; 256] = {
+    let mut values = [0xFF; 256];
+    let mut at = 0;
+    while at < 16 {
+        values[b"0123456789abcdef"[at as usize] as usize] = at;
+        at += 1;
+    }
+    values
+};
+
+/// A number of at most 16 digits.
+pub(crate) fn hex(digits: &[u8]) -> Option<u64> {
+    let mut number = 0;
+    let mut wrong = 0;
+    for &digit in digits {
+        let value = DIGITS[usize::from(digit)];
+        wrong |= value & 0xF0;
+        number = number << 4 | u64::from(value & 0xF);
+    }
+    (wrong == 0).then_some(number)
+}
+
+fn hex_digits(text: &[u8]) -> bool {
+    text.iter().all(|&digit| DIGITS[usize::from(digit)] != 0xFF)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn events() -> Vec<Event> {
+        let mut events = Vec::new();
+        for bits in 0..16_u32 {
+            let id = EventId::new([0, 7, 99, u64::MAX][bits as usize % 4]);
+            let mut event = Event::builder(id).payload_json(r#"{"a":"ä\n","b":[1.0,1e400]}"#);
+            if bits & 1 != 0 {
+                event = event.time(["", "2026-01-05T09:00:00Z"][bits as usize / 8]);
+            }
+            if bits & 2 != 0 {
+                event = event.metadata_json("{}");
+            }
+            if bits & 4 != 0 {
+                event = event.snapshot();
+            }
+            if bits & 8 != 0 {
+                event = event.member("x", "[1]").member("y", "null");
+            }
+            events.push(event.build().unwrap());
+        }
+        let long = "x".repeat(70_000);
+        events.push(Event::builder(EventId::ZERO).payload_json("1").time(&long).build().unwrap());
+        let long = format!("\"{long}\"");
+        events.push(Event::builder(EventId::ZERO).payload_json(long.clone()).build().unwrap());
+        events.push(
+            Event::builder(EventId::ZERO).payload_json("1").metadata_json(long.clone()).build().unwrap(),
+        );
+        events.push(Event::builder(EventId::ZERO).payload_json("1").member("m", &long).build().unwrap());
+        events
+    }
+
+    fn places() -> Vec<Place> {
+        let marks = Some(Marks { start: 0xAB_CDEF, synced: 7 });
+        let mut places = vec![Place::default()];
+        places.push(Place { flags: Flags::ENDS | Flags::AFTER_FOREIGN, marks, opens: None });
+        places.push(Place { flags: Flags::CONTINUES, marks, opens: Some(Opens::Root) });
+        places.push(Place { flags: Flags::ENDS, marks, opens: Some(Opens::Behind(EventId::new(u64::MAX))) });
+        places
+    }
+
+    #[test]
+    fn what_is_encoded_is_read_back_without_parsing_and_by_parsing() {
+        for event in events() {
+            for place in places() {
+                let mut line = Vec::new();
+                encode(&mut line, &event, place);
+                assert!(line.len() <= event.open_envelope().len() + OVERHEAD_MAX);
+                assert_eq!(line.pop(), Some(b'\n'));
+                let line = Bytes::from(line);
+                let Line::Ours(ours) = parse(&line).unwrap() else { panic!("ours") };
+                assert_eq!(ours.event(line.clone()).unwrap(), event);
+                assert_eq!(envelope::decode(line.clone()).unwrap(), event);
+                assert_eq!((ours.marks, ours.opens), (place.marks, place.opens));
+                assert!(ours.flags.has(place.flags));
+            }
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let event =
+            Event::builder(EventId::new(126)).payload_json(r#"{"tag":"T"}"#).time("t").build().unwrap();
+        for place in places() {
+            let mut line = Vec::new();
+            encode(&mut line, &event, place);
+            line.pop();
+            for bit in 0..line.len() * 8 {
+                let mut flipped = line.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                let noticed = match parse(&flipped) {
+                    Err(_) => true,
+                    Ok(Line::Foreign) => decode_foreign(flipped.clone().into(), Some(0)).is_err(),
+                    Ok(Line::Ours(_)) => false,
+                };
+                assert!(noticed, "bit {bit} of {}", String::from_utf8_lossy(&flipped));
+            }
+        }
+    }
+
+    #[test]
+    fn what_hydra_node_wrote_is_foreign_and_what_a_newer_version_wrote_is_refused() {
+        let line = br#"{"eventId":126,"stateChanged":{"tag":"T"},"time":"2025-04-03T10:11:12Z"}"#;
+        assert!(matches!(parse(line), Ok(Line::Foreign)));
+        assert!(matches!(parse(b""), Ok(Line::Foreign)));
+        assert!(matches!(parse(b"\"}"), Ok(Line::Foreign)));
+        let newer = br#"{"eventId":126,"stateChanged":{},"_hydrant":"h2000102030405"}"#;
+        assert_eq!(parse(newer).unwrap_err().kind(), hydrant::ErrorKind::Unsupported);
+        assert!(is_bare(&Bytes::from_static(br#"{"tag":"TickObserved","chainSlot":758}"#)));
+        assert!(!is_bare(&Bytes::from_static(br#"{ "eventId":3,"stateChanged":{}}"#)));
+    }
+}
