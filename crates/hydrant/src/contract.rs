@@ -141,6 +141,12 @@ impl Capabilities {
         self.0 & other.0 == other.0
     }
 
+    /// All of this and of `other`.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// All of this but `other`.
     #[must_use]
     pub const fn without(self, other: Self) -> Self {
@@ -152,7 +158,7 @@ impl std::ops::BitOr for Capabilities {
     type Output = Self;
 
     fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
+        self.with(other)
     }
 }
 

@@ -127,7 +127,7 @@ impl Log {
         let fresh = batch.behind(&checkpoint)?;
         let held = batch.held_by(&checkpoint);
         if let (Some(first), Some(oldest)) = (held.first(), self.events.front())
-            && first.id() < oldest.id()
+            && batch.after() < self.floor_after
         {
             return Err(Error::compacted(oldest.id()).at(first.id()));
         }
