@@ -1,0 +1,245 @@
+//! Laws 3 and 4: idempotent, compare-and-append.
+
+use hydrant::{ErrorKind, Event, EventId, ReadFrom};
+
+use crate::law::{Verdict, broken};
+use crate::trial::{Log, last};
+use crate::{Generator, Trial};
+
+#[expect(clippy::unnecessary_wraps, reason = "a position in a log, as a batch names it")]
+fn id(id: u64) -> Option<EventId> {
+    Some(EventId::new(id))
+}
+
+/// What stands behind the log afterwards proves that a refusal left it whole.
+async fn goes_on(log: Log<'_>, held: &[Event], next: Event) -> Verdict {
+    log.holds(held).await?;
+    let mut all = held.to_vec();
+    all.push(next);
+    log.append(last(held), &all[held.len()..]).await?;
+    log.holds(&all).await?;
+    log.close().await
+}
+
+pub(super) async fn again(trial: &Trial) -> Verdict {
+    let events = trial.generator().gapped(None, 20);
+    let mut log = trial.open().await?;
+    for at in 0..4 {
+        let (from, to) = (at * 5, at * 5 + 5);
+        for _ in 0..3 {
+            log.append(last(&events[..from]), &events[from..to]).await?;
+            log.holds(&events[..to]).await?;
+        }
+        log = log.reopen().await?;
+        log.append(last(&events[..from]), &events[from..to]).await?;
+        log.holds(&events[..to]).await?;
+    }
+    log.close().await
+}
+
+pub(super) async fn any_part_again(trial: &Trial) -> Verdict {
+    let events = trial.generator().gapped(None, 12);
+    let log = trial.holding(&events).await?;
+    for from in 0..events.len() {
+        for to in from + 1..=events.len() {
+            log.append(last(&events[..from]), &events[from..to]).await?;
+        }
+    }
+    log.holds(&events).await?;
+    log.close().await
+}
+
+pub(super) async fn overlapping(trial: &Trial) -> Verdict {
+    let events = trial.generator().gapped(None, 30);
+    let log = trial.holding(&events[..10]).await?;
+    for (from, to) in [(5, 15), (0, 18), (17, 20), (19, 30)] {
+        log.append(last(&events[..from]), &events[from..to]).await?;
+        log.holds(&events[..to]).await?;
+    }
+    log.close().await
+}
+
+pub(super) async fn many_at_once(trial: &Trial) -> Verdict {
+    let events = trial.generator().log(8);
+    let log = trial.holding(&events[..4]).await?;
+    let appends = (0..10).map(|_| log.append(last(&events[..4]), &events[4..]));
+    for verdict in futures_util::future::join_all(appends).await {
+        verdict?;
+    }
+    log.holds(&events).await?;
+    log.close().await
+}
+
+pub(super) async fn hole(trial: &Trial) -> Verdict {
+    let events = trial.generator().log(9);
+    let log = trial.holding(&events[..4]).await?;
+    log.gap(last(&events[..5]), &events[5..6]).await?;
+    log.gap(last(&events[..6]), &events[6..]).await?;
+    goes_on(log, &events[..4], events[4].clone()).await
+}
+
+pub(super) async fn hole_in_nothing(trial: &Trial) -> Verdict {
+    let events = trial.generator().log(3);
+    let log = trial.open().await?;
+    log.gap(last(&events[..1]), &events[1..]).await?;
+    goes_on(log, &[], events[0].clone()).await
+}
+
+pub(super) async fn other_event_at_the_head(trial: &Trial) -> Verdict {
+    let mut generator = trial.generator();
+    let events = generator.log(6);
+    let log = trial.holding(&events[..5]).await?;
+    let other = generator.event(4);
+    log.fenced(last(&events[..4]), std::slice::from_ref(&other)).await?;
+    log.fenced(last(&events[..4]), &[other, events[5].clone()]).await?;
+    goes_on(log, &events[..5], events[5].clone()).await
+}
+
+pub(super) async fn other_event_inside(trial: &Trial) -> Verdict {
+    let mut generator = trial.generator();
+    let events = generator.log(10);
+    let log = trial.holding(&events[..9]).await?;
+    let other = generator.event(3);
+    log.fenced(last(&events[..3]), std::slice::from_ref(&other)).await?;
+    // Its neighbours are held, and the last of them is the head.
+    let mut diverging = events.clone();
+    diverging[3] = other;
+    log.fenced(None, &diverging[..9]).await?;
+    log.fenced(last(&events[..2]), &diverging[2..]).await?;
+    goes_on(log, &events[..9], events[9].clone()).await
+}
+
+pub(super) async fn every_part_counts(trial: &Trial) -> Verdict {
+    let first = trial.generator().event(0);
+    let build = |event: hydrant::EventBuilder| event.build().expect("the parts are valid");
+    let base = || Event::builder(EventId::new(1)).payload_json("1").time("t").metadata_json("2");
+    let held = [first, build(base())];
+    let log = trial.holding(&held).await?;
+    for other in [
+        base().payload_json("1.0"),
+        base().time("u"),
+        base().metadata_json("3"),
+        base().member("m", "1"),
+        base().snapshot(),
+        Event::builder(EventId::new(1)).payload_json("1").time("t"),
+        Event::builder(EventId::new(1)).payload_json("1").metadata_json("2"),
+    ] {
+        log.fenced(id(0), &[build(other)]).await?;
+    }
+    goes_on(log, &held, trial.generator().event(2)).await
+}
+
+pub(super) async fn passed_over(trial: &Trial) -> Verdict {
+    let mut generator = trial.generator();
+    let held = [2, 4, 8].map(|id| generator.event(id));
+    let log = trial.holding(&held).await?;
+    let event = |generator: &mut Generator, id| [generator.event(id)];
+    // Ids that the log went past, each behind its true predecessor.
+    for (after, passed) in [(None, 0), (id(2), 3), (id(4), 5), (id(4), 7)] {
+        log.fenced(after, &event(&mut generator, passed)).await?;
+    }
+    // New events behind an id that the log went past, or behind one that is no longer the last.
+    for after in [None, id(2), id(3), id(4), id(7)] {
+        log.fenced(after, &event(&mut generator, 9)).await?;
+    }
+    let straddling = [generator.event(7), generator.event(9)];
+    log.fenced(id(4), &straddling).await?;
+    let next = generator.event(9);
+    goes_on(log, &held, next).await
+}
+
+pub(super) async fn outdated_snapshot(trial: &Trial) -> Verdict {
+    let mut generator = trial.generator();
+    let events = generator.log(6);
+    let log = trial.holding(&events[..5]).await?;
+    // A snapshot of the state behind event 3, while event 4 is there already.
+    let outdated = [generator.snapshot(5)];
+    log.fenced(id(3), &outdated).await?;
+    goes_on(log, &events[..5], events[5].clone()).await
+}
+
+pub(super) async fn second_writer(trial: &Trial) -> Verdict {
+    let mut generator = trial.generator();
+    let events = generator.log(4);
+    let first = trial.holding(&events[..1]).await?;
+    let opened = trial.harness.open(&first.namespace).await;
+    let second = match opened {
+        // A lock refuses it at the door.
+        Err(error) if error.kind() == ErrorKind::Fenced => {
+            return goes_on(first, &events[..1], events[1].clone()).await;
+        }
+        Err(error) => {
+            return broken("a second writer to open, or to be Fenced", format!("{error:?}"));
+        }
+        Ok(opened) => first.beside(opened),
+    };
+    second.append(id(0), &events[1..2]).await?;
+    let other = [generator.event(1)];
+    first.fenced(id(0), &other).await?;
+    second.append(id(1), &events[2..3]).await?;
+    // The first may also have been shut out for good: either way nothing of it is held.
+    let behind = [generator.event(2)];
+    first.fenced(id(1), &behind).await?;
+    second.holds(&events[..3]).await?;
+    first.close().await?;
+    goes_on(second, &events[..3], events[3].clone()).await
+}
+
+pub(super) async fn race_of_writers(trial: &Trial) -> Verdict {
+    let mut generator = trial.generator();
+    let mut held = vec![generator.event(0)];
+    let log = trial.holding(&held).await?;
+    for at in 1..30 {
+        let rivals: Vec<_> = (0..4).map(|_| [generator.event(at)]).collect();
+        let appends = rivals.iter().map(|event| log.try_append(id(at - 1), event));
+        let results = futures_util::future::join_all(appends).await;
+        let won: Vec<_> = (0..rivals.len()).filter(|&rival| results[rival].is_ok()).collect();
+        let lost_well = results
+            .iter()
+            .all(|result| result.as_ref().map_or_else(|error| error.kind() == ErrorKind::Fenced, |()| true));
+        // Two rivals may have drawn the same event; then both are right.
+        let one_event = won.iter().all(|&rival| rivals[rival] == rivals[won[0]]);
+        if won.is_empty() || !one_event || !lost_well {
+            return broken(
+                "one of four rivals for an id to be Ok, the others Fenced",
+                format!("{results:?}"),
+            );
+        }
+        held.extend_from_slice(&rivals[won[0]]);
+    }
+    log.holds(&held).await?;
+    log.close().await
+}
+
+pub(super) async fn starts_at_a_snapshot(trial: &Trial) -> Verdict {
+    let mut generator = trial.generator();
+    let events = [generator.snapshot(7), generator.event(8), generator.event(9)];
+    let log = trial.open().await?;
+    log.append(id(5), &events[..2]).await?;
+    let log = log.reopen().await?;
+    log.append(id(8), &events[2..]).await?;
+    log.holds(&events).await?;
+    // Below that floor there is nothing to compare with.
+    let below = [generator.event(3)];
+    log.refused(id(2), &below, "Compacted or Fenced", |kind| {
+        matches!(kind, ErrorKind::Compacted { .. } | ErrorKind::Fenced)
+    })
+    .await?;
+    log.holds(&events).await?;
+    log.close().await
+}
+
+pub(super) async fn below_the_floor(trial: &Trial) -> Verdict {
+    let events = trial.generator().rotated(31, 10);
+    let log = trial.holding(&events[..30]).await?;
+    log.prune()
+        .prune(EventId::new(20))
+        .await
+        .or_else(|error| broken("Ok for pruning", format!("{error:?}")))?;
+    let compacted = |kind| matches!(kind, ErrorKind::Compacted { .. });
+    log.refused(None, &events[..1], "Compacted", compacted).await?;
+    log.refused(None, &events[..10], "Compacted", compacted).await?;
+    log.append(last(&events[..29]), &events[29..]).await?;
+    log.reads(ReadFrom::After(EventId::new(19)), &events[20..]).await?;
+    log.close().await
+}

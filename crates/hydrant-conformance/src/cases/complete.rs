@@ -1,0 +1,216 @@
+//! Law 10: complete. Reads.
+
+use futures_util::StreamExt;
+use hydrant::{ErrorKind, Event, EventId, EventSourceExt, ReadFrom};
+
+use crate::Trial;
+use crate::law::{Expected, Verdict, broken};
+use crate::trial::{Log, last, next_events, same_events};
+
+fn after(id: u64) -> ReadFrom {
+    ReadFrom::After(EventId::new(id))
+}
+
+pub(super) async fn empty(trial: &Trial) -> Verdict {
+    let log = trial.open().await?;
+    for from in [ReadFrom::Origin, ReadFrom::Snapshot, after(0), after(41), after(u64::MAX)] {
+        log.reads(from, &[]).await?;
+    }
+    log.close().await
+}
+
+pub(super) async fn counts(trial: &Trial) -> Verdict {
+    let events = trial.generator().log(trial.events(1_001));
+    let log = trial.open().await?;
+    let mut held = 0;
+    for count in [1, 2, 999, 1_000, 1_001].map(|count| trial.events(count)) {
+        log.append_all(last(&events[..held]), &events[held..count], 1_000).await?;
+        held = count;
+        log.reads(ReadFrom::Origin, &events[..held]).await?;
+        log.reads(ReadFrom::Snapshot, &events[..held]).await?;
+        let middle = events[held / 2].id().get();
+        log.reads(after(middle), &events[held / 2 + 1..held]).await?;
+    }
+    let log = log.reopen().await?;
+    log.reads(ReadFrom::Origin, &events).await?;
+    log.close().await
+}
+
+pub(super) async fn fifty_thousand(trial: &Trial) -> Verdict {
+    let events = trial.generator().log(trial.events(50_000));
+    let log = trial.holding(&events).await?;
+    log.holds(&events).await?;
+    let log = log.reopen().await?;
+    log.holds(&events).await?;
+    let late = events.len() - events.len() / 10;
+    log.reads(ReadFrom::After(events[late].id()), &events[late + 1..]).await?;
+    log.close().await
+}
+
+pub(super) async fn after_is_exclusive(trial: &Trial) -> Verdict {
+    let events = trial.generator().gapped(None, 60);
+    let log = trial.holding(&events).await?;
+    let end = events[events.len() - 1].id().get();
+    // Each id, whether the log has it or went past it, the end, and far beyond.
+    for id in (0..=end + 2).chain([u64::MAX]) {
+        let from = events.partition_point(|event| event.id().get() <= id);
+        log.reads(after(id), &events[from..]).await?;
+    }
+    log.reads(ReadFrom::Origin, &events).await?;
+    log.close().await
+}
+
+pub(super) async fn snapshots(trial: &Trial) -> Verdict {
+    let mut generator = trial.generator();
+    let events = generator.rotated(35, 10);
+    let log = trial.open().await?;
+    for held in 1..=events.len() {
+        log.append(last(&events[..held - 1]), &events[held - 1..held]).await?;
+        let newest = events[..held].iter().rposition(Event::is_snapshot).unwrap_or(0);
+        log.reads(ReadFrom::Snapshot, &events[newest..held]).await?;
+        log.reads(ReadFrom::Origin, &events[..held]).await?;
+    }
+    let log = log.reopen().await?;
+    log.reads(ReadFrom::Snapshot, &events[30..]).await?;
+    // A snapshot in the middle of a batch seals there as well.
+    let mut more = generator.gapped(last(&events), 4);
+    more.push(generator.snapshot(more[3].id().get() + 1));
+    more.push(generator.event(more[4].id().get() + 1));
+    log.append(last(&events), &more).await?;
+    log.reads(ReadFrom::Snapshot, &more[4..]).await?;
+    let all: Vec<_> = events.iter().chain(&more).cloned().collect();
+    log.reads(ReadFrom::Origin, &all).await?;
+    log.close().await
+}
+
+pub(super) async fn rotated_is_unrotated(trial: &Trial) -> Verdict {
+    let rotated = trial.generator().rotated(80, 9);
+    let plain: Vec<_> = rotated.iter().filter(|event| !event.is_snapshot()).cloned().collect();
+    let log = trial.open().await?;
+    log.append_all(None, &rotated, 11).await?;
+    let unrotated = trial.open_another("_b").await?;
+    unrotated.append_all(None, &plain, 11).await?;
+    let log = log.reopen().await?;
+    let unrotated = unrotated.reopen().await?;
+    // Across every seal, from every position, the same events come.
+    for at in 0..rotated.len() {
+        let from = ReadFrom::After(rotated[at].id());
+        log.reads(from, &rotated[at + 1..]).await?;
+        let mut read = log.read(from).await?;
+        read.retain(|event| !event.is_snapshot());
+        same_events("an unrotated log, from the same position", &read, &unrotated.read(from).await?)?;
+    }
+    log.close().await?;
+    unrotated.close().await
+}
+
+pub(super) async fn floor(trial: &Trial) -> Verdict {
+    let events = trial.generator().rotated(35, 10);
+    let log = trial.holding(&events).await?;
+    let prune = |before: u64| {
+        let store = log.prune();
+        async move {
+            let pruned = store.prune(EventId::new(before)).await;
+            pruned.expected(|| format!("Ok for pruning what is before {before}"))
+        }
+    };
+    // A segment that does not end before 20 stays.
+    for (before, floor) in [(0, 0), (5, 0), (19, 10), (20, 20), (20, 20), (15, 20)] {
+        prune(before).await?;
+        check_floor(&log, &events, floor).await?;
+    }
+    prune(u64::MAX).await?;
+    check_floor(&log, &events, 30).await?;
+    let log = log.reopen().await?;
+    check_floor(&log, &events, 30).await?;
+    let next = [trial.generator().event(35)];
+    log.append(last(&events), &next).await?;
+    let all: Vec<_> = events.iter().chain(&next).cloned().collect();
+    check_floor(&log, &all, 30).await?;
+    log.close().await
+}
+
+/// Reads at and below a floor (`events[floor]`; 0 where nothing was pruned).
+async fn check_floor(log: &Log<'_>, events: &[Event], floor: usize) -> Verdict {
+    let oldest = events[floor].id();
+    if floor == 0 {
+        return log.reads(ReadFrom::Origin, events).await;
+    }
+    for from in [ReadFrom::Origin, ReadFrom::After(events[0].id()), ReadFrom::After(events[floor - 2].id())] {
+        let mut read = log.source().read(from);
+        let first = read.next().await;
+        let compacted = matches!(
+            &first, Some(Err(error)) if error.kind() == ErrorKind::Compacted { oldest }
+        );
+        if !compacted {
+            let expected = format!("Compacted, naming {oldest} as the oldest, for a read from {from:?}");
+            return broken(expected, format!("{first:?}"));
+        }
+    }
+    log.reads(ReadFrom::After(events[floor - 1].id()), &events[floor..]).await?;
+    log.reads(ReadFrom::After(oldest), &events[floor + 1..]).await?;
+    let newest = events.iter().rposition(Event::is_snapshot).unwrap_or(0);
+    log.reads(ReadFrom::Snapshot, &events[newest..]).await
+}
+
+pub(super) async fn prune_under_a_read(trial: &Trial) -> Verdict {
+    let events = trial.generator().rotated(trial.events(2_000), 100);
+    let log = trial.holding(&events).await?;
+    log.holds(&events).await?;
+    for before in [500, 1_000, 1_900].map(|before| before.min(events.len() as u64)) {
+        let from = match log.read(ReadFrom::Origin).await {
+            Ok(_) => ReadFrom::Origin,
+            Err(_) => ReadFrom::Snapshot,
+        };
+        let mut read = log.source().read(from);
+        let first = next_events(&mut read, 1).await?;
+        let store = log.prune();
+        store.prune(EventId::new(before)).await.expected(|| "Ok for pruning under a read".to_owned())?;
+        // It goes on to the end, or says what is gone; it does not pass over it.
+        let mut next = usize::try_from(first[0].id().get()).unwrap_or(usize::MAX) + 1;
+        while let Some(event) = read.next().await {
+            match event {
+                Ok(event) if Some(&event) == events.get(next) => next += 1,
+                Err(error) if matches!(error.kind(), ErrorKind::Compacted { .. }) => next = events.len(),
+                other => return broken(format!("event {next}, or Compacted"), format!("{other:?}")),
+            }
+        }
+        if next != events.len() {
+            return broken(format!("{} events, or Compacted", events.len()), format!("the end after {next}"));
+        }
+    }
+    log.close().await
+}
+
+pub(super) async fn a_read_ends(trial: &Trial) -> Verdict {
+    let mut events = trial.generator().log(trial.events(400));
+    let log = trial.holding(&events).await?;
+    log.holds(&events).await?;
+    // The log grows faster than it is read.
+    let mut read = log.source().read(ReadFrom::Origin);
+    let mut seen = Vec::new();
+    let began_at = events.len();
+    while let Some(event) = read.next().await {
+        seen.push(event.expected(|| "a read beside a writer without an error".to_owned())?);
+        if seen.len() > 2 * began_at {
+            return broken("a read to end where the log ended when it began", "a read that goes on");
+        }
+        if seen.len() % 4 == 0 {
+            let id = events.len() as u64;
+            let more = [trial.generator().event(id), trial.generator().event(id + 1)];
+            log.append(last(&events), &more).await?;
+            events.extend(more);
+        }
+    }
+    if seen.len() < began_at {
+        return broken(
+            format!("the {began_at} events acknowledged before it began"),
+            format!("{}", seen.len()),
+        );
+    }
+    same_events("a read beside a writer", &events[..seen.len()], &seen)?;
+    let all = log.source().collect(ReadFrom::Origin).await;
+    drop(all.expected(|| "a read after a read beside a writer".to_owned())?);
+    log.holds(&events).await?;
+    log.close().await
+}

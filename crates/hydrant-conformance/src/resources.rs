@@ -1,0 +1,102 @@
+//! What a process holds: tasks, descriptors, bytes of memory.
+
+/// Counts the descriptors that this process has open, sockets included; `None` where the system does not
+/// tell.
+pub(crate) fn open_descriptors() -> Option<usize> {
+    Some(std::fs::read_dir("/proc/self/fd").ok()?.count())
+}
+
+/// Names what is behind each open descriptor.
+pub(crate) fn name_descriptors() -> String {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return String::new() };
+    let target = |entry: std::io::Result<std::fs::DirEntry>| std::fs::read_link(entry.ok()?.path()).ok();
+    let mut names: Vec<_> = entries.filter_map(target).map(|path| path.display().to_string()).collect();
+    names.sort();
+    names.join(", ")
+}
+
+#[cfg(feature = "track-memory")]
+pub(crate) use tracking::{Peak, TRACKS_MEMORY};
+#[cfg(not(feature = "track-memory"))]
+pub(crate) use untracked::{Peak, TRACKS_MEMORY};
+
+#[cfg(feature = "track-memory")]
+mod tracking {
+    use std::alloc::{GlobalAlloc, Layout, System};
+    use std::sync::atomic::{AtomicIsize, Ordering::Relaxed};
+
+    pub(crate) const TRACKS_MEMORY: bool = true;
+
+    static LIVE: AtomicIsize = AtomicIsize::new(0);
+    static PEAK: AtomicIsize = AtomicIsize::new(0);
+
+    struct Tracking;
+
+    #[global_allocator]
+    static ALLOCATOR: Tracking = Tracking;
+
+    fn grow(bytes: usize) {
+        let live = LIVE.fetch_add(bytes.cast_signed(), Relaxed) + bytes.cast_signed();
+        PEAK.fetch_max(live, Relaxed);
+    }
+
+    #[expect(unsafe_code, reason = "an allocator is unsafe by its trait; this one counts and hands on")]
+    // SAFETY: every call goes to the system's allocator unchanged.
+    unsafe impl GlobalAlloc for Tracking {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            grow(layout.size());
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+            grow(layout.size());
+            unsafe { System.alloc_zeroed(layout) }
+        }
+
+        unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+            LIVE.fetch_sub(layout.size().cast_signed(), Relaxed);
+            unsafe { System.dealloc(memory, layout) }
+        }
+
+        unsafe fn realloc(&self, memory: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+            LIVE.fetch_sub(layout.size().cast_signed(), Relaxed);
+            grow(bytes);
+            unsafe { System.realloc(memory, layout, bytes) }
+        }
+    }
+
+    /// How far the memory of the process rises above where it stood.
+    pub(crate) struct Peak {
+        base: isize,
+    }
+
+    impl Peak {
+        pub(crate) fn start() -> Self {
+            let base = LIVE.load(Relaxed);
+            PEAK.store(base, Relaxed);
+            Self { base }
+        }
+
+        /// The most bytes since `start`, above what there was then.
+        pub(crate) fn bytes(&self) -> usize {
+            usize::try_from(PEAK.load(Relaxed) - self.base).unwrap_or(0)
+        }
+    }
+}
+
+#[cfg(not(feature = "track-memory"))]
+mod untracked {
+    pub(crate) const TRACKS_MEMORY: bool = false;
+
+    pub(crate) struct Peak;
+
+    impl Peak {
+        pub(crate) fn start() -> Self {
+            Self
+        }
+
+        pub(crate) fn bytes(&self) -> usize {
+            0
+        }
+    }
+}

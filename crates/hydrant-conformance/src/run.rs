@@ -1,0 +1,147 @@
+//! Runs a case: a runtime of its own, a deadline, and lines that say what was not tried.
+
+use std::hash::{BuildHasher, RandomState};
+use std::io::Write;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use hydrant::Capabilities;
+
+use crate::cases::CASES;
+use crate::law::Broken;
+use crate::{Case, Harness, Trial, Violation};
+
+/// Cases that count what the process holds run alone; all others share.
+static ALONE: RwLock<()> = RwLock::new(());
+
+static SEED: LazyLock<u64> = LazyLock::new(|| match std::env::var("HYDRANT_SEED") {
+    Ok(text) => text.parse().expect("HYDRANT_SEED is a number from 0 to 2^64-1"),
+    Err(_) => RandomState::new().hash_one("seed"),
+});
+
+/// What a case that found nothing wrong could not try.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// What the store does not declare, so that the case had nothing to try; [`Capabilities::NONE`] where
+    /// it ran.
+    pub not_declared: Option<Capabilities>,
+    /// What would have needed a hook of the harness that is not there.
+    pub not_exercised: Vec<String>,
+}
+
+/// All cases of all laws.
+pub fn cases() -> &'static [Case] {
+    CASES
+}
+
+/// The seed of this process: `HYDRANT_SEED`, or a random one.
+pub fn seed() -> u64 {
+    *SEED
+}
+
+/// Tries one case on a store.
+///
+/// # Errors
+/// The law that the store broke.
+pub fn check<H: Harness>(
+    harness: impl FnOnce() -> H,
+    case: &'static Case,
+    seed: u64,
+) -> Result<Report, Violation> {
+    // The lock comes first: what the harness opens counts too.
+    let shared;
+    let alone;
+    if case.runs_alone() {
+        alone = ALONE.write().unwrap_or_else(PoisonError::into_inner);
+        let _ = &alone;
+    } else {
+        shared = ALONE.read().unwrap_or_else(PoisonError::into_inner);
+        let _ = &shared;
+    }
+    let violation =
+        |Broken { expected, saw }| Violation { law: case.law, case: case.name, expected, saw, seed };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("the system gives two threads");
+    // Some stores want a runtime around them already when they are made.
+    let harness = runtime.block_on(async { harness() });
+    let missing = case.needs.without(harness.capabilities());
+    if missing != Capabilities::NONE {
+        return Ok(Report { not_declared: Some(missing), not_exercised: Vec::new() });
+    }
+    let trial = Arc::new(Trial::new(Arc::new(harness), seed, namespace(case)));
+    let verdict = runtime.block_on(async {
+        let patience = trial.limits.patience;
+        let running = Arc::clone(&trial);
+        // On a worker, so that a store that blocks its thread does not block the deadline as well.
+        let task = tokio::spawn(async move { AssertUnwindSafe((case.run)(&running)).catch_unwind().await });
+        match tokio::time::timeout(patience, task).await {
+            Ok(Ok(Ok(verdict))) => verdict,
+            Ok(Ok(Err(panic))) => Err(Broken {
+                expected: "no panic".to_owned(),
+                saw: format!("a panic: {}", panic_text(panic.as_ref())),
+            }),
+            Ok(Err(error)) => Err(Broken { expected: "the case to end".to_owned(), saw: error.to_string() }),
+            Err(_) => Err(Broken {
+                expected: format!("an answer within {patience:?} (`Limits::patience`)"),
+                saw: "none: something waits for ever".to_owned(),
+            }),
+        }
+    });
+    let not_exercised = trial.take_notes();
+    drop(trial);
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    verdict.map(|()| Report { not_declared: None, not_exercised }).map_err(violation)
+}
+
+/// The body of each test that a suite expands to.
+///
+/// # Panics
+/// With the [`Violation`], when the store breaks the law.
+pub fn run<H: Harness>(harness: impl FnOnce() -> H, name: &str) {
+    let case = CASES.iter().find(|case| case.name == name).expect("the suites name cases that exist");
+    match check(harness, case, seed()) {
+        Ok(report) => {
+            if let Some(missing) = report.not_declared {
+                say(&format!("not declared: {missing} ({name})"));
+            }
+            for what in report.not_exercised {
+                say(&format!("not exercised: {what} ({name})"));
+            }
+        }
+        Err(violation) => panic!("{violation}"),
+    }
+}
+
+/// The test that says once, in the open, what a suite holds its store to.
+pub fn declare<H: Harness>(harness: impl FnOnce() -> H) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("the system gives a runtime");
+    let harness = runtime.block_on(async { harness() });
+    let declared = harness.capabilities();
+    let not_declared = Capabilities::ALL.without(declared);
+    let name = std::any::type_name::<H>();
+    say(&format!("{name} declares: {declared}; not declared: {not_declared}; seed {}", seed()));
+}
+
+/// Past the capture of the test runner, which hides what a passing test prints.
+fn say(line: &str) {
+    // A run without a terminal or pipe to write to is still a run.
+    drop(writeln!(std::io::stderr(), "{line}"));
+}
+
+/// Short, because some systems allow 63 bytes for a name; never used before, because servers remember.
+fn namespace(case: &'static Case) -> String {
+    let index = CASES.iter().position(|other| other.name == case.name).unwrap_or(CASES.len());
+    let unique = RandomState::new().hash_one(index);
+    format!("law{:02}_case{index}_{unique:016x}", case.law.number())
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
+}

@@ -1,0 +1,30 @@
+//! The store in memory passes every law.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use hydrant::{Capabilities, MemoryStore, MemoryStoreOptions, Result};
+use hydrant_conformance::{Harness, Opened, store_suite};
+
+/// A log in memory lives as long as the harness that remembers it.
+#[derive(Default)]
+struct InMemory {
+    logs: Mutex<HashMap<String, MemoryStore>>,
+}
+
+#[async_trait]
+impl Harness for InMemory {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::ALL
+    }
+
+    async fn open(&self, namespace: &str) -> Result<Opened> {
+        let options = MemoryStoreOptions::default().with_event_bytes_max(self.limits().event_bytes_max);
+        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        let log = logs.entry(namespace.to_owned()).or_insert_with(|| MemoryStore::new(options));
+        Ok(Opened::prunable(log.clone()))
+    }
+}
+
+store_suite!(InMemory::default());
