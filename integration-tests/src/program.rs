@@ -55,6 +55,8 @@ where
 pub struct Running {
     child: Child,
     stdout: BufReader<ChildStdout>,
+    /// What was read of a line whose end has not come yet.
+    begun: Vec<u8>,
 }
 
 impl Running {
@@ -75,7 +77,7 @@ impl Running {
             .spawn()
             .expect("the program starts");
         let stdout = child.stdout.take().expect("stdout is piped");
-        Self { child, stdout: BufReader::new(stdout) }
+        Self { child, stdout: BufReader::new(stdout), begun: Vec::new() }
     }
 
     /// The next whole line of its standard output, without the line break; `None` at the end. What a killed
@@ -83,14 +85,15 @@ impl Running {
     ///
     /// # Panics
     /// When it says nothing for too long.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
     pub async fn line(&mut self) -> Option<String> {
-        let mut line = String::new();
-        let read = tokio::time::timeout(SILENCE_MAX, self.stdout.read_line(&mut line)).await;
-        read.expect("the program says something, or ends").expect("its output is UTF-8");
-        line.ends_with('\n').then(|| {
-            line.pop();
-            line
-        })
+        let read = tokio::time::timeout(SILENCE_MAX, self.stdout.read_until(b'\n', &mut self.begun)).await;
+        read.expect("the program says something, or ends").expect("its output can be read");
+        let line = std::mem::take(&mut self.begun);
+        let line = line.strip_suffix(b"\n")?;
+        Some(String::from_utf8(line.to_vec()).expect("its output is UTF-8"))
     }
 
     /// SIGKILL: no chance to say or save anything.
