@@ -4,6 +4,7 @@
 //! | to | use |
 //! |---|---|
 //! | write and read a log | [`EventSink`], [`EventSource`], with a [`Batch`] of [`Event`]s |
+//! | write typed events, many callers at once, and fold them | [`Journal`] |
 
 mod batch;
 mod checkpoint;
@@ -14,6 +15,7 @@ pub mod envelope;
 mod error;
 mod event;
 mod fanout;
+mod journal;
 mod memory;
 mod reading;
 
@@ -30,5 +32,6 @@ pub use fanout::{
     FanOut, FanOutOptions, Laggard, Relay, RelayOptions, SecondaryOptions, SecondaryStatus, Start, State,
     Status,
 };
+pub use journal::{Clock, Hydrated, Journal, JournalOptions, Metadata, Saved, SavedStream};
 pub use memory::{MemoryStore, MemoryStoreOptions};
 pub use reading::{EventSourceExt, follow_by_reading};

@@ -1,0 +1,191 @@
+//! Reading a journal: a fold from the newest snapshot, and typed streams.
+
+use std::collections::VecDeque;
+
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream, Fuse};
+use serde::de::DeserializeOwned;
+use tokio::task::JoinHandle;
+
+use super::{Journal, Metadata};
+use crate::{Error, ErrorKind, Event, EventId, EventStream, ReadFrom, Result, Retry};
+
+/// How much is handed to another thread at once: enough to pay for the hand-over, little enough to keep
+/// memory flat.
+const CHUNK_EVENTS: usize = 1024;
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// A state, and how far it was folded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hydrated<S> {
+    /// The state.
+    pub state: S,
+    /// The last event that is in it.
+    pub head: Option<EventId>,
+    /// How many events were folded.
+    pub events: u64,
+}
+
+/// A saved event with its payload as a value.
+#[derive(Clone, Debug)]
+pub struct Saved<T> {
+    /// The payload.
+    pub value: T,
+    /// The event as it is stored. It keeps the buffer that it was read in; keep the value instead of it.
+    pub event: Event,
+}
+
+/// Typed events in order; an error is the last item.
+pub type SavedStream<T> = BoxStream<'static, Result<Saved<T>>>;
+
+impl<T> Saved<T> {
+    /// The id.
+    pub fn id(&self) -> EventId {
+        self.event.id()
+    }
+
+    /// Whether the event carries the whole state.
+    pub fn is_snapshot(&self) -> bool {
+        self.event.is_snapshot()
+    }
+
+    /// The metadata, where there is some.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the event, when another writer put something else there.
+    pub fn metadata(&self) -> Result<Option<Metadata>> {
+        let Some(json) = self.event.metadata() else { return Ok(None) };
+        serde_json::from_slice(json).map(Some).map_err(|cause| {
+            Error::invalid("the metadata is none of a journal; read `event.metadata()` as it is")
+                .at(self.id())
+                .because(cause)
+        })
+    }
+}
+
+impl<T: DeserializeOwned + Send + 'static> Journal<T> {
+    /// Folds the log into `state`, in one bounded pass from the newest snapshot (from the beginning where
+    /// there is none). `fold` sees that snapshot first, as an event like any other.
+    ///
+    /// With [`hydrate_tasks`](super::JournalOptions::hydrate_tasks), other threads decode meanwhile.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the event, when a payload is not a `T`, and whatever the store meets.
+    ///
+    /// # Cancel safety
+    /// Reads only.
+    pub async fn hydrate<S>(&self, state: S, fold: impl FnMut(&mut S, T)) -> Result<Hydrated<S>> {
+        let events = self.handle.store.read(ReadFrom::Snapshot);
+        let mut pass = Pass { hydrated: Hydrated { state, head: None, events: 0 }, fold, behind_snapshot: 0 };
+        let before = self.handle.queue.progress().uncounted;
+        match self.handle.options.hydrate_tasks {
+            0 => pass.here(events, before).await?,
+            tasks => pass.elsewhere(events, before, tasks).await?,
+        }
+        self.handle.queue.update(|progress| {
+            if progress.uncounted.take().is_some() {
+                progress.events += pass.behind_snapshot;
+            }
+        });
+        Ok(pass.hydrated)
+    }
+
+    /// The events from `from` on, up to the end that the log has now.
+    pub fn read(&self, from: ReadFrom) -> SavedStream<T> {
+        typed(self.handle.store.read(from))
+    }
+
+    /// The events from `from` on, and then whatever comes: no gap, no duplicate, and never more in memory
+    /// than the store's own `follow` keeps. A slow follower does not hold up the writer.
+    pub fn follow(&self, from: ReadFrom) -> SavedStream<T> {
+        typed(self.handle.store.follow(from))
+    }
+}
+
+fn typed<T: DeserializeOwned + Send + 'static>(events: EventStream) -> SavedStream<T> {
+    Box::pin(stream::unfold(Some(events), |events| async move {
+        let mut events = events?;
+        let saved = events.next().await?.and_then(|event| Ok(Saved { value: event.decode()?, event }));
+        let rest = saved.is_ok().then_some(events);
+        Some((saved, rest))
+    }))
+}
+
+/// One fold over a log.
+struct Pass<S, F> {
+    hydrated: Hydrated<S>,
+    fold: F,
+    /// Events behind the newest snapshot that were there when the journal was opened.
+    behind_snapshot: u64,
+}
+
+impl<S, F> Pass<S, F> {
+    fn see(&mut self, event: &Event, before: Option<EventId>) {
+        self.hydrated.head = Some(event.id());
+        self.hydrated.events += 1;
+        if Some(event.id()) <= before {
+            self.behind_snapshot = if event.is_snapshot() { 0 } else { self.behind_snapshot + 1 };
+        }
+    }
+
+    async fn here<T: DeserializeOwned>(
+        &mut self,
+        mut events: EventStream,
+        before: Option<EventId>,
+    ) -> Result<()>
+    where
+        F: FnMut(&mut S, T),
+    {
+        while let Some(event) = events.next().await {
+            let event = event?;
+            (self.fold)(&mut self.hydrated.state, event.decode()?);
+            self.see(&event, before);
+        }
+        Ok(())
+    }
+
+    async fn elsewhere<T: DeserializeOwned + Send + 'static>(
+        &mut self,
+        events: EventStream,
+        before: Option<EventId>,
+        tasks: usize,
+    ) -> Result<()>
+    where
+        F: FnMut(&mut S, T),
+    {
+        let mut decoding: VecDeque<JoinHandle<Result<Vec<T>>>> = VecDeque::with_capacity(tasks);
+        let mut events = events.fuse();
+        let mut ended = false;
+        while !ended || !decoding.is_empty() {
+            if !ended && decoding.len() < tasks {
+                let chunk = next_chunk(&mut events).await?;
+                ended = chunk.is_empty();
+                for event in &chunk {
+                    self.see(event, before);
+                }
+                decoding.push_back(tokio::task::spawn_blocking(move || {
+                    chunk.iter().map(Event::decode).collect()
+                }));
+            } else if let Some(values) = decoding.pop_front() {
+                let values = values.await.map_err(|cause| {
+                    Error::new(ErrorKind::Bug, Retry::Never, "decoding an event panicked").because(cause)
+                })?;
+                values?.into_iter().for_each(|value| (self.fold)(&mut self.hydrated.state, value));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The next events, up to the bounds of a chunk; none at the end.
+async fn next_chunk(events: &mut Fuse<EventStream>) -> Result<Vec<Event>> {
+    let mut chunk = Vec::with_capacity(CHUNK_EVENTS);
+    let mut bytes = 0;
+    while chunk.len() < CHUNK_EVENTS && bytes < CHUNK_BYTES {
+        let Some(event) = events.next().await else { break };
+        let event = event?;
+        bytes += event.size();
+        chunk.push(event);
+    }
+    Ok(chunk)
+}
