@@ -3,7 +3,7 @@
 mod commit;
 mod feed;
 mod follower;
-mod guard;
+pub(crate) mod guard;
 mod hub;
 mod options;
 mod prune;

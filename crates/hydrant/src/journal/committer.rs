@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::JournalOptions;
-use super::backoff::Backoff;
 use super::group::{self, Kind, Request, Room};
 use super::queue::{self, Queue};
+use crate::fanout::guard::{backoff, guarded, rng};
 use crate::{Batch, Error, ErrorKind, Event, EventId, Result, Retry, Store};
 
 pub(super) struct Committer {
@@ -32,7 +32,7 @@ enum Outcome {
 
 impl Committer {
     pub(super) fn new(queue: Arc<Queue>, store: Arc<dyn Store>, options: JournalOptions) -> Self {
-        let rng = options.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
+        let rng = rng(options.seed);
         let head = queue.progress().head;
         Self { queue, store, options, rng, head, ended: None }
     }
@@ -171,8 +171,7 @@ impl Committer {
             // The ids are free only if nothing of the batch is held.
             (ErrorKind::Invalid, _) if self.holds_nothing_new().await => Outcome::Refused(error),
             (ErrorKind::Fenced, _) => Outcome::Stop(error),
-            (ErrorKind::Gap, _) | (_, Retry::Never) => Outcome::Stop(unknown(batch, &error)),
-            (_, Retry::AfterCheckpoint) => self.resolve(batch, error).await,
+            _ => self.resolve(batch, error).await,
         }
     }
 
@@ -180,33 +179,30 @@ impl Committer {
     /// attempt met says nothing about the first.
     async fn resolve(&mut self, batch: Batch<'_>, mut error: Error) -> Outcome {
         let deadline = Instant::now() + self.options.resolve_timeout;
-        let mut backoff = Backoff::new(self.options.backoff_min, self.options.backoff_max);
-        while Instant::now() < deadline {
-            let pause = backoff.next(&mut self.rng);
+        let (min, max) = (self.options.backoff_min, self.options.backoff_max);
+        for attempt in 0.. {
+            if is_final(&error) || Instant::now() >= deadline {
+                break;
+            }
+            let pause = backoff(&mut self.rng, attempt, min, max);
             tracing::warn!(%error, ?pause, "a write of unknown outcome is sent again");
             tokio::time::sleep_until(deadline.min(Instant::now() + pause)).await;
             match self.attempt(batch).await {
                 Ok(()) => return Outcome::Durable,
                 Err(met) => error = met,
             }
-            if error.kind() == ErrorKind::Gap || error.retry() == Retry::Never {
-                break;
-            }
         }
         Outcome::Stop(unknown(batch, &error))
     }
 
     async fn holds_nothing_new(&self) -> bool {
-        let checkpoint = timeout(self.options.append_timeout, self.store.checkpoint()).await;
-        matches!(checkpoint, Ok(Ok(checkpoint)) if checkpoint.id() <= self.head)
+        let limit = self.options.append_timeout;
+        let checkpoint = guarded("the store's checkpoint", limit, self.store.checkpoint()).await;
+        checkpoint.is_ok_and(|checkpoint| checkpoint.id() <= self.head)
     }
 
     async fn attempt(&self, batch: Batch<'_>) -> Result<()> {
-        let limit = self.options.append_timeout;
-        timeout(limit, self.store.append(batch)).await.unwrap_or_else(|_| {
-            let message = format!("the store did not answer within {limit:?}");
-            Err(Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message))
-        })
+        guarded("the store's append", self.options.append_timeout, self.store.append(batch)).await
     }
 }
 
@@ -216,12 +212,17 @@ impl Drop for Committer {
             Err(Error::new(
                 ErrorKind::Bug,
                 Retry::AfterCheckpoint,
-                "the task of the journal ended under it: its runtime was shut down, or the store panicked; \
-                 open the store and a journal again",
+                "the task of the journal ended under it, with its runtime; open the store and a journal again",
             ))
         };
         self.queue.end(self.ended.take().unwrap_or_else(aborted).err());
     }
+}
+
+/// Whether sending again cannot help: a person has to look, acknowledged events are missing, or the store
+/// itself has stopped.
+fn is_final(error: &Error) -> bool {
+    error.retry() == Retry::Never || matches!(error.kind(), ErrorKind::Gap | ErrorKind::Closed)
 }
 
 fn unknown(batch: Batch<'_>, cause: &Error) -> Error {

@@ -1,6 +1,5 @@
 //! The journal: the typed door of an application to its log.
 
-mod backoff;
 mod clock;
 mod committer;
 mod group;

@@ -18,7 +18,7 @@ pub struct JournalOptions {
     /// Default: 30 s.
     pub append_timeout: Duration,
     /// How long the same bytes are sent again while their outcome is unknown, before the journal stops.
-    /// Default: 60 s.
+    /// Default: 5 minutes.
     pub resolve_timeout: Duration,
     /// The first pause between two such attempts, doubled from one to the next. The pause that is taken is
     /// drawn evenly between nothing and this. Default: 20 ms.
@@ -43,7 +43,7 @@ impl Default for JournalOptions {
             in_flight_bytes_max: 16 << 20,
             in_flight_events_max: 1 << 16,
             append_timeout: Duration::from_secs(30),
-            resolve_timeout: Duration::from_secs(60),
+            resolve_timeout: Duration::from_secs(300),
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_secs(2),
             seed: None,
