@@ -28,11 +28,14 @@ enum Shown {
     Test,
     /// The rest of the output of a test that passed and is counted as skipped.
     Skipped,
+    /// The names of all that passed, which were told before.
+    Names,
 }
 
 impl Tally {
-    /// Takes the next line of the output of `cargo test -- --show-output`.
-    pub(crate) fn line(&mut self, line: &str) {
+    /// Takes the next line of the output of `cargo test -- --show-output`, and says whether it tells a person
+    /// anything: the names of what passed come twice.
+    pub(crate) fn line(&mut self, line: &str) -> bool {
         if let Some((passed, failed, ignored)) = result(line) {
             let marked = std::mem::take(&mut self.marked).min(passed);
             self.passed += passed - marked;
@@ -45,12 +48,16 @@ impl Tally {
             self.running = true;
         } else if line == "failures:" {
             self.shown = Shown::Nothing;
-        } else if line == "successes:" || (self.shown != Shown::Nothing && line.starts_with("---- ")) {
+        } else if line == "successes:" {
+            self.shown = if self.shown == Shown::Nothing { Shown::Test } else { Shown::Names };
+            return false;
+        } else if self.shown == Shown::Skipped && line.starts_with("---- ") {
             self.shown = Shown::Test;
         } else if self.shown == Shown::Test && line.starts_with("skipped: ") {
             self.shown = Shown::Skipped;
             self.marked += 1;
         }
+        self.shown != Shown::Names
     }
 
     /// The sum, once the output has ended. A run that failed without a failed test (it did not compile, say)
@@ -100,7 +107,8 @@ mod tests {
 
     fn tally(output: &str, success: bool) -> String {
         let mut tally = Tally::default();
-        output.lines().for_each(|line| tally.line(line));
+        let shown = output.lines().filter(|line| tally.line(line)).count();
+        assert!(shown > 0 || output.is_empty());
         tally.finish(success).to_string()
     }
 
@@ -140,6 +148,15 @@ successes:
 test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s
 ";
         assert_eq!(tally(output, true), "1 passed, 0 failed, 2 skipped");
+    }
+
+    #[test]
+    fn names_are_shown_once_and_output_always() {
+        let output = "test a ... ok\n\nsuccesses:\n\n---- a stdout ----\nseed 7\n\nsuccesses:\n    a\n\ntest result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out";
+        let mut tally = Tally::default();
+        let shown: Vec<_> = output.lines().filter(|line| tally.line(line) && !line.is_empty()).collect();
+        assert_eq!(shown[..3], ["test a ... ok", "---- a stdout ----", "seed 7"]);
+        assert_eq!(shown.len(), 4);
     }
 
     #[test]

@@ -25,9 +25,10 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode, String> {
     let mut stdout = BufReader::new(child.stdout.take().expect("stdout is piped, two statements above"));
     let mut line = Vec::new();
     while stdout.read_until(b'\n', &mut line).map_err(|cause| format!("the tests' output: {cause}"))? > 0 {
-        // A closed pipe behind us (`| head`) must not end the tests early.
-        drop(std::io::stdout().write_all(&line));
-        tally.line(String::from_utf8_lossy(&line).trim_end());
+        if tally.line(String::from_utf8_lossy(&line).trim_end()) {
+            // A closed pipe behind us (`| head`) must not end the tests early.
+            drop(std::io::stdout().write_all(&line));
+        }
         line.clear();
     }
     let status = child.wait().map_err(|cause| format!("waiting for {command:?}: {cause}"))?;
