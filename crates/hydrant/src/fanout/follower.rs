@@ -31,6 +31,11 @@ impl Follower {
         self.position
     }
 
+    /// Whether the newest chunk came from memory, not from a read of the primary.
+    pub(crate) fn is_live(&self) -> bool {
+        self.reading.is_none()
+    }
+
     /// Moves behind what was acknowledged.
     pub(crate) fn advance(&mut self, id: EventId) {
         self.position = Some(id);

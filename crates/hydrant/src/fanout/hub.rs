@@ -69,8 +69,9 @@ impl Hub {
     }
 
     fn secondary(&self, name: &str) -> Result<Arc<Secondary>> {
-        lock(&self.secondaries).get(name).cloned().ok_or_else(|| {
-            let names: Vec<_> = lock(&self.secondaries).keys().cloned().collect();
+        let secondaries = lock(&self.secondaries);
+        secondaries.get(name).cloned().ok_or_else(|| {
+            let names: Vec<_> = secondaries.keys().map(String::as_str).collect();
             Error::invalid(format!("no secondary `{name}` is attached; attached are: {}", names.join(", ")))
         })
     }

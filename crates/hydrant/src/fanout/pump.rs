@@ -140,18 +140,23 @@ impl Pump {
     /// The next batch's events; lingers for it to fill.
     async fn next(&mut self, follower: &mut Follower) -> Result<Vec<Event>> {
         let (events_max, bytes_max) = (self.options.batch_events_max, self.options.batch_bytes_max);
-        let is_live = self.hub.feed.is_head(follower.position());
-        let state = if is_live { State::Live } else { State::CatchingUp };
-        if self.secondary.state() != state {
-            self.tell(|secondary| secondary.set_state(state));
+        if self.hub.feed.is_head(follower.position()) {
+            self.shows(State::Live);
         }
         let events = self.wait(follower).await?;
+        self.shows(if follower.is_live() { State::Live } else { State::CatchingUp });
         let full = events.len() >= events_max || events.iter().map(Event::size).sum::<usize>() >= bytes_max;
         if full || self.options.linger_max.is_zero() || self.hub.feed.is_closed() {
             return Ok(events);
         }
         tokio::time::sleep(self.options.linger_max).await;
         follower.chunk(events_max, bytes_max).await
+    }
+
+    fn shows(&self, state: State) {
+        if self.secondary.state() != state {
+            self.tell(|secondary| secondary.set_state(state));
+        }
     }
 
     /// The next events; tells the roster meanwhile, when the log is quiet.

@@ -1,0 +1,91 @@
+//! A relay: the same pumps over a log that somebody else writes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hydrant::{
+    EventSink, EventSourceExt, MemoryCheckpoints, MemoryStore, ReadFrom, Relay, RelayOptions,
+    SecondaryOptions, State,
+};
+
+use super::SOON;
+use crate::support::{Faulty, Mode, batch, event, events, id, safe};
+
+async fn relay(log: &MemoryStore, options: RelayOptions) -> Relay {
+    Relay::open(log.clone(), Arc::new(MemoryCheckpoints::default()), options.with_seed(1)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_relay_follows_what_another_writes() {
+    let log = MemoryStore::default();
+    log.append(batch(&events(0..1_000))).await.unwrap();
+    let relay = relay(&log, RelayOptions::default().with_ring(16, 1 << 20)).await;
+    let (new, old) = (MemoryStore::default(), MemoryStore::default());
+    old.append(batch(&events(0..700))).await.unwrap();
+    relay.attach("old", old.clone(), SecondaryOptions::default()).await.unwrap();
+    relay.attach("new", new.clone(), SecondaryOptions::default()).await.unwrap();
+    for at in 1_000..1_200 {
+        log.append(batch(&[event(at)])).await.unwrap();
+    }
+    relay.delivered(id(1_199), SOON).await.unwrap();
+    assert_eq!(new.collect(ReadFrom::Origin).await.unwrap(), events(0..1_200));
+    assert_eq!(old.collect(ReadFrom::Origin).await.unwrap(), events(0..1_200));
+    assert!(relay.close(SOON).await.is_empty());
+}
+
+#[tokio::test]
+async fn without_following_it_finishes_at_the_end_of_the_log() {
+    let log = MemoryStore::default();
+    log.append(batch(&events(0..5_000))).await.unwrap();
+    let relay = relay(&log, RelayOptions::default().with_follow(false).with_ring(16, 1 << 20)).await;
+    let sinks = [MemoryStore::default(), MemoryStore::default()];
+    for (name, sink) in ["a", "b"].iter().zip(&sinks) {
+        relay.attach(name, sink.clone(), SecondaryOptions::default()).await.unwrap();
+    }
+    assert!(relay.finished().await.unwrap().is_empty());
+    for sink in &sinks {
+        assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), events(0..5_000));
+    }
+}
+
+#[tokio::test]
+async fn an_empty_log_finishes_at_once() {
+    let relay = relay(&MemoryStore::default(), RelayOptions::default().with_follow(false)).await;
+    relay.attach("a", MemoryStore::default(), SecondaryOptions::default()).await.unwrap();
+    assert!(relay.finished().await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hung_secondary_holds_up_neither_the_source_nor_the_others() {
+    let log = MemoryStore::default();
+    log.append(batch(&events(0..5_000))).await.unwrap();
+    let relay = relay(&log, RelayOptions::default().with_ring(16, 1 << 20)).await;
+    let good = MemoryStore::default();
+    relay.attach("hung", Faulty::new(Mode::Hang), SecondaryOptions::default()).await.unwrap();
+    relay.attach("good", good.clone(), SecondaryOptions::default()).await.unwrap();
+    let laggards = relay.delivered(id(4_999), SOON).await.unwrap_err();
+    assert_eq!(laggards.len(), 1);
+    assert_eq!(laggards[0].name, "hung");
+    assert_eq!(good.collect(ReadFrom::Origin).await.unwrap().len(), 5_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn finished_reports_who_is_parked() {
+    let log = MemoryStore::default();
+    log.append(batch(&events(0..50))).await.unwrap();
+    let relay = relay(&log, RelayOptions::default().with_follow(false).with_ring(16, 1 << 20)).await;
+    relay.attach("broken", Faulty::new(Mode::Panic), SecondaryOptions::default()).await.unwrap();
+    let laggards = tokio::time::timeout(SOON, relay.finished()).await.unwrap().unwrap();
+    assert_eq!((laggards[0].name.as_str(), laggards[0].state), ("broken", State::Parked));
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_the_last_handle_ends_the_tasks() {
+    let log = MemoryStore::default();
+    let before = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let relay = relay(&log, RelayOptions::default()).await;
+    relay.attach("down", Faulty::new(Mode::Before(safe())), SecondaryOptions::default()).await.unwrap();
+    drop(relay);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), before);
+}
