@@ -1,0 +1,83 @@
+//! The one place where errors of sockets become errors of Hydrant, by their codes.
+
+use std::io;
+
+use hydrant::{Error, ErrorKind, EventId, Retry};
+
+/// A datagram that could not be handed to the kernel. `none_sent` of the batch before it makes it safe.
+pub(crate) fn sending(
+    cause: io::Error,
+    target: &str,
+    event: EventId,
+    bytes: usize,
+    none_sent: bool,
+) -> Error {
+    use io::ErrorKind as Io;
+    let retry = if none_sent { Retry::Safe } else { Retry::AfterCheckpoint };
+    let error = match cause.kind() {
+        _ if is_too_large(&cause) => Error::invalid(format!(
+            "a datagram of {bytes} bytes is more than this path takes; lower `datagram_bytes_max`"
+        )),
+        // A firewall rule answers EPERM.
+        Io::PermissionDenied => Error::new(
+            ErrorKind::Denied,
+            retry,
+            "the system does not let this process send there; look at the firewall",
+        ),
+        _ => Error::new(ErrorKind::Unavailable, retry, "the datagram could not be handed to the kernel"),
+    };
+    error.at(event).in_log(target).because(cause)
+}
+
+/// EMSGSIZE, for which `std` has no stable kind.
+fn is_too_large(cause: &io::Error) -> bool {
+    #[cfg(target_os = "linux")]
+    return cause.raw_os_error() == Some(rustix::io::Errno::MSGSIZE.raw_os_error());
+    #[cfg(windows)]
+    return cause.raw_os_error() == Some(10_040);
+    #[cfg(not(any(target_os = "linux", windows)))]
+    return cause.raw_os_error() == Some(40); // the BSDs and macOS
+}
+
+/// A socket that could not be opened.
+pub(crate) fn opening(cause: io::Error, address: &str) -> Error {
+    use io::ErrorKind as Io;
+    let (kind, retry, message) = match cause.kind() {
+        Io::AddrInUse => (
+            ErrorKind::Unavailable,
+            Retry::Safe,
+            "the port is in use; end the program that listens there, or choose another port",
+        ),
+        Io::AddrNotAvailable => (
+            ErrorKind::Invalid,
+            Retry::Never,
+            "no interface of this machine has this address; listen on one of its own, or on 0.0.0.0 or [::]",
+        ),
+        Io::PermissionDenied => (
+            ErrorKind::Denied,
+            Retry::Never,
+            "the system does not let this process use the address; ports below 1024 need a privilege",
+        ),
+        Io::InvalidInput => (ErrorKind::Invalid, Retry::Never, "the system refuses an option of this socket"),
+        _ => (ErrorKind::Unavailable, Retry::Safe, "the socket cannot be opened"),
+    };
+    Error::new(kind, retry, message).in_log(address).because(cause)
+}
+
+/// An address that is none, or a name that cannot be resolved.
+pub(crate) fn resolving(cause: io::Error, address: &str) -> Error {
+    if cause.kind() == io::ErrorKind::InvalidInput {
+        return Error::invalid(
+            "this is no address; write host:port, for example 127.0.0.1:9000 or [::1]:9000",
+        )
+        .in_log(address)
+        .because(cause);
+    }
+    Error::new(
+        ErrorKind::Unavailable,
+        Retry::Safe,
+        "the host name cannot be resolved; check it, or write an IP address",
+    )
+    .in_log(address)
+    .because(cause)
+}
