@@ -1,5 +1,6 @@
 //! The fan-out's seven promises.
 
+mod accepted;
 mod commit;
 mod delivery;
 mod isolation;

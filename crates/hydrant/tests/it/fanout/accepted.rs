@@ -1,0 +1,94 @@
+//! A primary that accepts before it is durable: `Ok` means accepted, and nobody sees more than is durable.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use hydrant::{
+    Acknowledges, Batch, Checkpoint, CheckpointStore, Event, EventId, EventSink, EventSource, EventSourceExt,
+    EventStream, FanOut, FanOutOptions, MemoryStore, Primary, ReadFrom, Result, SecondaryOptions,
+};
+
+use super::SOON;
+use crate::support::{batch, events, id};
+
+/// Takes everything at once, and is durable only as far as `sync` was called.
+#[derive(Clone, Default)]
+struct Lazy {
+    durable: MemoryStore,
+    accepted: Arc<Mutex<Vec<Event>>>,
+}
+
+impl Lazy {
+    async fn sync(&self, upto: u64) {
+        let ready: Vec<_> = {
+            let mut accepted = self.accepted.lock().unwrap();
+            let count = accepted.iter().take_while(|event| event.id() <= id(upto)).count();
+            accepted.drain(..count).collect()
+        };
+        let after: Option<EventId> = self.durable.checkpoint().await.unwrap().id();
+        self.durable.append(Batch::new(after, &ready).unwrap()).await.unwrap();
+    }
+}
+
+#[async_trait]
+impl EventSink for Lazy {
+    async fn append(&self, batch: Batch<'_>) -> Result<()> {
+        self.accepted.lock().unwrap().extend_from_slice(batch.events());
+        Ok(())
+    }
+
+    async fn checkpoint(&self) -> Result<Checkpoint> {
+        self.durable.checkpoint().await
+    }
+}
+
+impl EventSource for Lazy {
+    fn read(&self, from: ReadFrom) -> EventStream {
+        self.durable.read(from)
+    }
+
+    fn follow(&self, from: ReadFrom) -> EventStream {
+        self.durable.follow(from)
+    }
+}
+
+impl Primary for Lazy {
+    fn roster(&self) -> Arc<dyn CheckpointStore> {
+        self.durable.roster()
+    }
+
+    fn acknowledges(&self) -> Acknowledges {
+        Acknowledges::Accepted
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_sees_an_event_before_it_is_durable() {
+    // Once with all accepted events in memory, once with a ring that is too small for them.
+    for ring_events in [64, 2] {
+        let primary = Lazy::default();
+        let options = FanOutOptions::default().with_ring(ring_events, 1 << 20);
+        let log = FanOut::open(primary.clone(), options).await.unwrap();
+        let sink = MemoryStore::default();
+        log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
+        let mut live = log.follow(ReadFrom::Origin);
+        log.append(batch(&events(0..10))).await.unwrap();
+
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(sink.checkpoint().await.unwrap(), Checkpoint::Empty);
+        assert!(tokio::time::timeout(SOON, live.next()).await.is_err(), "fed before it was durable");
+        assert_eq!(log.status().head, None);
+
+        primary.sync(6).await;
+        tokio::time::sleep(SOON).await;
+        assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), events(0..7));
+        log.append(batch(&events(10..11))).await.unwrap();
+        primary.sync(10).await;
+        log.delivered(id(10), SOON).await.unwrap();
+        assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), events(0..11));
+        let seen: Vec<_> = live.take(11).map(Result::unwrap).collect().await;
+        assert_eq!(seen, events(0..11));
+    }
+}
