@@ -62,13 +62,15 @@ impl Run {
                 self.log.park(name).unwrap();
             }
             84..92 => self.resume_all(),
-            92..96 => self.log.prune(EventId::new(self.rng.u64(..self.next + 1))).await.unwrap(),
+            92..96 => self.log.prune(EventId::new(self.rng.u64(..=self.next))).await.unwrap(),
             _ => self.crash().await,
         }
     }
 
     fn resume_all(&self) {
-        NAMES.iter().for_each(|name| self.log.resume(name).unwrap());
+        for name in NAMES {
+            self.log.resume(name).unwrap();
+        }
     }
 
     /// The process dies and comes back: every task is dropped where it stands.
@@ -106,14 +108,12 @@ impl Run {
         let appended = if self.rng.u8(..10) == 0 {
             let patience = Duration::from_millis(self.rng.u64(..1_500));
             // A dropped append: whole or absent, and the next call on the handle finds out which.
-            match tokio::time::timeout(patience, self.log.append(batch)).await {
-                Ok(appended) => appended,
-                Err(_) => {
-                    drop(self.log.checkpoint().await);
-                    self.closed = self.log.status().stopped.is_some();
-                    return self.forget_unknown().await;
-                }
-            }
+            let Ok(appended) = tokio::time::timeout(patience, self.log.append(batch)).await else {
+                drop(self.log.checkpoint().await);
+                self.closed = self.log.status().stopped.is_some();
+                return self.forget_unknown().await;
+            };
+            appended
         } else {
             self.log.append(batch).await
         };
