@@ -195,48 +195,52 @@ impl Log<'_> {
 
     /// The log must hold exactly these events, by everything that it lets be seen.
     pub(crate) async fn holds(&self, expected: &[Event]) -> Verdict {
+        self.trial.settled(self.trial.shows_late(), || self.holds_now(expected)).await
+    }
+
+    async fn holds_now(&self, expected: &[Event]) -> Verdict {
         if self.opened.source.is_some() {
-            match expected.first() {
+            let from = match expected.first() {
                 // A sink that started at a snapshot has no origin.
-                Some(first) if self.has_floor(first) => self.reads(ReadFrom::Snapshot, expected).await?,
-                _ => self.reads(ReadFrom::Origin, expected).await?,
+                Some(first) if first.is_snapshot() && first.id() > EventId::ZERO => ReadFrom::Snapshot,
+                _ => ReadFrom::Origin,
+            };
+            same_events(&format!("a read from {from:?}"), expected, &self.read(from).await?)?;
+        }
+        if self.trial.has(Capabilities::MEMORY) {
+            let wanted = expected.last().map_or(Checkpoint::Empty, Checkpoint::behind);
+            let seen = self.checkpoint().await?;
+            if seen != wanted {
+                return broken(format!("the checkpoint {wanted:?}"), format!("{seen:?}"));
             }
         }
-        if !self.trial.has(Capabilities::MEMORY) {
-            return Ok(());
-        }
-        let wanted = expected.last().map_or(Checkpoint::Empty, Checkpoint::behind);
-        let look = || async {
-            match self.checkpoint().await? {
-                seen if seen == wanted => Ok(()),
-                seen => broken(format!("the checkpoint {wanted:?}"), format!("{seen:?}")),
-            }
-        };
-        self.trial.settled(self.trial.shows_late(), look).await
+        Ok(())
     }
 
     /// How many of `events` the log holds, which must be the first of them and nothing else.
     pub(crate) async fn prefix(&self, events: &[Event]) -> Verdict<usize> {
-        let held = if self.trial.has(Capabilities::MEMORY) {
-            let head = self.checkpoint().await?.id();
-            events.iter().take_while(|event| Some(event.id()) <= head).count()
-        } else if self.opened.source.is_some() {
-            self.read(ReadFrom::Origin).await?.len().min(events.len())
-        } else {
-            self.trial.not_exercised("what the sink holds (`Opened::seen_through`); its Ok was believed");
-            return Ok(events.len());
+        let held = Mutex::new(0);
+        let look = || async {
+            let count = if self.trial.has(Capabilities::MEMORY) {
+                let head = self.checkpoint().await?.id();
+                events.iter().take_while(|event| Some(event.id()) <= head).count()
+            } else if self.opened.source.is_some() {
+                self.read(ReadFrom::Origin).await?.len().min(events.len())
+            } else {
+                self.trial.not_exercised("what the sink holds (`Opened::seen_through`); its Ok was believed");
+                events.len()
+            };
+            *held.lock().unwrap_or_else(PoisonError::into_inner) = count;
+            self.holds_now(&events[..count]).await
         };
-        self.holds(&events[..held]).await?;
-        Ok(held)
+        // What is accepted may become durable between two looks.
+        self.trial.settled(self.trial.shows_late(), look).await?;
+        Ok(held.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Another handle on the same log.
     pub(crate) fn beside(&self, opened: Opened) -> Self {
         Self { trial: self.trial, namespace: self.namespace.clone(), opened }
-    }
-
-    fn has_floor(&self, first: &Event) -> bool {
-        first.is_snapshot() && first.id() > EventId::ZERO && self.trial.has(Capabilities::FENCING)
     }
 
     /// Closes the log as its author says, or by dropping it.

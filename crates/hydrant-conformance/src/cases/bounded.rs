@@ -30,16 +30,18 @@ pub(super) async fn memory(trial: &Trial) -> Verdict {
     }
     let log = log.reopen().await?;
     for stalled in [true, false] {
-        let mut streams = [log.source().read(ReadFrom::Origin), log.source().follow(ReadFrom::Origin)];
-        for (name, stream) in ["read", "follow"].into_iter().zip(&mut streams) {
+        for name in ["read", "follow"] {
             let peak = Peak::start();
+            let source = log.source();
+            let from = ReadFrom::Origin;
+            let mut stream = if name == "read" { source.read(from) } else { source.follow(from) };
             let expected = || format!("at most {allowed} bytes for a {name} of a log of {log_bytes} bytes");
             if stalled {
                 // Whoever reads ahead without a bound does so while nobody takes anything.
-                next_events(stream, 1).await?;
+                next_events(&mut stream, 1).await?;
                 sleep(Duration::from_millis(100)).await;
             } else {
-                read_through(stream, events_count / 50 * 50).await?;
+                read_through(&mut stream, events_count / 50 * 50).await?;
             }
             if peak.bytes() > allowed {
                 return broken(expected(), format!("{} bytes", peak.bytes()));

@@ -110,23 +110,26 @@ pub(super) async fn other_event_inside(trial: &Trial) -> Verdict {
 }
 
 pub(super) async fn every_part_counts(trial: &Trial) -> Verdict {
-    let first = trial.generator().event(0);
+    let event = |id: u64| Event::builder(EventId::new(id)).payload_json("1");
+    let base = |id: u64| event(id).time("t").metadata_json("2");
     let build = |event: hydrant::EventBuilder| event.build().expect("the parts are valid");
-    let base = || Event::builder(EventId::new(1)).payload_json("1").time("t").metadata_json("2");
-    let held = [first, build(base())];
+    let held = [base(0), base(1), base(2)].map(build);
     let log = trial.holding(&held).await?;
-    for other in [
-        base().payload_json("1.0"),
-        base().time("u"),
-        base().metadata_json("3"),
-        base().member("m", "1"),
-        base().snapshot(),
-        Event::builder(EventId::new(1)).payload_json("1").time("t"),
-        Event::builder(EventId::new(1)).payload_json("1").metadata_json("2"),
-    ] {
-        log.fenced(id(0), &[build(other)]).await?;
+    // Inside of the log, and at its head.
+    for (after, at) in [(id(0), 1), (id(1), 2)] {
+        for other in [
+            base(at).payload_json("1.0"),
+            base(at).time("u"),
+            base(at).metadata_json("3"),
+            base(at).member("m", "1"),
+            base(at).snapshot(),
+            event(at).time("t"),
+            event(at).metadata_json("2"),
+        ] {
+            log.fenced(after, &[build(other)]).await?;
+        }
     }
-    goes_on(log, &held, trial.generator().event(2)).await
+    goes_on(log, &held, trial.generator().event(3)).await
 }
 
 pub(super) async fn passed_over(trial: &Trial) -> Verdict {

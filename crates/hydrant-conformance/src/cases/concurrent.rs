@@ -47,6 +47,9 @@ pub(super) async fn appends_from_many_tasks(trial: &Trial) -> Verdict {
     if count != TASKS * each {
         return broken(format!("{} events, each once", TASKS * each), format!("{count} events"));
     }
+    if let Some(pair) = events.windows(2).find(|pair| pair[0].id() >= pair[1].id()) {
+        return broken("ids that strictly grow", format!("{} behind {}", pair[1].id(), pair[0].id()));
+    }
     for task in 0..TASKS {
         let of_task = events.iter().filter_map(|event| event.decode::<(u64, u64)>().ok());
         let nths = of_task.filter(|(by, _)| *by == task).map(|(_, nth)| nth);

@@ -1,13 +1,20 @@
 //! Laws 6 and 7: whole batches, honest errors.
 
-use hydrant::{Batch, Capabilities, ErrorKind, Event, EventId, Retry};
+use std::time::Duration;
+
+use hydrant::{Batch, Capabilities, ErrorKind, Event, EventId, EventSourceExt, ReadFrom, Retry};
+
+use tokio::time::sleep;
 
 use crate::law::{Expected, Verdict, broken};
-use crate::trial::{Log, last};
+use crate::trial::{Log, last, same_events};
 use crate::{Trial, drop_after};
 
 /// So many polls are more awaits than any append has; what needs more is never dropped beyond them.
 const POLLS_MAX: usize = 64;
+
+/// Long enough to see a dropped append land that should not; what is right never waits for it to pass.
+const LANDING: Duration = Duration::from_millis(5);
 
 /// How many of the events behind `before` are held, which must be whole batches where the store is atomic.
 async fn whole(log: &Log<'_>, events: &[Event], before: usize, why: &str) -> Verdict<usize> {
@@ -39,9 +46,7 @@ pub(super) async fn cancel(trial: &Trial) -> Verdict {
         let why = format!("dropping an append after {polls} polls");
         let held = whole(&log, &events, before, &why).await?;
         // What the dropped append still did has ended: nothing lands later.
-        for _ in 0..20 {
-            tokio::task::yield_now().await;
-        }
+        sleep(LANDING).await;
         if trial.is_durable() && log.prefix(&events).await? != held {
             return broken(format!("nothing more to land once {why} was followed by another call"), "it did");
         }
@@ -61,15 +66,18 @@ pub(super) async fn cancel(trial: &Trial) -> Verdict {
 }
 
 pub(super) async fn cancel_checkpoint(trial: &Trial) -> Verdict {
-    let events = trial.generator().log(6);
-    let log = trial.holding(&events[..5]).await?;
+    let mut events = trial.generator().log(3);
+    let log = trial.holding(&events).await?;
     for polls in 0..POLLS_MAX {
         let sink = log.sink();
-        if drop_after(polls, sink.checkpoint()).await.is_some() {
+        let told = drop_after(polls, sink.checkpoint()).await;
+        events.push(trial.generator().event(events.len() as u64));
+        let (held, next) = events.split_at(events.len() - 1);
+        log.append(last(held), next).await?;
+        if told.is_some() {
             break;
         }
     }
-    log.append(last(&events[..5]), &events[5..]).await?;
     log.holds(&events).await?;
     log.close().await
 }
@@ -82,12 +90,18 @@ pub(super) async fn cancel_prune(trial: &Trial) -> Verdict {
         let prune = log.prune();
         let pruned = drop_after(polls, prune.prune(EventId::new(20))).await;
         log.append(last(&events[..30]), &events[30..]).await?;
-        log.reads(hydrant::ReadFrom::Snapshot, &events[30..]).await?;
-        log.reads(hydrant::ReadFrom::After(EventId::new(19)), &events[20..]).await?;
+        log.reads(ReadFrom::Snapshot, &events[30..]).await?;
+        log.reads(ReadFrom::After(EventId::new(19)), &events[20..]).await?;
+        // Half pruned is Compacted; nothing is passed over.
+        match log.source().collect(ReadFrom::Origin).await {
+            Ok(seen) => same_events("an origin that was not pruned", &events, &seen)?,
+            Err(error) if matches!(error.kind(), ErrorKind::Compacted { .. }) => {}
+            Err(error) => return broken("all events, or Compacted", format!("{error:?}")),
+        }
         prune.prune(EventId::new(20)).await.expected(|| "Ok for pruning again".to_owned())?;
         drop(prune);
         let log = log.reopen().await?;
-        log.reads(hydrant::ReadFrom::After(EventId::new(19)), &events[20..]).await?;
+        log.reads(ReadFrom::After(EventId::new(19)), &events[20..]).await?;
         log.close().await?;
         if pruned.is_some() {
             break;
