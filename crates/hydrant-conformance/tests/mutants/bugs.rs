@@ -129,11 +129,9 @@ fn alter(event: &Event, bug: Bug) -> Event {
     if event.is_snapshot() && bug != Bug::ForgetsSnapshotMarks {
         altered = altered.snapshot();
     }
-    match (bug, event.members()) {
-        (Bug::DropsMembers, _) | (_, []) => altered.build().expect("its parts were valid before"),
-        // Building does not keep the spelling of names; such an event stays as it is.
-        _ => event.clone(),
-    }
+    // Building does not keep the spelling of a member's name; such an event stays as it is.
+    let rebuilds = bug == Bug::DropsMembers || event.members().is_empty() || id != event.id().get();
+    if rebuilds { altered.build().expect("its parts were valid before") } else { event.clone() }
 }
 
 fn reparsed(event: &Event) -> Option<Vec<u8>> {
