@@ -13,6 +13,7 @@
 //! drops it, so that it never leaves the store.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 
 use bytes::Bytes;
@@ -31,7 +32,7 @@ pub const RESERVED_MEMBER: &str = "_hydrant";
 /// `Corrupt`: not one JSON object, an `eventId` that is missing or no `u64`, no `stateChanged`, a `time`
 /// that is no string, a member that stands twice.
 pub fn decode(line: Bytes) -> Result<Event> {
-    decode_with(line, None, false)
+    decode_with(line, None)
 }
 
 /// Reads one line as hydra-node wrote it, in any of its three generations: the bare change (before 0.16,
@@ -42,33 +43,23 @@ pub fn decode(line: Bytes) -> Result<Event> {
 /// # Errors
 /// As [`decode`].
 pub fn decode_hydra(line: Bytes, line_number: u64) -> Result<Event> {
-    decode_with(line, Some(EventId::new(line_number)), true)
+    decode_with(line, Some(EventId::new(line_number)))
 }
 
-fn decode_with(line: Bytes, bare_id: Option<EventId>, tagged: bool) -> Result<Event> {
+/// `bare_id` is the id of a bare change, where hydra-node wrote the line.
+fn decode_with(line: Bytes, bare_id: Option<EventId>) -> Result<Event> {
     let text = std::str::from_utf8(&line).map_err(|cause| not_an_event(&line, &cause))?;
     let mut reader = serde_json::Deserializer::from_str(text);
-    let mut found = Found::default();
-    reader
-        .deserialize_map(Members { text, found: &mut found })
-        .and_then(|()| reader.end())
+    let found = reader
+        .deserialize_map(Members)
+        .and_then(|found| reader.end().map(|()| found))
         .map_err(|cause| not_an_event(&line, &cause))?;
-
-    let bare = found.payload.is_none() && found.id.is_none() && found.has_tag;
-    let (id, payload) = match (found.id, found.payload) {
-        (Some(id), Some(payload)) => (id, payload.get()),
-        (None, None) if bare && bare_id.is_some() => (bare_id.unwrap_or(EventId::ZERO), text.trim()),
-        (None, _) => return Err(Error::corrupt("the event has no `eventId`")),
-        (Some(id), None) => return Err(Error::corrupt("the event has no `stateChanged`").at(id)),
+    let mut parts = match bare_id {
+        Some(id) if found.is_bare() => Parts::bare(id, text.trim().as_bytes()),
+        _ => found.parts()?,
     };
-    let parts = Parts {
-        id,
-        payload: payload.as_bytes(),
-        time: found.time.filter(|_| !bare).map(str::as_bytes),
-        metadata: found.metadata.filter(|_| !bare).map(|raw| raw.get().as_bytes()),
-        is_snapshot: (found.is_snapshot && !bare) || (tagged && is_hydra_checkpoint(payload)),
-        members: if bare { b"" } else { found.members.as_bytes() },
-    };
+    parts.is_snapshot |= bare_id.is_some() && is_hydra_checkpoint(parts.payload);
+    let id = parts.id;
     let event = if let Some(layout) = parts.canonical_layout(&line) {
         Event::from_layout(line, layout)?
     } else {
@@ -91,6 +82,8 @@ fn not_an_event(line: &[u8], cause: &dyn fmt::Display) -> Error {
         "NUL bytes, as a crash leaves them"
     } else if line.starts_with(&[0xFF, 0xFE]) || line.starts_with(&[0xFE, 0xFF]) || line.contains(&0) {
         "UTF-16 or binary data; events are UTF-8"
+    } else if line.starts_with(b"\xEF\xBB\xBF") {
+        "text behind a byte order mark; remove the first three bytes"
     } else {
         return Error::corrupt(format!("this is not an event: {cause}"));
     };
@@ -98,114 +91,115 @@ fn not_an_event(line: &[u8], cause: &dyn fmt::Display) -> Error {
 }
 
 /// Whether a change is tagged `Checkpoint`, as hydra-node tags the state that opens a rotated file.
-fn is_hydra_checkpoint(payload: &str) -> bool {
+fn is_hydra_checkpoint(payload: &[u8]) -> bool {
     #[derive(serde::Deserialize)]
     struct Change<'a> {
         #[serde(borrow)]
         tag: Cow<'a, str>,
     }
-    if memchr::memmem::find(payload.as_bytes(), b"\"Checkpoint\"").is_none() {
+    if memchr::memmem::find(payload, b"\"Checkpoint\"").is_none() {
         return false;
     }
-    serde_json::from_str::<Change<'_>>(payload).is_ok_and(|change| change.tag == "Checkpoint")
+    serde_json::from_slice::<Change<'_>>(payload).is_ok_and(|change| change.tag == "Checkpoint")
 }
 
-/// The members of an envelope as they stand in the text.
+/// The members of an envelope as they stand in the text, not yet judged: those of a bare change, which may
+/// have the same names, mean something else.
 #[derive(Default)]
 struct Found<'a> {
-    id: Option<EventId>,
+    id: Option<&'a RawValue>,
     payload: Option<&'a RawValue>,
-    time: Option<&'a str>,
+    time: Option<&'a RawValue>,
     metadata: Option<&'a RawValue>,
-    is_snapshot: bool,
-    seen_snapshot: bool,
+    is_snapshot: Option<&'a RawValue>,
     has_tag: bool,
-    members: Cow<'a, str>,
+    /// All others but the reserved one, as they are written in the canonical form.
+    members: String,
+    /// A name that came more than once.
+    twice: Option<Cow<'a, str>>,
 }
 
-struct Members<'t, 'f> {
-    text: &'t str,
-    found: &'f mut Found<'t>,
+impl Found<'_> {
+    fn is_bare(&self) -> bool {
+        self.has_tag && self.id.is_none() && self.payload.is_none()
+    }
+
+    fn parts(&self) -> Result<Parts<'_>> {
+        if let Some(name) = &self.twice {
+            return Err(Error::corrupt(format!("`{}` stands twice", clip(name))));
+        }
+        let id = self.id.ok_or_else(|| Error::corrupt("the event has no `eventId`"))?.get();
+        let id = serde_json::from_str(id).map_err(|_| {
+            Error::corrupt(format!("`eventId` is {}, not a number from 0 to 2^64-1", clip(id)))
+        })?;
+        let wrong = |what: &str| Error::corrupt(what).at(id);
+        let payload = self.payload.ok_or_else(|| wrong("the event has no `stateChanged`"))?;
+        let time = self.time.map(RawValue::get).map(|time| {
+            let unquoted = time.strip_prefix('"').and_then(|time| time.strip_suffix('"'));
+            unquoted.ok_or_else(|| wrong("`time` is not a string"))
+        });
+        let is_snapshot = match self.is_snapshot.map(RawValue::get) {
+            Some("true") => true,
+            Some("false") | None => false,
+            Some(_) => return Err(wrong("`isSnapshot` is not true or false")),
+        };
+        Ok(Parts {
+            id,
+            payload: payload.get().as_bytes(),
+            time: time.transpose()?.map(str::as_bytes),
+            metadata: self.metadata.map(|metadata| metadata.get().as_bytes()),
+            is_snapshot,
+            members: self.members.as_bytes(),
+        })
+    }
 }
 
-impl<'t> Visitor<'t> for Members<'t, '_> {
-    type Value = ();
+struct Members;
+
+impl<'t> Visitor<'t> for Members {
+    type Value = Found<'t>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an event, one JSON object")
     }
 
-    fn visit_map<A: MapAccess<'t>>(self, mut map: A) -> std::result::Result<(), A::Error> {
-        use serde::de::Error as _;
-        let found = self.found;
-        let mut names = Vec::new(); // of the other members, to find one that stands twice
-        let mut end = self.text.find('{').unwrap_or(0) + 1; // of the member before
-        while let Some(name) = map.next_key::<Name<'t>>()? {
-            let value: &'t RawValue = map.next_value()?;
-            let value_end = value.get().as_ptr() as usize - self.text.as_ptr() as usize + value.get().len();
-            let twice = match name.0.as_ref() {
-                "eventId" => {
-                    let id = serde_json::from_str(value.get()).map_err(|_| {
-                        A::Error::custom(format!(
-                            "`eventId` is {}, not a number from 0 to 2^64-1",
-                            clip(value.get())
-                        ))
-                    })?;
-                    found.id.replace(id).is_some()
-                }
+    fn visit_map<A: MapAccess<'t>>(self, mut map: A) -> std::result::Result<Found<'t>, A::Error> {
+        let mut found = Found::default();
+        let mut others = HashSet::new(); // a line of a million members must not take a million squared
+        while let Some((quoted, value)) = map.next_entry::<&'t RawValue, &'t RawValue>()? {
+            let name = unescaped(quoted.get())?;
+            let twice = match name.as_ref() {
+                "eventId" => found.id.replace(value).is_some(),
                 "stateChanged" => found.payload.replace(value).is_some(),
-                "time" => {
-                    let text = value.get().strip_prefix('"').and_then(|text| text.strip_suffix('"'));
-                    let text = text.ok_or_else(|| A::Error::custom("`time` is not a string"))?;
-                    found.time.replace(text).is_some()
-                }
+                "time" => found.time.replace(value).is_some(),
                 "metadata" => found.metadata.replace(value).is_some(),
-                "isSnapshot" => {
-                    found.is_snapshot = serde_json::from_str(value.get())
-                        .map_err(|_| A::Error::custom("`isSnapshot` is not true or false"))?;
-                    std::mem::replace(&mut found.seen_snapshot, true)
-                }
+                "isSnapshot" => found.is_snapshot.replace(value).is_some(),
                 RESERVED_MEMBER => false,
                 other => {
                     found.has_tag |= other == "tag";
-                    let raw = self.text[end..value_end].trim_start_matches([',', ' ', '\t', '\n', '\r']);
-                    let separator = &raw[raw.len() - value.get().len() - 1..raw.len() - value.get().len()];
-                    add_member(&mut found.members, raw, separator == ":", value.get(), other);
-                    let twice = names.iter().any(|name: &Cow<'_, str>| name == other);
-                    names.push(name.0.clone());
-                    twice
+                    if !found.members.is_empty() {
+                        found.members.push(',');
+                    }
+                    found.members.extend([quoted.get(), ":", value.get()]);
+                    !others.insert(name.clone())
                 }
             };
             if twice {
-                return Err(A::Error::custom(format!("`{}` stands twice", name.0)));
+                found.twice = Some(name);
             }
-            end = value_end;
         }
-        Ok(())
+        Ok(found)
     }
 }
 
-/// Keeps another member byte for byte where it has no spaces, and its name and value where it has.
-fn add_member<'t>(members: &mut Cow<'t, str>, raw: &'t str, tight: bool, value: &str, name: &str) {
-    let name_ends = raw[..raw.len() - value.len()].trim_end_matches([':', ' ', '\t', '\n', '\r']).len();
-    let tight = tight && raw.len() == name_ends + 1 + value.len();
-    if members.is_empty() && tight {
-        *members = Cow::Borrowed(raw);
-        return;
+/// The name that a quoted one stands for.
+fn unescaped<E: serde::de::Error>(quoted: &str) -> std::result::Result<Cow<'_, str>, E> {
+    if quoted.contains('\\') {
+        serde_json::from_str(quoted).map(Cow::Owned).map_err(E::custom)
+    } else {
+        Ok(Cow::Borrowed(quoted.trim_matches('"')))
     }
-    let members = members.to_mut();
-    if !members.is_empty() {
-        members.push(',');
-    }
-    debug_assert!(raw.starts_with('"'), "{name} is quoted");
-    members.push_str(&raw[..name_ends]);
-    members.push(':');
-    members.push_str(value);
 }
-
-/// A member's name; borrowed unless it has escapes.
-#[derive(serde::Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 fn clip(text: &str) -> String {
     let mut clipped: String = text.chars().take(40).collect();
@@ -232,7 +226,12 @@ const TIME: &[u8] = b",\"time\":\"";
 const METADATA: &[u8] = b",\"metadata\":";
 const SNAPSHOT: &[u8] = b",\"isSnapshot\":true";
 
-impl Parts<'_> {
+impl<'a> Parts<'a> {
+    /// A change without an envelope.
+    fn bare(id: EventId, payload: &'a [u8]) -> Self {
+        Self { id, payload, time: None, metadata: None, is_snapshot: false, members: b"" }
+    }
+
     /// An upper bound of the envelope's size in bytes.
     pub(crate) fn encoded_len(&self) -> usize {
         let time = self.time.map_or(0, <[u8]>::len);
@@ -366,13 +365,8 @@ fn check_members(parts: &Parts<'_>) -> Result<()> {
     parts.encode(&mut line)?;
     line.push(b'}');
     let wrong = || Error::invalid("a member has a name that the envelope uses, or is not JSON").at(parts.id);
-    let members = format!("{{{}}}", String::from_utf8_lossy(parts.members));
-    let reserved = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&members)
-        .map_err(|cause| wrong().because(cause))?
-        .keys()
-        .any(|name| name == RESERVED_MEMBER);
     let read = decode(line.into()).map_err(|cause| wrong().because(cause))?;
-    if reserved || read.parts() != *parts { Err(wrong()) } else { Ok(()) }
+    if read.parts() == *parts { Ok(()) } else { Err(wrong()) }
 }
 
 fn push_number(out: &mut Vec<u8>, mut number: u64) {
@@ -458,6 +452,8 @@ mod tests {
             ("", "an empty line"),
             ("\0\0\0", "NUL bytes"),
             ("{\0\"\0", "UTF-16"),
+            ("\u{FEFF}{}", "byte order mark"),
+            ("{\u{A0}}", "this is not an event"),
             ("{\"eventId\":1,\"stateChan", "EOF"),
             ("[]", "one JSON object"),
             ("{}", "no `eventId`"),
@@ -470,6 +466,12 @@ mod tests {
             (r#"{"eventId":1.5,"stateChanged":{}}"#, "`eventId` is 1.5"),
             (r#"{"eventId":1,"stateChanged":{},"time":7}"#, "`time` is not a string"),
             (r#"{"eventId":1,"eventId":1,"stateChanged":{}}"#, "`eventId` stands twice"),
+            (r#"{"eventId":1,"event\u0049d":1,"stateChanged":{}}"#, "`eventId` stands twice"),
+            (r#"{"eventId":1,"stateChanged":{},"x":1,"\u0078":2}"#, "`x` stands twice"),
+            (r#"{"eventId":1,"stateChanged":{},"isSnapshot":1}"#, "`isSnapshot` is not"),
+            (r#"{"eventId":1,"stateChanged":{},"\ud800":1}"#, "this is not an event"),
+            (r#"{"eventId":-0,"stateChanged":{}}"#, "`eventId` is -0"),
+            (r#"{"eventId":1e2,"stateChanged":{}}"#, "`eventId` is 1e2"),
             (r#"{"eventId":1,"stateChanged":{},"x":1,"x":2}"#, "`x` stands twice"),
             (r#"{"eventId":1,"stateChanged":{}}{}"#, "trailing"),
             ("{\"eventId\":1,\"stateChanged\":{\n}}", "several lines"),
@@ -480,6 +482,49 @@ mod tests {
         assert!(
             decode(Bytes::from_static(&[0xFF, 0xFE, b'{', 0])).unwrap_err().to_string().contains("UTF-16")
         );
+    }
+
+    #[test]
+    fn names_may_be_escaped_and_hold_what_separates() {
+        let event =
+            read(r#"{"event\u0049d":1,"state\u0043hanged":{} , "a:,\"b\\" : 1 ,"ü\t":[2],"":{}}"#).unwrap();
+        assert_eq!(event.members(), r#""a:,\"b\\":1,"ü\t":[2],"":{}"#.as_bytes());
+        assert_eq!(read(&event.to_string()).unwrap(), event);
+        let private = read(r#"{"eventId":1,"stateChanged":{},"_hydr\u0061nt":{"x":1}}"#).unwrap();
+        assert_eq!(private.to_string(), r#"{"eventId":1,"stateChanged":{}}"#);
+    }
+
+    #[test]
+    fn the_members_of_a_bare_change_are_its_own() {
+        let change = r#"{"tag":"T","time":7,"metadata":{},"isSnapshot":"no","x":1,"x":2}"#;
+        let event = decode_hydra(Bytes::from_static(change.as_bytes()), 3).unwrap();
+        assert_eq!((event.payload(), event.time(), event.metadata()), (change.as_bytes(), None, None));
+        let checkpoint = decode_hydra(Bytes::from_static(br#"{"state":{},"tag":"Checkpoint"}"#), 4).unwrap();
+        assert!(checkpoint.is_snapshot());
+    }
+
+    #[test]
+    fn a_line_of_very_many_members_is_read_in_reasonable_time() {
+        use std::fmt::Write as _;
+        let mut line = r#"{"eventId":1,"stateChanged":{}"#.to_owned();
+        (0..200_000).for_each(|name| write!(line, ",\"{name}\":0").unwrap());
+        line.push('}');
+        assert_eq!(read(&line).unwrap().to_string(), line);
+    }
+
+    #[test]
+    fn any_json_is_a_member() {
+        let deep = format!("{}{}", "[".repeat(1000), "]".repeat(1000));
+        for json in ["1e400", "-0.0", "\"\\ud800\"", deep.as_str()] {
+            let event = Event::builder(EventId::ZERO).payload_json("1").member("x", json).build().unwrap();
+            assert_eq!(event.members(), format!("\"x\":{json}").as_bytes());
+        }
+        for json in ["", "1 ", " 1", "1,\"y\":2 ", "1}", "1,\"x\":1", "1,\"_hydrant\":1", "\n1", "[1,\n2]"] {
+            let built = Event::builder(EventId::ZERO).payload_json("1").member("x", json).build();
+            assert_eq!(built.unwrap_err().kind(), crate::ErrorKind::Invalid, "{json:?}");
+        }
+        assert!(Event::builder(EventId::ZERO).payload_json("1").member("_hydrant", "1").build().is_err());
+        assert!(Event::builder(EventId::ZERO).payload_json("1").member("eventId", "0").build().is_err());
     }
 
     #[test]
