@@ -22,11 +22,10 @@ use crate::view::{Cursor, Shared, Step, View, closed};
 /// There are two views of what arrives:
 /// - [`received`](Self::received) yields events and the gaps between them, as they are.
 /// - As an [`EventSource`] it is complete and in order, or says that it cannot be. With a
-///   [`refill`](UdpListenerOptions::refill), what is missing is fetched from there: what was sent before the
-///   listener was opened, what was lost, and (by asking now and then) what was lost last. Without one, a read
+///   [`refill`](UdpListenerOptions::refill), every read begins there, goes on with what is held beyond, and
+///   fetches what was lost on the way (by asking now and then, also what was lost last). Without one, a read
 ///   that begins below the oldest event held ends with `Compacted`, and one that comes to a gap with `Gap`,
-///   naming the ids. `read` ends at the newest event that was received when it began, or, with a refill, where
-///   that ends; `follow` goes on.
+///   naming the ids. `read` ends at the newest event that was there when it began, `follow` goes on.
 ///
 /// Whether ids have a gap because events were lost or because the log has one is told by the datagrams: each
 /// names its predecessor. Those of other programs do not; see [`Unnamed`](crate::Unnamed).

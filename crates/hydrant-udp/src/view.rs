@@ -158,12 +158,6 @@ impl Cursor {
         let evicted = state.held.evicted().is_some_and(|evicted| Some(evicted) > self.position);
         Ok(Step::Hole(Box::new(Hole { after: self.position, next: next.clone(), evicted })))
     }
-
-    /// Whether everything behind the position, as far as it is known, is held.
-    fn is_held(&self) -> bool {
-        let state = self.shared.lock();
-        state.held.next(self.position).is_some_and(|next| next.after <= self.position)
-    }
 }
 
 /// The complete view of a listener: what is held, and the refill for what is missing.
@@ -171,8 +165,6 @@ pub(crate) struct View {
     cursor: Cursor,
     refill: Option<Arc<dyn EventSource>>,
     filling: Option<Filling>,
-    /// Whether a read has come to what only the refill can have.
-    at_tail: bool,
     started: bool,
     ended: bool,
 }
@@ -188,19 +180,15 @@ struct Filling {
 
 impl View {
     pub(crate) fn new(mut cursor: Cursor, from: ReadFrom) -> Self {
-        let jumps = from == ReadFrom::Snapshot;
+        // Read first and to its end, which is where the log ended now: the newest datagrams may be lost. What
+        // it does not have yet is taken from what is held.
         let refill = cursor.shared.options.refill.clone();
-        // Asked now, so that a read has everything that was there when it began. A snapshot is asked for
-        // always: the newest may be among the datagrams that were lost.
-        let filling = refill.as_ref().filter(|_| jumps || !cursor.is_held()).map(|refill| Filling {
-            stream: refill.read(from),
-            hole: None,
-            jumps,
-        });
+        let jumps = from == ReadFrom::Snapshot;
+        let filling = refill.as_ref().map(|refill| Filling { stream: refill.read(from), hole: None, jumps });
         if filling.is_some() && jumps {
             cursor.position = None;
         }
-        Self { cursor, refill, filling, at_tail: false, started: false, ended: false }
+        Self { cursor, refill, filling, started: false, ended: false }
     }
 
     pub(crate) fn into_stream(self) -> EventStream {
@@ -222,9 +210,6 @@ impl View {
             {
                 return Ok(Some(event));
             }
-            if self.filling.is_some() {
-                continue;
-            }
             let step = match (&self.refill, self.cursor.until) {
                 // Nothing came for a while: perhaps the newest datagrams were lost.
                 (Some(refill), Until::Forever) => {
@@ -240,15 +225,7 @@ impl View {
             };
             match step {
                 Step::Event(event) => return Ok(Some(event)),
-                // The newest datagrams may have been lost, so the refill has the last word.
-                Step::End => match self.refill.as_ref().filter(|_| !self.at_tail) {
-                    Some(refill) => {
-                        let stream = refill.read(self.cursor.position.into());
-                        self.filling = Some(Filling { stream, hole: None, jumps: false });
-                        self.at_tail = true;
-                    }
-                    None => return Ok(None),
-                },
+                Step::End => return Ok(None),
                 Step::Closed => return Err(closed(&self.cursor.shared.address)),
                 Step::Hole(hole) => {
                     let Some(refill) = &self.refill else { return Err(self.missing(&hole)) };
