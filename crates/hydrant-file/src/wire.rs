@@ -212,8 +212,11 @@ fn foreign_or_flaw(line: &[u8]) -> Result<Line> {
     let end = &line[line.len().saturating_sub(OVERHEAD_MAX + 8)..];
     let member = format!("\"{}\":", envelope::RESERVED_MEMBER);
     if let Some(at) = memchr::memmem::find(end, member.as_bytes()) {
-        let version = end[at + member.len()..].strip_prefix(b"\"h").and_then(|version| version.first());
-        if version.is_some_and(|version| version.is_ascii_digit() && *version != b'1') {
+        let version = line.len() - end.len() + at + member.len() + b"\"h".len();
+        let newer = line.get(version).is_some_and(|version| version.is_ascii_digit() && *version != b'1');
+        // With that digit alone flipped, the line would check.
+        let flipped = || [&line[..version], b"1", &line[version + 1..]].concat();
+        if newer && line[version - 2..version] == *b"\"h" && parse(&flipped()).is_err() {
             return Err(Error::new(
                 hydrant::ErrorKind::Unsupported,
                 hydrant::Retry::Never,

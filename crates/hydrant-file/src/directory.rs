@@ -1,0 +1,147 @@
+//! The directory of a log: the names in it, and errors that say where.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hydrant::{Error, ErrorKind, EventId, Result, Retry};
+
+use crate::disk::{Disk, DiskFile, Mode, Stat};
+use crate::error::io_error;
+use crate::lines;
+use crate::wire::OVERHEAD_MAX;
+
+/// A log's directory on its disk.
+#[derive(Clone)]
+pub(crate) struct Directory {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) path: PathBuf,
+    /// The longest line that is read, its line break included.
+    pub(crate) line_bytes_max: usize,
+}
+
+/// A sealed segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sealed {
+    /// The id of the last event inside, as the name says.
+    pub(crate) last: EventId,
+    pub(crate) compressed: bool,
+}
+
+impl Sealed {
+    pub(crate) fn name(&self) -> String {
+        format!("state-{}{}", self.last, if self.compressed { ".zst" } else { "" })
+    }
+}
+
+/// What is found in a directory.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Listing {
+    /// In order.
+    pub(crate) sealed: Vec<Sealed>,
+    /// The rotations that were under way, by the event that they stand behind.
+    pub(crate) next: Vec<EventId>,
+    /// The highest number of a torn tail set aside; 0 for none.
+    pub(crate) torn: u64,
+}
+
+impl Directory {
+    pub(crate) fn new(disk: Arc<dyn Disk>, path: &Path, event_bytes_max: usize) -> Self {
+        Self { disk, path: path.to_owned(), line_bytes_max: event_bytes_max.saturating_add(OVERHEAD_MAX) }
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.file("state")
+    }
+
+    pub(crate) fn next(&self, after: EventId) -> PathBuf {
+        self.file(&format!("state.next-{after}"))
+    }
+
+    pub(crate) fn list(&self) -> Result<Listing> {
+        let names = self.disk.list(&self.path).map_err(|cause| self.unread(&self.path, cause))?;
+        let mut listing = Listing::default();
+        for name in &names {
+            if let Some(last) = name.strip_prefix("state-") {
+                let (last, compressed) = last.strip_suffix(".zst").map_or((last, false), |last| (last, true));
+                listing
+                    .sealed
+                    .extend(number(last).map(|last| Sealed { last: EventId::new(last), compressed }));
+            } else if let Some(after) = name.strip_prefix("state.next-") {
+                listing.next.extend(number(after).map(EventId::new));
+            } else if let Some(torn) = name.strip_prefix("state.torn-") {
+                listing.torn = listing.torn.max(number(torn).unwrap_or(0));
+            }
+        }
+        // Where a segment stands there twice, its compression is not finished: the plain one counts.
+        listing.sealed.sort_by_key(|sealed| (sealed.last, sealed.compressed));
+        listing.sealed.dedup_by_key(|sealed| sealed.last);
+        listing.next.sort();
+        Ok(listing)
+    }
+
+    /// What stands under a name, which must be a file.
+    pub(crate) fn stat(&self, path: &Path) -> Result<Option<Stat>> {
+        let found = self.disk.stat(path).map_err(|cause| self.unread(path, cause))?;
+        if found.is_some_and(|found| !found.is_file) {
+            return Err(Error::invalid(
+                "a log is a regular file, and this is a directory, a pipe or a device; move it away",
+            )
+            .in_log(path.display().to_string()));
+        }
+        Ok(found)
+    }
+
+    /// Opens a file for reading; `None` when it is not there.
+    pub(crate) fn open(&self, path: &Path) -> Result<Option<(Arc<dyn DiskFile>, Stat)>> {
+        // A pipe would block its opener, so look first.
+        if self.stat(path)?.is_none() {
+            return Ok(None);
+        }
+        let file = match self.disk.open(path, Mode::Read) {
+            Ok(file) => file,
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(cause) => return Err(self.unread(path, cause)),
+        };
+        let stat = file.stat().map_err(|cause| self.unread(path, cause))?;
+        Ok(Some((file, stat)))
+    }
+
+    /// A read that failed: nothing was changed by it.
+    #[expect(clippy::unused_self, reason = "errors of a directory are made by it")]
+    pub(crate) fn unread(&self, path: &Path, cause: std::io::Error) -> Error {
+        io_error(path, "reading", Retry::Safe, cause)
+    }
+
+    /// Bytes that do not check, with line, offset and the command that helps.
+    pub(crate) fn damage(&self, path: &Path, file: &dyn DiskFile, offset: u64, what: &Error) -> Error {
+        let line = lines::number_at(file, offset).map_or_else(|_| "?".to_owned(), |line| line.to_string());
+        let dir = self.path.display();
+        let help = if what.kind() == ErrorKind::Unsupported {
+            String::new()
+        } else {
+            format!(
+                "; run `hydrant verify file:{dir}` to see all, `hydrant repair file:{dir}` to keep what can be"
+            )
+        };
+        let error = Error::new(
+            what.kind(),
+            Retry::Never,
+            format!("line {line}, byte {offset}: {}{help}", what.message()),
+        )
+        .in_log(path.display().to_string());
+        match (what.event(), std::error::Error::source(what)) {
+            (Some(event), _) => error.at(event),
+            (None, Some(cause)) => error.because(cause.to_string()),
+            (None, None) => error,
+        }
+    }
+}
+
+/// A number as we write it: without a sign, without leading zeros.
+fn number(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|number: &u64| number.to_string() == text)
+}

@@ -1,0 +1,261 @@
+//! Looks at the end of a file and tells what stands there: whole commits, a torn tail, or damage.
+//!
+//! Changes nothing, so that readers of a log without a writer use it too.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hydrant::{Error, Event, EventId, Result};
+
+use crate::commit::Structure;
+use crate::directory::Directory;
+use crate::disk::DiskFile;
+use crate::lines::{self, Lines, Piece};
+use crate::opening::{Opening, read_line, too_long};
+use crate::wire::{self, Flags, Line};
+
+/// What stands at the end of a file.
+#[derive(Clone, Debug)]
+pub(crate) struct Tail {
+    /// The length of the file.
+    pub(crate) len: u64,
+    /// Where NUL bytes begin that reach to the end of the file.
+    pub(crate) text: u64,
+    /// Where the last complete commit ends.
+    pub(crate) end: u64,
+    /// The last event before it.
+    pub(crate) last: Option<Event>,
+    /// From here to the end, it is not certain that the disk holds what the page cache shows.
+    pub(crate) window: u64,
+    /// The last line was not written by Hydrant.
+    pub(crate) is_foreign: bool,
+    /// The last line is whole but lacks its line break.
+    pub(crate) unterminated: bool,
+    /// A commit that goes on in the next file: where its part in this one ends, and its last event.
+    pub(crate) continues: Option<(u64, EventId)>,
+}
+
+impl Tail {
+    /// Whether bytes are left behind the last complete commit.
+    pub(crate) fn is_torn(&self) -> bool {
+        self.end < self.len
+    }
+}
+
+/// How far the first look goes back; further ones go back eight times as far each.
+const LOOK_BACK_BYTES: u64 = 64 << 10;
+
+/// Tells what stands at the end of a file of `len` bytes, of which `vouched` are known to be synced.
+///
+/// # Errors
+/// `Corrupt` for damage: bytes that do not check below what is known to have been synced.
+pub(crate) fn examine(
+    dir: &Directory,
+    path: &Path,
+    file: &Arc<dyn DiskFile>,
+    len: u64,
+    vouched: u64,
+) -> Result<Tail> {
+    let text = lines::end_of_text(&**file, len).map_err(|cause| dir.unread(path, cause))?;
+    if text < vouched {
+        let lost =
+            Error::corrupt(format!("the file was synced up to byte {vouched}, and ends or is blank before"));
+        return Err(dir.damage(path, &**file, text, &lost));
+    }
+    let is_bare = bare(dir, path, file, text)?;
+    let look = Look { dir, path, file, text, is_bare };
+    let from = look.window()?;
+    let mut found = look.scan(from, vouched)?;
+    found.len = len;
+    if found.last.is_none() && found.end > 0 {
+        let (offset, line) = lines::last_before(file, found.end, dir, path)?;
+        let number = look.number_of(offset)?;
+        let (line, event) =
+            read_line(&line, number).map_err(|what| dir.damage(path, &**file, offset, &what))?;
+        found.is_foreign = matches!(line, Line::Foreign);
+        found.last = Some(event);
+    }
+    Ok(found)
+}
+
+/// Whether the lines of a file are bare changes. A first line that cannot be read is not: scanning will tell.
+fn bare(dir: &Directory, path: &Path, file: &Arc<dyn DiskFile>, end: u64) -> Result<bool> {
+    let mut start = [0; 11];
+    let read = file.read_at(&mut start, 0).map_err(|cause| dir.unread(path, cause))?;
+    if &start[..read] == b"{\"eventId\":" {
+        return Ok(false);
+    }
+    Ok(Opening::of(dir, path, file, end).ok().flatten().is_some_and(|opening| opening.is_bare))
+}
+
+struct Look<'a> {
+    dir: &'a Directory,
+    path: &'a Path,
+    file: &'a Arc<dyn DiskFile>,
+    text: u64,
+    is_bare: bool,
+}
+
+impl Look<'_> {
+    /// The number that is the id of a line, where lines have no ids.
+    fn number_of(&self, offset: u64) -> Result<Option<u64>> {
+        if !self.is_bare {
+            return Ok(None);
+        }
+        lines::count(&**self.file, offset).map(Some).map_err(|cause| self.dir.unread(self.path, cause))
+    }
+
+    /// The offset that the last line which can tell says was synced.
+    fn window(&self) -> Result<u64> {
+        let mut back = LOOK_BACK_BYTES;
+        loop {
+            let start = self.text.saturating_sub(back);
+            let mut told = None;
+            self.each_line(self.line_start(start)?, |offset, line| {
+                match line.and_then(|line| read_line(line, self.is_bare.then_some(0))) {
+                    Ok((Line::Ours(ours), _)) => told = ours.marks.map(|marks| marks.synced).or(told),
+                    Ok((Line::Foreign, _)) => told = Some(offset),
+                    Err(_) => {}
+                }
+                Ok(())
+            })?;
+            match told {
+                Some(synced) if synced <= self.text => return Ok(synced),
+                _ if start == 0 => return Ok(0),
+                _ => back *= 8,
+            }
+        }
+    }
+
+    /// The first line that begins at or behind `offset`.
+    fn line_start(&self, offset: u64) -> Result<u64> {
+        if offset == 0 {
+            return Ok(0);
+        }
+        let mut buffer = vec![0; lines::BLOCK_BYTES];
+        let mut at = offset - 1;
+        while at < self.text {
+            let read =
+                self.file.read_at(&mut buffer, at).map_err(|cause| self.dir.unread(self.path, cause))?;
+            if let Some(found) = memchr::memchr(b'\n', &buffer[..read]) {
+                return Ok((at + found as u64 + 1).min(self.text));
+            }
+            if read == 0 {
+                break;
+            }
+            at += read as u64;
+        }
+        Ok(self.text)
+    }
+
+    /// Calls `each` with every line from `from` on; one without a line break only where it was written
+    /// by somebody else and is whole.
+    fn each_line(&self, from: u64, mut each: impl FnMut(u64, Result<&Bytes>) -> Result<()>) -> Result<()> {
+        let mut lines = Lines::new(self.file.clone(), from, self.text, self.dir.line_bytes_max);
+        while let Some(piece) = lines.next(self.dir, self.path)? {
+            let block = match piece {
+                Piece::Lines(block) => block,
+                Piece::TooLong(at) => {
+                    each(at, Err(too_long(self.dir)))?;
+                    continue;
+                }
+            };
+            let mut at = 0;
+            while at < block.data.len() {
+                let ends = memchr::memchr(b'\n', &block.data[at..]);
+                let len = ends.unwrap_or(block.data.len() - at);
+                let line = block.data.slice(at..at + len);
+                let offset = block.offset + at as u64;
+                let half = ends.is_none() && !matches!(wire::parse(&line), Ok(Line::Foreign));
+                if len >= self.dir.line_bytes_max {
+                    each(offset, Err(too_long(self.dir)))?;
+                } else if half {
+                    each(offset, Err(Error::corrupt("the line has no end")))?;
+                } else {
+                    each(offset, Ok(&line))?;
+                }
+                at += len + 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads on from `from`, which a line says was synced.
+    fn scan(&self, from: u64, vouched: u64) -> Result<Tail> {
+        if self.line_start(from)? != from {
+            let inside =
+                Error::corrupt("a later line was written behind this place, which is inside of a line");
+            return Err(self.dir.damage(self.path, &**self.file, from, &inside));
+        }
+        let mut number = self.number_of(from)?;
+        let mut found = Tail {
+            len: 0,
+            text: self.text,
+            end: from,
+            last: None,
+            window: from,
+            is_foreign: false,
+            unterminated: false,
+            continues: None,
+        };
+        let mut structure = if from == 0 { Structure::from_start() } else { Structure::between() };
+        let mut synced = vouched.max(from);
+        let mut flaw: Option<(u64, Error)> = None;
+        let mut before = None;
+        self.each_line(from, |offset, line| {
+            let read = line.and_then(|line| Ok((line.len() as u64, read_line(line, number)?)));
+            number = number.map(|number| number + 1);
+            let (len, (line, event)) = match read {
+                Ok(read) => read,
+                Err(what) => {
+                    flaw.get_or_insert((offset, what));
+                    return Ok(());
+                }
+            };
+            match &line {
+                Line::Ours(ours) => synced = ours.marks.map_or(synced, |marks| synced.max(marks.synced)),
+                Line::Foreign => synced = synced.max(offset),
+            }
+            if flaw.is_some() {
+                return Ok(());
+            }
+            let ends = match structure.take(offset, &line) {
+                Ok(ends) => ends,
+                Err(what) => {
+                    flaw = Some((offset, what));
+                    return Ok(());
+                }
+            };
+            if before.is_some_and(|before| event.id() <= before) {
+                let falls = Error::corrupt("the id does not grow").at(event.id());
+                return Err(self.dir.damage(self.path, &**self.file, offset, &falls));
+            }
+            before = Some(event.id());
+            let line_end = (offset + len + 1).min(self.text);
+            match &line {
+                Line::Ours(ours) if ours.flags.has(Flags::CONTINUES) => {
+                    found.continues = Some((line_end, event.id()));
+                }
+                _ if ends => {
+                    found.end = line_end;
+                    found.unterminated = line_end < offset + len + 1;
+                    found.is_foreign = matches!(line, Line::Foreign);
+                    found.last = Some(event);
+                }
+                _ => {}
+            }
+            Ok(())
+        })?;
+        match flaw {
+            Some((offset, what)) if offset < synced => {
+                Err(self.dir.damage(self.path, &**self.file, offset, &what))
+            }
+            _ if found.end < synced => {
+                let cut = Error::corrupt("its commit is not complete, and was synced");
+                Err(self.dir.damage(self.path, &**self.file, found.end, &cut))
+            }
+            _ => Ok(found),
+        }
+    }
+}

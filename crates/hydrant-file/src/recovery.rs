@@ -1,0 +1,335 @@
+//! What happens at open, before anything is written: a rotation is finished or set aside, a torn tail is
+//! moved away, and what stays is synced before it counts. Nothing is deleted.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hydrant::{Error, Event, EventId, Result, Retry};
+
+use crate::directory::{Directory, Listing, Sealed};
+use crate::disk::{DiskFile, Identity, Mode, Stat};
+use crate::error::io_error;
+use crate::examine::{Tail, examine};
+use crate::lines::BLOCK_BYTES;
+use crate::lock::{Phase, Record};
+use crate::opening::read_line;
+use crate::options::TornTail;
+use crate::{lines, rotation};
+
+/// What recovery had to do at open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Recovered {
+    /// Where bytes were set aside.
+    pub aside: PathBuf,
+    /// Where in `state` they began; 0 for a rotation that never happened.
+    pub offset: u64,
+    /// How many they are.
+    pub bytes: u64,
+}
+
+/// A log that is fit to be written to.
+pub(crate) struct Ready {
+    pub(crate) file: Arc<dyn DiskFile>,
+    pub(crate) identity: Identity,
+    /// The length of `state`: all of it is complete commits, and synced.
+    pub(crate) end: u64,
+    pub(crate) head: Option<Event>,
+    pub(crate) is_foreign: bool,
+    pub(crate) sealed: Vec<Sealed>,
+    pub(crate) recovered: Vec<Recovered>,
+}
+
+/// What is known before looking at the files.
+pub(crate) struct Known {
+    /// What the last writer left in `lock`.
+    pub(crate) record: Option<Record>,
+    pub(crate) torn_tail: TornTail,
+    /// The farthest that a secondary was acknowledged.
+    pub(crate) delivered: Option<EventId>,
+}
+
+pub(crate) fn recover(dir: &Directory, known: &Known) -> Result<Ready> {
+    let mut recovery = Recovery { dir, known, listing: dir.list()?, recovered: Vec::new() };
+    recovery.drop_second_names()?;
+    let state = recovery.state()?;
+    let (file, stat, end) = recovery.settle_rotation(state)?;
+    let tail = recovery.settle_tail(&*file, &end)?;
+    let newest = recovery.listing.sealed.last().copied();
+    let head = match (end.last, newest) {
+        (Some(last), Some(sealed)) if last.id() < sealed.last => {
+            let falls =
+                Error::corrupt(format!("the log was sealed up to event {}, and ends before it", sealed.last));
+            return Err(dir.damage(&dir.state(), &*file, 0, &falls.at(last.id())));
+        }
+        (Some(last), Some(sealed)) if last.id() > sealed.last => Some(last),
+        (last, None) => last,
+        // hydra-node's snapshot may reuse an id. A read yields the first event of that id: the sealed one.
+        (_, Some(sealed)) => Some(last_of(dir, sealed)?),
+    };
+    Ok(Ready {
+        file,
+        identity: stat.identity,
+        end: tail,
+        head,
+        is_foreign: end.is_foreign,
+        sealed: recovery.listing.sealed,
+        recovered: recovery.recovered,
+    })
+}
+
+/// `state`, open, and what stands at its end.
+type State = (Arc<dyn DiskFile>, Stat, Tail);
+
+/// A file of a rotation: the event it stands behind, itself, and what stands at its end.
+type Next = (EventId, Arc<dyn DiskFile>, Tail);
+
+struct Recovery<'a> {
+    dir: &'a Directory,
+    known: &'a Known,
+    listing: Listing,
+    recovered: Vec<Recovered>,
+}
+
+impl Recovery<'_> {
+    /// A rotation gives files a second name for a moment; one name of each is enough.
+    fn drop_second_names(&mut self) -> Result<()> {
+        let identity = |path: &Path| Ok::<_, Error>(self.dir.stat(path)?.map(|stat| stat.identity));
+        let state = identity(&self.dir.state())?;
+        let mut seals = Vec::new();
+        for sealed in &self.listing.sealed {
+            seals.push((*sealed, identity(&self.dir.file(&sealed.name()))?));
+        }
+        let mut dropped = false;
+        let mut next = Vec::new();
+        for after in &self.listing.next {
+            let path = self.dir.next(*after);
+            let own = identity(&path)?;
+            // While `state` itself still has two names, the rotation is not finished: they are needed.
+            let unfinished = seals.iter().any(|(_, sealed)| sealed.is_some() && *sealed == state);
+            if !unfinished && seals.iter().any(|(_, sealed)| sealed.is_some() && *sealed == own) {
+                self.dir.disk.remove(&path).map_err(|cause| failed(&path, cause))?;
+                dropped = true;
+            } else {
+                next.push(*after);
+            }
+        }
+        if next.is_empty() {
+            for (sealed, identity) in seals {
+                if state.is_some() && identity == state {
+                    let path = self.dir.file(&sealed.name());
+                    self.dir.disk.remove(&path).map_err(|cause| failed(&path, cause))?;
+                    self.listing.sealed.retain(|kept| *kept != sealed);
+                    dropped = true;
+                }
+            }
+        }
+        self.listing.next = next;
+        if dropped { rotation::sync_dir(self.dir) } else { Ok(()) }
+    }
+
+    /// `state` as it is found; `None` where it is missing.
+    fn state(&self) -> Result<Option<State>> {
+        let path = self.dir.state();
+        if self.dir.stat(&path)?.is_none() {
+            return Ok(None);
+        }
+        let file = self.dir.disk.open(&path, Mode::Write).map_err(|cause| failed(&path, cause))?;
+        let stat = file.stat().map_err(|cause| failed(&path, cause))?;
+        let vouched = match self.known.record {
+            Some(record) => {
+                record.vouches_for(&*file, &stat).map_err(|cause| self.dir.unread(&path, cause))?
+            }
+            None => None,
+        };
+        let end = examine(self.dir, &path, &file, stat.len, vouched.unwrap_or(0))?;
+        let closed = self.known.record.is_some_and(|record| record.phase == Phase::Closed);
+        if closed && vouched.is_some() && end.is_torn() {
+            let torn =
+                Error::corrupt("the log was closed, so nothing can be torn, and these bytes do not check");
+            return Err(self.dir.damage(&path, &*file, end.end, &torn));
+        }
+        Ok(Some((file, stat, end)))
+    }
+
+    /// Finishes a rotation that counts, and sets aside one that does not.
+    fn settle_rotation(&mut self, state: Option<State>) -> Result<State> {
+        let last = match &state {
+            Some((_, _, end)) => end.continues.map(|(_, last)| last).or(end.last.as_ref().map(Event::id)),
+            None => self.listing.sealed.last().map(|sealed| sealed.last),
+        };
+        if let Some(last) = last {
+            let chain = self.chain(last)?;
+            if let Some((file, end)) = chain.iter().rev().map(|(_, file, end)| (file, end)).next() {
+                if let Some((state, _, old)) = &state {
+                    let end = old.continues.map_or(old.end, |(end, _)| end);
+                    self.write_again(&self.dir.state(), &**state, old.window, end, old.len)?;
+                }
+                for (after, file, end) in &chain {
+                    self.write_again(&self.dir.next(*after), &**file, 0, end.len, end.len)?;
+                }
+                let (file, end) = (file.clone(), end.clone());
+                let stat = file.stat().map_err(|cause| failed(&self.dir.state(), cause))?;
+                let names: Vec<_> = chain.iter().map(|(after, _, _)| *after).collect();
+                rotation::finish(self.dir, last, &names)?;
+                self.listing = self.dir.list()?;
+                tracing::info!(dir = %self.dir.path.display(), %last, "finished the rotation that a crash interrupted");
+                self.set_rotations_aside()?;
+                return Ok((file, stat, end));
+            }
+        }
+        self.set_rotations_aside()?;
+        match state {
+            Some(state) => Ok(state),
+            None => self.create(),
+        }
+    }
+
+    /// The files of a rotation behind `last`, if all of it is there.
+    fn chain(&self, mut last: EventId) -> Result<Vec<Next>> {
+        let mut chain = Vec::new();
+        while self.listing.next.contains(&last) {
+            let path = self.dir.next(last);
+            let file = self.dir.disk.open(&path, Mode::Write).map_err(|cause| failed(&path, cause))?;
+            let len = file.stat().map_err(|cause| failed(&path, cause))?.len;
+            let Ok(end) = examine(self.dir, &path, &file, len, 0) else {
+                return Ok(Vec::new());
+            };
+            match (&end.last, end.continues) {
+                (None, Some((ends, id))) if ends == len => {
+                    chain.push((last, file, end));
+                    last = id;
+                }
+                (Some(_), None) if !end.is_torn() => {
+                    chain.push((last, file, end));
+                    return Ok(chain);
+                }
+                _ => return Ok(Vec::new()),
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    fn set_rotations_aside(&mut self) -> Result<()> {
+        for after in std::mem::take(&mut self.listing.next) {
+            let path = self.dir.next(after);
+            let bytes = self.dir.stat(&path)?.map_or(0, |stat| stat.len);
+            let aside = self.aside();
+            self.dir.disk.rename(&path, &aside).map_err(|cause| failed(&aside, cause))?;
+            rotation::sync_dir(self.dir)?;
+            tracing::warn!(aside = %aside.display(), bytes, "set aside a rotation that was not finished; it was not acknowledged");
+            self.recovered.push(Recovered { aside, offset: 0, bytes });
+        }
+        Ok(())
+    }
+
+    /// A name for what is set aside.
+    fn aside(&mut self) -> PathBuf {
+        self.listing.torn += 1;
+        self.dir.file(&format!("state.torn-{}", self.listing.torn))
+    }
+
+    /// Begins an empty `state`: in a new log, or where hydra-node crashed inside of a rotation.
+    fn create(&self) -> Result<State> {
+        let path = self.dir.state();
+        let file = self.dir.disk.open(&path, Mode::New).map_err(|cause| failed(&path, cause))?;
+        file.sync().map_err(|cause| failed(&path, cause))?;
+        rotation::sync_dir(self.dir)?;
+        let stat = file.stat().map_err(|cause| failed(&path, cause))?;
+        let end = examine(self.dir, &path, &file, 0, 0)?;
+        Ok((file, stat, end))
+    }
+
+    /// Moves a torn tail away; makes sure of what stays. Tells the length of `state` then.
+    fn settle_tail(&mut self, file: &dyn DiskFile, end: &Tail) -> Result<u64> {
+        let path = self.dir.state();
+        let ahead = self.known.record.is_some_and(|record| record.preallocates);
+        // NUL bytes that a writer put there to be written over are nobody's.
+        let kept = if ahead { end.text.max(end.end) } else { end.len };
+        if kept > end.end {
+            self.may_cut(file, end)?;
+            let aside = self.aside();
+            self.copy(file, end.end, kept, &aside)?;
+            let bytes = kept - end.end;
+            tracing::warn!(
+                file = %path.display(), offset = end.end, bytes, aside = %aside.display(),
+                "set aside a torn tail; it may have been acknowledged if the disk lost what it had synced"
+            );
+            self.recovered.push(Recovered { aside, offset: end.end, bytes });
+        }
+        self.write_again(&path, file, end.window, end.end, end.len)?;
+        if end.unterminated {
+            file.write_at(b"\n", end.end).map_err(|cause| failed(&path, cause))?;
+            file.sync().map_err(|cause| failed(&path, cause))?;
+            return Ok(end.end + 1);
+        }
+        Ok(end.end)
+    }
+
+    fn may_cut(&self, file: &dyn DiskFile, end: &Tail) -> Result<()> {
+        let head = end.last.as_ref().map(Event::id).or(self.listing.sealed.last().map(|sealed| sealed.last));
+        let refuse =
+            |what: &str| Err(self.dir.damage(&self.dir.state(), file, end.end, &Error::corrupt(what)));
+        if self.known.delivered > head {
+            return refuse("the tail is torn, and a secondary already holds events of it");
+        }
+        if self.known.torn_tail == TornTail::Refuse {
+            return refuse("the tail is torn, and the options say to refuse it");
+        }
+        Ok(())
+    }
+
+    /// After a failed sync the page cache shows what the disk does not hold: so it is written once more,
+    /// up to `end`, where the file is cut.
+    fn write_again(&self, path: &Path, file: &dyn DiskFile, from: u64, end: u64, len: u64) -> Result<()> {
+        let closed = self.known.record.is_some_and(|record| record.phase == Phase::Closed);
+        if closed && len == end {
+            return file.sync().map_err(|cause| failed(path, cause));
+        }
+        let mut buffer = vec![0; BLOCK_BYTES];
+        let mut at = from;
+        while at < end {
+            let part = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
+            let read = file.read_at(&mut buffer[..part], at).map_err(|cause| self.dir.unread(path, cause))?;
+            file.write_at(&buffer[..read], at).map_err(|cause| failed(path, cause))?;
+            at += read.max(1) as u64;
+        }
+        if len > end {
+            file.truncate(end).map_err(|cause| failed(path, cause))?;
+        }
+        file.sync().map_err(|cause| failed(path, cause))
+    }
+
+    fn copy(&self, file: &dyn DiskFile, from: u64, to: u64, aside: &Path) -> Result<()> {
+        let copy = self.dir.disk.open(aside, Mode::New).map_err(|cause| failed(aside, cause))?;
+        let mut buffer = vec![0; BLOCK_BYTES];
+        let mut at = from;
+        while at < to {
+            let part = usize::try_from(to - at).unwrap_or(usize::MAX).min(buffer.len());
+            let read =
+                file.read_at(&mut buffer[..part], at).map_err(|cause| self.dir.unread(aside, cause))?;
+            copy.write_at(&buffer[..read], at - from).map_err(|cause| failed(aside, cause))?;
+            at += read.max(1) as u64;
+        }
+        copy.sync().map_err(|cause| failed(aside, cause))?;
+        rotation::sync_dir(self.dir)
+    }
+}
+
+/// The last event of a sealed file.
+pub(crate) fn last_of(dir: &Directory, sealed: Sealed) -> Result<Event> {
+    let path = dir.file(&sealed.name());
+    let (file, stat) =
+        dir.open(&path)?.ok_or_else(|| dir.unread(&path, std::io::ErrorKind::NotFound.into()))?;
+    let (offset, line) = lines::last_before(&file, stat.len, dir, &path)?;
+    let (_, event) = read_line(&line, None).map_err(|what| dir.damage(&path, &*file, offset, &what))?;
+    if event.id() != sealed.last {
+        let differs = Error::corrupt("the file ends with another event than its name says").at(event.id());
+        return Err(dir.damage(&path, &*file, offset, &differs));
+    }
+    Ok(event)
+}
+
+fn failed(path: &Path, cause: std::io::Error) -> Error {
+    io_error(path, "opening", Retry::Safe, cause)
+}

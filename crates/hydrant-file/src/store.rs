@@ -1,0 +1,343 @@
+//! The store: what callers hold, and how it talks to the writer.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hydrant::{
+    Acknowledges, Batch, Capabilities, Checkpoint, CheckpointStore, Error, EventSink, EventSource,
+    EventStream, Primary, ReadFrom, Result,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::FileCheckpoints;
+use crate::cursor::View;
+use crate::directory::Directory;
+use crate::disk::{Disk, RealDisk};
+use crate::error::io_error;
+use crate::lock::Lock;
+use crate::options::{FileStoreOptions, Fsync};
+use crate::recovery::{self, Known, Recovered};
+use crate::source::blocking;
+use crate::stream::{self, Signal, Views};
+use crate::writer::{Append, Command, Counters, Published, Writer};
+
+/// A log in a directory: plain JSON lines, durable, rotated. One writer, any number of readers.
+///
+/// Acknowledged means: `fdatasync` returned, so that neither SIGKILL nor a power cut takes it back. With
+/// another [`Fsync`] it means accepted by the kernel; checkpoint and reads then follow when it is durable.
+///
+/// A batch is written whole or not at all. After a sync that failed the handle refuses everything: what the
+/// disk holds is only known by opening the log again. When the disk is full, what was not acknowledged is
+/// cut back, and the same handle goes on once there is space.
+///
+/// Handles are cheap to clone and write to the same log. The last one dropped closes it when the call in
+/// flight ends; [`close`](FileStore::close) closes it and waits.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> hydrant::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path();
+/// use hydrant::{Batch, Event, EventId, EventSink, EventSourceExt, ReadFrom};
+/// use hydrant_file::{FileStore, FileStoreOptions};
+///
+/// let log = FileStore::open(path, FileStoreOptions::default()).await?;
+/// let events = [Event::new(EventId::ZERO, "hello")?];
+/// log.append(Batch::new(None, &events)?).await?;
+/// assert_eq!(log.collect(ReadFrom::Origin).await?, events);
+/// log.close().await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct FileStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    dir: Arc<Directory>,
+    options: FileStoreOptions,
+    queue: mpsc::Sender<Command>,
+    published: watch::Receiver<Published>,
+    counters: Arc<Counters>,
+    recovered: Vec<Recovered>,
+    roster: FileCheckpoints,
+    timer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// How long an open waits for a reader's glance at the lock, or for a handle that was just dropped.
+const LOCK_PATIENCE: (u32, Duration) = (40, Duration::from_millis(5));
+
+impl FileStore {
+    /// What `append` and the rest of the laws can count on.
+    pub const CAPABILITIES: Capabilities = Capabilities::ALL;
+
+    /// Opens a log for writing, or begins one: takes the lock and recovers what a crash left behind.
+    ///
+    /// What recovery did is told by [`recovered`](FileStore::recovered) and as a warning.
+    ///
+    /// # Errors
+    /// `Unavailable` when another handle, here or in another process, has the log open for writing;
+    /// `Corrupt`, with file, line and byte offset, for damage: nothing is changed then; `Denied`, `Full`,
+    /// `Invalid` for what stands in the way.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves no lock. Recovery may have begun; it goes on at the next open.
+    pub async fn open(dir: impl AsRef<Path>, options: FileStoreOptions) -> Result<Self> {
+        Self::open_on(Arc::new(RealDisk), dir.as_ref(), options).await
+    }
+
+    pub(crate) async fn open_on(disk: Arc<dyn Disk>, path: &Path, options: FileStoreOptions) -> Result<Self> {
+        let dir = Arc::new(Directory::new(disk, path, options.event_bytes_max));
+        let (made, create) = (dir.clone(), options.create);
+        blocking(move || make(&made, create)).await?;
+        let (lock, record) = Self::lock(&dir).await?;
+        let roster = FileCheckpoints::open(path.join("secondaries")).await?;
+        let delivered = roster.list().await?.iter().filter_map(|entry| entry.checkpoint.id()).max();
+
+        let counters = Arc::new(Counters::default());
+        let (opened, shared, settings) = (dir.clone(), counters.clone(), options.clone());
+        let (writer, recovered) = blocking(move || {
+            let known = Known { record, torn_tail: settings.torn_tail, delivered };
+            let mut ready = recovery::recover(&opened, &known)?;
+            let recovered = std::mem::take(&mut ready.recovered);
+            Ok((Writer::new(opened, settings, lock, ready, shared)?, recovered))
+        })
+        .await?;
+        let published = writer.subscribe();
+        let (queue, commands) = mpsc::channel(options.appends_waiting_max.max(1));
+        std::thread::Builder::new()
+            .name("hydrant-file".to_owned())
+            .spawn(move || writer.run(commands))
+            .map_err(|cause| io_error(path, "starting the writer", hydrant::Retry::Safe, cause))?;
+        let timer = match options.fsync {
+            Fsync::Interval(interval) => Some(timer(interval, counters.clone(), queue.downgrade())),
+            Fsync::Always | Fsync::Never => None,
+        };
+        let timer = Mutex::new(timer);
+        Ok(Self {
+            shared: Arc::new(Shared { dir, options, queue, published, counters, recovered, roster, timer }),
+        })
+    }
+
+    async fn lock(dir: &Arc<Directory>) -> Result<(Lock, Option<crate::lock::Record>)> {
+        for _ in 0..LOCK_PATIENCE.0 {
+            let dir = dir.clone();
+            if let Some(taken) = blocking(move || Lock::take(&dir)).await? {
+                return Ok(taken);
+            }
+            tokio::time::sleep(LOCK_PATIENCE.1).await;
+        }
+        Err(Lock::held(dir))
+    }
+
+    /// The directory of the log.
+    pub fn dir(&self) -> &Path {
+        &self.shared.dir.path
+    }
+
+    /// What recovery set aside when the log was opened; empty after a clean close.
+    pub fn recovered(&self) -> &[Recovered] {
+        &self.shared.recovered
+    }
+
+    /// Makes everything accepted durable. With [`Fsync::Always`] it is already.
+    ///
+    /// # Errors
+    /// As [`append`](EventSink::append).
+    pub async fn sync(&self) -> Result<()> {
+        self.ask(Command::Sync).await
+    }
+
+    /// Makes everything durable, releases the lock and all files, and waits for it. Readers and followers
+    /// of this handle end with `Closed`.
+    ///
+    /// # Errors
+    /// What the last sync met; the log is closed all the same.
+    ///
+    /// # Cancel safety
+    /// Once begun it goes on without its caller.
+    pub async fn close(&self) -> Result<()> {
+        if let Some(timer) = self.shared.timer.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            timer.abort();
+        }
+        match self.ask(Command::Close).await {
+            Err(error) if error.kind() == hydrant::ErrorKind::Closed && self.shared.queue.is_closed() => {
+                Ok(())
+            }
+            closed => closed,
+        }
+    }
+
+    /// Sends a command and waits until it is done.
+    async fn ask(&self, command: impl FnOnce(oneshot::Sender<Result<()>>) -> Command) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        let permit = self.shared.queue.reserve().await.map_err(|_| self.stopped())?;
+        self.shared.counters.under_way.fetch_add(1, Ordering::Acquire);
+        permit.send(command(reply));
+        answer.await.unwrap_or_else(|_| Err(self.stopped()))
+    }
+
+    fn stopped(&self) -> Error {
+        let stopped = self.shared.published.borrow().stopped.clone();
+        stopped.unwrap_or_else(|| Error::closed("the log was closed"))
+    }
+
+    /// Nothing that a reader would refuse is accepted.
+    fn check_sizes(&self, batch: &Batch<'_>) -> Result<()> {
+        let max = self.shared.options.event_bytes_max;
+        match batch.events().iter().find(|event| event.size() > max) {
+            Some(event) => {
+                let size = event.size();
+                Err(Error::invalid(format!("{size} bytes are more than `event_bytes_max` = {max}"))
+                    .at(event.id()))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Makes the directory of a new log.
+fn make(dir: &Directory, create: bool) -> Result<()> {
+    let path: PathBuf = dir.path.clone();
+    let failed = |cause| io_error(&path, "opening", hydrant::Retry::Safe, cause);
+    match dir.disk.stat(&path).map_err(failed)? {
+        None if create => dir.disk.create_dir(&path).map_err(failed),
+        None => Err(failed(std::io::ErrorKind::NotFound.into())),
+        Some(found) if found.is_file => Err(failed(std::io::ErrorKind::NotADirectory.into())),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Asks for a sync, `interval` after something was accepted.
+fn timer(interval: Duration, counters: Arc<Counters>, queue: mpsc::WeakSender<Command>) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        loop {
+            counters.unsynced.notified().await;
+            tokio::time::sleep(interval).await;
+            let Some(queue) = queue.upgrade() else {
+                return;
+            };
+            if queue.send(Command::Due).await.is_err() {
+                return;
+            }
+        }
+    })
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(timer) = self.timer.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            timer.abort();
+        }
+    }
+}
+
+#[async_trait]
+impl EventSink for FileStore {
+    /// Appends a batch; acknowledged as [`Fsync`] says. Appends that wait at the same time share one sync.
+    ///
+    /// # Errors
+    /// `Gap`, `Fenced` and `Compacted` as the contract says; `Invalid` for an event above
+    /// `event_bytes_max`; `Full` when the disk is (`Safe`: nothing was applied); `Closed` after a failure
+    /// that only reopening settles.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves all of the batch or none, and the next call on this log is served after it.
+    async fn append(&self, batch: Batch<'_>) -> Result<()> {
+        self.check_sizes(&batch)?;
+        let (after, events) = (batch.after(), batch.events().to_vec());
+        self.ask(|reply| Command::Append(Append { after, events, reply })).await
+    }
+
+    async fn checkpoint(&self) -> Result<Checkpoint> {
+        if self.shared.counters.under_way.load(Ordering::Acquire) > 0 {
+            // An append whose caller has left ends before this call begins.
+            self.ask(Command::Barrier).await?;
+        }
+        let (head, stopped) = {
+            let published = self.shared.published.borrow();
+            (published.head.clone(), published.stopped.clone())
+        };
+        match stopped {
+            Some(stopped) => Err(stopped),
+            None => Ok(head.as_ref().map_or(Checkpoint::Empty, Checkpoint::behind)),
+        }
+    }
+}
+
+impl EventSource for FileStore {
+    fn read(&self, from: ReadFrom) -> EventStream {
+        let published = self.shared.published.borrow().clone();
+        // A log that stopped can still be read as far as it is durable; one that was closed cannot.
+        let views = Fixed(match published.stopped {
+            Some(stopped) if published.view.current.is_none() => Err(stopped),
+            _ => Ok(published.view),
+        });
+        stream::events(self.shared.dir.clone(), from, Box::new(views), false)
+    }
+
+    fn follow(&self, from: ReadFrom) -> EventStream {
+        let views = Live { published: self.shared.published.clone(), is_last: false };
+        stream::events(self.shared.dir.clone(), from, Box::new(views), true)
+    }
+}
+
+impl Primary for FileStore {
+    fn roster(&self) -> Arc<dyn CheckpointStore> {
+        Arc::new(self.shared.roster.clone())
+    }
+
+    fn acknowledges(&self) -> Acknowledges {
+        match self.shared.options.fsync {
+            Fsync::Always => Acknowledges::Durable,
+            Fsync::Interval(_) | Fsync::Never => Acknowledges::Accepted,
+        }
+    }
+}
+
+/// What could be read when the read began.
+struct Fixed(Result<View>);
+
+impl Views for Fixed {
+    fn view(&mut self) -> Result<Option<View>> {
+        self.0.clone().map(Some)
+    }
+
+    fn changed(&mut self) -> Signal {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// What can be read now.
+struct Live {
+    published: watch::Receiver<Published>,
+    /// Nothing comes behind what was shown.
+    is_last: bool,
+}
+
+impl Views for Live {
+    fn view(&mut self) -> Result<Option<View>> {
+        // Marked as seen before it is looked at: after would lose a wake-up.
+        let published = self.published.borrow_and_update();
+        match &published.stopped {
+            Some(stopped) if self.is_last || published.view.current.is_none() => return Err(stopped.clone()),
+            Some(_) => self.is_last = true,
+            None => {}
+        }
+        Ok(Some(published.view.clone()))
+    }
+
+    fn changed(&mut self) -> Signal {
+        if self.is_last {
+            return Box::pin(std::future::ready(()));
+        }
+        let mut published = self.published.clone();
+        Box::pin(async move {
+            // A writer that is gone has left the reason behind.
+            drop(published.changed().await);
+        })
+    }
+}

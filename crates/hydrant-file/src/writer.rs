@@ -1,0 +1,518 @@
+//! The writer: one thread that owns `state`, takes appends in order, and acknowledges what is durable.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hydrant::{Batch, Checkpoint, Error, ErrorKind, Event, EventId, ReadFrom, Result, Retry};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use crate::cursor::{Current, Cursor, Item, View};
+use crate::directory::{Directory, Sealed};
+use crate::disk::{DiskFile, Identity};
+use crate::error::io_error;
+use crate::lock::{self, Lock, Phase, Record};
+use crate::options::{FileStoreOptions, Fsync};
+use crate::recovery::Ready;
+use crate::rotation;
+use crate::wire::{self, Flags, Marks, Opens, Place};
+
+/// What is asked of the writer.
+pub(crate) enum Command {
+    Append(Append),
+    /// Answers when everything asked before is done.
+    Barrier(oneshot::Sender<Result<()>>),
+    /// Makes everything accepted durable.
+    Sync(oneshot::Sender<Result<()>>),
+    /// The timer of [`Fsync::Interval`].
+    Due,
+    Close(oneshot::Sender<Result<()>>),
+}
+
+pub(crate) struct Append {
+    pub(crate) after: Option<EventId>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) reply: oneshot::Sender<Result<()>>,
+}
+
+/// What the writer shows to everybody.
+#[derive(Clone, Default)]
+pub(crate) struct Published {
+    pub(crate) view: View,
+    /// The last event that is durable.
+    pub(crate) head: Option<Event>,
+    /// Why nothing more will come.
+    pub(crate) stopped: Option<Error>,
+}
+
+/// The parts that handles and the writer share.
+#[derive(Default)]
+pub(crate) struct Counters {
+    /// Calls that were sent and are not done.
+    pub(crate) under_way: AtomicUsize,
+    /// Something was accepted that is not synced yet.
+    pub(crate) unsynced: Notify,
+}
+
+pub(crate) struct Writer {
+    dir: Arc<Directory>,
+    options: FileStoreOptions,
+    /// Dropped first thing when the log is closed.
+    lock: Option<Lock>,
+    record: Record,
+    file: Arc<dyn DiskFile>,
+    identity: Identity,
+    /// Where the next commit goes.
+    end: u64,
+    /// Up to here the disk holds what was written.
+    synced: u64,
+    /// The length of the file, with what was written ahead.
+    allocated: u64,
+    head: Option<Event>,
+    is_foreign: bool,
+    sealed: Vec<Sealed>,
+    published: watch::Sender<Published>,
+    counters: Arc<Counters>,
+    /// The lines that the next write will put at `end`.
+    buffer: Vec<u8>,
+    /// The head, and whether it is foreign, without the lines in the buffer.
+    written: (Option<Event>, bool),
+    stopped: Option<Error>,
+}
+
+impl Writer {
+    /// Takes over a log that recovery has made ready, and says so to other processes.
+    pub(crate) fn new(
+        dir: Arc<Directory>,
+        options: FileStoreOptions,
+        lock: Lock,
+        ready: Ready,
+        counters: Arc<Counters>,
+    ) -> Result<Self> {
+        let print = lock::print(&*ready.file, ready.end).map_err(|cause| dir.unread(&dir.state(), cause))?;
+        let record = Record {
+            pid: std::process::id(),
+            phase: Phase::Open,
+            preallocates: options.preallocate_bytes > 0,
+            inode: ready.identity.inode,
+            print,
+            synced: ready.end,
+        };
+        lock.publish(&record)?;
+        lock.sync()?;
+        // The lock file has a name before anything depends on it.
+        rotation::sync_dir(&dir)?;
+        let written = (ready.head.clone(), ready.is_foreign);
+        let writer = Self {
+            dir,
+            options,
+            lock: Some(lock),
+            record,
+            file: ready.file,
+            identity: ready.identity,
+            end: ready.end,
+            synced: ready.end,
+            allocated: ready.end,
+            head: ready.head,
+            is_foreign: ready.is_foreign,
+            sealed: ready.sealed,
+            published: watch::Sender::default(),
+            counters,
+            buffer: Vec::new(),
+            written,
+            stopped: None,
+        };
+        writer.show();
+        Ok(writer)
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Published> {
+        self.published.subscribe()
+    }
+
+    /// Serves until it is told to close, or until nobody is left who could.
+    pub(crate) fn run(mut self, mut queue: mpsc::Receiver<Command>) {
+        let mut ahead = None;
+        loop {
+            let Some(command) = ahead.take().or_else(|| queue.blocking_recv()) else {
+                drop(self.close());
+                return;
+            };
+            match command {
+                Command::Append(append) => ahead = self.appends(append, &mut queue),
+                Command::Barrier(reply) => self.answer(reply, self.stopped.clone().map_or(Ok(()), Err)),
+                Command::Sync(reply) => {
+                    let synced = self.sync();
+                    self.answer(reply, synced);
+                }
+                Command::Due => drop(self.sync()),
+                Command::Close(reply) => {
+                    queue.close();
+                    let closed = self.close();
+                    // What was sent before is refused when the queue is dropped.
+                    drop(queue);
+                    self.answer(reply, closed);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn answer(&self, reply: oneshot::Sender<Result<()>>, answer: Result<()>) {
+        self.counters.under_way.fetch_sub(1, Ordering::Release);
+        // The caller may have left; what it asked for is done all the same.
+        drop(reply.send(answer));
+    }
+
+    /// Takes this append and those that wait behind it, as far as they fit into one write.
+    fn appends(&mut self, first: Append, queue: &mut mpsc::Receiver<Command>) -> Option<Command> {
+        let mut pending = Vec::new();
+        let mut next = Some(first);
+        let mut ahead = None;
+        while let Some(append) = next.take() {
+            self.append(append, &mut pending);
+            if self.buffer.len() >= self.options.commit_bytes_max {
+                break;
+            }
+            match queue.try_recv() {
+                Ok(Command::Append(append)) => next = Some(append),
+                Ok(other) => ahead = Some(other),
+                Err(_) => {}
+            }
+        }
+        self.flush(&mut pending);
+        ahead
+    }
+
+    /// Puts the lines of an append into the buffer, or answers it.
+    fn append(&mut self, append: Append, pending: &mut Vec<Append>) {
+        let fresh = match self.admit(&append, pending) {
+            Ok(fresh) => fresh,
+            Err(error) => return self.answer(append.reply, Err(error)),
+        };
+        let first = append.events.len() - fresh;
+        let rotates = self.rotates_at(&append.events[first..]);
+        if rotates.is_empty() {
+            if fresh > 0 {
+                let end = self.end + self.buffer.len() as u64;
+                let before = self.head.as_ref().map(Event::id).or(append.after);
+                self.encode(&append.events[first..], before, end, Flags::ENDS);
+                self.head = append.events.last().cloned();
+            }
+            // What is held already may be so only in the buffer: it is acknowledged with it.
+            pending.push(append);
+            return;
+        }
+        self.flush(pending);
+        let rotated = match &self.stopped {
+            Some(stopped) => Err(stopped.clone()),
+            None => self.rotate(&append.events[first..], &rotates, append.after),
+        };
+        self.answer(append.reply, rotated);
+    }
+
+    /// How many of the events, at the end of the batch, are still to be written.
+    fn admit(&mut self, append: &Append, pending: &mut Vec<Append>) -> Result<usize> {
+        if let Some(stopped) = &self.stopped {
+            return Err(stopped.clone());
+        }
+        let head = self.head.as_ref();
+        if head.is_some() && head.map(Event::id) == append.after {
+            return Ok(append.events.len());
+        }
+        let batch = Batch::new(append.after, &append.events)?;
+        let checkpoint = head.map_or(Checkpoint::Empty, Checkpoint::behind);
+        let fresh = batch.behind(&checkpoint)?.len();
+        if !batch.held_by(&checkpoint).is_empty() {
+            self.flush(pending);
+            if let Some(stopped) = &self.stopped {
+                return Err(stopped.clone());
+            }
+            // A flush that failed has taken the head back.
+            let checkpoint = self.head.as_ref().map_or(Checkpoint::Empty, Checkpoint::behind);
+            let fresh = batch.behind(&checkpoint)?.len();
+            self.check_held(append.after, batch.held_by(&checkpoint))?;
+            return Ok(fresh);
+        }
+        Ok(fresh)
+    }
+
+    /// Compares what is said to be held with what is.
+    fn check_held(&self, after: Option<EventId>, held: &[Event]) -> Result<()> {
+        let view = self.view(self.end);
+        let mut cursor = Cursor::new(self.dir.clone(), ReadFrom::from(after));
+        let mut first = cursor.next(&view);
+        if let (Err(error), Some(event)) = (&first, held.first())
+            && let ErrorKind::Compacted { oldest } = error.kind()
+            && event.id() >= oldest
+        {
+            // What lies below the floor is not compared: nothing of it was sent.
+            let before = oldest.get().checked_sub(1).map(EventId::new);
+            cursor = Cursor::new(self.dir.clone(), ReadFrom::from(before));
+            first = cursor.next(&view);
+        }
+        let differs =
+            |event: &Event| Error::fenced("another event is held where this one should be").at(event.id());
+        let mut held = held.iter();
+        while let Some(chunk) = first? {
+            for item in chunk.items {
+                let Some(event) = held.next() else {
+                    return Ok(());
+                };
+                let stored = match item {
+                    Item::Event(stored) => stored,
+                    Item::Slice(at, layout) => Event::from_layout(chunk.data.slice(at as usize..), layout)?,
+                };
+                if stored != *event {
+                    return Err(differs(event));
+                }
+            }
+            if let Some(error) = chunk.error {
+                return Err(error);
+            }
+            first = cursor.next(&view);
+        }
+        held.next().map_or(Ok(()), |event| Err(differs(event)))
+    }
+
+    /// Puts the lines of one commit, which begins at `start` of its file behind the event `before`, into
+    /// the buffer.
+    fn encode(&mut self, events: &[Event], before: Option<EventId>, start: u64, end: Flags) {
+        let marks = Some(Marks { start, synced: self.synced.min(start) });
+        for (at, event) in events.iter().enumerate() {
+            let mut place = Place::default();
+            if at == 0 {
+                place.marks = marks;
+                if start == 0 {
+                    place.opens = Some(Opens::behind(before));
+                } else if self.is_foreign {
+                    place.flags |= Flags::AFTER_FOREIGN;
+                }
+                self.is_foreign = false;
+            }
+            if at + 1 == events.len() {
+                place.marks = marks;
+                place.flags |= end;
+            }
+            wire::encode(&mut self.buffer, event, place);
+        }
+    }
+
+    /// Writes the buffer, and acknowledges the appends that are in it.
+    fn flush(&mut self, pending: &mut Vec<Append>) {
+        if pending.is_empty() {
+            return;
+        }
+        let written = self.write_out();
+        if written.is_err() && self.stopped.is_none() && pending.len() > 1 {
+            // Perhaps only one of them is too large for the space that is left.
+            for append in std::mem::take(pending) {
+                let mut alone = Vec::new();
+                self.append(append, &mut alone);
+                self.flush(&mut alone);
+            }
+            return;
+        }
+        for append in pending.drain(..) {
+            self.answer(append.reply, written.clone());
+        }
+    }
+
+    fn write_out(&mut self) -> Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let buffer = std::mem::take(&mut self.buffer);
+        let written = self.write_at_end(&buffer);
+        self.put_back(buffer);
+        if let Err(error) = written {
+            (self.head, self.is_foreign) = self.written.clone();
+            return Err(error);
+        }
+        self.written = (self.head.clone(), self.is_foreign);
+        match self.options.fsync {
+            Fsync::Always => self.sync(),
+            Fsync::Interval(_) => {
+                self.counters.unsynced.notify_one();
+                Ok(())
+            }
+            Fsync::Never => Ok(()),
+        }
+    }
+
+    /// Keeps the buffer for the next commit, unless it has become very large.
+    fn put_back(&mut self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        buffer.shrink_to(2 * self.options.commit_bytes_max);
+        self.buffer = buffer;
+    }
+
+    /// One write of whole commits: all of it, or nothing.
+    fn write_at_end(&mut self, bytes: &[u8]) -> Result<()> {
+        self.check_unchanged()?;
+        self.write_ahead(bytes.len() as u64)?;
+        if let Err(cause) = self.file.write_at(bytes, self.end) {
+            self.cut_back()?;
+            return Err(io_error(&self.dir.state(), "writing", Retry::Safe, cause));
+        }
+        self.end += bytes.len() as u64;
+        self.allocated = self.allocated.max(self.end);
+        Ok(())
+    }
+
+    /// Takes back what was written behind the end.
+    fn cut_back(&mut self) -> Result<()> {
+        let cut = self.file.truncate(self.end).and_then(|()| self.file.sync());
+        self.allocated = self.end;
+        cut.map_err(|cause| {
+            self.stop(&io_error(&self.dir.state(), "cutting back", Retry::AfterCheckpoint, cause))
+        })
+    }
+
+    /// Writes space ahead, so that a sync of what is written into it has no metadata to flush.
+    fn write_ahead(&mut self, len: u64) -> Result<()> {
+        static PIECE: [u8; 64 << 10] = [0; 64 << 10];
+        if self.options.preallocate_bytes == 0 || self.end + len <= self.allocated {
+            return Ok(());
+        }
+        let to = (self.end + len + self.options.preallocate_bytes).next_multiple_of(4096);
+        let mut at = self.allocated;
+        while at < to {
+            let part = usize::try_from(to - at).unwrap_or(PIECE.len()).min(PIECE.len());
+            if let Err(cause) = self.file.write_at(&PIECE[..part], at) {
+                tracing::warn!(%cause, "there is no space to write ahead; going on without");
+                self.options.preallocate_bytes = 0;
+                return self.cut_back();
+            }
+            at += part as u64;
+        }
+        if let Err(cause) = self.file.sync() {
+            return Err(self.stop(&io_error(&self.dir.state(), "syncing", Retry::AfterCheckpoint, cause)));
+        }
+        self.allocated = to;
+        Ok(())
+    }
+
+    /// Makes everything written durable, and shows it.
+    pub(crate) fn sync(&mut self) -> Result<()> {
+        if let Some(stopped) = &self.stopped {
+            return Err(stopped.clone());
+        }
+        if self.synced == self.end {
+            return Ok(());
+        }
+        if let Err(cause) = self.file.sync() {
+            return Err(self.stop(&io_error(&self.dir.state(), "syncing", Retry::AfterCheckpoint, cause)));
+        }
+        self.check_in_place()?;
+        self.synced = self.end;
+        self.publish();
+        Ok(())
+    }
+
+    /// Nobody else may have written: hydra-node, for one, knows no lock.
+    fn check_unchanged(&mut self) -> Result<()> {
+        match self.file.stat() {
+            Ok(stat) if stat.len == self.allocated => Ok(()),
+            Ok(stat) => {
+                let (was, is) = (self.allocated, stat.len);
+                let other = Error::fenced(format!(
+                    "somebody else wrote to the file: it had {was} bytes, and has {is}; end that writer and reopen the log"
+                ));
+                Err(self.stop(&other.in_log(self.dir.state().display().to_string())))
+            }
+            Err(cause) => Err(self.dir.unread(&self.dir.state(), cause)),
+        }
+    }
+
+    /// What is acknowledged must be found under its name.
+    fn check_in_place(&mut self) -> Result<()> {
+        let path = self.dir.state();
+        match self.dir.disk.stat(&path) {
+            Ok(Some(there)) if there.identity == self.identity => Ok(()),
+            Ok(_) => {
+                let gone = Error::new(
+                    ErrorKind::Unavailable,
+                    Retry::AfterCheckpoint,
+                    "the file was deleted, moved or replaced while it was written to; put it back and reopen the log",
+                );
+                Err(self.stop(&gone.in_log(path.display().to_string())))
+            }
+            Err(cause) => Err(self.stop(&io_error(&path, "finding", Retry::AfterCheckpoint, cause))),
+        }
+    }
+
+    /// Nothing more is written by this handle: what the disk holds has to be read again.
+    pub(crate) fn stop(&mut self, cause: &Error) -> Error {
+        let path = self.dir.path.display().to_string();
+        tracing::error!(%cause, dir = %path, "the log stopped");
+        let stopped =
+            Error::closed(format!("an earlier failure stopped this log; reopen it ({cause})")).in_log(path);
+        self.stopped = Some(stopped.clone());
+        self.record.phase = Phase::Stopped;
+        self.publish_record();
+        self.published.send_modify(|published| published.stopped = Some(stopped));
+        cause.clone()
+    }
+
+    /// Shows readers in this and other processes what is durable.
+    fn publish(&mut self) {
+        if self.record.synced < lock::PRINT_BYTES as u64 {
+            self.record.print = lock::print(&*self.file, self.synced).unwrap_or(0);
+        }
+        self.record.synced = self.synced;
+        self.publish_record();
+        self.show();
+    }
+
+    fn publish_record(&self) {
+        if let Some(lock) = &self.lock
+            && let Err(error) = lock.publish(&self.record)
+        {
+            tracing::warn!(%error, "readers in other processes cannot be told what is new");
+        }
+    }
+
+    fn show(&self) {
+        self.published.send_modify(|published| {
+            let same = published.view.current.as_mut().filter(|current| current.identity == self.identity);
+            match same {
+                Some(current) => current.end = self.synced,
+                None => published.view = self.view(self.synced),
+            }
+            published.head.clone_from(&self.head);
+        });
+    }
+
+    fn view(&self, end: u64) -> View {
+        let current = Current { file: self.file.clone(), identity: self.identity, end };
+        View { sealed: self.sealed.clone().into(), current: Some(current) }
+    }
+
+    /// Leaves everything durable, and says that nothing can be torn.
+    fn close(&mut self) -> Result<()> {
+        let closed = self.sync().and_then(|()| self.leave());
+        let why = Error::closed("the log was closed").in_log(self.dir.path.display().to_string());
+        // Dropped before it is told, so that whoever is told can open the log again.
+        self.lock = None;
+        let stopped = self.stopped.get_or_insert(why).clone();
+        self.published.send_replace(Published { view: View::default(), head: None, stopped: Some(stopped) });
+        closed
+    }
+
+    fn leave(&mut self) -> Result<()> {
+        let failed = |cause| io_error(&self.dir.state(), "closing", Retry::AfterCheckpoint, cause);
+        if self.allocated > self.end {
+            self.file.truncate(self.end).map_err(failed)?;
+            self.file.sync().map_err(failed)?;
+            self.allocated = self.end;
+        }
+        self.record.phase = Phase::Closed;
+        self.record.preallocates = false;
+        match &self.lock {
+            Some(lock) => lock.publish(&self.record).and_then(|()| lock.sync()),
+            None => Ok(()),
+        }
+    }
+}
+
+mod rotate;

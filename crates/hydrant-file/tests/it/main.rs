@@ -1,0 +1,8 @@
+//! The store as its callers see it. One binary, so that it links once.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
+#![expect(clippy::format_collect, reason = "small fixtures, read more easily")]
+
+mod common;
+mod recovery;
+mod store;
