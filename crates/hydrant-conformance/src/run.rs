@@ -29,6 +29,8 @@ pub struct Report {
     pub not_declared: Option<Capabilities>,
     /// What would have needed a hook of the harness that is not there.
     pub not_exercised: Vec<String>,
+    /// Whether nothing was left to try.
+    pub skipped: bool,
 }
 
 /// All cases of all laws.
@@ -71,7 +73,7 @@ pub fn check<H: Harness>(
     let harness = runtime.block_on(async { harness() });
     let missing = case.needs.without(harness.capabilities());
     if missing != Capabilities::NONE {
-        return Ok(Report { not_declared: Some(missing), not_exercised: Vec::new() });
+        return Ok(Report { not_declared: Some(missing), not_exercised: Vec::new(), skipped: true });
     }
     let trial = Arc::new(Trial::new(Arc::new(harness), seed, namespace(case)));
     let verdict = runtime.block_on(async {
@@ -92,10 +94,10 @@ pub fn check<H: Harness>(
             }),
         }
     });
-    let not_exercised = trial.take_notes();
+    let (not_exercised, skipped) = trial.notes();
     drop(trial);
     runtime.shutdown_timeout(Duration::from_secs(5));
-    verdict.map(|()| Report { not_declared: None, not_exercised }).map_err(violation)
+    verdict.map(|()| Report { not_declared: None, not_exercised, skipped }).map_err(violation)
 }
 
 /// The body of each test that a suite expands to.

@@ -1,5 +1,6 @@
 //! One case on one store: opening, appending and looking, with words for whatever goes wrong.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,12 +25,13 @@ pub struct Trial {
     seed: u64,
     namespace: String,
     notes: Mutex<Vec<String>>,
+    skipped: AtomicBool,
 }
 
 impl Trial {
     pub(crate) fn new(harness: Arc<dyn Harness>, seed: u64, namespace: String) -> Self {
         let limits = harness.limits();
-        Self { harness, limits, seed, namespace, notes: Mutex::default() }
+        Self { harness, limits, seed, namespace, notes: Mutex::default(), skipped: AtomicBool::new(false) }
     }
 
     pub(crate) fn has(&self, capabilities: Capabilities) -> bool {
@@ -63,8 +65,16 @@ impl Trial {
         }
     }
 
-    pub(crate) fn take_notes(&self) -> Vec<String> {
-        std::mem::take(&mut self.notes.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Says in the run that nothing of the case could be tried.
+    pub(crate) fn skip(&self, what: &str) {
+        self.skipped.store(true, Ordering::Relaxed);
+        self.not_exercised(what);
+    }
+
+    /// What could not be tried, and whether that was all.
+    pub(crate) fn notes(&self) -> (Vec<String>, bool) {
+        let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        (notes.clone(), self.skipped.load(Ordering::Relaxed))
     }
 
     /// The namespace of this case, or with a suffix another one beside it.

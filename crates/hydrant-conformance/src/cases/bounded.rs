@@ -13,7 +13,7 @@ use crate::{Damage, Trial, drop_after};
 
 pub(super) async fn memory(trial: &Trial) -> Verdict {
     if !TRACKS_MEMORY {
-        trial.not_exercised("the memory of a read (feature `track-memory` of hydrant-conformance)");
+        trial.skip("the memory of a read (feature `track-memory` of hydrant-conformance)");
         return Ok(());
     }
     let event_bytes = (16 << 10).min(trial.limits.event_bytes_max);
@@ -166,7 +166,7 @@ async fn damaged(trial: &Trial, damage: Damage) -> Verdict<Option<Vec<Event>>> {
     if done.expected(|| "the harness damages what is stored".to_owned())? {
         return Ok(Some(events));
     }
-    trial.not_exercised(&format!("damage to stored bytes, {damage:?} (`Harness::damage`)"));
+    trial.skip(&format!("damage to stored bytes, {damage:?} (`Harness::damage`)"));
     Ok(None)
 }
 

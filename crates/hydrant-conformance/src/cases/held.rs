@@ -223,13 +223,17 @@ pub(super) async fn refusals_do_not_move_it(trial: &Trial) -> Verdict {
     log.close().await
 }
 
-pub(super) async fn no_memory_is_said(trial: &Trial) -> Verdict {
-    if trial.has(hydrant::Capabilities::MEMORY) {
-        return Ok(());
-    }
+pub(super) async fn memory_is_told(trial: &Trial) -> Verdict {
     let log = trial.holding(&trial.generator().log(1)).await?;
-    match log.checkpoint().await? {
-        Checkpoint::Unknown => log.close().await,
-        other => broken("Unknown from a sink that does not declare Memory", format!("{other:?}")),
+    let told = log.checkpoint().await?;
+    let remembers = trial.has(hydrant::Capabilities::MEMORY);
+    match told {
+        Checkpoint::Unknown if remembers => {
+            broken("a checkpoint from a sink that declares Memory", "Unknown")
+        }
+        Checkpoint::At { .. } | Checkpoint::Empty if !remembers => {
+            broken("Unknown from a sink that does not declare Memory", format!("{told:?}"))
+        }
+        _ => log.close().await,
     }
 }

@@ -6,6 +6,7 @@ mod complete;
 mod concurrent;
 mod follow;
 mod held;
+mod lineage;
 mod whole;
 
 use hydrant::Capabilities;
@@ -48,7 +49,7 @@ macro_rules! __cases {
                 5 law_05_the_checkpoint_follows_what_is_acknowledged [MEMORY] held::checkpoint_follows;
                 5 law_05_the_checkpoint_is_never_ahead_of_what_is_durable [MEMORY] held::checkpoint_is_durable;
                 5 law_05_a_refusal_does_not_move_the_checkpoint [MEMORY FENCING] held::refusals_do_not_move_it;
-                5 law_05_a_sink_without_memory_says_so [NONE] held::no_memory_is_said;
+                5 law_05_a_checkpoint_is_unknown_only_without_memory [NONE] held::memory_is_told;
                 6 law_06_an_append_dropped_at_any_await_is_whole [NONE] whole::cancel;
                 6 law_06_an_append_cut_by_a_crash_is_whole [MEMORY] whole::crash;
                 6 law_06_a_batch_that_is_refused_is_refused_whole [NONE] whole::refused_whole;
@@ -56,11 +57,14 @@ macro_rules! __cases {
                 6 law_06_a_prune_dropped_at_any_await_harms_nothing [SEGMENTS] whole::cancel_prune;
                 7 law_07_a_refusal_says_what_to_do_next [FENCING] whole::refusals;
                 7 law_07_an_error_that_is_safe_applied_nothing [MEMORY] whole::failing_backend;
-                9 law_09_closed_it_leaves_nothing [MEMORY] concurrent::closed;
-                9 law_09_dropped_it_leaves_nothing [MEMORY] concurrent::dropped;
-                9 law_09_an_open_dropped_at_any_await_leaves_nothing [MEMORY] concurrent::dropped_open;
+                9 law_09_closed_it_leaves_nothing [NONE] concurrent::closed;
+                9 law_09_dropped_it_leaves_nothing [NONE] concurrent::dropped;
+                9 law_09_an_open_dropped_at_any_await_leaves_nothing [NONE] concurrent::dropped_open;
                 11 law_11_an_event_that_is_too_large_is_refused_by_name [NONE] bounded::event_bytes_max;
-                14 law_14_the_checkpoint_tells_whose_history_it_is [MEMORY] concurrent::digests;
+                14 law_14_the_checkpoint_tells_whose_history_it_is [MEMORY] lineage::digests;
+                14 law_14_a_sink_of_the_same_history_catches_up [MEMORY IDEMPOTENT] lineage::own_history;
+                14 law_14_a_sink_of_another_history_is_parked_untouched [MEMORY] lineage::other_history;
+                14 law_14_a_sink_beyond_the_head_is_parked_untouched [MEMORY] lineage::beyond_the_head;
             }
             Source {
                 8 law_08_ten_readers_beside_a_writer_see_prefixes [SOURCE] concurrent::ten_readers;
@@ -81,6 +85,7 @@ macro_rules! __cases {
                 11 law_11_memory_does_not_grow_with_the_log [SOURCE] bounded::memory;
                 13 law_13_damage_is_told_and_not_passed_over [SOURCE] bounded::damage_is_told;
                 13 law_13_a_torn_tail_takes_nothing_with_it [SOURCE] bounded::torn_tail;
+                14 law_14_a_primary_tells_its_own_sinks_from_others [SOURCE] lineage::as_the_primary;
             }
             Store {
                 8 law_08_many_tasks_append_at_once [SOURCE FENCING MEMORY] concurrent::appends_from_many_tasks;

@@ -183,7 +183,7 @@ mutants! {
     one_whose_checkpoint_is_ahead: CheckpointBeforeDurable is caught by law_05_the_checkpoint_is_never_ahead_of_what_is_durable;
     one_whose_checkpoint_hides_holes: CheckpointHidesHoles is caught by law_05_a_refusal_does_not_move_the_checkpoint;
     one_that_forgets_its_checkpoint: CheckpointForgottenOnReopen is caught by law_05_the_checkpoint_follows_what_is_acknowledged;
-    one_that_pretends_to_remember: PretendsToRemember is caught by law_05_a_sink_without_memory_says_so;
+    one_that_pretends_to_remember: PretendsToRemember is caught by law_05_a_checkpoint_is_unknown_only_without_memory;
     one_for_which_nothing_is_zero: NothingIsZero is caught by law_05_the_checkpoint_of_nothing_is_empty;
     one_that_halves_a_dropped_batch: HalfBatchWhenDropped is caught by law_06_an_append_dropped_at_any_await_is_whole;
     one_that_halves_a_batch_in_a_crash: HalfBatchAfterACrash is caught by law_06_an_append_cut_by_a_crash_is_whole;
@@ -232,6 +232,10 @@ mutants! {
     one_whose_error_is_not_the_last: GoesOnBehindAnError is caught by law_13_an_error_is_the_last_item;
     one_that_cuts_a_commit_with_the_torn_tail: CutsACommitWithTheTornTail is caught by law_13_a_torn_tail_takes_nothing_with_it;
     one_whose_digest_is_of_nothing: DigestOfNothing is caught by law_14_the_checkpoint_tells_whose_history_it_is;
+    one_whose_digest_parks_it: DigestOfNothing is caught by law_14_a_sink_of_the_same_history_catches_up;
+    one_that_forgets_whose_it_is: CheckpointForgottenOnReopen is caught by law_14_a_sink_of_another_history_is_parked_untouched;
+    one_that_forgets_how_far_it_is: CheckpointForgottenOnReopen is caught by law_14_a_sink_beyond_the_head_is_parked_untouched;
+    one_whose_inclusive_after_confuses_histories: AfterIsInclusive is caught by law_14_a_primary_tells_its_own_sinks_from_others;
 }
 
 #[test]

@@ -1,0 +1,96 @@
+//! Each side of a store alone: a sink that declares nothing, and a source with somebody else's writing side.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use hydrant::{
+    Batch, Capabilities, Checkpoint, EventSink, EventSource, EventStream, MemoryStore, MemoryStoreOptions,
+    ReadFrom, Result,
+};
+use hydrant_conformance::{Harness, Limits, Opened};
+
+#[derive(Default)]
+struct Logs(Mutex<HashMap<String, MemoryStore>>);
+
+impl Logs {
+    fn get(&self, namespace: &str, limits: Limits) -> MemoryStore {
+        let options = MemoryStoreOptions::default().with_event_bytes_max(limits.event_bytes_max);
+        let mut logs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        logs.entry(namespace.to_owned()).or_insert_with(|| MemoryStore::new(options)).clone()
+    }
+}
+
+/// A sink without memory, as one that sends datagrams.
+struct Sends(MemoryStore);
+
+#[async_trait]
+impl EventSink for Sends {
+    async fn append(&self, batch: Batch<'_>) -> Result<()> {
+        self.0.append(batch).await
+    }
+
+    async fn checkpoint(&self) -> Result<Checkpoint> {
+        Ok(Checkpoint::Unknown)
+    }
+}
+
+/// What is sent arrives in a log that only the test sees.
+#[derive(Default)]
+struct Sending(Logs);
+
+#[async_trait]
+impl Harness for Sending {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::NONE
+    }
+
+    fn limits(&self) -> Limits {
+        Limits::default().with_event_bytes_max(1_472).with_events_max(2_000)
+    }
+
+    async fn open(&self, namespace: &str) -> Result<Opened> {
+        let arrives = self.0.get(namespace, self.limits());
+        Ok(Opened::sink(Sends(arrives.clone())).seen_through(arrives))
+    }
+}
+
+mod a_sink_alone {
+    use super::*;
+
+    hydrant_conformance::sink_suite!(Sending::default());
+}
+
+/// Reads what somebody else wrote.
+struct Reads(MemoryStore);
+
+impl EventSource for Reads {
+    fn read(&self, from: ReadFrom) -> EventStream {
+        self.0.read(from)
+    }
+
+    fn follow(&self, from: ReadFrom) -> EventStream {
+        self.0.follow(from)
+    }
+}
+
+#[derive(Default)]
+struct Reading(Logs);
+
+#[async_trait]
+impl Harness for Reading {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::SOURCE
+    }
+
+    async fn open(&self, namespace: &str) -> Result<Opened> {
+        let log = self.0.get(namespace, self.limits());
+        Ok(Opened::source(Reads(log.clone()), Sends(log)))
+    }
+}
+
+mod a_source_alone {
+    use super::*;
+
+    hydrant_conformance::source_suite!(Reading::default());
+}
