@@ -59,6 +59,14 @@ impl Feed {
         self.head.send_replace(head);
     }
 
+    /// A log that begins behind `after` has nothing below it: who stands there must be told by the primary.
+    pub(crate) fn begin_behind(&self, after: Option<EventId>) {
+        let mut ring = self.lock();
+        if ring.events.is_empty() && ring.base.is_none() {
+            ring.base = after;
+        }
+    }
+
     /// Adds what lies above the newest event, and evicts the oldest.
     pub(crate) fn stage(&self, events: &[Event]) {
         let mut ring = self.lock();
