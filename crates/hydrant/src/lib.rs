@@ -5,6 +5,7 @@
 //! |---|---|
 //! | write and read a log | [`EventSink`], [`EventSource`], with a [`Batch`] of [`Event`]s |
 //! | write typed events, many callers at once, and fold them | [`Journal`] |
+//! | give a sink a memory, a filter, a map, a place for dead letters | [`Checkpointed`], [`Filtered`], [`Mapped`], [`DeadLetter`] |
 
 mod batch;
 mod checkpoint;
@@ -18,6 +19,7 @@ mod fanout;
 mod journal;
 mod memory;
 mod reading;
+mod wrap;
 
 pub use batch::Batch;
 pub use checkpoint::Checkpoint;
@@ -35,3 +37,4 @@ pub use fanout::{
 pub use journal::{Clock, Hydrated, Journal, JournalOptions, Metadata, Saved, SavedStream};
 pub use memory::{MemoryStore, MemoryStoreOptions};
 pub use reading::{EventSourceExt, follow_by_reading};
+pub use wrap::{Checkpointed, DeadLetter, Filtered, Mapped};

@@ -1,0 +1,154 @@
+//! A memory for a sink that has none.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+
+use crate::{Batch, Checkpoint, CheckpointStore, Entry, Error, ErrorKind, EventSink, Result, Retry};
+
+/// Gives a sink a durable checkpoint, kept for it in a [`CheckpointStore`].
+///
+/// For sinks without a memory of their own, such as a datagram sink, and around
+/// [`Filtered`](super::Filtered), [`Mapped`](super::Mapped) and [`DeadLetter`](super::DeadLetter): the
+/// checkpoint counts the *source's* events that are disposed of, whether the sink held them, passed over
+/// them, or they are dead letters.
+///
+/// Acknowledged means: the sink acknowledged, and then the checkpoint was written. A crash between the two
+/// sends the batch again: at least once, in order. What lies at or below the checkpoint is never sent again.
+///
+/// The entry moves by compare-and-swap only: if somebody else moved it, two runners share one name, and the
+/// append is `Fenced`. Names must be unique in their store; the roster of a fan-out keeps entries of its
+/// own, so take another store than [`Primary::roster`](crate::Primary::roster), or another name.
+pub struct Checkpointed<S> {
+    sink: S,
+    store: Arc<dyn CheckpointStore>,
+    name: String,
+    target: String,
+    memory: Mutex<Memory>,
+}
+
+/// The entry as far as it is known.
+#[derive(Debug)]
+struct Memory {
+    entry: Option<Entry>,
+    /// What a swap wanted to write whose outcome is open.
+    pending: Option<Entry>,
+}
+
+impl<S: EventSink> Checkpointed<S> {
+    /// Opens the checkpoint `name` of the sink that writes to `target` (without secrets).
+    ///
+    /// # Errors
+    /// `Invalid` when the checkpoint belongs to another target, and whatever the store meets.
+    pub async fn open(
+        sink: S,
+        store: Arc<dyn CheckpointStore>,
+        name: impl Into<String>,
+        target: impl Into<String>,
+    ) -> Result<Self> {
+        let (name, target) = (name.into(), target.into());
+        let entry = store.load(&name).await?;
+        if let Some(entry) = &entry
+            && entry.target != target
+        {
+            let message = format!(
+                "this checkpoint belongs to `{}`, not to `{target}`; give the sink another name, or remove the \
+                 entry so that it starts at the beginning",
+                entry.target
+            );
+            return Err(Error::invalid(message).in_log(name));
+        }
+        let memory = Mutex::new(Memory { entry, pending: None });
+        Ok(Self { sink, store, name, target, memory })
+    }
+
+    /// The sink inside.
+    pub fn inner(&self) -> &S {
+        &self.sink
+    }
+
+    /// Finds out what became of a swap that was dropped or had an unknown outcome.
+    async fn settle(&self, memory: &mut Memory) -> Result<()> {
+        let Some(pending) = &memory.pending else { return Ok(()) };
+        let loaded = self.store.load(&self.name).await?;
+        if loaded.as_ref() != Some(pending) && loaded != memory.entry {
+            return Err(self.fenced());
+        }
+        *memory = Memory { entry: loaded, pending: None };
+        Ok(())
+    }
+
+    async fn advance(&self, memory: &mut Memory, checkpoint: Checkpoint) -> Result<()> {
+        let new = Entry { name: self.name.clone(), target: self.target.clone(), checkpoint };
+        memory.pending = Some(new.clone());
+        let swapped = self.store.swap(&self.name, memory.entry.as_ref(), Some(&new)).await;
+        match &swapped {
+            Ok(()) => *memory = Memory { entry: Some(new), pending: None },
+            // These say that the swap was not made; any other outcome is open.
+            Err(error) if error.kind() == ErrorKind::Fenced || error.retry() == Retry::Safe => {
+                memory.pending = None;
+            }
+            Err(_) => {}
+        }
+        swapped
+    }
+
+    fn fenced(&self) -> Error {
+        Error::fenced("another runner moved this checkpoint; end one of the two").in_log(&self.name)
+    }
+
+    /// The sink says that it lacks what its checkpoint says it holds. Sending from the checkpoint again
+    /// would never help.
+    fn diverged(&self, gap: Error) -> Error {
+        let message = "the sink lost events that its checkpoint counts as delivered; restore them, or empty \
+                       the sink and remove its checkpoint entry so that it starts at the beginning";
+        let event = gap.event();
+        let error = Error::new(ErrorKind::Diverged, Retry::Never, message).in_log(&self.name).because(gap);
+        match event {
+            Some(event) => error.at(event),
+            None => error,
+        }
+    }
+}
+
+impl Memory {
+    fn checkpoint(&self) -> Checkpoint {
+        self.entry.as_ref().map_or(Checkpoint::Empty, |entry| entry.checkpoint)
+    }
+}
+
+#[async_trait]
+impl<S: EventSink> EventSink for Checkpointed<S> {
+    async fn append(&self, batch: Batch<'_>) -> Result<()> {
+        let mut memory = self.memory.lock().await;
+        self.settle(&mut memory).await?;
+        let fresh = batch.behind(&memory.checkpoint())?;
+        let (Some(last), skipped) = (fresh.last(), batch.events().len() - fresh.len()) else {
+            return Ok(());
+        };
+        let after = if skipped == 0 { batch.after() } else { Some(batch.events()[skipped - 1].id()) };
+        match self.sink.append(Batch::new(after, fresh)?).await {
+            Err(gap) if gap.kind() == ErrorKind::Gap => return Err(self.diverged(gap)),
+            appended => appended?,
+        }
+        self.advance(&mut memory, Checkpoint::behind(last)).await
+    }
+
+    async fn checkpoint(&self) -> Result<Checkpoint> {
+        let mut memory = self.memory.lock().await;
+        self.settle(&mut memory).await?;
+        Ok(memory.checkpoint())
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Checkpointed<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Checkpointed")
+            .field("sink", &self.sink)
+            .field("name", &self.name)
+            .field("target", &self.target)
+            .finish_non_exhaustive()
+    }
+}
