@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
+use tokio::sync::Mutex;
 
-use super::sparse::{Passed, Sparse};
+use super::sparse::Sparse;
 use crate::{Batch, Checkpoint, Error, ErrorKind, Event, EventSink, Result};
 
 /// Goes on past poison: an event that the sink can never take is written to a second sink instead.
@@ -24,13 +25,15 @@ use crate::{Batch, Checkpoint, Error, ErrorKind, Event, EventSink, Result};
 /// dead letters, in order; its predecessors follow from that.
 ///
 /// Acknowledged means: each event is held by the first sink, or by the second. Put it under a
-/// [`Checkpointed`](super::Checkpointed), so that dead letters at the end count as disposed of.
+/// [`Checkpointed`](super::Checkpointed), which sees holes in what comes, and so that dead letters at the
+/// end count as disposed of.
 #[derive(Debug)]
 pub struct DeadLetter<S, D> {
     sink: Sparse<S>,
     dead_letters: Sparse<D>,
     count: Arc<AtomicU64>,
-    passed: Passed,
+    /// One batch at a time, also where it goes in pieces.
+    turn: Mutex<()>,
 }
 
 impl<S: EventSink, D: EventSink> DeadLetter<S, D> {
@@ -40,7 +43,7 @@ impl<S: EventSink, D: EventSink> DeadLetter<S, D> {
             sink: Sparse::new(sink),
             dead_letters: Sparse::new(dead_letters),
             count: Arc::default(),
-            passed: Passed::default(),
+            turn: Mutex::default(),
         }
     }
 
@@ -78,7 +81,7 @@ fn poison(error: &Error, events: &[Event]) -> Option<usize> {
 #[async_trait]
 impl<S: EventSink, D: EventSink> EventSink for DeadLetter<S, D> {
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
-        let mut passed = self.passed.turn(batch).await?;
+        let _turn = self.turn.lock().await;
         let events = batch.events();
         let (mut start, mut end) = (0, events.len());
         while start < events.len() {
@@ -97,7 +100,6 @@ impl<S: EventSink, D: EventSink> EventSink for DeadLetter<S, D> {
                 Some(index) => end = start + index,
             }
         }
-        *passed = (*passed).max(Some(batch.last().id()));
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 
-use super::sparse::{Passed, Sparse};
+use super::sparse::Sparse;
 use crate::{Batch, Checkpoint, Event, EventSink, Result};
 
 type Keep = Box<dyn Fn(&Event) -> bool + Send + Sync>;
@@ -14,8 +14,9 @@ type Keep = Box<dyn Fn(&Event) -> bool + Send + Sync>;
 /// The sink holds a log of its own: the kept events, byte for byte and in order, without a hole among them.
 /// Acknowledged means: the kept events are, as the sink defines it.
 ///
-/// Put it under a [`Checkpointed`](super::Checkpointed). By itself its checkpoint is the last event *kept*:
-/// correct, but what was passed over behind it is read again after a restart, and counts as not delivered.
+/// Put it under a [`Checkpointed`](super::Checkpointed), which sees holes in what comes. By itself it cannot
+/// tell a hole from events that were passed over, and its checkpoint is the last event *kept*: correct, but
+/// what was passed over behind it is read again after a restart, and counts as not delivered.
 ///
 /// `keep` must answer the same for the same event, also after a restart. Who empties or restores the sink
 /// by hand removes its checkpoint entry too: from ids alone, a sink that lost events looks like one that
@@ -23,13 +24,12 @@ type Keep = Box<dyn Fn(&Event) -> bool + Send + Sync>;
 pub struct Filtered<S> {
     sink: Sparse<S>,
     keep: Keep,
-    passed: Passed,
 }
 
 impl<S: EventSink> Filtered<S> {
     /// Gives `sink` the events that `keep` chooses.
     pub fn new(sink: S, keep: impl Fn(&Event) -> bool + Send + Sync + 'static) -> Self {
-        Self { sink: Sparse::new(sink), keep: Box::new(keep), passed: Passed::default() }
+        Self { sink: Sparse::new(sink), keep: Box::new(keep) }
     }
 
     /// The sink inside.
@@ -41,13 +41,8 @@ impl<S: EventSink> Filtered<S> {
 #[async_trait]
 impl<S: EventSink> EventSink for Filtered<S> {
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
-        let mut passed = self.passed.turn(batch).await?;
         let kept: Vec<Event> = batch.events().iter().filter(|event| (self.keep)(event)).cloned().collect();
-        if !kept.is_empty() {
-            self.sink.append(batch.after(), &kept).await?;
-        }
-        *passed = (*passed).max(Some(batch.last().id()));
-        Ok(())
+        if kept.is_empty() { Ok(()) } else { self.sink.append(batch.after(), &kept).await }
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint> {

@@ -1,8 +1,8 @@
 //! What sinks have in common that hold only some of the source's events.
 
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::Mutex;
 
-use crate::{Batch, Checkpoint, Error, Event, EventId, EventSink, Result};
+use crate::{Batch, Checkpoint, Event, EventId, EventSink, Result};
 
 /// A sink that is given only some of the source's events.
 ///
@@ -64,26 +64,5 @@ impl<S: EventSink> Sparse<S> {
         self.sink.append(batch).await?;
         *known = Held::UpTo(held.max(Some(batch.last().id())));
         Ok(())
-    }
-}
-
-/// How far the source's events came through here: one batch at a time, and none that leaves a hole.
-#[derive(Debug, Default)]
-pub(super) struct Passed(Mutex<Option<EventId>>);
-
-impl Passed {
-    /// Waits for the batch before, and checks that this one follows it.
-    ///
-    /// # Errors
-    /// `Gap` when events between the two never came through.
-    pub(super) async fn turn(&self, batch: Batch<'_>) -> Result<MutexGuard<'_, Option<EventId>>> {
-        let passed = self.0.lock().await;
-        match *passed {
-            Some(last) if batch.after() > Some(last) => {
-                Err(Error::gap(format!("only events up to {last} came here; catch up first"))
-                    .at(batch.first().id()))
-            }
-            _ => Ok(passed),
-        }
     }
 }

@@ -3,4 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test, with its helpers, fails by panicking")]
 
 mod fanout;
+mod journal;
 mod support;
+mod wrap;

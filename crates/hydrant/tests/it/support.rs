@@ -1,5 +1,7 @@
 //! A memory store that can be told to misbehave, and events to feed it.
 
+mod scripted;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,6 +11,8 @@ use hydrant::{
     Acknowledges, Batch, Checkpoint, CheckpointStore, Error, ErrorKind, Event, EventId, EventSink,
     EventSource, EventStream, MemoryStore, Primary, Prune, ReadFrom, Result, Retry,
 };
+
+pub use scripted::{Fault, Scripted};
 
 /// What a [`Faulty`] store does to an append.
 #[derive(Clone, Debug)]
@@ -148,4 +152,12 @@ pub fn id(id: u64) -> EventId {
 pub async fn poll_once<F: Future + Unpin>(future: &mut F) -> std::task::Poll<F::Output> {
     std::future::poll_fn(|context| std::task::Poll::Ready(std::pin::Pin::new(&mut *future).poll(context)))
         .await
+}
+
+/// The seeds of a randomised test: the one given as `HYDRANT_SEED`, or so many.
+pub fn seeds(count: u64) -> Vec<u64> {
+    match std::env::var("HYDRANT_SEED") {
+        Ok(seed) => vec![seed.parse().expect("HYDRANT_SEED is a number")],
+        Err(_) => (0..count).collect(),
+    }
 }

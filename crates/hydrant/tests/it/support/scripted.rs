@@ -1,0 +1,136 @@
+//! A store in memory that fails as it is told to.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hydrant::{
+    Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, EventSource, EventStream, MemoryStore,
+    ReadFrom, Result, Retry,
+};
+
+/// What an append does instead of its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing is applied, and the store knows it.
+    Before(ErrorKind),
+    /// Nothing is applied, but the store does not know.
+    Lost,
+    /// Everything is applied, but the store says that it does not know.
+    After,
+    /// Never answers; applied or not.
+    Hang { applied: bool },
+    /// Works, but takes its time.
+    Slow(Duration),
+    /// Nothing is applied, and a person has to look.
+    Never(ErrorKind),
+    /// Panics.
+    Panic,
+}
+
+/// Follows its script, an append an entry; beyond it, it works.
+#[derive(Clone, Debug, Default)]
+pub struct Scripted {
+    store: Arc<Mutex<MemoryStore>>,
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    script: VecDeque<Option<Fault>>,
+    /// Payloads that hold this are `Invalid`.
+    poison: Option<&'static str>,
+    /// What was sent, an append an entry.
+    sent: Vec<Vec<Event>>,
+}
+
+impl Scripted {
+    pub fn new(script: impl IntoIterator<Item = Option<Fault>>) -> Self {
+        let this = Self::default();
+        this.script(script);
+        this
+    }
+
+    pub fn script(&self, script: impl IntoIterator<Item = Option<Fault>>) {
+        self.lock().script.extend(script);
+    }
+
+    /// Refuses payloads that hold `text`.
+    pub fn refuse(&self, text: &'static str) {
+        self.lock().poison = Some(text);
+    }
+
+    /// Loses everything it holds.
+    pub fn empty(&self) {
+        *self.store.lock().unwrap() = MemoryStore::default();
+    }
+
+    /// What was sent, an append an entry.
+    pub fn sent(&self) -> Vec<Vec<Event>> {
+        self.lock().sent.clone()
+    }
+
+    fn store(&self) -> MemoryStore {
+        self.store.lock().unwrap().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap()
+    }
+}
+
+fn poisoned(batch: Batch<'_>, poison: &str) -> Option<EventId> {
+    let holds = |event: &&Event| String::from_utf8_lossy(event.payload()).contains(poison);
+    batch.events().iter().find(holds).map(Event::id)
+}
+
+#[async_trait]
+impl EventSink for Scripted {
+    async fn append(&self, batch: Batch<'_>) -> Result<()> {
+        let (fault, poison) = {
+            let mut shared = self.lock();
+            shared.sent.push(batch.events().to_vec());
+            (shared.script.pop_front().flatten(), shared.poison)
+        };
+        tokio::task::yield_now().await;
+        if let Some(id) = poison.and_then(|poison| poisoned(batch, poison)) {
+            return Err(Error::invalid("this store does not take it").at(id));
+        }
+        match fault {
+            None => self.store().append(batch).await,
+            Some(Fault::Before(kind)) => Err(Error::new(kind, Retry::Safe, "not now")),
+            Some(Fault::Never(kind)) => Err(Error::new(kind, Retry::Never, "never")),
+            Some(Fault::Lost) => Err(Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, "lost")),
+            Some(Fault::After) => {
+                self.store().append(batch).await?;
+                Err(Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, "no answer came back"))
+            }
+            Some(Fault::Hang { applied }) => {
+                if applied {
+                    self.store().append(batch).await?;
+                }
+                std::future::pending().await
+            }
+            Some(Fault::Slow(time)) => {
+                tokio::time::sleep(time).await;
+                self.store().append(batch).await
+            }
+            Some(Fault::Panic) => panic!("the script says so"),
+        }
+    }
+
+    async fn checkpoint(&self) -> Result<Checkpoint> {
+        self.store().checkpoint().await
+    }
+}
+
+impl EventSource for Scripted {
+    fn read(&self, from: ReadFrom) -> EventStream {
+        self.store().read(from)
+    }
+
+    fn follow(&self, from: ReadFrom) -> EventStream {
+        self.store().follow(from)
+    }
+}

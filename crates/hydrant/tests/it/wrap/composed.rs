@@ -1,0 +1,102 @@
+//! All of them together, under faults and crashes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hydrant::{
+    Batch, Checkpointed, DeadLetter, ErrorKind, Event, EventId, EventSink, EventSourceExt, FanOut,
+    FanOutOptions, Filtered, Mapped, MemoryCheckpoints, MemoryStore, ReadFrom, Result, SecondaryOptions,
+};
+
+use super::{Forgetful, ids};
+use crate::support::{Fault, Scripted, batch, event, seeds};
+
+fn keep(event: &Event) -> bool {
+    !event.id().get().is_multiple_of(3)
+}
+
+fn map(event: &Event) -> Result<Event> {
+    Event::builder(event.id()).payload_json(format!("{:?}", String::from_utf8_lossy(event.payload()))).build()
+}
+
+fn fault(rng: &mut fastrand::Rng) -> Option<Fault> {
+    match rng.u8(..10) {
+        0 => Some(Fault::Lost),
+        1 => Some(Fault::After),
+        2 => Some(Fault::Before(ErrorKind::Unavailable)),
+        3 => Some(Fault::Hang { applied: rng.bool() }),
+        _ => None,
+    }
+}
+
+/// A pump in small: asks where the sink stands, sends from there, and is killed now and then.
+async fn pump(
+    log: &[Event],
+    rng: &mut fastrand::Rng,
+    checkpoints: &MemoryCheckpoints,
+    sinks: (&Scripted, &Scripted),
+) {
+    'restart: loop {
+        let inside = DeadLetter::new(Mapped::new(sinks.0.clone(), map), sinks.1.clone());
+        let sink = Filtered::new(inside, keep);
+        let sink = Checkpointed::open(sink, Arc::new(checkpoints.clone()), "some", "memory").await.unwrap();
+        loop {
+            let next = match sink.checkpoint().await.unwrap().id() {
+                Some(id) if id == log[log.len() - 1].id() => return,
+                Some(id) => log.partition_point(|event| event.id() <= id),
+                None => 0,
+            };
+            let end = (next + rng.usize(1..8)).min(log.len());
+            let after = next.checked_sub(1).map(|before| log[before].id());
+            let append = sink.append(Batch::new(after, &log[next..end]).unwrap());
+            if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(1), append).await {
+                assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+            }
+            if rng.u8(..6) == 0 {
+                continue 'restart;
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn kept_events_arrive_in_order_once_each_whatever_fails_and_whenever_it_restarts() {
+    for seed in seeds(40) {
+        println!("HYDRANT_SEED={seed}");
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let poison: Vec<u64> = (0..100).filter(|_| rng.u8(..6) == 0).collect();
+        let text = |id| if poison.contains(&id) { format!("poison {id}") } else { format!("event {id}") };
+        let log: Vec<Event> = (0..100).map(|id| Event::new(EventId::new(id), &text(id)).unwrap()).collect();
+        let faults = |rng: &mut fastrand::Rng| (0..1_000).map(|_| fault(rng)).collect::<Vec<_>>();
+        let (store, dead) = (Scripted::new(faults(&mut rng)), Scripted::new(faults(&mut rng)));
+        store.refuse("poison");
+
+        pump(&log, &mut rng, &MemoryCheckpoints::default(), (&store, &dead)).await;
+
+        let (letters, held): (Vec<Event>, Vec<Event>) =
+            log.into_iter().filter(keep).partition(|event| poison.contains(&event.id().get()));
+        let mapped: Vec<Event> = held.iter().map(|event| map(event).unwrap()).collect();
+        assert_eq!(store.collect(ReadFrom::Origin).await.unwrap(), mapped);
+        assert_eq!(dead.collect(ReadFrom::Origin).await.unwrap(), letters);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_a_fan_out_delivered_ends_although_the_last_events_are_passed_over() {
+    let log = FanOut::open(MemoryStore::default(), FanOutOptions::default()).await.unwrap();
+    let (kept, unkept) = (MemoryStore::default(), Forgetful::default());
+    let sink = Filtered::new(kept.clone(), |event| event.id() < EventId::new(3));
+    let sink = Mapped::new(sink, map);
+    let checkpoints = Arc::new(MemoryCheckpoints::default());
+    let some = Checkpointed::open(sink, checkpoints.clone(), "some", "memory").await.unwrap();
+    let none = Filtered::new(unkept.clone(), |_| false);
+    let none = Checkpointed::open(none, checkpoints, "none", "memory").await.unwrap();
+    log.attach("some", some, SecondaryOptions::default()).await.unwrap();
+    log.attach("none", none, SecondaryOptions::default()).await.unwrap();
+    for id in 0..10 {
+        log.append(batch(&[event(id)])).await.unwrap();
+    }
+    log.delivered(EventId::new(9), Duration::from_secs(60)).await.unwrap();
+    assert_eq!(ids(&kept).await, [0, 1, 2]);
+    assert!(unkept.taken().is_empty());
+}
