@@ -185,6 +185,11 @@ impl Writer {
 
     /// Puts the lines of an append into the buffer, or answers it.
     fn append(&mut self, append: Append, pending: &mut Vec<Append>) {
+        // A rotation goes behind what is on the disk: if that flush fails, the head is taken back, and the
+        // batch finds its predecessor missing.
+        if append.events.iter().any(Event::is_snapshot) {
+            self.flush(pending);
+        }
         let fresh = match self.admit(&append, pending) {
             Ok(fresh) => fresh,
             Err(error) => return self.answer(append.reply, Err(error)),
@@ -202,11 +207,7 @@ impl Writer {
             pending.push(append);
             return;
         }
-        self.flush(pending);
-        let rotated = match &self.stopped {
-            Some(stopped) => Err(stopped.clone()),
-            None => self.rotate(&append.events[first..], &rotates, append.after),
-        };
+        let rotated = self.rotate(&append.events[first..], &rotates, append.after);
         self.answer(append.reply, rotated);
     }
 
