@@ -6,7 +6,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
-use hydrant::{Acknowledges, Capabilities, EventId, EventSink, EventSource, Prune, Result, Store};
+use futures_util::{StreamExt, stream};
+use hydrant::{
+    Acknowledges, Capabilities, Event, EventId, EventSink, EventSource, EventStream, Prune, ReadFrom, Result,
+    Store, follow_by_reading,
+};
 
 /// How the kit reaches a store. Two methods are enough; the hooks let more laws be tried in earnest.
 ///
@@ -166,6 +170,12 @@ impl Opened {
         self
     }
 
+    /// The same for a sink whose events are simply looked up: all that it holds at the moment of the call.
+    #[must_use]
+    pub fn seen_as(self, held: impl Fn() -> Result<Vec<Event>> + Send + Sync + 'static) -> Self {
+        self.seen_through(Held(Arc::new(held)))
+    }
+
     /// How to close it, usually `async move { store.close().await }`. Runs when all other handles that
     /// the kit had are dropped. Without it, dropping must be enough.
     #[must_use]
@@ -181,5 +191,28 @@ impl Opened {
     pub fn crashed_by(mut self, crash: impl Future<Output = Result<()>> + Send + 'static) -> Self {
         self.crash = Some(Mutex::new(Box::pin(crash)));
         self
+    }
+}
+
+/// What a sink holds, as a source.
+struct Held<F>(Arc<F>);
+
+impl<F: Fn() -> Result<Vec<Event>> + Send + Sync + 'static> EventSource for Held<F> {
+    fn read(&self, from: ReadFrom) -> EventStream {
+        let events = match (self.0)() {
+            Ok(events) => events,
+            Err(error) => return stream::iter([Err(error)]).boxed(),
+        };
+        let start = match from {
+            ReadFrom::After(id) => events.partition_point(|event| event.id() <= id),
+            ReadFrom::Snapshot => events.iter().rposition(Event::is_snapshot).unwrap_or(0),
+            _ => 0,
+        };
+        stream::iter(events.into_iter().skip(start).map(Ok)).boxed()
+    }
+
+    fn follow(&self, from: ReadFrom) -> EventStream {
+        let source = Arc::new(Self(Arc::clone(&self.0)));
+        follow_by_reading(source, from, || tokio::time::sleep(Duration::from_millis(1)))
     }
 }

@@ -36,7 +36,7 @@
 //! | macro | for | opened as |
 //! |---|---|---|
 //! | [`store_suite!`] | a sink that can be read | [`Opened::store`], or [`Opened::prunable`] with segments |
-//! | [`sink_suite!`] | a sink alone | [`Opened::sink`], best with [`Opened::seen_through`] |
+//! | [`sink_suite!`] | a sink alone | [`Opened::sink`], best with [`Opened::seen_as`] |
 //! | [`source_suite!`] | a source alone | [`Opened::source`], with any writing side |
 //!
 //! The argument is an expression that makes the harness; every test makes its own. A second suite in the
