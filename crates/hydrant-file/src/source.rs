@@ -1,6 +1,6 @@
 //! Reading a log that another process may be writing.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,6 +81,24 @@ impl FileSource {
             tokio::time::sleep(self.options.poll_interval).await;
         }
         Err(Error::new(ErrorKind::Unavailable, Retry::Safe, "another process is opening this log; try again"))
+    }
+
+    /// The files of the log and their sizes in bytes: the sealed segments in order, then `state`.
+    ///
+    /// # Errors
+    /// Whatever the files give.
+    pub async fn segments(&self) -> Result<Vec<(PathBuf, u64)>> {
+        let dir = self.dir.clone();
+        blocking(move || {
+            let sealed = dir.list()?.sealed.into_iter().map(|sealed| sealed.name());
+            let files = sealed.chain(["state".to_owned()]).map(|name| dir.file(&name));
+            let sized = files.filter_map(|path| {
+                let stat = dir.stat(&path).transpose()?; // `None`: compressed or pruned in between
+                Some(stat.map(|stat| (path, stat.len)))
+            });
+            sized.collect()
+        })
+        .await
     }
 
     fn views(&self) -> DirectoryViews {
