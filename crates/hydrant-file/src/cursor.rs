@@ -213,8 +213,7 @@ impl Cursor {
 
     /// Opens a sealed file; `None` when it is not there any more.
     fn open(&self, sealed: Sealed) -> Result<Option<Segment>> {
-        let path = self.dir.file(&sealed.name());
-        let Some((file, stat)) = self.dir.open(&path)? else {
+        let Some((path, file, stat)) = self.dir.open_sealed(sealed)? else {
             return Ok(None);
         };
         let lines = Lines::new(file, 0, stat.len, self.dir.line_bytes_max);
@@ -414,6 +413,10 @@ impl Segment {
         const NEAR_BYTES: u64 = 64 << 10;
         if self.number.is_some() {
             return Ok(()); // ids are line numbers: count them
+        }
+        if let Some(near) = self.lines.file().near(position.get()) {
+            self.go_to(dir, near);
+            return Ok(());
         }
         let (mut low, mut high) = (0, self.lines.end());
         while high - low > NEAR_BYTES {

@@ -9,6 +9,7 @@ use crate::disk::{Disk, DiskFile, Mode, Stat};
 use crate::error::io_error;
 use crate::lines;
 use crate::wire::OVERHEAD_MAX;
+use crate::zst_file::ZstFile;
 
 /// A log's directory on its disk.
 #[derive(Clone)]
@@ -32,6 +33,9 @@ impl Sealed {
         format!("state-{}{}", self.last, if self.compressed { ".zst" } else { "" })
     }
 }
+
+/// A sealed segment that was found under this name, as plain text.
+pub(crate) type Opened = (PathBuf, Arc<dyn DiskFile>, Stat);
 
 /// What is found in a directory.
 #[derive(Clone, Debug, Default)]
@@ -108,6 +112,24 @@ impl Directory {
         };
         let stat = file.stat().map_err(|cause| self.unread(path, cause))?;
         Ok(Some((file, stat)))
+    }
+
+    /// Opens a sealed segment as its plain text, whichever form it has by now; `None` when it is gone.
+    pub(crate) fn open_sealed(&self, sealed: Sealed) -> Result<Option<Opened>> {
+        // Compressed in between, it is found in the second form.
+        for compressed in [false, true] {
+            let path = self.file(&Sealed { compressed, ..sealed }.name());
+            let Some((file, stat)) = self.open(&path)? else { continue };
+            if !compressed {
+                return Ok(Some((path, file, stat)));
+            }
+            let unread = |cause| self.unread(&path, cause);
+            let file =
+                ZstFile::open(file, unread).map_err(|error| error.in_log(path.display().to_string()))?;
+            let stat = file.stat().map_err(unread)?;
+            return Ok(Some((path, Arc::new(file), stat)));
+        }
+        Ok(None)
     }
 
     /// A read that failed: nothing was changed by it.

@@ -63,6 +63,11 @@ pub(crate) trait DiskFile: Send + Sync {
     fn sync(&self) -> io::Result<()>;
     fn truncate(&self, len: u64) -> io::Result<()>;
     fn stat(&self) -> io::Result<Stat>;
+    /// Where a line begins that is not behind the first event above `after`, nor far before it; `None`
+    /// where the file has no index.
+    fn near(&self, _after: u64) -> Option<u64> {
+        None
+    }
 }
 
 /// The disk of this machine.

@@ -7,6 +7,11 @@ use hydrant::{Error, ErrorKind, Retry};
 
 /// What went wrong on `path` while `doing` something, and what helps.
 pub(crate) fn io_error(path: &Path, doing: &str, retry: Retry, cause: io::Error) -> Error {
+    // What a compressed segment says about itself comes this way, too.
+    let cause = match cause.downcast::<Error>() {
+        Ok(error) => return error.in_log(path.display().to_string()),
+        Err(cause) => cause,
+    };
     let (kind, advice) = match cause.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             (ErrorKind::Denied, "allow this user to write there")

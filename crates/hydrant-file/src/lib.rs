@@ -4,6 +4,7 @@
 //! |---|---|
 //! | write a log, and read it | [`FileStore`] |
 //! | read a log that another process may be writing | [`FileSource`] |
+//! | check a log, and repair it | [`verify`], [`repair`] |
 //! | keep checkpoints on behalf of sinks | [`FileCheckpoints`] |
 //!
 //! The current segment is the file `state`, one event a line, in the envelope of [`hydrant::envelope`] with
@@ -15,6 +16,7 @@
 
 mod checkpoints;
 mod commit;
+mod compress;
 mod cursor;
 mod directory;
 mod disk;
@@ -25,20 +27,26 @@ mod lock;
 mod opening;
 mod options;
 mod recovery;
+mod repair;
+mod rewrite;
 mod rotation;
 #[cfg(test)]
-#[allow(dead_code, reason = "the power-cut tests are written beside it")]
 mod sim_disk;
 mod source;
 mod store;
 mod stream;
+#[cfg(test)]
+mod tests;
+mod verify;
 mod wire;
 mod writer;
-#[allow(dead_code, reason = "compression at rotation is written beside it")]
 mod zst;
+mod zst_file;
 
 pub use checkpoints::FileCheckpoints;
 pub use options::{FileSourceOptions, FileStoreOptions, Fsync, TornTail};
 pub use recovery::Recovered;
+pub use repair::{RepairReport, Repaired, repair};
 pub use source::FileSource;
 pub use store::FileStore;
+pub use verify::{Finding, FindingStream, verify};

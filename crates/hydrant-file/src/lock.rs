@@ -1,7 +1,7 @@
 //! The lock of a log: one writer, and how far it is synced, for other processes to see.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use hydrant::{Error, ErrorKind, Result, Retry};
 
@@ -140,6 +140,12 @@ impl Lock {
             format!("{holder} has this log open for writing, and a log has one writer; end it first, or only read (`FileSource`)"),
         )
         .in_log(dir.path.display().to_string())
+    }
+
+    /// Keeps the lock held as long as it can be upgraded and is: for work that must end before another
+    /// process writes.
+    pub(crate) fn share(&self) -> Weak<dyn DiskFile> {
+        Arc::downgrade(&self.file)
     }
 
     /// Shows other processes how far the log is synced.

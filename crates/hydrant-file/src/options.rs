@@ -49,6 +49,11 @@ pub struct FileStoreOptions {
     pub torn_tail: TornTail,
     /// Whether a directory that does not exist is created. Default: yes.
     pub create: bool,
+    /// Whether sealed segments are compressed, beside the writer, as soon as a rotation seals them and at
+    /// open. Default: no.
+    ///
+    /// Reads see no difference; hydra-node never reads sealed files.
+    pub compress: bool,
     /// How many calls may wait for the writer; more wait for their turn to wait. Default: 4,096.
     pub appends_waiting_max: usize,
     /// How many bytes of waiting appends share one write and one sync. Default: 8 MiB.
@@ -63,6 +68,7 @@ impl Default for FileStoreOptions {
             preallocate_bytes: 0,
             torn_tail: TornTail::SetAside,
             create: true,
+            compress: false,
             appends_waiting_max: 4096,
             commit_bytes_max: 8 << 20,
         }
@@ -105,6 +111,13 @@ impl FileStoreOptions {
     #[must_use]
     pub fn with_create(mut self, create: bool) -> Self {
         self.create = create;
+        self
+    }
+
+    /// Sets whether sealed segments are compressed.
+    #[must_use]
+    pub fn with_compress(mut self, compress: bool) -> Self {
+        self.compress = compress;
         self
     }
 

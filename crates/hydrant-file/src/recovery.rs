@@ -318,9 +318,9 @@ impl Recovery<'_> {
 
 /// The last event of a sealed file.
 pub(crate) fn last_of(dir: &Directory, sealed: Sealed) -> Result<Event> {
-    let path = dir.file(&sealed.name());
-    let (file, stat) =
-        dir.open(&path)?.ok_or_else(|| dir.unread(&path, std::io::ErrorKind::NotFound.into()))?;
+    let (path, file, stat) = dir
+        .open_sealed(sealed)?
+        .ok_or_else(|| dir.unread(&dir.file(&sealed.name()), std::io::ErrorKind::NotFound.into()))?;
     let (offset, line) = lines::last_before(&file, stat.len, dir, &path)?;
     let (_, event) = read_line(&line, None).map_err(|what| dir.damage(&path, &*file, offset, &what))?;
     if event.id() != sealed.last {

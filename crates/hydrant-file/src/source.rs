@@ -45,8 +45,11 @@ impl FileSource {
     /// # Errors
     /// `Unavailable` when there is no such directory, `Denied` when it must not be read.
     pub async fn open(dir: impl AsRef<Path>, options: FileSourceOptions) -> Result<Self> {
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-        let dir = Arc::new(Directory::new(disk, dir.as_ref(), options.event_bytes_max));
+        Self::open_on(Arc::new(RealDisk), dir.as_ref(), options).await
+    }
+
+    pub(crate) async fn open_on(disk: Arc<dyn Disk>, dir: &Path, options: FileSourceOptions) -> Result<Self> {
+        let dir = Arc::new(Directory::new(disk, dir, options.event_bytes_max));
         let looked = dir.clone();
         blocking(move || {
             if looked.disk.stat(&looked.path).map_err(|cause| looked.unread(&looked.path, cause))?.is_none() {

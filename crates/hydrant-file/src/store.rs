@@ -13,6 +13,7 @@ use hydrant::{
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use self::upkeep::Upkeep;
 use crate::FileCheckpoints;
 use crate::cursor::View;
 use crate::directory::Directory;
@@ -64,7 +65,9 @@ struct Shared {
     counters: Arc<Counters>,
     recovered: Vec<Recovered>,
     roster: FileCheckpoints,
-    timer: Mutex<Option<JoinHandle<()>>>,
+    /// What runs beside the writer.
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    upkeep: Arc<Upkeep>,
 }
 
 /// How long an open waits for a reader's glance at the lock, or for a handle that was just dropped.
@@ -94,6 +97,7 @@ impl FileStore {
         let (made, create) = (dir.clone(), options.create);
         blocking(move || make(&made, create)).await?;
         let (lock, record) = Self::lock(&dir).await?;
+        let held = lock.share();
         let roster = FileCheckpoints::open(path.join("secondaries")).await?;
         let delivered = roster.list().await?.iter().filter_map(|entry| entry.checkpoint.id()).max();
 
@@ -107,18 +111,32 @@ impl FileStore {
         })
         .await?;
         let published = writer.subscribe();
+        let upkeep = Arc::new(Upkeep::new(dir.clone(), published.clone(), held));
         let (queue, commands) = mpsc::channel(options.appends_waiting_max.max(1));
         std::thread::Builder::new()
             .name("hydrant-file".to_owned())
             .spawn(move || writer.run(commands))
             .map_err(|cause| io_error(path, "starting the writer", hydrant::Retry::Safe, cause))?;
-        let timer = match options.fsync {
-            Fsync::Interval(interval) => Some(timer(interval, counters.clone(), queue.downgrade())),
-            Fsync::Always | Fsync::Never => None,
-        };
-        let timer = Mutex::new(timer);
+        let mut tasks = Vec::new();
+        if let Fsync::Interval(interval) = options.fsync {
+            tasks.push(timer(interval, counters.clone(), queue.downgrade()));
+        }
+        if options.compress {
+            tasks.push(tokio::spawn(upkeep.clone().compress_always(counters.clone())));
+        }
+        let tasks = Mutex::new(tasks);
         Ok(Self {
-            shared: Arc::new(Shared { dir, options, queue, published, counters, recovered, roster, timer }),
+            shared: Arc::new(Shared {
+                dir,
+                options,
+                queue,
+                published,
+                counters,
+                recovered,
+                roster,
+                tasks,
+                upkeep,
+            }),
         })
     }
 
@@ -160,9 +178,8 @@ impl FileStore {
     /// # Cancel safety
     /// Once begun it goes on without its caller.
     pub async fn close(&self) -> Result<()> {
-        if let Some(timer) = self.shared.timer.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            timer.abort();
-        }
+        self.shared.end_tasks();
+        self.shared.upkeep.close().await;
         match self.ask(Command::Close).await {
             Err(error) if error.kind() == hydrant::ErrorKind::Closed && self.shared.queue.is_closed() => {
                 Ok(())
@@ -199,6 +216,8 @@ impl FileStore {
     }
 }
 
+mod upkeep;
+
 /// Makes the directory of a new log.
 fn make(dir: &Directory, create: bool) -> Result<()> {
     let path: PathBuf = dir.path.clone();
@@ -227,11 +246,18 @@ fn timer(interval: Duration, counters: Arc<Counters>, queue: mpsc::WeakSender<Co
     })
 }
 
+impl Shared {
+    fn end_tasks(&self) {
+        for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            task.abort();
+        }
+    }
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(timer) = self.timer.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            timer.abort();
-        }
+        self.end_tasks();
+        self.upkeep.stop();
     }
 }
 

@@ -16,6 +16,9 @@ use crate::recovery::Ready;
 use crate::rotation;
 use crate::wire::{self, Flags, Marks, Opens, Place};
 
+/// Held by whoever removes sealed files or replaces them.
+pub(crate) type Gate = tokio::sync::OwnedMutexGuard<()>;
+
 /// What is asked of the writer.
 pub(crate) enum Command {
     Append(Append),
@@ -25,6 +28,8 @@ pub(crate) enum Command {
     Sync(oneshot::Sender<Result<()>>),
     /// The timer of [`Fsync::Interval`].
     Due,
+    /// Drops the sealed segments that end before an event.
+    Prune(EventId, Gate, oneshot::Sender<Result<()>>),
     Close(oneshot::Sender<Result<()>>),
 }
 
@@ -51,6 +56,8 @@ pub(crate) struct Counters {
     pub(crate) under_way: AtomicUsize,
     /// Something was accepted that is not synced yet.
     pub(crate) unsynced: Notify,
+    /// A segment was sealed.
+    pub(crate) sealed: Notify,
 }
 
 pub(crate) struct Writer {
@@ -143,6 +150,11 @@ impl Writer {
                 Command::Sync(reply) => {
                     let synced = self.sync();
                     self.answer(reply, synced);
+                }
+                Command::Prune(before, gate, reply) => {
+                    let pruned = self.prune(before);
+                    drop(gate);
+                    self.answer(reply, pruned);
                 }
                 Command::Due => drop(self.sync()),
                 Command::Close(reply) => {
@@ -516,4 +528,5 @@ impl Writer {
     }
 }
 
+mod prune;
 mod rotate;

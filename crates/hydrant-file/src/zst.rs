@@ -56,10 +56,11 @@ impl Packer {
         Ok(Self { compressor, pending: Vec::new(), pending_first_id: 0, index })
     }
 
-    /// Takes one line, its line break included, and gives out a frame where one is complete.
-    pub(crate) fn push(&mut self, first_id: u64, line: &[u8]) -> Result<Option<Vec<u8>>> {
+    /// Takes one line, its line break included, and gives out a frame where one is complete. Asks for the
+    /// id of the line where a frame begins.
+    pub(crate) fn push(&mut self, line: &[u8], id: impl FnOnce() -> Result<u64>) -> Result<Option<Vec<u8>>> {
         if self.pending.is_empty() {
-            self.pending_first_id = first_id;
+            self.pending_first_id = id()?;
         }
         self.pending.extend_from_slice(line);
         if self.pending.len() < FRAME_BYTES_MIN { Ok(None) } else { self.cut().map(Some) }
@@ -224,7 +225,7 @@ mod tests {
         let mut packer = Packer::new().unwrap();
         let mut file = Vec::new();
         for (id, line) in lines {
-            file.extend(packer.push(*id, line).unwrap().unwrap_or_default());
+            file.extend(packer.push(line, || Ok(*id)).unwrap().unwrap_or_default());
         }
         file.extend(packer.finish().unwrap());
         file

@@ -148,6 +148,7 @@ impl Writer {
         self.record.print = lock::print(&*self.file, self.synced).unwrap_or(0);
         self.check_in_place()?;
         self.publish();
+        self.counters.sealed.notify_one();
         Ok(())
     }
 }

@@ -1,0 +1,240 @@
+//! Repairs a damaged log, as far as it can be. What is taken out of the log is kept aside, as files.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hydrant::{Error, ErrorKind, Result, Retry};
+
+use crate::commit::Structure;
+use crate::directory::{Directory, Sealed};
+use crate::disk::{Disk, DiskFile, Mode, RealDisk};
+use crate::error::io_error;
+use crate::lines::{BLOCK_BYTES, Lines, Piece};
+use crate::lock::Lock;
+use crate::opening::{Opening, read_line};
+use crate::options::FileStoreOptions;
+use crate::rewrite::rewrite;
+use crate::rotation::sync_dir;
+use crate::verify::{Finding, Verifier};
+use crate::wire;
+
+/// What [`repair`] did at one place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Repaired {
+    /// The first flaw of the file.
+    pub finding: Finding,
+    /// What was done about it.
+    pub done: String,
+    /// Where everything is kept that is no longer part of the log.
+    pub kept: PathBuf,
+}
+
+impl fmt::Display for Repaired {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}; kept aside: {}", self.finding, self.done, self.kept.display())
+    }
+}
+
+/// What came of a repair.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RepairReport {
+    /// What was done, in order.
+    pub repaired: Vec<Repaired>,
+    /// The first flaw of each file that is still there: this needs a person.
+    pub remaining: Vec<Finding>,
+}
+
+/// Repairs a log that nobody writes to.
+///
+/// 1. Lines that were glued together, as hydra-node leaves them after a crash, are taken apart, and half
+///    events between whole ones are taken out, where the ids prove that no event is missing then.
+/// 2. Where a sealed segment is damaged, the log begins behind it: the next segment opens with a snapshot.
+///    The segments before are set aside; whoever still needs them is told `Compacted`.
+/// 3. Where `state` is damaged, the log ends with the last whole commit before the damage.
+///
+/// The rest of the log is contiguous and checks. Files, or parts of them, that were taken out are kept as
+/// `damaged-<n>.<name>`; nothing is deleted. A torn tail is left to the next open. Each step is durable
+/// before the next; repairing again after a crash goes on.
+///
+/// # Errors
+/// `Unavailable` when somebody has the log open for writing, and what the disk answers.
+pub async fn repair(dir: impl Into<PathBuf>, options: FileStoreOptions) -> Result<RepairReport> {
+    let dir = dir.into();
+    let repair = move || repair_on(Arc::new(RealDisk), &dir, options.event_bytes_max);
+    tokio::task::spawn_blocking(repair).await.unwrap_or_else(|join| {
+        Err(Error::new(ErrorKind::Bug, Retry::Safe, "the repair did not end").because(join))
+    })
+}
+
+pub(crate) fn repair_on(disk: Arc<dyn Disk>, dir: &Path, event_bytes_max: usize) -> Result<RepairReport> {
+    let dir = Directory::new(disk, dir, event_bytes_max);
+    let Some((_lock, _)) = Lock::take(&dir)? else {
+        return Err(Lock::held(&dir));
+    };
+    let mut repair = Repair { dir: &dir, report: RepairReport::default() };
+    repair.take_lines_apart()?;
+    repair.raise_the_floor()?;
+    repair.cut_state()?;
+    repair.report.remaining = repair.flaws()?.into_values().collect();
+    Ok(repair.report)
+}
+
+struct Repair<'a> {
+    dir: &'a Directory,
+    report: RepairReport,
+}
+
+impl Repair<'_> {
+    /// The first flaw of each file; a torn tail is none.
+    fn flaws(&self) -> Result<BTreeMap<PathBuf, Finding>> {
+        let mut flaws = BTreeMap::new();
+        Verifier::new(self.dir, |finding: Finding| {
+            flaws.entry(finding.file.clone()).or_insert(finding);
+            true
+        })
+        .run()?;
+        flaws.retain(|_, finding| !finding.is_torn_tail);
+        Ok(flaws)
+    }
+
+    fn take_lines_apart(&mut self) -> Result<()> {
+        for (path, finding) in self.flaws()? {
+            let temp = self.dir.file("state.repaired");
+            self.remove_stale(&temp)?;
+            let out = self.create(&temp)?;
+            let whole = match self.dir.open(&path)? {
+                Some((file, stat)) => rewrite(self.dir, &path, file, stat.len, &*out)?,
+                None => false,
+            };
+            if !whole {
+                self.remove_stale(&temp)?;
+                continue;
+            }
+            out.sync().map_err(|cause| failed(&temp, cause))?;
+            let kept = self.aside(&path, "")?;
+            self.dir.disk.link(&path, &kept).map_err(|cause| failed(&kept, cause))?;
+            sync_dir(self.dir)?;
+            self.dir.disk.rename(&temp, &path).map_err(|cause| failed(&path, cause))?;
+            sync_dir(self.dir)?;
+            self.note(finding, "took lines apart; no event is missing", kept);
+        }
+        Ok(())
+    }
+
+    fn raise_the_floor(&mut self) -> Result<()> {
+        let mut flaws = self.flaws()?;
+        let sealed = self.dir.list()?.sealed;
+        let path = |sealed: &Sealed| self.dir.file(&sealed.name());
+        let Some(damaged) = sealed.iter().rposition(|sealed| flaws.contains_key(&path(sealed))) else {
+            return Ok(());
+        };
+        let next = sealed.get(damaged + 1).map_or_else(|| self.dir.state(), path);
+        if !self.opens_with_snapshot(&next)? {
+            return Ok(()); // nothing of the log could be hydrated: a person decides
+        }
+        // From the oldest on, so that a crash in between leaves a contiguous log.
+        for sealed in &sealed[..=damaged] {
+            let path = path(sealed);
+            let finding =
+                flaws.remove(&path).unwrap_or_else(|| Finding::of_file(&path, "stands before damage"));
+            let kept = self.aside(&path, "")?;
+            self.dir.disk.rename(&path, &kept).map_err(|cause| failed(&kept, cause))?;
+            sync_dir(self.dir)?;
+            self.note(finding, "the log begins behind this segment now", kept);
+        }
+        Ok(())
+    }
+
+    fn cut_state(&mut self) -> Result<()> {
+        let path = self.dir.state();
+        let Some(finding) = self.flaws()?.remove(&path) else {
+            return Ok(());
+        };
+        let file = self.dir.disk.open(&path, Mode::Write).map_err(|cause| failed(&path, cause))?;
+        let len = file.stat().map_err(|cause| failed(&path, cause))?.len;
+        let end = self.whole_commits(&path, &file, finding.offset)?;
+        let kept = self.aside(&path, &format!(".from-byte-{end}"))?;
+        let out = self.create(&kept)?;
+        let mut buffer = vec![0; BLOCK_BYTES];
+        let mut at = end;
+        while at < len {
+            let read = file.read_at(&mut buffer, at).map_err(|cause| failed(&path, cause))?;
+            if read == 0 {
+                break;
+            }
+            out.write_at(&buffer[..read], at - end).map_err(|cause| failed(&kept, cause))?;
+            at += read as u64;
+        }
+        out.sync().map_err(|cause| failed(&kept, cause))?;
+        sync_dir(self.dir)?;
+        file.truncate(end).and_then(|()| file.sync()).map_err(|cause| failed(&path, cause))?;
+        let done = format!("the log ends at byte {end} of this file now; {} bytes were cut off", len - end);
+        self.note(finding, &done, kept);
+        Ok(())
+    }
+
+    /// Where the last commit ends that lies before `flaw` as a whole.
+    fn whole_commits(&self, path: &Path, file: &Arc<dyn DiskFile>, flaw: u64) -> Result<u64> {
+        let mut lines = Lines::new(file.clone(), 0, flaw, self.dir.line_bytes_max);
+        let mut structure = Structure::from_start();
+        let (mut end, mut number, mut is_bare) = (0, 0, false);
+        while let Some(piece) = lines.next(self.dir, path)? {
+            let Piece::Lines(block) = piece else { break };
+            let mut at = 0;
+            while let Some(len) = memchr::memchr(b'\n', &block.data[at..]) {
+                let line = block.data.slice(at..at + len);
+                is_bare = if number == 0 { wire::is_bare(&line) } else { is_bare };
+                let (line, _) = read_line(&line, is_bare.then_some(number))?;
+                if structure.take(block.offset + at as u64, &line)? {
+                    end = block.offset + (at + len + 1) as u64;
+                }
+                number += 1;
+                at += len + 1;
+            }
+        }
+        Ok(end)
+    }
+
+    fn opens_with_snapshot(&self, path: &Path) -> Result<bool> {
+        let Some((file, stat)) = self.dir.open(path)? else { return Ok(false) };
+        let opening = Opening::of(self.dir, path, &file, stat.len);
+        Ok(opening.is_ok_and(|opening| opening.is_some_and(|opening| opening.snapshot == Some(0))))
+    }
+
+    /// A free name beside the log for what was `path`.
+    fn aside(&self, path: &Path, suffix: &str) -> Result<PathBuf> {
+        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        for number in 1_u64.. {
+            let kept = self.dir.file(&format!("damaged-{number}.{name}{suffix}"));
+            if self.dir.disk.stat(&kept).map_err(|cause| failed(&kept, cause))?.is_none() {
+                return Ok(kept);
+            }
+        }
+        unreachable!("a directory holds less than 2^64 files")
+    }
+
+    fn create(&self, path: &Path) -> Result<Arc<dyn DiskFile>> {
+        self.dir.disk.open(path, Mode::New).map_err(|cause| failed(path, cause))
+    }
+
+    /// Removes what a repair that crashed has written and nobody read.
+    fn remove_stale(&self, path: &Path) -> Result<()> {
+        match self.dir.disk.remove(path) {
+            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(failed(path, cause)),
+            _ => Ok(()),
+        }
+    }
+
+    fn note(&mut self, finding: Finding, done: &str, kept: PathBuf) {
+        tracing::warn!(%finding, done, kept = %kept.display(), "repaired");
+        self.report.repaired.push(Repaired { finding, done: done.to_owned(), kept });
+    }
+}
+
+fn failed(path: &Path, cause: std::io::Error) -> Error {
+    io_error(path, "repairing", Retry::AfterCheckpoint, cause)
+}

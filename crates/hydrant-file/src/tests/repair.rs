@@ -1,0 +1,170 @@
+use hydrant::Result;
+
+use super::*;
+use crate::repair::{RepairReport, repair_on};
+use crate::sim_disk::Fault;
+
+fn repair(disk: &SimDisk) -> Result<RepairReport> {
+    repair_on(Arc::new(disk.clone()), &dir(), EVENT_BYTES_MAX)
+}
+
+/// Every byte that was there is still there, in some file.
+fn nothing_is_lost(before: &[(&str, Vec<u8>)], disk: &SimDisk) {
+    let after = disk.files();
+    for (name, bytes) in before {
+        for line in bytes.split(|&byte| byte == b'\n') {
+            let kept = |file: &Vec<u8>| line.is_empty() || memchr::memmem::find(file, line).is_some();
+            assert!(after.values().any(kept), "{name} lost {:?}", String::from_utf8_lossy(line));
+        }
+    }
+}
+
+fn foreign(id: u64) -> String {
+    format!("{{\"eventId\":{id},\"stateChanged\":{{\"tag\":\"T\"}}}}\n")
+}
+
+#[test]
+fn a_sound_log_is_left_alone() {
+    let disk = disk_of(&log());
+    let before = disk.files();
+    assert_eq!(repair(&disk).unwrap(), RepairReport::default());
+    let mut after = disk.files();
+    after.remove(&dir().join("lock"));
+    assert_eq!(after, before);
+}
+
+#[test]
+fn glued_lines_are_taken_apart() {
+    let whole: String = (0..6).map(foreign).collect();
+    for (glue, text) in [
+        ("half an event", whole.replace("{\"eventId\":3", "{\"eventId\":3,\"stateCha{\"eventId\":3")),
+        ("NUL bytes", whole.replace("{\"eventId\":3", "\0\0\0\0{\"eventId\":3")),
+        ("no line break", whole.replace("}\n{\"eventId\":3", "}{\"eventId\":3")),
+        ("a line of garbage", whole.replace("{\"eventId\":3", "#!%\n{\"eventId\":3")),
+        ("an empty line", whole.replace("{\"eventId\":3", "\n{\"eventId\":3")),
+    ] {
+        let files = [("state", text.into_bytes())];
+        let disk = disk_of(&files);
+        assert!(!findings(&disk).is_empty(), "{glue}");
+        let report = repair(&disk).unwrap();
+        assert_eq!((report.repaired.len(), report.remaining.len()), (1, 0), "{glue}: {report:?}");
+        assert_eq!(super::text(&disk, "state"), whole, "{glue}");
+        assert_eq!(findings(&disk), [], "{glue}");
+        nothing_is_lost(&files, &disk);
+    }
+}
+
+#[test]
+fn where_an_event_is_missing_the_log_ends_before_it() {
+    let text: String = (0..6).map(foreign).collect::<String>().replace("{\"eventId\":3,", "{\"eventI");
+    let files = [("state", text.into_bytes())];
+    let disk = disk_of(&files);
+    let report = repair(&disk).unwrap();
+    assert_eq!((report.repaired.len(), report.remaining.len()), (1, 0), "{report:?}");
+    assert_eq!(ids(&disk, "state"), [0, 1, 2]);
+    assert_eq!(findings(&disk), []);
+    nothing_is_lost(&files, &disk);
+}
+
+#[test]
+fn our_lines_behind_glued_ones_are_moved_with_their_marks() {
+    let mut ours = segment(Opens::Root, &[events(0..2), events(2..4)]);
+    ours.extend(b"{\"eventId\":4,\"stateCha");
+    ours.extend(foreign(4).into_bytes());
+    let start = ours.len() as u64;
+    for (at, event) in events(5..8).iter().enumerate() {
+        let marks = (at != 1).then_some(Marks { start, synced: start });
+        let flags = [Flags::AFTER_FOREIGN, Flags::default(), Flags::ENDS][at];
+        encode(&mut ours, event, Place { flags, marks, opens: None });
+    }
+    let files = [("state", ours)];
+    let disk = disk_of(&files);
+    let found = findings(&disk);
+    assert_eq!((found.len(), found[0].line), (1, 5), "{found:?}");
+    let report = repair(&disk).unwrap();
+    assert_eq!((report.repaired.len(), report.remaining.len()), (1, 0), "{report:?}");
+    assert_eq!(ids(&disk, "state"), [0, 1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(findings(&disk), []);
+    nothing_is_lost(&[("state", files[0].1[..100].to_vec())], &disk);
+}
+
+#[test]
+fn damage_in_state_cuts_it_behind_the_last_whole_commit() {
+    let log = log();
+    let lines: Vec<usize> = memchr::memchr_iter(b'\n', &log[2].1).collect();
+    // The line that is damaged, and what is left then: commits are 20 21, 22 23 24, 25.
+    for (line, left) in [(1, 0), (2, 2), (3, 2), (4, 2)] {
+        let mut log = log.clone();
+        log[2].1[lines[line] - 30] ^= 1;
+        let disk = disk_of(&log);
+        let report = repair(&disk).unwrap();
+        assert_eq!((report.repaired.len(), report.remaining.len()), (1, 0), "{report:?}");
+        assert_eq!(ids(&disk, "state").len(), left);
+        assert_eq!(ids(&disk, "state-19").len(), 10);
+        assert_eq!(findings(&disk), []);
+        nothing_is_lost(&log, &disk);
+    }
+}
+
+#[test]
+fn damage_in_a_sealed_segment_raises_the_floor_behind_it() {
+    for damaged in [0, 1] {
+        let mut log = log();
+        log[damaged].1[100] ^= 1;
+        let disk = disk_of(&log);
+        let report = repair(&disk).unwrap();
+        assert_eq!((report.repaired.len(), report.remaining.len()), (damaged + 1, 0), "{report:?}");
+        assert_eq!(findings(&disk), []);
+        assert_eq!(ids(&disk, "state").len(), 6);
+        assert_eq!(disk.files().contains_key(&dir().join("state-19")), damaged == 0);
+        assert!(disk.files().contains_key(&dir().join("damaged-1.state-9")));
+        nothing_is_lost(&log, &disk);
+    }
+}
+
+#[test]
+fn somebody_who_writes_is_not_disturbed() {
+    use crate::disk::Disk;
+    let disk = disk_of(&log());
+    let _held = disk.lock(&dir().join("lock")).unwrap().unwrap();
+    let error = repair(&disk).unwrap_err();
+    assert_eq!(error.kind(), hydrant::ErrorKind::Unavailable, "{error}");
+}
+
+#[test]
+fn a_repair_that_was_interrupted_anywhere_is_finished_by_the_next() {
+    let mut damaged = log();
+    damaged[0].1[100] ^= 1;
+    let third_line = memchr::memchr_iter(b'\n', &damaged[2].1).nth(2).unwrap();
+    damaged[2].1[third_line - 30] ^= 1;
+    let glued: String = (0..6).map(foreign).collect::<String>().replace("{\"eventId\":3", "\0{\"eventId\":3");
+    for files in [damaged, vec![("state", glued.into_bytes())]] {
+        let disk = disk_of(&files);
+        let report = repair(&disk).unwrap();
+        assert!(report.remaining.is_empty(), "{report:?}");
+        let expected = ids(&disk, "state");
+        for step in 0..disk.steps().len() {
+            for fault in [Fault::PowerCut, Fault::Error(std::io::ErrorKind::Other), Fault::Short] {
+                for seed in 0..4 {
+                    let disk = disk_of(&files);
+                    disk.fail_at(step, fault);
+                    let first = repair(&disk);
+                    let mut random = fastrand::Rng::with_seed(seed);
+                    let disk = disk.reboot(&mut random);
+                    nothing_is_lost(&files, &disk);
+                    repair(&disk).unwrap();
+                    let what = format!("step {step}, {fault:?}, seed {seed}: {first:?}");
+                    // Of a cut that the power interrupted, a torn tail may be left to the next open.
+                    let state = disk.files()[&dir().join("state")].clone();
+                    let found = findings(&disk);
+                    assert!(found.iter().all(|finding| finding.is_torn_tail), "{what}: {found:?}");
+                    let end = found.first().map_or(state.len(), |torn| usize::try_from(torn.offset).unwrap());
+                    disk.put(&dir().join("state"), &state[..end]);
+                    assert_eq!(ids(&disk, "state"), expected, "{what}");
+                    disk.put(&dir().join("state"), &state);
+                    nothing_is_lost(&files, &disk);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! Checks a whole log: every checksum, the order of ids, the structure of commits, the chain of segments.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_core::Stream;
+use hydrant::{Error, ErrorKind, EventId, Result};
+use tokio::sync::mpsc;
+
+use crate::commit::Structure;
+use crate::directory::Directory;
+use crate::disk::{DiskFile, RealDisk, Stat};
+use crate::examine::examine;
+use crate::lines::{self, Lines, Piece};
+use crate::lock::Record;
+use crate::opening::{read_line, too_long};
+use crate::options::FileSourceOptions;
+use crate::wire::{self, Flags, Line};
+
+/// How many findings wait for whoever takes them.
+const WAITING_MAX: usize = 64;
+
+/// A place in a log that is not as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The file.
+    pub file: PathBuf,
+    /// The line, as an editor counts, from 1.
+    pub line: u64,
+    /// Where the line begins, in bytes from the beginning of the file (of what it holds, if it is compressed).
+    pub offset: u64,
+    /// What is wrong with it.
+    pub what: String,
+    /// It is a line without an end, behind everything that was synced: a crash left it, and the next open
+    /// for writing moves it away.
+    pub is_torn_tail: bool,
+}
+
+impl Finding {
+    pub(crate) fn of_file(path: &Path, what: &str) -> Self {
+        Self { file: path.to_owned(), line: 0, offset: 0, what: what.to_owned(), is_torn_tail: false }
+    }
+}
+
+impl fmt::Display for Finding {
+    /// One line: `file:line: byte N: what`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: byte {}: {}", self.file.display(), self.line, self.offset, self.what)
+    }
+}
+
+/// Findings as they are found; an error is the last item.
+pub type FindingStream = Pin<Box<dyn Stream<Item = Result<Finding>> + Send>>;
+
+/// Reads a whole log and gives every place that does not check; an empty stream says that all is well.
+///
+/// Checks every checksum, that ids grow, that each commit is there as a whole and where it was written, that
+/// no segment is missing or misnamed. Lines that somebody else wrote carry no checksums: that they are
+/// events, in order, is checked. Changes nothing, needs no lock, and may run beside a writer: it goes as far
+/// as the writer has synced. Takes memory for a few blocks of lines.
+///
+/// The stream ends with an error where a file cannot be read at all. Dropping it ends the work.
+pub fn verify(dir: impl Into<PathBuf>, options: &FileSourceOptions) -> FindingStream {
+    let dir = Directory::new(Arc::new(RealDisk), &dir.into(), options.event_bytes_max);
+    let (sender, receiver) = mpsc::channel(WAITING_MAX);
+    tokio::task::spawn_blocking(move || {
+        let told = Verifier::new(&dir, |finding| sender.blocking_send(Ok(finding)).is_ok()).run();
+        if let Err(error) = told {
+            // Nobody waits for it any more when this fails.
+            let _ = sender.blocking_send(Err(error));
+        }
+    });
+    Box::pin(Findings(receiver))
+}
+
+struct Findings(mpsc::Receiver<Result<Finding>>);
+
+impl Stream for Findings {
+    type Item = Result<Finding>;
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        self.0.poll_recv(context)
+    }
+}
+
+/// Goes through the files of a log, and tells what it finds until nobody listens.
+pub(crate) struct Verifier<'a, F> {
+    dir: &'a Directory,
+    tell: F,
+    is_heard: bool,
+    /// The last event so far.
+    last: Option<EventId>,
+    /// Whether a file came before this one.
+    is_chain: bool,
+    /// Whether a commit goes on in the next file.
+    continues: bool,
+}
+
+/// A place in a file.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    path: &'a Path,
+    line: u64,
+    offset: u64,
+}
+
+impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
+    pub(crate) fn new(dir: &'a Directory, tell: F) -> Self {
+        Self { dir, tell, is_heard: true, last: None, is_chain: false, continues: false }
+    }
+
+    pub(crate) fn run(mut self) -> Result<()> {
+        let listing = self.dir.list()?;
+        for sealed in &listing.sealed {
+            let path = self.dir.file(&sealed.name());
+            let checked = match self.dir.open_sealed(*sealed) {
+                Ok(Some((_, file, stat))) => self.file(&path, file, stat.len),
+                // A prune came between.
+                Ok(None) => continue,
+                Err(error) => Err(error),
+            };
+            let end = match checked {
+                Ok(end) => end,
+                // What a compressed segment says about itself.
+                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
+                    self.tell(At { path: &path, line: 0, offset: 0 }, &describe(&error));
+                    self.last = Some(sealed.last);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            if self.last != Some(sealed.last) {
+                let last = self.last.map_or_else(|| "no event".to_owned(), |last| format!("event {last}"));
+                self.tell(end, &format!("the file ends with {last}, its name says {}", sealed.last));
+            }
+        }
+        let path = self.dir.state();
+        let mut is_torn = false;
+        if let Some((file, stat)) = self.dir.open(&path)? {
+            let (end, text) = self.end_of_state(&file, &stat, &path, &listing.next)?;
+            let at = self.file(&path, file, end)?;
+            is_torn = end < text;
+            if is_torn {
+                let at = At { path: &path, line: at.line + 1, offset: end };
+                self.tell_torn(at, text - end);
+            }
+        }
+        // A rotation that a crash interrupted: the next open ends it.
+        if let Some(next) = listing.next.into_iter().find(|next| Some(*next) == self.last)
+            && self.continues
+            && let Some((file, stat)) = self.dir.open(&self.dir.next(next))?
+        {
+            self.file(&self.dir.next(next), file, stat.len)?;
+        }
+        if self.continues && !is_torn {
+            self.tell(
+                At { path: &path, line: 0, offset: 0 },
+                "the last commit goes on in a file that is missing",
+            );
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, at: At<'_>, what: &str) {
+        let finding = Finding { line: at.line, offset: at.offset, ..Finding::of_file(at.path, what) };
+        self.is_heard = self.is_heard && (self.tell)(finding);
+    }
+
+    fn tell_torn(&mut self, at: At<'_>, bytes: u64) {
+        let what = format!("{bytes} bytes were left by a crash; the next open for writing moves them away");
+        let finding = Finding {
+            line: at.line,
+            offset: at.offset,
+            is_torn_tail: true,
+            ..Finding::of_file(at.path, &what)
+        };
+        self.is_heard = self.is_heard && (self.tell)(finding);
+    }
+
+    /// How far `state` is to be checked, and how far it reaches. Beside a writer, that is as far as it has
+    /// synced; after a crash, as far as recovery would keep it.
+    fn end_of_state(
+        &self,
+        file: &Arc<dyn DiskFile>,
+        stat: &Stat,
+        path: &Path,
+        next: &[EventId],
+    ) -> Result<(u64, u64)> {
+        let unread = |cause| self.dir.unread(path, cause);
+        let lock = self.dir.file("lock");
+        let mut vouched = None;
+        let mut text = stat.len;
+        if let Some((lock_file, _)) = self.dir.open(&lock)?
+            && let Some(record) = Record::read(&*lock_file).map_err(unread)?
+        {
+            vouched = record.vouches_for(&**file, stat).map_err(unread)?;
+            if let Some(synced) = vouched
+                && self.dir.disk.is_locked(&lock).map_err(unread)?
+            {
+                return Ok((synced, synced));
+            }
+            if record.preallocates {
+                text = lines::end_of_text(&**file, stat.len).map_err(unread)?;
+            }
+        }
+        match examine(self.dir, path, file, stat.len, vouched.unwrap_or(0)) {
+            Ok(end) => match end.continues {
+                Some((continues, last)) if next.contains(&last) => Ok((continues, text.max(continues))),
+                _ => Ok((end.end, text.max(end.end))),
+            },
+            // Damage below what was synced: the lines will say where.
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok((text, text)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Checks one file to its end; returns where its last line stands.
+    fn file<'p>(&mut self, path: &'p Path, file: Arc<dyn DiskFile>, end: u64) -> Result<At<'p>> {
+        let mut at = At { path, line: 0, offset: 0 };
+        let mut structure = Structure::from_start();
+        let mut is_bare = false;
+        let mut lines = Lines::new(file, 0, end, self.dir.line_bytes_max);
+        let continued = std::mem::take(&mut self.continues);
+        while let Some(piece) = lines.next(self.dir, path)? {
+            let block = match piece {
+                Piece::Lines(block) => block,
+                Piece::TooLong(offset) => {
+                    at = At { path, line: at.line + 1, offset };
+                    self.tell(at, too_long(self.dir).message());
+                    structure = Structure::anywhere();
+                    continue;
+                }
+            };
+            let mut from = 0;
+            while from < block.data.len() {
+                if !self.is_heard {
+                    return Ok(at);
+                }
+                let ends = memchr::memchr(b'\n', &block.data[from..]);
+                let len = ends.unwrap_or(block.data.len() - from);
+                let line = block.data.slice(from..from + len);
+                at = At { path, line: at.line + 1, offset: block.offset + from as u64 };
+                if at.line == 1 {
+                    is_bare = wire::is_bare(&line);
+                }
+                let checked = read_line(&line, is_bare.then_some(at.line - 1)).and_then(|(line, event)| {
+                    if ends.is_none() && matches!(line, Line::Ours(_)) {
+                        return Err(Error::corrupt("the last line has no line break"));
+                    }
+                    self.order(at, &line, &event, continued)?;
+                    structure.take(at.offset, &line)?;
+                    self.continues = matches!(&line, Line::Ours(ours) if ours.flags.has(Flags::CONTINUES));
+                    Ok(())
+                });
+                if let Err(error) = checked {
+                    self.tell(at, &describe(&error));
+                    // One flaw is told once, not once more for each line behind it.
+                    structure = Structure::anywhere();
+                }
+                from += len + 1;
+            }
+        }
+        if !structure.is_complete() {
+            self.tell(at, "the last commit is not complete");
+        }
+        self.is_chain = true;
+        Ok(at)
+    }
+
+    /// Checks that an event stands behind the one before, also from file to file.
+    fn order(&mut self, at: At<'_>, line: &Line, event: &hydrant::Event, continued: bool) -> Result<()> {
+        let opens = match line {
+            Line::Ours(ours) => ours.opens,
+            Line::Foreign => None,
+        };
+        let before = self.last.replace(event.id());
+        let reuses = at.line == 1 && event.is_snapshot() && matches!(line, Line::Foreign);
+        if let Some(before) = before
+            && (event.id() < before || (event.id() == before && !reuses))
+        {
+            return Err(Error::corrupt(format!("the id does not grow: event {before} stands before it"))
+                .at(event.id()));
+        }
+        if at.line != 1 || !self.is_chain {
+            return Ok(());
+        }
+        if let Some(opens) = opens
+            && opens.predecessor() != before
+        {
+            let say =
+                |id: Option<EventId>| id.map_or_else(|| "nothing".to_owned(), |id| format!("event {id}"));
+            return Err(Error::corrupt(format!(
+                "the file was written behind {}, and the one before it ends with {}: a segment is missing",
+                say(opens.predecessor()),
+                say(before),
+            ))
+            .at(event.id()));
+        }
+        if continued && opens.is_none() {
+            return Err(Error::corrupt("the commit that goes on in this file is not there").at(event.id()));
+        }
+        Ok(())
+    }
+}
+
+fn describe(error: &Error) -> String {
+    let event = error.event().map_or_else(String::new, |event| format!("event {event}: "));
+    let cause = std::error::Error::source(error).map_or_else(String::new, |cause| format!(": {cause}"));
+    format!("{event}{}{cause}", error.message())
+}
