@@ -84,6 +84,8 @@ fn not_an_event(line: &[u8], cause: &dyn fmt::Display) -> Error {
         "UTF-16 or binary data; events are UTF-8"
     } else if line.starts_with(b"\xEF\xBB\xBF") {
         "text behind a byte order mark; remove the first three bytes"
+    } else if !line.trim_ascii_start().starts_with(b"{") {
+        "something that does not begin with `{`; an event is one JSON object"
     } else {
         return Error::corrupt(format!("this is not an event: {cause}"));
     };
@@ -201,9 +203,11 @@ fn unescaped<E: serde::de::Error>(quoted: &str) -> std::result::Result<Cow<'_, s
     }
 }
 
+/// The beginning of what stands in a line, fit for an error of one line.
 fn clip(text: &str) -> String {
-    let mut clipped: String = text.chars().take(40).collect();
-    if clipped.len() < text.len() {
+    let plain = |char: char| if char.is_control() { ' ' } else { char };
+    let mut clipped: String = text.chars().take(40).map(plain).collect();
+    if text.chars().nth(40).is_some() {
         clipped.push('…');
     }
     clipped
@@ -456,6 +460,7 @@ mod tests {
             ("{\u{A0}}", "this is not an event"),
             ("{\"eventId\":1,\"stateChan", "EOF"),
             ("[]", "one JSON object"),
+            ("\"a text that might be of any length\"", "but something that does not begin with `{`"),
             ("{}", "no `eventId`"),
             (r#"{"stateChanged":{}}"#, "no `eventId`"),
             (r#"{"eventId":1}"#, "no `stateChanged`"),
@@ -470,6 +475,7 @@ mod tests {
             (r#"{"eventId":1,"stateChanged":{},"x":1,"\u0078":2}"#, "`x` stands twice"),
             (r#"{"eventId":1,"stateChanged":{},"isSnapshot":1}"#, "`isSnapshot` is not"),
             (r#"{"eventId":1,"stateChanged":{},"\ud800":1}"#, "this is not an event"),
+            ("{\"eventId\":[\n1],\"stateChanged\":{}}", "`eventId` is [ 1]"),
             (r#"{"eventId":-0,"stateChanged":{}}"#, "`eventId` is -0"),
             (r#"{"eventId":1e2,"stateChanged":{}}"#, "`eventId` is 1e2"),
             (r#"{"eventId":1,"stateChanged":{},"x":1,"x":2}"#, "`x` stands twice"),

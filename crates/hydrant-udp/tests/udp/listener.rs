@@ -36,7 +36,7 @@ fn hasty() -> UdpListenerOptions {
 async fn what_is_sent_over_ipv6_is_received() {
     let listener = match UdpListener::open("[::1]:0", UdpListenerOptions::default()).await {
         Ok(listener) => listener,
-        Err(error) => return println!("SKIPPED: no IPv6 loopback here: {error}"),
+        Err(error) => return println!("skipped: no IPv6 loopback here: {error}"),
     };
     let sink = sink_to(&listener, UdpSinkOptions::default().with_datagram_bytes_max(1452)).await;
     let events = log(0..5);
@@ -50,7 +50,7 @@ async fn every_listener_of_a_multicast_group_receives() {
     let options = || UdpListenerOptions::default().with_multicast_interface(loopback);
     let first = match UdpListener::open("239.255.71.1:0", options()).await {
         Ok(listener) => listener,
-        Err(error) => return println!("SKIPPED: no multicast on the loopback interface: {error}"),
+        Err(error) => return println!("skipped: no multicast on the loopback interface: {error}"),
     };
     let group = first.local_addr().to_string();
     let second = UdpListener::open(&group, options()).await.unwrap();
@@ -69,14 +69,14 @@ async fn a_multicast_group_of_ipv6_receives() {
     let options = UdpListenerOptions::default().with_multicast_interface(loopback);
     let listener = match UdpListener::open("[ff01::7101]:0", options).await {
         Ok(listener) => listener,
-        Err(error) => return println!("SKIPPED: no IPv6 multicast on the loopback interface: {error}"),
+        Err(error) => return println!("skipped: no IPv6 multicast on the loopback interface: {error}"),
     };
     let target = listener.local_addr().to_string();
     let sink = UdpSinkOptions::default().with_multicast_interface(loopback);
     let events = log(0..5);
     let sink = match UdpSink::open(&target, sink).await {
         Ok(sink) => sink,
-        Err(error) => return println!("SKIPPED: no IPv6 multicast on the loopback interface: {error}"),
+        Err(error) => return println!("skipped: no IPv6 multicast on the loopback interface: {error}"),
     };
     send(&sink, &events).await;
     assert_eq!(receive(&mut listener.received(ReadFrom::Origin), 5).await, all(&events));

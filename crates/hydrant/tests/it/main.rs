@@ -2,6 +2,7 @@
 #![allow(missing_docs, unreachable_pub, reason = "tests")]
 #![allow(clippy::unwrap_used, reason = "a test, with its helpers, fails by panicking")]
 
+mod decoder;
 mod fanout;
 mod journal;
 mod support;
