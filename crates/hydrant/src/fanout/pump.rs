@@ -57,6 +57,9 @@ impl Pump {
                 _ = wanted.changed() => continue,
                 Err(failed) = caught("the primary or the sink", self.deliver()) => failed,
             };
+            if self.hub.feed.is_closed() {
+                break; // by `close`, which stops this pump next and has told what it lacks
+            }
             if failed.retry() == Retry::Never {
                 tracing::error!(secondary = self.secondary.name, error = %failed, "parked");
                 self.tell(|secondary| secondary.parked(Some(failed)));
