@@ -81,3 +81,26 @@ pub(crate) fn resolving(cause: io::Error, address: &str) -> Error {
     .in_log(address)
     .because(cause)
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_sent_is_told_by_its_code() {
+        for (code, kind, retry) in [
+            (Errno::MSGSIZE, ErrorKind::Invalid, Retry::Never),
+            (Errno::PERM, ErrorKind::Denied, Retry::Safe),
+            (Errno::NOBUFS, ErrorKind::Unavailable, Retry::Safe),
+            (Errno::NETUNREACH, ErrorKind::Unavailable, Retry::Safe),
+        ] {
+            let error = sending(code.into(), "host:1", EventId::new(7), 1472, true);
+            assert_eq!((error.kind(), error.retry()), (kind, retry), "{error}");
+            assert_eq!((error.event(), error.log()), (Some(EventId::new(7)), Some("host:1")));
+        }
+        let in_part = sending(Errno::NOBUFS.into(), "host:1", EventId::new(7), 1472, false);
+        assert_eq!(in_part.retry(), Retry::AfterCheckpoint, "some of the batch was sent");
+    }
+}

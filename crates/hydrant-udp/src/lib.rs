@@ -10,6 +10,10 @@
 //! on a network that you trust, for consumers that can live with a gap or have a refill. The bytes on the wire
 //! are specified in `FORMAT.md`.
 //!
+//! Metrics, all counters: `hydrant_udp_sink_datagrams_total`, `hydrant_udp_sink_skipped_total`,
+//! `hydrant_udp_sink_refused_total`, `hydrant_udp_listener_datagrams_total`, `hydrant_udp_listener_garbage_total`,
+//! `hydrant_udp_listener_incomplete_total`. The rest is in [`UdpSink::stats`] and [`UdpListener::stats`].
+//!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> hydrant::Result<()> {
 //! use futures_util::StreamExt;
