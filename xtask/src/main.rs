@@ -1,8 +1,9 @@
-//! The workspace's commands: `cargo xtask test` and `cargo xtask ci`.
+//! The workspace's commands: `cargo xtask test`, `cargo xtask ci` and `cargo xtask bench`.
 //!
 //! Without dependencies on purpose: this is the first thing that a fresh machine compiles.
 
 mod arrows;
+mod bench;
 mod tally;
 mod test;
 
@@ -16,6 +17,7 @@ usage: cargo xtask <command>
 
   test [-p <package>].. [<filter>..]   unit, integration and doc tests; the last line counts them
   ci                                   formatting, lints, documentation, the crates' arrows, then `test`
+  bench [<section>..]                  measures, and writes docs/BENCHMARKS.md
 ";
 
 fn main() -> ExitCode {
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
     let result = match args.split_first() {
         Some((command, rest)) if command == "test" => test::run(rest),
         Some((command, [])) if command == "ci" => ci(),
+        Some((command, rest)) if command == "bench" => bench::run(rest),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);

@@ -1,0 +1,112 @@
+//! Many tasks that append through one journal.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hydrant::{Batch, Checkpoint, EventSink, EventSource, EventStream, Journal, JournalOptions, ReadFrom};
+use hydrant_file::{FileStore, FileStoreOptions};
+use tokio::time::Instant;
+
+use crate::Result;
+use crate::workload::{Change, change};
+
+/// What a crowd of tasks got done.
+#[derive(Clone, Debug)]
+pub struct Crowd {
+    /// How many events were acknowledged.
+    pub events: u64,
+    /// In which time.
+    pub took: Duration,
+    /// How many events each commit had.
+    pub commits: Vec<usize>,
+}
+
+impl Crowd {
+    /// Events a second.
+    pub fn rate(&self) -> f64 {
+        crate::rate(self.events, self.took)
+    }
+
+    /// Events in a commit, on average.
+    #[expect(clippy::cast_precision_loss, reason = "an average")]
+    pub fn commit_events(&self) -> f64 {
+        self.events as f64 / self.commits.len().max(1) as f64
+    }
+}
+
+/// Lets `tasks` tasks append `together` events at a time for as long as told, each call awaited: durable,
+/// through a journal over a log of its own in `dir`, [`Fsync::Always`](hydrant_file::Fsync::Always).
+///
+/// # Errors
+/// What the log meets.
+pub async fn crowd(dir: &Path, tasks: usize, together: usize, run: Duration) -> Result<Crowd> {
+    let commits = Arc::new(Mutex::new(Vec::with_capacity(1 << 20)));
+    let store = FileStore::open(dir, FileStoreOptions::default()).await?;
+    let counted = Counted { store: store.clone(), commits: commits.clone() };
+    let journal: Journal<Change> = Journal::open(counted, JournalOptions::default()).await?;
+    let changes: Arc<Vec<Change>> = Arc::new((0..1024.max(together as u64)).map(change).collect());
+    let stop = Arc::new(AtomicBool::new(false));
+
+    let start = Instant::now();
+    let tasks: Vec<_> = (0..tasks)
+        .map(|task| {
+            let (journal, changes, stop) = (journal.clone(), changes.clone(), stop.clone());
+            tokio::spawn(async move {
+                let mut events = 0;
+                let first = task * together % (changes.len() - together + 1);
+                let mine = &changes[first..first + together];
+                while !stop.load(Ordering::Relaxed) {
+                    if let [event] = mine {
+                        journal.append(event).await?;
+                    } else {
+                        journal.append_all(mine).await?;
+                    }
+                    events += together as u64;
+                }
+                Ok::<_, hydrant::Error>(events)
+            })
+        })
+        .collect();
+    tokio::time::sleep(run).await;
+    stop.store(true, Ordering::Relaxed);
+    let mut events = 0;
+    for task in tasks {
+        events += task.await??;
+    }
+    let took = start.elapsed();
+    journal.close().await?;
+    store.close().await?;
+    let commits = std::mem::take(&mut *commits.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(Crowd { events, took, commits })
+}
+
+/// Notes how many events each append has.
+struct Counted {
+    store: FileStore,
+    commits: Arc<Mutex<Vec<usize>>>,
+}
+
+#[async_trait]
+impl EventSink for Counted {
+    async fn append(&self, batch: Batch<'_>) -> hydrant::Result<()> {
+        self.commits.lock().unwrap_or_else(PoisonError::into_inner).push(batch.events().len());
+        self.store.append(batch).await
+    }
+
+    async fn checkpoint(&self) -> hydrant::Result<Checkpoint> {
+        self.store.checkpoint().await
+    }
+}
+
+impl EventSource for Counted {
+    fn read(&self, from: ReadFrom) -> EventStream {
+        self.store.read(from)
+    }
+
+    fn follow(&self, from: ReadFrom) -> EventStream {
+        self.store.follow(from)
+    }
+}
