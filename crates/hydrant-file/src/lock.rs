@@ -135,7 +135,7 @@ impl Lock {
             None => "another process".to_owned(),
         };
         Error::new(
-            ErrorKind::Unavailable,
+            ErrorKind::Fenced,
             Retry::Safe,
             format!("{holder} has this log open for writing, and a log has one writer; end it first, or only read (`FileSource`)"),
         )

@@ -17,7 +17,7 @@ use self::upkeep::Upkeep;
 use crate::FileCheckpoints;
 use crate::cursor::View;
 use crate::directory::Directory;
-use crate::disk::{Disk, RealDisk};
+use crate::disk::RealDisk;
 use crate::error::io_error;
 use crate::lock::Lock;
 use crate::options::{FileStoreOptions, Fsync};
@@ -64,7 +64,7 @@ struct Shared {
     published: watch::Receiver<Published>,
     counters: Arc<Counters>,
     recovered: Vec<Recovered>,
-    roster: FileCheckpoints,
+    roster: Arc<dyn CheckpointStore>,
     /// What runs beside the writer.
     tasks: Mutex<Vec<JoinHandle<()>>>,
     upkeep: Arc<Upkeep>,
@@ -82,23 +82,28 @@ impl FileStore {
     /// What recovery did is told by [`recovered`](FileStore::recovered) and as a warning.
     ///
     /// # Errors
-    /// `Unavailable` when another handle, here or in another process, has the log open for writing;
+    /// `Fenced` when another handle, here or in another process, has the log open for writing;
     /// `Corrupt`, with file, line and byte offset, for damage: nothing is changed then; `Denied`, `Full`,
     /// `Invalid` for what stands in the way.
     ///
     /// # Cancel safety
     /// A dropped future leaves no lock. Recovery may have begun; it goes on at the next open.
     pub async fn open(dir: impl AsRef<Path>, options: FileStoreOptions) -> Result<Self> {
-        Self::open_on(Arc::new(RealDisk), dir.as_ref(), options).await
-    }
-
-    pub(crate) async fn open_on(disk: Arc<dyn Disk>, path: &Path, options: FileStoreOptions) -> Result<Self> {
-        let dir = Arc::new(Directory::new(disk, path, options.event_bytes_max));
+        let dir = Arc::new(Directory::new(Arc::new(RealDisk), dir.as_ref(), options.event_bytes_max));
         let (made, create) = (dir.clone(), options.create);
         blocking(move || make(&made, create)).await?;
+        let roster = FileCheckpoints::open(dir.file("secondaries")).await?;
+        Self::open_on(dir, Arc::new(roster), options).await
+    }
+
+    /// Opens a log in a directory that is there.
+    pub(crate) async fn open_on(
+        dir: Arc<Directory>,
+        roster: Arc<dyn CheckpointStore>,
+        options: FileStoreOptions,
+    ) -> Result<Self> {
         let (lock, record) = Self::lock(&dir).await?;
         let held = lock.share();
-        let roster = FileCheckpoints::open(path.join("secondaries")).await?;
         let delivered = roster.list().await?.iter().filter_map(|entry| entry.checkpoint.id()).max();
 
         let counters = Arc::new(Counters::default());
@@ -116,7 +121,7 @@ impl FileStore {
         std::thread::Builder::new()
             .name("hydrant-file".to_owned())
             .spawn(move || writer.run(commands))
-            .map_err(|cause| io_error(path, "starting the writer", hydrant::Retry::Safe, cause))?;
+            .map_err(|cause| io_error(&dir.path, "starting the writer", hydrant::Retry::Safe, cause))?;
         let mut tasks = Vec::new();
         if let Fsync::Interval(interval) = options.fsync {
             tasks.push(timer(interval, counters.clone(), queue.downgrade()));
@@ -313,7 +318,7 @@ impl EventSource for FileStore {
 
 impl Primary for FileStore {
     fn roster(&self) -> Arc<dyn CheckpointStore> {
-        Arc::new(self.shared.roster.clone())
+        self.shared.roster.clone()
     }
 
     fn acknowledges(&self) -> Acknowledges {

@@ -4,5 +4,6 @@
 #![expect(clippy::format_collect, reason = "small fixtures, read more easily")]
 
 mod common;
+mod conformance;
 mod recovery;
 mod store;

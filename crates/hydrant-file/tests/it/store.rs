@@ -155,7 +155,7 @@ async fn a_second_writer_is_told_who_holds_the_log() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await;
     let error = FileStore::open(dir.path(), FileStoreOptions::default()).await.map(drop).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(error.kind(), ErrorKind::Fenced);
     assert!(error.to_string().contains("another handle in this process"), "{error}");
     drop(store);
     open(dir.path()).await.close().await.unwrap();
