@@ -42,11 +42,15 @@ pub(super) async fn appends_from_many_tasks(trial: &Trial) -> Verdict {
         let ended = ended.or_else(|panic| broken("no panic", panic.to_string()))?;
         ended.expected(|| "each of many tasks to append by compare-and-append".to_owned())?;
     }
+    let all_there = || async {
+        let count = log.read(ReadFrom::Origin).await?.len() as u64;
+        if count == TASKS * each {
+            return Ok(());
+        }
+        broken(format!("{} events, each once", TASKS * each), format!("{count} events"))
+    };
+    trial.settled(trial.shows_late(), all_there).await?;
     let events = log.read(ReadFrom::Origin).await?;
-    let count = events.len() as u64;
-    if count != TASKS * each {
-        return broken(format!("{} events, each once", TASKS * each), format!("{count} events"));
-    }
     if let Some(pair) = events.windows(2).find(|pair| pair[0].id() >= pair[1].id()) {
         return broken("ids that strictly grow", format!("{} behind {}", pair[1].id(), pair[0].id()));
     }
