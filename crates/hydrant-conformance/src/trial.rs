@@ -47,7 +47,7 @@ impl Trial {
     }
 
     /// Whether what was acknowledged may take a moment to be seen.
-    fn shows_late(&self) -> bool {
+    pub(crate) fn shows_late(&self) -> bool {
         !self.is_durable() || !self.has(Capabilities::SOURCE)
     }
 
