@@ -12,7 +12,7 @@ use crate::directory::{Directory, Sealed};
 use crate::disk::{Disk, DiskFile, Mode, RealDisk};
 use crate::error::io_error;
 use crate::lines::{BLOCK_BYTES, Lines, Piece};
-use crate::lock::Lock;
+use crate::lock::{Lock, Record, print};
 use crate::opening::{Opening, read_line};
 use crate::options::FileStoreOptions;
 use crate::rewrite::rewrite;
@@ -72,10 +72,10 @@ pub async fn repair(dir: impl Into<PathBuf>, options: FileStoreOptions) -> Resul
 
 pub(crate) fn repair_on(disk: Arc<dyn Disk>, dir: &Path, event_bytes_max: usize) -> Result<RepairReport> {
     let dir = Directory::new(disk, dir, event_bytes_max);
-    let Some((_lock, _)) = Lock::take(&dir)? else {
+    let Some((lock, record)) = Lock::take(&dir)? else {
         return Err(Lock::held(&dir));
     };
-    let mut repair = Repair { dir: &dir, report: RepairReport::default() };
+    let mut repair = Repair { dir: &dir, lock, record, report: RepairReport::default() };
     repair.take_lines_apart()?;
     repair.raise_the_floor()?;
     repair.cut_state()?;
@@ -85,6 +85,9 @@ pub(crate) fn repair_on(disk: Arc<dyn Disk>, dir: &Path, event_bytes_max: usize)
 
 struct Repair<'a> {
     dir: &'a Directory,
+    lock: Lock,
+    /// What the last writer left in `lock`.
+    record: Option<Record>,
     report: RepairReport,
 }
 
@@ -171,9 +174,24 @@ impl Repair<'_> {
         }
         out.sync().map_err(|cause| failed(&kept, cause))?;
         sync_dir(self.dir)?;
+        self.vouch_for_less(&path, &*file, end)?;
         file.truncate(end).and_then(|()| file.sync()).map_err(|cause| failed(&path, cause))?;
         let done = format!("the log ends at byte {end} of this file now; {} bytes were cut off", len - end);
         self.note(finding, &done, kept);
+        Ok(())
+    }
+
+    /// What was synced ends at `end` now, before anything is cut: else the next open would miss the rest.
+    fn vouch_for_less(&mut self, path: &Path, file: &dyn DiskFile, end: u64) -> Result<()> {
+        let stat = file.stat().map_err(|cause| failed(path, cause))?;
+        let Some(record) = &mut self.record else { return Ok(()) };
+        let vouched = record.vouches_for(file, &stat).map_err(|cause| failed(path, cause))?;
+        if vouched.is_some_and(|synced| synced > end) {
+            record.synced = end;
+            record.print = print(file, end).map_err(|cause| failed(path, cause))?;
+            self.lock.publish(record)?;
+            self.lock.sync()?;
+        }
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! Opening what a crash, a foreign writer or a bad disk left behind.
 
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
 use hydrant::{ErrorKind, EventId, EventSourceExt, ReadFrom};
@@ -238,4 +239,30 @@ async fn a_missing_state_is_not_an_empty_log() {
     assert_eq!(head(&store).await, Some(7));
     append(&store, &[event(8)]).await;
     assert_eq!(all(&store).await, events(0..9, &[5]));
+}
+
+#[tokio::test]
+async fn damage_below_what_a_closed_log_vouches_for_is_repaired_and_the_log_is_written_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = events(0..9, &[]);
+    let store = open(dir.path()).await;
+    for commit in log.chunks(3) {
+        append(&store, commit).await;
+    }
+    store.close().await.unwrap();
+    drop(store);
+    let state = dir.path().join("state");
+    let mut file = std::fs::File::options().read(true).write(true).open(&state).unwrap(); // the same inode
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    let flaw = text.find("\"eventId\":4").unwrap() as u64 + 14;
+    file.seek(SeekFrom::Start(flaw)).unwrap();
+    file.write_all(b"!").unwrap();
+
+    let report = hydrant_file::repair(dir.path(), FileStoreOptions::default()).await.unwrap();
+    assert_eq!((report.repaired.len(), report.remaining.len()), (1, 0), "{report:?}");
+    let store = open(dir.path()).await;
+    assert_eq!(all(&store).await, log[..3]);
+    append(&store, &log[3..]).await;
+    assert_eq!(all(&store).await, log);
 }
