@@ -179,15 +179,12 @@ struct Filling {
 }
 
 impl View {
-    pub(crate) fn new(mut cursor: Cursor, from: ReadFrom) -> Self {
+    pub(crate) fn new(cursor: Cursor, from: ReadFrom) -> Self {
         // Read first and to its end, which is where the log ended now: the newest datagrams may be lost. What
         // it does not have yet is taken from what is held.
         let refill = cursor.shared.options.refill.clone();
         let jumps = from == ReadFrom::Snapshot;
         let filling = refill.as_ref().map(|refill| Filling { stream: refill.read(from), hole: None, jumps });
-        if filling.is_some() && jumps {
-            cursor.position = None;
-        }
         Self { cursor, refill, filling, started: false, ended: false }
     }
 
@@ -243,18 +240,26 @@ impl View {
     /// The next event of the refill; `None` when it has nothing more that is wanted.
     async fn fill(&mut self, mut filling: Filling) -> Result<Option<Event>> {
         let limit = self.cursor.shared.options.refill_timeout;
-        let next = match &filling.hole {
-            Some(hole) => timeout(limit, filling.stream.next()).await.map_err(|_| self.refill_lacks(hole))?,
-            None => filling.stream.next().await,
+        let (event, id) = loop {
+            let next = match &filling.hole {
+                Some(hole) => {
+                    timeout(limit, filling.stream.next()).await.map_err(|_| self.refill_lacks(hole))?
+                }
+                None => filling.stream.next().await,
+            };
+            let Some(event) = next.transpose()? else {
+                return filling.hole.map_or(Ok(None), |hole| Err(self.refill_lacks(&hole)));
+            };
+            let id = event.id();
+            if Some(id) > self.cursor.position {
+                break (event, id);
+            }
+            // A refill that lags may have an older snapshot as its newest than the one that is held.
+            if !filling.jumps {
+                let message = "the refill source goes back in its ids";
+                return Err(Error::new(ErrorKind::Bug, Retry::Never, message).at(id));
+            }
         };
-        let Some(event) = next.transpose()? else {
-            return filling.hole.map_or(Ok(None), |hole| Err(self.refill_lacks(&hole)));
-        };
-        let id = event.id();
-        if Some(id) <= self.cursor.position {
-            let message = "the refill source goes back in its ids";
-            return Err(Error::new(ErrorKind::Bug, Retry::Never, message).at(id));
-        }
         let position = self.cursor.position;
         let jumps = std::mem::replace(&mut filling.jumps, false);
         if !jumps && self.cursor.shared.lock().held.contradicts(position, &event) {

@@ -79,6 +79,20 @@ async fn a_snapshot_that_was_lost_is_found_in_the_refill() {
 }
 
 #[tokio::test]
+async fn of_a_snapshot_in_the_refill_and_one_that_is_held_the_newer_counts() {
+    let snapshot = |id| Event::builder(EventId::new(id)).payload_json("{}").snapshot().build().unwrap();
+    let events = [log(0..2), vec![snapshot(2)], log(3..5), vec![snapshot(5)], log(6..8)].concat();
+    for known in [3, 5, 7, 8] {
+        let store = store_with(&events[..known]).await;
+        let listener = listen(refilled(&store)).await;
+        let sink = sink_to(&listener, UdpSinkOptions::default()).await;
+        send_after(&sink, Some(3), &events[4..]).await;
+        seen(&listener, 4).await;
+        assert_eq!(listener.collect(ReadFrom::Snapshot).await.unwrap(), events[5..], "{known} in the refill");
+    }
+}
+
+#[tokio::test]
 async fn a_follower_waits_for_a_refill_that_lags_and_a_read_says_so() {
     let events = log(0..6);
     let store = store_with(&events[..1]).await;
