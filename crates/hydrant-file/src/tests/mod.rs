@@ -1,6 +1,7 @@
 //! Tests that need to see inside: logs byte for byte, and disks that fail.
 
 mod compress;
+mod crowd;
 mod repair;
 mod verify;
 
