@@ -1,0 +1,41 @@
+//! The commands, one room each.
+
+mod cat;
+mod check;
+mod copy;
+mod lineage;
+mod listing;
+mod relay;
+mod status;
+mod tail;
+
+use crate::args::{Cli, Command};
+use crate::exit::{Failure, Outcome};
+use crate::progress;
+use crate::signals::Stop;
+
+/// Runs what the command line says.
+pub(crate) async fn run(cli: Cli, stop: Stop) -> Outcome {
+    let json = cli.global.json;
+    progress::show(json);
+    match cli.command {
+        Command::Relay(args) => relay::run(args, json, &stop).await,
+        Command::Cat(args) => cat::run(args, &stop).await,
+        Command::Tail(args) => tail::run(args, &stop).await,
+        Command::Copy(args) => copy::run(args, json, &stop).await,
+        Command::Verify(args) => unless_stopped(&stop, check::verify(args, json)).await,
+        Command::Repair(args) => check::repair(args, json).await,
+        Command::Status(args) => unless_stopped(&stop, status::run(args, json)).await,
+        Command::Stores => listing::stores(json),
+        Command::Completion { shell } => listing::completion(shell),
+    }
+}
+
+/// A command that only reads, and can be dropped at any point.
+async fn unless_stopped(stop: &Stop, command: impl Future<Output = Outcome>) -> Outcome {
+    tokio::select! {
+        biased;
+        () = stop.wait() => Err(Failure::Incomplete("stopped by a signal before the end".to_owned())),
+        outcome = command => outcome,
+    }
+}

@@ -1,0 +1,200 @@
+//! `hydrant relay`: a fan-out over a log that somebody else writes.
+
+mod opening;
+mod reader;
+mod report;
+mod state_dir;
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::future::{BoxFuture, try_join_all};
+use hydrant::{Laggard, Relay, RelayOptions, Retry, SecondaryOptions, SecondaryStatus, Start, State, Status};
+use tokio::sync::watch;
+
+use self::opening::Opening;
+use self::reader::UntilReaderLeaves;
+use self::report::Report;
+use self::state_dir::StateDir;
+use crate::args::{NamedUrl, RelayArgs};
+use crate::commands::copy::refuse_same;
+use crate::exit::{Exit, Failure, Outcome, exit_of};
+use crate::signals::Stop;
+use crate::stores::{OpenSink, Reads};
+
+/// Whoever reads standard output may take as long as they like: waiting for them is no failure.
+const PATIENCE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Delivers to the end of the log, or for ever.
+pub(crate) async fn run(args: RelayArgs, json: bool, stop: &Stop) -> Outcome {
+    check(&args)?;
+    let state_dir = StateDir::open(args.state_dir.as_deref()).await?;
+    let source = args.from.source().await?;
+    let options = RelayOptions::default().with_follow(args.follow);
+    let relay = Relay::open(source, state_dir.roster(), options).await?;
+    let (closings, reader) = attach(&relay, &args, &state_dir).await?;
+
+    let mut report = Report::new(&args, json);
+    let ended = deliver(&relay, &args, &mut report, reader.clone(), stop).await;
+    let late = matches!(ended, Ok(Ended::Late));
+    let laggards = relay.close(if late { Duration::ZERO } else { args.drain_timeout }).await;
+    let status = relay.status();
+    drop(relay);
+    let closed = try_join_all(closings).await;
+    let satisfied = |laggard: &Laggard| {
+        reader.as_ref().is_some_and(|reader| reader.name == laggard.name && *reader.left.borrow())
+    };
+    let lacking: Vec<_> = laggards.into_iter().filter(|laggard| !satisfied(laggard)).collect();
+    report.end(&status, &lacking)?;
+    ended?;
+    closed?;
+    let exits = lacking.iter().map(|laggard| laggard.last_error.as_ref().map_or(Exit::Data, exit_of));
+    let exit = exits.max().unwrap_or(Exit::Fine);
+    if late && exit == Exit::Fine {
+        let message = "the deadline passed before the end of the log; the same command goes on from there";
+        return Err(Failure::Incomplete(message.to_owned()));
+    }
+    Ok(exit)
+}
+
+/// What closes each sink.
+type Closings = Vec<BoxFuture<'static, hydrant::Result<()>>>;
+
+/// Opens all sinks, and then attaches them.
+async fn attach(
+    relay: &Relay,
+    args: &RelayArgs,
+    state_dir: &StateDir,
+) -> Outcome<(Closings, Option<Reader>)> {
+    let mut sinks = Vec::with_capacity(args.to.len());
+    for to in &args.to {
+        sinks.push(open(to, args.follow).await?);
+    }
+    let mut reader = None;
+    let mut closings = Vec::with_capacity(sinks.len());
+    for (to, OpenSink { mut sink, closing }) in args.to.iter().zip(sinks) {
+        let start = if args.from_snapshot { Start::OldestSnapshot } else { Start::Checkpoint };
+        let mut options = SecondaryOptions::default().with_target(to.url.target()).with_start(start);
+        if to.url.is_stdio() {
+            let (until_reader_leaves, left) = UntilReaderLeaves::new(sink);
+            (sink, reader) = (until_reader_leaves, Some(Reader { name: to.name.clone(), left }));
+            options = options.with_call_timeout(PATIENCE);
+        }
+        if !to.url.has_memory() {
+            sink = state_dir.checkpointed(to, sink).await?;
+        }
+        relay.attach(&to.name, sink, options).await?;
+        closings.push(closing);
+    }
+    Ok((closings, reader))
+}
+
+/// Whoever reads standard output, under the name of that sink.
+#[derive(Clone)]
+struct Reader {
+    name: String,
+    left: watch::Receiver<bool>,
+}
+
+/// Resolves when the reader leaves.
+async fn reader_left(reader: &mut Option<Reader>) -> String {
+    if let Some(reader) = reader
+        && reader.left.wait_for(|left| *left).await.is_ok()
+    {
+        return reader.name.clone();
+    }
+    std::future::pending().await
+}
+
+/// What can be told from the command line alone.
+fn check(args: &RelayArgs) -> Outcome<()> {
+    if args.from.reads() != Reads::Again {
+        return Err(Failure::Usage(format!(
+            "{} cannot be read again from where a sink stands; copy it into a store, and relay that",
+            args.from
+        )));
+    }
+    for (index, to) in args.to.iter().enumerate() {
+        refuse_same(&args.from, &to.url)?;
+        let before = &args.to[..index];
+        if before.iter().any(|other| other.name == to.name) {
+            let name = &to.name;
+            return Err(Failure::Usage(format!(
+                "two sinks are called `{name}`; give each a name of its own: --to NAME={}",
+                to.url
+            )));
+        }
+        if before.iter().any(|other| other.url.target() == to.url.target()) {
+            return Err(Failure::Usage(format!("two sinks write to {}; keep one", to.url)));
+        }
+        if !to.url.has_memory() && args.state_dir.is_none() {
+            return Err(Failure::Usage(format!(
+                "{} has no memory of what it was given; say where to keep its checkpoint: --state-dir DIR",
+                to.url
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Opens a sink. One that is down for now does not keep a relay that follows from serving the others.
+async fn open(to: &NamedUrl, follow: bool) -> hydrant::Result<OpenSink> {
+    match to.url.sink().await {
+        Err(error) if follow && error.retry() != Retry::Never => {
+            tracing::warn!(name = to.name, %error, "the sink cannot be reached; it is tried again and again");
+            Ok(Opening::sink(to.url.clone()))
+        }
+        opened => opened,
+    }
+}
+
+/// How a delivery ended.
+enum Ended {
+    /// At the end of the log, by a signal, or because no sink goes on.
+    InTime,
+    /// By `--deadline`.
+    Late,
+}
+
+async fn deliver(
+    relay: &Relay,
+    args: &RelayArgs,
+    report: &mut Report,
+    mut reader: Option<Reader>,
+    stop: &Stop,
+) -> Outcome<Ended> {
+    let mut deadline = std::pin::pin!(tokio::time::sleep(args.deadline.unwrap_or_default()));
+    let mut statuses = std::pin::pin!(relay.watch());
+    let mut finished = std::pin::pin!(relay.finished());
+    loop {
+        tokio::select! {
+            () = stop.wait() => {
+                if args.follow {
+                    return Ok(Ended::InTime);
+                }
+                let message = "stopped by a signal before the end; the same command goes on from there";
+                return Err(Failure::Incomplete(message.to_owned()));
+            }
+            ended = &mut finished => {
+                ended?;
+                return Ok(Ended::InTime);
+            }
+            () = &mut deadline, if args.deadline.is_some() => return Ok(Ended::Late),
+            name = reader_left(&mut reader) => {
+                relay.park(&name)?;
+                reader = None;
+            }
+            Some(status) = statuses.next() => {
+                report.show(&status)?;
+                if attached(&status).all(|secondary| secondary.state == State::Parked) {
+                    return Ok(Ended::InTime);
+                }
+            }
+        }
+    }
+}
+
+/// The secondaries of this run; the state directory may know others from before.
+fn attached(status: &Status) -> impl Iterator<Item = &SecondaryStatus> {
+    status.secondaries.iter().filter(|secondary| secondary.state != State::Detached)
+}

@@ -1,0 +1,170 @@
+//! Store URLs, `scheme:target?option=value&...`, made valid once, while the command line is read.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::stores::{self, Place};
+
+/// A valid URL of a store: its scheme is known, its target and every option make sense.
+#[derive(Clone, Debug)]
+pub(crate) struct StoreUrl {
+    scheme: &'static str,
+    place: Arc<dyn Place>,
+}
+
+impl StoreUrl {
+    /// The name of the scheme.
+    pub(crate) fn scheme(&self) -> &'static str {
+        self.scheme
+    }
+
+    /// Whether it is standard input or output.
+    pub(crate) fn is_stdio(&self) -> bool {
+        self.scheme == stores::stdio::NAME
+    }
+}
+
+impl std::ops::Deref for StoreUrl {
+    type Target = dyn Place;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.place
+    }
+}
+
+impl fmt::Display for StoreUrl {
+    /// Without options, and without any secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.place.target())
+    }
+}
+
+impl FromStr for StoreUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = if text == "-" { "stdio:" } else { text };
+        let Some((scheme, rest)) = text.split_once(':').filter(|(scheme, _)| is_scheme(scheme)) else {
+            return Err(format!("it has no scheme; for a directory write file:{text}. {KNOW}"));
+        };
+        let Some(scheme) = stores::scheme(scheme) else {
+            let names = stores::SCHEMES.iter().map(|scheme| scheme.name());
+            return Err(format!("unknown scheme `{scheme}`{} {KNOW}", did_you_mean(scheme, names)));
+        };
+        let (target, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let place = scheme.parse(&percent_decode(target)?, &parse_query(query)?)?;
+        Ok(Self { scheme: scheme.name(), place })
+    }
+}
+
+const KNOW: &str = "(`hydrant stores` lists all schemes and their options)";
+
+fn is_scheme(text: &str) -> bool {
+    text.len() > 1 && text.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '+')
+}
+
+fn parse_query(query: &str) -> Result<Vec<(String, String)>, String> {
+    let mut pairs: Vec<(String, String)> = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair
+            .split_once('=')
+            .ok_or_else(|| format!("the option `{pair}` has no value; write {pair}=VALUE"))?;
+        if pairs.iter().any(|(given, _)| given == name) {
+            return Err(format!("the option `{name}` stands twice; keep one"));
+        }
+        pairs.push((name.to_owned(), percent_decode(value)?));
+    }
+    Ok(pairs)
+}
+
+fn percent_decode(text: &str) -> Result<String, String> {
+    let wrong =
+        || format!("`%` in `{text}` must be followed by two hexadecimal digits; write `%` itself as %25");
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, behind)) = rest.split_first() {
+        if first == b'%' {
+            let digits =
+                behind.get(..2).and_then(|digits| std::str::from_utf8(digits).ok()).ok_or_else(wrong)?;
+            if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+                return Err(wrong());
+            }
+            bytes.push(u8::from_str_radix(digits, 16).map_err(|_| wrong())?);
+            rest = &behind[2..];
+        } else {
+            bytes.push(first);
+            rest = behind;
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| format!("`{text}` is not UTF-8"))
+}
+
+/// `; did you mean ...?` for the nearest name, or a full stop.
+pub(crate) fn did_you_mean<'a>(given: &str, names: impl IntoIterator<Item = &'a str>) -> String {
+    let near = |name: &&str| {
+        strsim::damerau_levenshtein(given, name) <= (name.len().max(3) / 3).max(1) || name.starts_with(given)
+    };
+    let best = names.into_iter().filter(near).min_by_key(|name| strsim::damerau_levenshtein(given, name));
+    best.map_or_else(|| ".".to_owned(), |name| format!("; did you mean `{name}`?"))
+}
+
+/// One option of a scheme: a row from which parsing, help and `hydrant stores` are all made.
+pub(crate) struct OptionSpec<O: 'static> {
+    /// Its name, with its unit.
+    pub(crate) name: &'static str,
+    /// What its value looks like.
+    pub(crate) takes: &'static str,
+    /// What it does, in one sentence.
+    pub(crate) about: &'static str,
+    /// Its value in these settings, as it would be written.
+    pub(crate) show: fn(&O) -> String,
+    /// These settings with another value.
+    pub(crate) set: fn(O, &str) -> Result<O, String>,
+}
+
+/// The default settings, changed by what a query says.
+pub(crate) fn apply<O: Default>(specs: &[OptionSpec<O>], query: &[(String, String)]) -> Result<O, String> {
+    query.iter().try_fold(O::default(), |settings, (name, value)| {
+        let Some(spec) = specs.iter().find(|spec| spec.name == name) else {
+            let known = specs.iter().map(|spec| spec.name).collect::<Vec<_>>();
+            let near = did_you_mean(name, known.iter().copied());
+            let all = if known.is_empty() { "it has none".to_owned() } else { known.join(", ") };
+            return Err(format!("unknown option `{name}`{near} (options of this scheme: {all})"));
+        };
+        (spec.set)(settings, value).map_err(|cause| format!("option `{name}`: {cause}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        text.parse::<StoreUrl>().expect_err(text)
+    }
+
+    #[test]
+    fn a_misspelt_scheme_is_told_the_nearest() {
+        assert!(refusal("flie:/tmp/log").contains("did you mean `file`?"), "{}", refusal("flie:/tmp/log"));
+        assert!(refusal("upd://host:1").contains("did you mean `udp`?"));
+        assert!(!refusal("gopher://host").contains("did you mean"));
+        assert!(refusal("/var/log/head").contains("write file:/var/log/head"));
+    }
+
+    #[test]
+    fn a_misspelt_option_or_value_is_told_what_is_right() {
+        assert!(refusal("stdio:?line_byte_max=1").contains("did you mean `line_bytes_max`?"));
+        assert!(refusal("stdio:?line_bytes_max=big").contains("is not a size"));
+        assert!(refusal("stdio:?line_bytes_max").contains("has no value"));
+        assert!(refusal("stdio:?line_bytes_max=1&line_bytes_max=2").contains("stands twice"));
+    }
+
+    #[test]
+    fn percent_signs_are_decoded_or_refused() {
+        assert_eq!(percent_decode("a%3Fb%25"), Ok("a?b%".to_owned()));
+        for bad in ["%", "%1", "%zz", "%+1", "%ff"] {
+            assert!(percent_decode(bad).is_err(), "{bad:?}");
+        }
+    }
+}

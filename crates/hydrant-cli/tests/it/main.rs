@@ -1,0 +1,12 @@
+//! The program as its users meet it: every test runs the real binary.
+
+#![cfg(unix)] // signals, pipes with names and permissions are those of Unix
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod bad_input;
+mod copying;
+mod kit;
+mod printing;
+mod relaying;
+mod stopping;
+mod usage;

@@ -1,0 +1,92 @@
+//! The command line itself.
+
+use crate::kit::run;
+
+#[test]
+fn help_names_every_command_and_every_exit_code() {
+    let help = run(&["--help"]).ends(0).stdout;
+    for command in ["relay", "cat", "tail", "copy", "verify", "repair", "status", "stores", "completion"] {
+        assert!(help.contains(&format!("\n  {command} ")), "{command}: {help}");
+        run(&[command, "--help"]).ends(0);
+    }
+    for code in ["0    fine", "1    the data", "2    wrong usage", "3    a store", "130 "] {
+        assert!(help.contains(code), "{code}: {help}");
+    }
+}
+
+/// The manual shows what the program says; this keeps both honest.
+#[test]
+fn the_manual_is_what_the_program_says() {
+    let manual = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/cli.md")).unwrap();
+    for args in [&["--help"][..], &["relay", "--help"], &["copy", "--help"], &["cat", "--help"], &["stores"]]
+    {
+        let said = run(args).ends(0).stdout;
+        let said = said.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
+        let shown = manual.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
+        assert!(
+            shown.contains(said.trim_end()),
+            "docs/cli.md must show what `hydrant {}` prints:\n{said}",
+            args.join(" ")
+        );
+    }
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_says_what_is_right() {
+    for (args, says) in [
+        (&["caat", "-"][..], "similar subcommand"),
+        (&["cat"], "<URL>"),
+        (&["cat", "-", "--afetr", "5"], "--after"),
+        (&["cat", "-", "--after", "-5"], "--after"),
+        (&["cat", "-", "--after", "18446744073709551616"], "not an event id"),
+        (&["cat", "flie:/tmp"], "did you mean `file`?"),
+        (&["cat", "/tmp"], "write file:/tmp"),
+        (&["cat", ""], "scheme"),
+        (&["cat", "file:"], "no directory"),
+        (&["cat", "file:/tmp?fsinc=always"], "did you mean `fsync`?"),
+        (&["cat", "file:/tmp?fsync=allways"], "did you mean `always`?"),
+        (&["cat", "file:/tmp?fsync=-5ms"], "fsync"),
+        (&["cat", "file://host/tmp"], "host"),
+        (&["copy", "-", "udp://127.0.0.1"], "HOST:PORT"),
+        (&["copy", "-", "udp://127.0.0.1:70000"], "not a port"),
+        (&["copy", "-", "udp://127.0.0.1:9?datagram_bytes_max=1GiB"], "128 to 65507"),
+        (&["copy", "-", "udp://127.0.0.1:9?oversize=drop"], "none of park, skip, chunk"),
+        (&["copy", "udp://127.0.0.1:9", "-"], "hydrant tail"),
+        (&["verify", "udp://127.0.0.1:9"], "not kept"),
+        (&["copy", "file:/tmp/a", "file:/tmp/a"], "both source and target"),
+        (&["relay", "--from", "-", "--to", "-"], "copy it into a store"),
+        (&["relay", "--from", "file:/tmp/a", "--to", "udp://127.0.0.1:9"], "--state-dir"),
+        (&["relay", "--from", "file:/tmp/a", "--to", "-"], "--state-dir"),
+        (
+            &["relay", "--from", "file:/tmp/a", "--to", "file:/tmp/b", "--to", "file:/tmp/c"],
+            "a name of its own",
+        ),
+        (&["relay", "--from", "file:/tmp/a", "--to", "x=file:/tmp/b", "--to", "y=file:/tmp/b"], "keep one"),
+        (&["relay", "--from", "file:/tmp/a", "--to", "a/b=file:/tmp/b"], "a/b"),
+        (&["tail", "-", "--log", "hydrant=loud"], "--log"),
+        (&["completion", "sh"], "possible values"),
+    ] {
+        let run = run(args).ends(2).says(&[says]);
+        assert!(run.stdout.is_empty(), "{run:?}");
+    }
+}
+
+#[test]
+fn stores_lists_every_scheme_with_its_options_and_defaults() {
+    let run = run(&["stores", "--json"]).ends(0);
+    let schemes: Vec<serde_json::Value> =
+        run.lines().into_iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let names: Vec<_> = schemes.iter().map(|scheme| scheme["scheme"].as_str().unwrap()).collect();
+    assert_eq!(names, ["file", "udp", "stdio"]);
+    let fsync =
+        &schemes[0]["options"].as_array().unwrap().iter().find(|option| option["name"] == "fsync").unwrap();
+    assert_eq!(fsync["default"], "always");
+}
+
+#[test]
+fn completion_is_there_for_every_shell() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = run(&["completion", shell]).ends(0).stdout;
+        assert!(script.contains("hydrant") && script.contains("state-dir"), "{shell}");
+    }
+}
