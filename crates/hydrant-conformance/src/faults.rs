@@ -27,8 +27,8 @@ use async_trait::async_trait;
 use fastrand::Rng;
 use futures_util::{StreamExt, stream};
 use hydrant::{
-    Acknowledges, Batch, Checkpoint, CheckpointStore, Error, ErrorKind, EventId, EventSink, EventSource,
-    EventStream, Primary, Prune, ReadFrom, Result, Retry,
+    Acknowledges, Batch, Checkpoint, CheckpointStore, Entry, Error, ErrorKind, EventId, EventSink,
+    EventSource, EventStream, Primary, Prune, ReadFrom, Result, Retry,
 };
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -173,7 +173,7 @@ fn injected(retry: Retry, what: &str) -> Error {
     Error::new(ErrorKind::Unavailable, retry, format!("an injected fault; {what}"))
 }
 
-/// A sink, source or store whose calls go wrong as its [`Faults`] say.
+/// A sink, source, store or checkpoint store whose calls go wrong as its [`Faults`] say.
 #[derive(Clone, Debug)]
 pub struct Faulty<S> {
     inner: S,
@@ -263,5 +263,20 @@ impl<S: Primary> Primary for Faulty<S> {
 
     fn acknowledges(&self) -> Acknowledges {
         self.inner.acknowledges()
+    }
+}
+
+#[async_trait]
+impl<S: CheckpointStore> CheckpointStore for Faulty<S> {
+    async fn load(&self, name: &str) -> Result<Option<Entry>> {
+        self.faults.around(self.inner.load(name)).await
+    }
+
+    async fn list(&self) -> Result<Vec<Entry>> {
+        self.faults.around(self.inner.list()).await
+    }
+
+    async fn swap(&self, name: &str, expected: Option<&Entry>, new: Option<&Entry>) -> Result<()> {
+        self.faults.around(self.inner.swap(name, expected, new)).await
     }
 }

@@ -57,11 +57,11 @@ impl fmt::Display for Law {
 }
 
 /// What a case found: nothing, or what it expected and what it saw instead.
-pub type Verdict<T = ()> = Result<T, Broken>;
+pub(crate) type Verdict<T = ()> = Result<T, Broken>;
 
 /// Something that is not as a law wants it.
 #[derive(Clone, Debug)]
-pub struct Broken {
+pub(crate) struct Broken {
     pub(crate) expected: String,
     pub(crate) saw: String,
 }

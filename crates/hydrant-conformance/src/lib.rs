@@ -85,9 +85,9 @@ mod trial;
 pub use cancel::drop_after;
 pub use generate::Generator;
 pub use harness::{Damage, Harness, Limits, Opened};
-pub use law::{Broken, Case, Law, Side, Verdict, Violation};
+pub use law::{Case, Law, Side, Violation};
 pub use run::{Report, cases, check, declare, run, seed};
-pub use trial::Trial;
+use trial::Trial;
 
 /// Enrols a store: a named test for each case of every law. The argument makes the [`Harness`].
 ///

@@ -1,18 +1,13 @@
 //! What a process holds: tasks, descriptors, bytes of memory.
 
-/// Counts the descriptors that this process has open, sockets included; `None` where the system does not
-/// tell.
-pub(crate) fn open_descriptors() -> Option<usize> {
-    Some(std::fs::read_dir("/proc/self/fd").ok()?.count())
-}
-
-/// Names what is behind each open descriptor.
-pub(crate) fn name_descriptors() -> String {
-    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return String::new() };
+/// What is behind each descriptor that this process has open, sockets included; `None` where the system does
+/// not tell.
+pub(crate) fn open_descriptors() -> Option<Vec<String>> {
+    let entries = std::fs::read_dir("/proc/self/fd").ok()?;
     let target = |entry: std::io::Result<std::fs::DirEntry>| std::fs::read_link(entry.ok()?.path()).ok();
     let mut names: Vec<_> = entries.filter_map(target).map(|path| path.display().to_string()).collect();
     names.sort();
-    names.join(", ")
+    Some(names)
 }
 
 #[cfg(feature = "track-memory")]

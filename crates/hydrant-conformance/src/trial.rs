@@ -22,7 +22,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 const LANDING: Duration = Duration::from_millis(20);
 
 /// One run of one case: the store under test, a namespace of its own, and a seed.
-pub struct Trial {
+pub(crate) struct Trial {
     pub(crate) harness: Arc<dyn Harness>,
     pub(crate) limits: Limits,
     seed: u64,
@@ -88,6 +88,18 @@ impl Trial {
     /// Opens the log of this case.
     pub(crate) async fn open(&self) -> Verdict<Log<'_>> {
         self.open_another("").await
+    }
+
+    /// Opens the log of this case once what was dropped has let go of it: that may take until a call that was
+    /// in flight ends.
+    pub(crate) async fn open_once_released(&self) -> Verdict<Log<'_>> {
+        let deadline = Instant::now() + self.limits.patience / 4;
+        loop {
+            match self.open().await {
+                Err(_) if Instant::now() < deadline => sleep(LOOK_AGAIN).await,
+                opened => return opened,
+            }
+        }
     }
 
     /// Opens another log of this case.
@@ -212,13 +224,18 @@ impl Log<'_> {
     }
 
     async fn holds_now(&self, expected: &[Event]) -> Verdict {
-        if self.opened.source.is_some() {
-            let from = match expected.first() {
+        if let Some(source) = &self.opened.source {
+            let seen = match (source.collect(ReadFrom::Origin).await, expected.first()) {
                 // A sink that started at a snapshot has no origin.
-                Some(first) if first.is_snapshot() && first.id() > EventId::ZERO => ReadFrom::Snapshot,
-                _ => ReadFrom::Origin,
+                (Err(error), Some(first))
+                    if error.kind() == (ErrorKind::Compacted { oldest: first.id() }) =>
+                {
+                    let before = first.id().get().checked_sub(1).map(EventId::new);
+                    self.read(before.into()).await?
+                }
+                (read, _) => read.expected(|| "a read from the origin without an error".to_owned())?,
             };
-            same_events(&format!("a read from {from:?}"), expected, &self.read(from).await?)?;
+            same_events("the log", expected, &seen)?;
         }
         if self.trial.has(Capabilities::MEMORY) {
             let wanted = expected.last().map_or(Checkpoint::Empty, Checkpoint::behind);
@@ -288,18 +305,15 @@ impl Log<'_> {
             // Only a crash cuts off what a dropped call still does; here it ends by itself.
             sleep(LANDING).await;
         }
-        let look = || async {
-            let opened = trial.harness.open(&namespace).await;
-            opened.expected(|| "a log that crashed opens again".to_owned())
-        };
         // Dropped, it lets go when its last call ends.
         let deadline = Instant::now() + trial.limits.patience / 4;
-        let mut opened = look().await;
-        while opened.is_err() && Instant::now() < deadline {
-            sleep(LOOK_AGAIN).await;
-            opened = look().await;
+        loop {
+            match trial.harness.open(&namespace).await {
+                Ok(opened) => return Ok(Log { trial, namespace, opened }),
+                Err(_) if Instant::now() < deadline => sleep(LOOK_AGAIN).await,
+                Err(error) => return broken("a log that crashed opens again", format!("{error:?}")),
+            }
         }
-        Ok(Log { trial, namespace, opened: opened? })
     }
 }
 

@@ -118,7 +118,7 @@ pub(super) async fn beyond_the_head(trial: &Trial) -> Verdict {
 
 pub(super) async fn as_the_primary(trial: &Trial) -> Verdict {
     let mut generator = trial.generator();
-    let events = generator.gapped(None, 30);
+    let events = generator.log(30);
     let log = trial.holding(&events).await?;
     log.reads(ReadFrom::Origin, &events).await?;
     for held in [1, 12, 30] {

@@ -78,6 +78,7 @@ macro_rules! __cases {
                 10 law_10_a_snapshot_read_begins_at_the_newest [SOURCE] complete::snapshots;
                 10 law_10_a_rotated_log_reads_like_one_that_is_not [SOURCE] complete::rotated_is_unrotated;
                 10 law_10_a_read_ends_where_the_log_ended [SOURCE] complete::a_read_ends;
+                10 law_10_a_read_given_up_and_taken_up_again_loses_nothing [SOURCE] concurrent::reads_dropped_at_each_await;
                 10 law_10_a_follower_sees_history_and_then_what_comes [SOURCE] follow::history_then_live;
                 10 law_10_a_follower_begins_anywhere [SOURCE] follow::from_everywhere;
                 10 law_10_a_follower_of_an_empty_log_waits [SOURCE] follow::an_empty_log;

@@ -75,6 +75,7 @@ pub(crate) enum Bug {
     SkipsBehindASeal,
     PassesOverWhatIsPruned,
     NeverEndsARead,
+    LosesWhenGivenUp,
     FollowEnds,
     FollowRepeats,
     FollowMissesWhatComesMeanwhile,
@@ -182,4 +183,19 @@ pub(crate) fn follow(paper: &Paper, right: EventStream, from: ReadFrom) -> Event
         }
         _ => right,
     }
+}
+
+/// A read that takes an event, waits, and forgets it if nobody waits with it.
+pub(crate) fn forgetful(mut right: EventStream) -> EventStream {
+    let mut turn = 0;
+    stream::poll_fn(move |context| {
+        turn += 1;
+        let next = right.poll_next_unpin(context);
+        if turn % 50 == 0 && next.is_ready() {
+            context.waker().wake_by_ref();
+            return std::task::Poll::Pending;
+        }
+        next
+    })
+    .boxed()
 }

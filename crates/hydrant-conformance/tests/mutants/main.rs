@@ -214,6 +214,7 @@ mutants! {
     one_that_skips_behind_a_seal: SkipsBehindASeal is caught by law_10_a_rotated_log_reads_like_one_that_is_not;
     one_that_passes_over_what_is_pruned: PassesOverWhatIsPruned is caught by law_10_a_read_under_a_prune_skips_nothing;
     one_that_never_ends_a_read: NeverEndsARead is caught by law_10_a_read_ends_where_the_log_ended;
+    one_that_loses_when_given_up: LosesWhenGivenUp is caught by law_10_a_read_given_up_and_taken_up_again_loses_nothing;
     one_whose_follow_ends: FollowEnds is caught by law_10_a_follower_of_an_empty_log_waits;
     one_whose_follow_repeats: FollowRepeats is caught by law_10_a_follower_sees_history_and_then_what_comes;
     one_whose_follow_misses: FollowMissesWhatComesMeanwhile is caught by law_10_a_follower_begins_anywhere;

@@ -394,7 +394,11 @@ impl EventSource for Paper {
             std::future::ready(paper.next_chunk(position, end))
         });
         let events = chunks.flat_map(stream::iter);
-        if bug == Bug::ReadsOnePage { events.take(1_000).boxed() } else { events.boxed() }
+        match bug {
+            Bug::ReadsOnePage => events.take(1_000).boxed(),
+            Bug::LosesWhenGivenUp => crate::bugs::forgetful(events.boxed()),
+            _ => events.boxed(),
+        }
     }
 
     fn follow(&self, from: ReadFrom) -> EventStream {
