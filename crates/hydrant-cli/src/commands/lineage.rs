@@ -28,7 +28,12 @@ pub(crate) async fn missing(
     from_snapshot: bool,
 ) -> Result<Missing> {
     let Checkpoint::At { id, digest } = checkpoint else {
-        return beginning(source, from_snapshot).await;
+        let mut missing = beginning(source, from_snapshot).await?;
+        if let (Checkpoint::Unknown, false, Some(first)) = (checkpoint, rewinds, &missing.first) {
+            // Input may begin anywhere: a listener is told of a gap rather than of a beginning.
+            missing.after = first.id().get().checked_sub(1).map(EventId::new);
+        }
+        return Ok(missing);
     };
     let before = if rewinds { id.get().checked_sub(1).map(EventId::new) } else { None };
     let mut events = source.read(ReadFrom::from(before));

@@ -1,6 +1,6 @@
 //! `cat`, `tail`, `status`, `verify`: what is printed, to the byte.
 
-use std::io::{Read as _, Write as _};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 
 use crate::kit::{file, finish, held, line, lines_of, log, next_line, program, run, run_with, signal, store};
 
@@ -138,4 +138,35 @@ fn tail_of_a_pipe_prints_each_line_at_once() {
     }
     drop(stdin);
     finish(child).ends(0);
+}
+
+#[test]
+fn a_damaged_log_is_told_line_by_line_and_repaired_with_everything_kept_aside() {
+    let (dir, url) = store(0..3);
+    run_with(&["copy", "-", &url], log(3..6)).ends(0);
+    run_with(&["copy", "-", &url], log(6..9)).ends(0);
+    let state = dir.path().join("log").join("state");
+    let text = std::fs::read_to_string(&state).unwrap();
+    let (line_3, line_4) = (text.find("{\"eventId\":3").unwrap(), text.find("{\"eventId\":4").unwrap());
+    let mut file = std::fs::File::options().write(true).open(&state).unwrap();
+    file.seek(SeekFrom::Start(line_4 as u64 + 40)).unwrap();
+    file.write_all(b"!").unwrap();
+    let flaw = format!("{}:5: byte {line_4}: the checksum differs", state.display());
+
+    let cat = run(&["cat", &url]).ends(1).says(&["line 5", &line_4.to_string(), "hydrant repair"]);
+    assert!(log(0..4).starts_with(&cat.stdout) && cat.stdout.starts_with(&log(0..3)), "{cat:?}");
+    assert_eq!(run(&["verify", &url]).ends(1).lines(), [&*flaw]);
+    let found: serde_json::Value =
+        serde_json::from_str(&run(&["verify", &url, "--json"]).ends(1).stdout).unwrap();
+    assert_eq!((&found["line"], &found["offset"]), (&5.into(), &line_4.into()));
+
+    let repaired = run(&["repair", &url]).ends(1);
+    assert_eq!(repaired.lines().len(), 1, "{repaired:?}");
+    assert!(repaired.stdout.starts_with(&flaw) && repaired.stdout.contains("kept aside"), "{repaired:?}");
+    assert_eq!(run(&["verify", &url]).ends(0).stdout, "");
+    assert_eq!(held(&url), log(0..3));
+    let aside = dir.path().join("log").join(format!("damaged-1.state.from-byte-{line_3}"));
+    assert!(std::fs::read_to_string(aside).unwrap().contains("\"eventId\":8"));
+    run_with(&["copy", "-", &url], log(3..9)).ends(0);
+    assert_eq!(held(&url), log(0..9));
 }

@@ -154,3 +154,95 @@ fn a_name_keeps_its_target() {
     assert!(run.stderr.contains("`x`") || run.stderr.contains("x:") || run.stderr.contains("x "), "{run:?}");
     assert!(run.stderr.contains(first.trim_start_matches("udp://")), "{run:?}");
 }
+
+/// A log whose first segment was pruned: events 5 (a snapshot) to 9 are kept.
+fn pruned() -> (tempfile::TempDir, String, String) {
+    let snapshot = r#"{"eventId":5,"stateChanged":{"tag":"Checkpoint","state":{}},"isSnapshot":true}"#;
+    let kept = format!("{snapshot}\n{}", log(6..10));
+    let (dir, from) = store(0..5);
+    run_with(&["copy", "-", &from], &*kept).ends(0);
+    std::fs::remove_file(dir.path().join("log").join("state-4")).unwrap();
+    (dir, from, kept)
+}
+
+#[test]
+fn a_new_sink_of_a_pruned_log_starts_at_the_oldest_snapshot_when_it_is_told_to() {
+    let (dir, from, kept) = pruned();
+    let after_floor = |url: &str| run(&["cat", url, "--after", "4"]).ends(0).stdout;
+    let to = file(&dir.path().join("relayed"));
+    let args = ["relay", "--from", &from, "--to", &to];
+    run(&args).ends(1).says(&["compacted", "event 5"]);
+    run(&[&args[..], &["--from-snapshot"]].concat()).ends(0);
+    assert_eq!(after_floor(&to), kept);
+    let to = file(&dir.path().join("copied"));
+    run(&["copy", &from, &to]).ends(1).says(&["compacted", "--from-snapshot"]);
+    run(&["copy", &from, &to, "--from-snapshot"]).ends(0);
+    assert_eq!(after_floor(&to), kept);
+    run(&["copy", &from, &to]).ends(0);
+    run(&["cat", &from]).ends(1).says(&["compacted", "read from event 5"]);
+    let status: serde_json::Value =
+        serde_json::from_str(&run(&["status", &from, "--json"]).ends(0).stdout).unwrap();
+    assert_eq!((&status["firstId"], &status["events"]), (&5.into(), &5.into()));
+}
+
+#[test]
+fn a_deadline_ends_a_relay_and_names_who_lacks_what() {
+    let (dir, from) = store(0..20_000); // far more than a pipe takes
+    let state = dir.path().join("state-dir");
+    let args = ["relay", "--from", &from, "--to", "slow=-", "--deadline", "300ms", "--state-dir"];
+    let mut relay = program(&[&args[..], &[state.to_str().unwrap()]].concat()).spawn().unwrap();
+    let unread = relay.stdout.take().unwrap(); // open, but nobody reads it
+    let run = finish(relay).ends(1);
+    assert!(run.stderr.contains("slow") && run.stderr.contains("lacks"), "{run:?}");
+    drop(unread);
+}
+
+#[test]
+fn a_sink_that_is_down_at_the_start_keeps_a_relay_that_follows_from_nothing_else() {
+    let (dir, from) = store(0..10);
+    let state = dir.path().join("state-dir");
+    let to = ["--to", "-", "--to", "udp://no-such-host.invalid:9000", "--state-dir", state.to_str().unwrap()];
+    let args = [&["relay", "--from", &from][..], &to].concat();
+    run(&args).ends(3).says(&["no-such-host.invalid"]);
+    let following = [&args[..], &["--follow", "--drain-timeout", "100ms"]].concat();
+    let mut relay = program(&following).spawn().unwrap();
+    let lines = lines_of(relay.stdout.take().unwrap());
+    for id in 0..10 {
+        assert_eq!(next_line(&lines), line(id));
+    }
+    signal(relay.id(), "INT");
+    finish(relay).ends(3).says(&["udp (", "lacks", "no-such-host.invalid"]);
+}
+
+#[test]
+fn a_listener_names_what_did_not_arrive_and_a_refill_fetches_it() {
+    let (_dir, from) = store(0..10);
+    for (refill, expected) in [(false, log([0, 1, 7, 8])), (true, log(0..10))] {
+        let port = port().1; // free again by now
+        let query = if refill { format!("?refill={from}") } else { String::new() };
+        let mut tail =
+            program(&["tail", &format!("{port}{query}"), "--origin", "--log", "info"]).spawn().unwrap();
+        let lines = lines_of(tail.stdout.take().unwrap());
+        let said = lines_of(tail.stderr.take().unwrap());
+        let mut came = String::new();
+        // Until the listener is there, datagrams are lost: that is what they do.
+        let first = loop {
+            run_with(&["copy", "-", &port], log(0..2)).ends(0);
+            if let Ok(line) = lines.recv_timeout(std::time::Duration::from_millis(200)) {
+                break line;
+            }
+        };
+        run_with(&["copy", "-", &port], log(7..9)).ends(0);
+        came.push_str(&(first + "\n"));
+        while came != expected {
+            assert!(expected.starts_with(&came), "{came}");
+            came.push_str(&(next_line(&lines) + "\n"));
+        }
+        if !refill {
+            let gap = said.iter().find(|line| line.contains("between 1 and 7 did not arrive"));
+            assert!(gap.is_some());
+        }
+        signal(tail.id(), "INT");
+        finish(tail).ends(0);
+    }
+}
