@@ -59,7 +59,8 @@
 //!
 //! What a store does not declare is no failure, and never silent. Past the capture of the test runner the
 //! run says `not declared: Fencing (law_04_a_hole_is_a_gap)` for each case that had nothing to try, and
-//! `not exercised: ...` for what would have needed a hook. Whatever is declared is tried.
+//! `not exercised: ...` for what would have needed a hook. A test that had nothing at all to try also prints
+//! `skipped: ...` into its own output. Whatever is declared is tried, or the suite is the wrong one and fails.
 //!
 //! A failure names the law, its sentence, what was expected, what was seen, and the seed. Test data is
 //! random; `HYDRANT_SEED` in the environment of the test run brings a run's data back.
@@ -121,15 +122,15 @@ macro_rules! source_suite {
 #[macro_export]
 macro_rules! __tests {
     ((store, $harness:expr) $($side:ident $cases:tt)*) => {
-        $crate::__declares!($harness);
+        $crate::__declares!($harness, Sink Source Store);
         $($crate::__each!($harness, $cases);)*
     };
     ((sink, $harness:expr) Sink $cases:tt $($side:ident $others:tt)*) => {
-        $crate::__declares!($harness);
+        $crate::__declares!($harness, Sink);
         $crate::__each!($harness, $cases);
     };
     ((source, $harness:expr) Sink $sinks:tt Source $cases:tt $($side:ident $others:tt)*) => {
-        $crate::__declares!($harness);
+        $crate::__declares!($harness, Source);
         $crate::__each!($harness, $cases);
     };
 }
@@ -137,10 +138,10 @@ macro_rules! __tests {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __declares {
-    ($harness:expr) => {
+    ($harness:expr, $($side:ident)*) => {
         #[test]
         fn what_it_declares_is_said() {
-            $crate::declare(|| $harness);
+            $crate::declare(|| $harness, &[$($crate::Side::$side),*]);
         }
     };
 }

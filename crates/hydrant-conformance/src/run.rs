@@ -11,7 +11,7 @@ use hydrant::Capabilities;
 
 use crate::cases::CASES;
 use crate::law::Broken;
-use crate::{Case, Harness, Trial, Violation};
+use crate::{Case, Harness, Side, Trial, Violation};
 
 /// Cases that count what the process holds run alone; all others share.
 static ALONE: RwLock<()> = RwLock::new(());
@@ -123,7 +123,10 @@ pub fn run<H: Harness>(harness: impl FnOnce() -> H, name: &str) {
 }
 
 /// The test that says once, in the open, what a suite holds its store to.
-pub fn declare<H: Harness>(harness: impl FnOnce() -> H) {
+///
+/// # Panics
+/// When something is declared that this suite cannot try: another suite is the right one.
+pub fn declare<H: Harness>(harness: impl FnOnce() -> H, sides: &[Side]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("the system gives a runtime");
     let harness = runtime.block_on(async { harness() });
@@ -131,6 +134,17 @@ pub fn declare<H: Harness>(harness: impl FnOnce() -> H) {
     let not_declared = Capabilities::ALL.without(declared);
     let name = std::any::type_name::<H>();
     say(&format!("{name} declares: {declared}; not declared: {not_declared}; seed {}", seed()));
+
+    let is_source = declared.has(Capabilities::SOURCE);
+    let reads = sides.contains(&Side::Source);
+    let appends = sides.contains(&Side::Sink);
+    assert!(reads || !is_source, "{name} declares Source, which only `store_suite!` and `source_suite!` try");
+    assert!(is_source || !reads, "{name} does not declare Source: enrol it with `sink_suite!`");
+    let of_a_sink = declared.without(Capabilities::SOURCE);
+    assert!(
+        appends || of_a_sink == Capabilities::NONE,
+        "{name} declares {of_a_sink}, which only `store_suite!` and `sink_suite!` try"
+    );
 }
 
 /// Past the capture of the test runner, which hides what a passing test prints.

@@ -1,11 +1,42 @@
 //! One durable log. Every sink downstream of it gets every event kept, in order, at least once, however
 //! slow, broken or new it is.
 //!
+//! An event-sourced program saves each state change before it acts on it. Others want the same events. Here
+//! one **primary** store is the commit point, and each **secondary** sink follows the log at its own pace,
+//! from its own durable **checkpoint**, inside of the process: no broker, no second write that can be lost.
+//!
 //! | to | use |
 //! |---|---|
-//! | write and read a log | [`EventSink`], [`EventSource`], with a [`Batch`] of [`Event`]s |
+//! | commit to one store and feed many sinks | [`FanOut`], with a [`Primary`] and [`SecondaryOptions`] |
+//! | feed many sinks from a log that somebody else writes | [`Relay`] |
 //! | write typed events, many callers at once, and fold them | [`Journal`] |
+//! | write and read a log | [`EventSink`], [`EventSource`], with a [`Batch`] of [`Event`]s |
 //! | give a sink a memory, a filter, a map, a place for dead letters | [`Checkpointed`], [`Filtered`], [`Mapped`], [`DeadLetter`] |
+//! | write a sink or a store of your own | two methods each, and `hydrant-conformance` to prove it |
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> hydrant::Result<()> {
+//! use std::time::Duration;
+//! use hydrant::{FanOut, FanOutOptions, Journal, JournalOptions, MemoryStore, SecondaryOptions};
+//!
+//! let log = FanOut::open(MemoryStore::default(), FanOutOptions::default()).await?;
+//! log.attach("archive", MemoryStore::default(), SecondaryOptions::default()).await?;
+//!
+//! let journal = Journal::open(log.clone(), JournalOptions::default()).await?;
+//! let id = journal.append(&"it happened".to_owned()).await?; // Ok: durable in the primary
+//! log.delivered(id, Duration::from_secs(5)).await.expect("the archive has it too");
+//! # Ok(()) }
+//! ```
+//!
+//! # Words
+//! A **log** holds the ordered events of one writer. An **event id** is a `u64` that strictly grows along
+//! it, gaps allowed. The **head** is its last event, the **floor** the oldest that is kept. A **snapshot**
+//! event carries the whole aggregated state and opens a **segment**. A **parked** secondary has stopped and
+//! waits for a person; the others go on.
+//!
+//! # Absent on purpose
+//! This crate knows no store but the one in memory: no SDK, no TLS, no database driver. It retries in one
+//! place, the pumps of the fan-out, and waits and rolls dice only through what a test can own.
 
 mod batch;
 mod checkpoint;

@@ -136,15 +136,20 @@ async fn check_floor(log: &Log<'_>, events: &[Event], floor: usize) -> Verdict {
     if floor == 0 {
         return log.reads(ReadFrom::Origin, events).await;
     }
-    for from in [ReadFrom::Origin, ReadFrom::After(events[0].id()), ReadFrom::After(events[floor - 2].id())] {
-        let mut read = log.source().read(from);
-        let first = read.next().await;
-        let compacted = matches!(
-            &first, Some(Err(error)) if error.kind() == ErrorKind::Compacted { oldest }
-        );
-        if !compacted {
+    for begins in [0, 1, floor - 1] {
+        let from = begins.checked_sub(1).map(|before| events[before].id()).into();
+        let read = log.source().read(from).next().await;
+        let followed = log.source().follow(from).next().await;
+        let compacted = |first: &Option<hydrant::Result<Event>>| matches!(first, Some(Err(error)) if error.kind() == ErrorKind::Compacted { oldest });
+        if !compacted(&read) {
             let expected = format!("Compacted, naming {oldest} as the oldest, for a read from {from:?}");
-            return broken(expected, format!("{first:?}"));
+            return broken(expected, format!("{read:?}"));
+        }
+        // A follower may still be fed from memory; then it lacks nothing.
+        let fed = matches!(&followed, Some(Ok(event)) if *event == events[begins]);
+        if !compacted(&followed) && !fed {
+            let expected = format!("Compacted, or event {begins}, for a follower from {from:?}");
+            return broken(expected, format!("{followed:?}"));
         }
     }
     log.reads(ReadFrom::After(events[floor - 1].id()), &events[floor..]).await?;

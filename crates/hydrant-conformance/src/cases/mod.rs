@@ -7,6 +7,7 @@ mod concurrent;
 mod follow;
 mod held;
 mod lineage;
+mod walk;
 mod whole;
 
 use hydrant::Capabilities;
@@ -45,6 +46,7 @@ macro_rules! __cases {
                 4 law_04_of_rivals_for_an_id_one_wins [FENCING] compare::race_of_writers;
                 4 law_04_an_empty_sink_starts_at_a_snapshot [FENCING] compare::starts_at_a_snapshot;
                 4 law_04_below_the_floor_is_compacted [FENCING SEGMENTS] compare::below_the_floor;
+                4 law_04_a_random_walk_agrees_with_a_model [IDEMPOTENT FENCING MEMORY] walk::random;
                 5 law_05_the_checkpoint_of_nothing_is_empty [MEMORY] held::empty;
                 5 law_05_the_checkpoint_follows_what_is_acknowledged [MEMORY] held::checkpoint_follows;
                 5 law_05_the_checkpoint_is_never_ahead_of_what_is_durable [MEMORY] held::checkpoint_is_durable;
@@ -52,6 +54,7 @@ macro_rules! __cases {
                 5 law_05_a_checkpoint_is_unknown_only_without_memory [NONE] held::memory_is_told;
                 6 law_06_an_append_dropped_at_any_await_is_whole [NONE] whole::cancel;
                 6 law_06_an_append_cut_by_a_crash_is_whole [MEMORY] whole::crash;
+                6 law_06_a_rotation_cut_by_a_crash_is_whole [MEMORY] whole::crash_in_a_rotation;
                 6 law_06_a_batch_that_is_refused_is_refused_whole [NONE] whole::refused_whole;
                 6 law_06_a_checkpoint_dropped_at_any_await_harms_nothing [NONE] whole::cancel_checkpoint;
                 6 law_06_a_prune_dropped_at_any_await_harms_nothing [SEGMENTS] whole::cancel_prune;

@@ -39,7 +39,12 @@ pub(super) async fn cancel(trial: &Trial) -> Verdict {
     for polls in 0..POLLS_MAX {
         let before = events.len();
         let id = before as u64;
-        events.extend((id..id + 5).map(|id| trial.generator().event(id)));
+        // Also while the log rotates, with the snapshot first or in the middle.
+        let snapshot = id + (id / 5 % 3) * 2;
+        let mut generator = trial.generator();
+        events.extend(
+            (id..id + 5).map(|id| if id == snapshot { generator.snapshot(id) } else { generator.event(id) }),
+        );
         let batch = Batch::new(last(&events[..before]), &events[before..]).expect("ids grow");
         let sink = log.sink();
         let appended = drop_after(polls, sink.append(batch)).await;
@@ -111,10 +116,22 @@ pub(super) async fn cancel_prune(trial: &Trial) -> Verdict {
 }
 
 pub(super) async fn crash(trial: &Trial) -> Verdict {
+    crash_at_each_await(trial, "", None).await
+}
+
+pub(super) async fn crash_in_a_rotation(trial: &Trial) -> Verdict {
+    crash_at_each_await(trial, "_first", Some(4)).await?;
+    crash_at_each_await(trial, "_inside", Some(6)).await
+}
+
+async fn crash_at_each_await(trial: &Trial, suffix: &str, snapshot: Option<usize>) -> Verdict {
     let mut generator = trial.generator();
     for polls in 0..POLLS_MAX {
-        let events = generator.log(9);
-        let log = trial.open_another(&format!("_{polls}")).await?;
+        let mut events = generator.log(9);
+        if let Some(at) = snapshot {
+            events[at] = generator.snapshot(at as u64);
+        }
+        let log = trial.open_another(&format!("{suffix}_{polls}")).await?;
         log.append(None, &events[..4]).await?;
         log.holds(&events[..4]).await?;
         let batch = Batch::new(last(&events[..4]), &events[4..]).expect("ids grow");

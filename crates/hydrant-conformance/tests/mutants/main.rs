@@ -179,6 +179,8 @@ mutants! {
     one_that_lets_all_rivals_win: WritesWithoutTurns is caught by law_04_of_rivals_for_an_id_one_wins;
     one_that_starts_nowhere: StartsNowhere is caught by law_04_an_empty_sink_starts_at_a_snapshot;
     one_that_forgets_the_floor: ForgetsTheFloor is caught by law_04_below_the_floor_is_compacted;
+    one_that_compares_the_head_only_on_a_walk: ComparesTheHeadOnly is caught by law_04_a_random_walk_agrees_with_a_model;
+    one_that_is_never_fenced_on_a_walk: NeverFenced is caught by law_04_a_random_walk_agrees_with_a_model;
     one_whose_checkpoint_is_one_too_high: CheckpointOneTooHigh is caught by law_05_the_checkpoint_follows_what_is_acknowledged;
     one_whose_checkpoint_is_ahead: CheckpointBeforeDurable is caught by law_05_the_checkpoint_is_never_ahead_of_what_is_durable;
     one_whose_checkpoint_hides_holes: CheckpointHidesHoles is caught by law_05_a_refusal_does_not_move_the_checkpoint;
@@ -187,6 +189,7 @@ mutants! {
     one_for_which_nothing_is_zero: NothingIsZero is caught by law_05_the_checkpoint_of_nothing_is_empty;
     one_that_halves_a_dropped_batch: HalfBatchWhenDropped is caught by law_06_an_append_dropped_at_any_await_is_whole;
     one_that_halves_a_batch_in_a_crash: HalfBatchAfterACrash is caught by law_06_an_append_cut_by_a_crash_is_whole;
+    one_that_halves_a_rotation_in_a_crash: HalfBatchAfterACrash is caught by law_06_a_rotation_cut_by_a_crash_is_whole;
     one_that_lands_late: LandsLate is caught by law_06_an_append_dropped_at_any_await_is_whole;
     one_that_refuses_half: HalfRefuses is caught by law_06_a_batch_that_is_refused_is_refused_whole;
     one_that_prunes_half_when_dropped: HalfPrunesWhenDropped is caught by law_06_a_prune_dropped_at_any_await_harms_nothing;

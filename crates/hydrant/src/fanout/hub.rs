@@ -162,8 +162,14 @@ impl Hub {
 
     pub(crate) fn resume(&self, name: &str) -> Result<()> {
         let secondary = self.secondary(name)?;
-        secondary.set_state(State::Starting);
-        secondary.wanted.send_replace(Wanted::Run);
+        secondary.wanted.send_if_modified(|wanted| {
+            let parked = *wanted == Wanted::Park;
+            if parked {
+                secondary.set_state(State::Starting);
+                *wanted = Wanted::Run;
+            }
+            parked
+        });
         Ok(())
     }
 

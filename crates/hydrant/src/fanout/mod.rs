@@ -89,7 +89,8 @@ impl<P: Primary + 'static> FanOut<P> {
     /// What the primary's checkpoint and roster meet; `Unsupported` for a primary without memory.
     pub async fn open(primary: P, options: FanOutOptions) -> Result<Self> {
         let primary = Arc::new(primary);
-        let head = match primary.checkpoint().await? {
+        let timeout = options.call_timeout;
+        let head = match guard::guarded("the primary's checkpoint", timeout, primary.checkpoint()).await? {
             Checkpoint::Unknown => {
                 let message = "a primary must know its own checkpoint";
                 return Err(Error::new(ErrorKind::Unsupported, Retry::Never, message));
