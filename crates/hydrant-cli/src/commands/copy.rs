@@ -15,6 +15,7 @@ use crate::progress;
 use crate::signals::{Next, Stop};
 use crate::stores::{OpenSink, Reads};
 use crate::url::StoreUrl;
+use crate::values::show_duration;
 
 /// The most that is appended at once.
 const BATCH_EVENTS_MAX: usize = 4096;
@@ -24,6 +25,8 @@ const LINGER: Duration = Duration::from_millis(5);
 /// How often a call is made again before the copy gives up, and the first pause, which doubles.
 const RETRIES_MAX: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long a batch that is under way may take after the first signal.
+const GRACE: Duration = Duration::from_secs(10);
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -102,7 +105,14 @@ impl Copy {
             let ended = fill(&mut missing, &mut waiting, stop).await;
             if !waiting.is_empty() {
                 // What came before an error is whole, so it is kept.
-                self.append(&waiting).await?;
+                tokio::select! {
+                    appended = self.append(&waiting) => appended?,
+                    () = out_of_patience(stop) => return Err(Failure::Incomplete(format!(
+                        "stopped by a signal; the target did not answer within {}; the same command goes \
+                         on from where it stands",
+                        show_duration(GRACE)
+                    ))),
+                }
                 waiting.clear();
             }
             match ended {
@@ -145,6 +155,12 @@ fn refused(error: Error) -> Failure {
         return Failure::ReaderGone;
     }
     error.into()
+}
+
+/// Resolves some time after the first signal.
+async fn out_of_patience(stop: &Stop) {
+    stop.wait().await;
+    tokio::time::sleep(GRACE).await;
 }
 
 /// Gathers a batch: at least one event, then whatever comes soon. `None` when there may be more to come.

@@ -19,8 +19,9 @@ use crate::values::{parse_bytes, show_bytes};
 /// The name of this scheme.
 pub(crate) const NAME: &str = "stdio";
 
-/// How many decoded events are handed over at a time, and how many such chunks may wait.
+/// How much is handed over at a time, in events and bytes, and how many such chunks may wait.
 const CHUNK_EVENTS: usize = 1024;
+const CHUNK_BYTES: usize = 1 << 20;
 const CHUNKS_WAITING: usize = 4;
 
 /// The scheme `-`.
@@ -171,16 +172,17 @@ impl EventSource for StdinSource {
 
 /// Decodes until the input ends, an error comes or nobody listens.
 fn hand_over(mut lines: Lines<io::Stdin>, chunks: &mpsc::Sender<Vec<Result<Event>>>) {
-    let mut chunk = Vec::new();
+    let (mut chunk, mut bytes) = (Vec::new(), 0);
     while let Some(event) = lines.next_event() {
         let ends = event.is_err();
+        bytes += event.as_ref().map_or(0, Event::size);
         chunk.push(event);
         // What is there goes out before this thread waits for more.
-        if (ends || chunk.len() >= CHUNK_EVENTS || !lines.has_line())
-            && (chunks.blocking_send(std::mem::take(&mut chunk)).is_err() || ends)
-        {
+        let goes = ends || chunk.len() >= CHUNK_EVENTS || bytes >= CHUNK_BYTES || !lines.has_line();
+        if goes && (chunks.blocking_send(std::mem::take(&mut chunk)).is_err() || ends) {
             return;
         }
+        bytes = if goes { 0 } else { bytes };
     }
 }
 
