@@ -12,6 +12,7 @@ pub struct HydraNode {
     rng: Rng,
     dir: PathBuf,
     next_id: u64,
+    last_id: Option<u64>,
     slot: u64,
     snapshot: u64,
     head: String,
@@ -24,7 +25,16 @@ impl HydraNode {
     pub fn new(dir: &Path, seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let head = hex(&mut rng, 28);
-        Self { rng, dir: dir.to_owned(), next_id: 0, slot: 0, snapshot: 0, head, lines: Vec::new() }
+        Self {
+            rng,
+            dir: dir.to_owned(),
+            next_id: 0,
+            last_id: None,
+            slot: 0,
+            snapshot: 0,
+            head,
+            lines: Vec::new(),
+        }
     }
 
     /// The lines of the whole log, in order, without line breaks.
@@ -45,7 +55,7 @@ impl HydraNode {
 
     /// Rotates: seals `state` as `state-<last id>`, and opens a new one with the aggregated state.
     pub fn rotate(&mut self) {
-        let last = self.next_id.checked_sub(1).expect("a log is rotated after its first event");
+        let last = self.last_id.expect("a log is rotated after its first event");
         std::fs::rename(self.state(), self.dir.join(format!("state-{last}"))).expect("seal the file");
         let (head, snapshot) = (self.head.clone(), self.snapshot);
         let utxo = self.utxo(4);
@@ -79,6 +89,7 @@ impl HydraNode {
         );
         writeln!(text, "{line}").expect("a String takes everything");
         self.lines.push(line);
+        self.last_id = Some(id);
         // Ids strictly grow; now and then one is never used.
         self.next_id += if self.rng.u8(..32) == 0 { 2 } else { 1 };
     }

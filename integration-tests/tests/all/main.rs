@@ -2,3 +2,4 @@
 #![allow(clippy::unwrap_used, reason = "a test, with its helpers, fails by panicking")]
 
 mod documents;
+mod main_job;
