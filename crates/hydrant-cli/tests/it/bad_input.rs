@@ -6,7 +6,7 @@ use std::net::UdpSocket;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::kit::{file, finish, held, log, program, run, run_with, signal};
+use crate::kit::{file, finish, held, log, program, run, run_with, signal, until};
 
 /// A line that is no event, and words of the error that must name it.
 fn bad_lines() -> Vec<(&'static str, Vec<u8>, &'static str)> {
@@ -157,7 +157,10 @@ fn powerless(args: &[&str], dir: &Path) -> Command {
     {
         use std::os::unix::fs::MetadataExt as _;
         use std::os::unix::process::CommandExt as _;
-        fs::copy(env!("CARGO_BIN_EXE_hydrant"), &program).unwrap();
+        // By another process: a program that this one has open for writing, which a child of another test may
+        // have inherited for a moment, cannot be run ("text file busy").
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_hydrant")).arg(&program).status().unwrap();
+        assert!(copied.success());
         if fs::metadata(&program).unwrap().uid() == 0 {
             command.uid(65_534).gid(65_534);
         }
@@ -231,7 +234,7 @@ fn a_writer_that_is_killed_leaves_the_log_to_the_next() {
     let mut first = program(&["copy", "-", &url]).stdin(Stdio::piped()).spawn().unwrap();
     let mut stdin = first.stdin.take().unwrap();
     stdin.write_all(log(0..1).as_bytes()).unwrap();
-    while run(&["cat", &url]).stdout != log(0..1) {}
+    until(|| run(&["cat", &url]).stdout == log(0..1));
     signal(first.id(), "KILL");
     first.wait_with_output().unwrap();
     run_with(&["copy", "-", &url], log(0..2)).ends(0);

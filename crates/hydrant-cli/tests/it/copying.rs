@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::Stdio;
 
-use crate::kit::{file, finish, held, line, log, program, run, run_with, signal, store};
+use crate::kit::{file, finish, held, line, log, program, run, run_with, signal, store, until};
 
 #[test]
 fn a_copy_is_the_log_and_copying_again_changes_nothing() {
@@ -71,7 +71,7 @@ fn what_a_pipe_brought_is_durable_before_the_next_line_comes() {
     let mut child = program(&["copy", "-", &url]).stdin(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(log(0..1).as_bytes()).unwrap();
-    while run(&["cat", &url]).stdout != log(0..1) {} // ends, or the whole run hangs and is seen
+    until(|| run(&["cat", &url]).stdout == log(0..1));
     stdin.write_all(log(1..2).as_bytes()).unwrap();
     drop(stdin);
     finish(child).ends(0);
@@ -86,7 +86,7 @@ fn killed_in_the_middle_and_run_again_nothing_is_lost_or_doubled() {
         // Small batches, and a signal that comes at another point in each round.
         let mut child = program(&["cat", &from]).spawn().unwrap();
         let copy = program(&["copy", "-", &to]).stdin(child.stdout.take().unwrap()).spawn().unwrap();
-        while run(&["status", &to]).code != Some(0) {} // it has begun
+        until(|| run(&["status", &to]).code == Some(0)); // it has begun
         for _ in 0..round {
             run(&["status", &to]);
         }
@@ -115,7 +115,7 @@ fn a_second_writer_is_refused_by_name() {
     let mut first = program(&["copy", "-", &url]).stdin(Stdio::piped()).spawn().unwrap();
     let mut stdin = first.stdin.take().unwrap();
     stdin.write_all(log(0..1).as_bytes()).unwrap();
-    while run(&["cat", &url]).stdout != log(0..1) {}
+    until(|| run(&["cat", &url]).stdout == log(0..1));
     run_with(&["copy", "-", &url], log(0..2)).ends(3).says(&[dir.path().to_str().unwrap(), "writ"]);
     drop(stdin);
     finish(first).ends(0);

@@ -105,6 +105,12 @@ pub(crate) fn next_line(lines: &mpsc::Receiver<String>) -> String {
     lines.recv_timeout(HANGS).expect("a line comes")
 }
 
+/// Looks again and again, each time by running the program, until it is so.
+#[track_caller]
+pub(crate) fn until(is_so: impl Fn() -> bool) {
+    assert!((0..10_000).any(|_| is_so()), "it never came to be");
+}
+
 /// The envelope of an event, as it is always written.
 pub(crate) fn line(id: u64) -> String {
     format!(

@@ -1,6 +1,7 @@
 //! `relay`: every sink gets all of it, in order, at its own pace, across crashes.
 
 use std::net::UdpSocket;
+use std::sync::mpsc::RecvTimeoutError;
 
 use crate::kit::{file, finish, held, line, lines_of, log, next_line, program, run, run_with, signal, store};
 
@@ -227,11 +228,14 @@ fn a_listener_names_what_did_not_arrive_and_a_refill_fetches_it() {
         let mut came = String::new();
         // Until the listener is there, datagrams are lost: that is what they do.
         let first = loop {
-            run_with(&["copy", "-", &port], log(0..2)).ends(0);
-            if let Ok(line) = lines.recv_timeout(std::time::Duration::from_millis(200)) {
-                break line;
+            run_with(&["copy", "-", &port], log(0..1)).ends(0);
+            match lines.recv_timeout(std::time::Duration::from_millis(200)) {
+                Ok(line) => break line,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => panic!("the listener ended"),
             }
         };
+        run_with(&["copy", "-", &port], log(1..2)).ends(0);
         run_with(&["copy", "-", &port], log(7..9)).ends(0);
         came.push_str(&(first + "\n"));
         while came != expected {

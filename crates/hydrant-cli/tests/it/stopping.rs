@@ -3,7 +3,7 @@
 use std::io::Read as _;
 use std::process::Stdio;
 
-use crate::kit::{file, finish, held, line, lines_of, log, next_line, program, run, signal, store};
+use crate::kit::{file, finish, held, line, lines_of, log, next_line, program, run, signal, store, until};
 
 #[test]
 fn ctrl_c_and_sigterm_end_a_relay_that_follows_when_its_sinks_have_everything() {
@@ -61,7 +61,7 @@ fn an_interrupted_copy_says_where_it_stands_and_goes_on_from_there() {
     let mut copy = program(&["copy", "-", &to]).stdin(Stdio::piped()).spawn().unwrap();
     let mut stdin = copy.stdin.take().unwrap();
     std::io::Write::write_all(&mut stdin, log(0..4).as_bytes()).unwrap();
-    while run(&["cat", &to]).stdout != log(0..4) {}
+    until(|| run(&["cat", &to]).stdout == log(0..4));
     signal(copy.id(), "INT");
     finish(copy).ends(1).says(&["behind event 3", "the same command goes on"]);
     run(&["copy", &from, &to]).ends(0);
