@@ -167,10 +167,10 @@ impl Committer {
         };
         let Err(error) = self.attempt(batch).await else { return Outcome::Durable };
         match (error.kind(), error.retry()) {
+            (ErrorKind::Fenced, _) => Outcome::Stop(error),
             (_, Retry::Safe) => Outcome::Refused(error),
             // The ids are free only if nothing of the batch is held.
             (ErrorKind::Invalid, _) if self.holds_nothing_new().await => Outcome::Refused(error),
-            (ErrorKind::Fenced, _) => Outcome::Stop(error),
             _ => self.resolve(batch, error).await,
         }
     }

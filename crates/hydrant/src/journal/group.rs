@@ -88,7 +88,7 @@ impl Payloads {
 /// Gives the events of `group` the ids behind `head`, and encodes all of them into one buffer.
 ///
 /// # Errors
-/// `Invalid`, naming the event: it is larger than an envelope can be, or the ids are used up.
+/// `Invalid`: an event (named) is larger than an envelope can be, or the ids are used up.
 pub(super) fn encode(group: &[Request], head: Option<EventId>, time: &str) -> Result<Vec<Event>> {
     let count = group.iter().map(|request| request.payloads.count()).sum();
     let bytes = group.iter().map(Request::encoded_len).sum();
@@ -100,7 +100,7 @@ pub(super) fn encode(group: &[Request], head: Option<EventId>, time: &str) -> Re
             let id = match last {
                 None => EventId::ZERO,
                 Some(last) => last.next().ok_or_else(|| {
-                    Error::invalid("the last id that a log can hold is used; begin another log").at(last)
+                    Error::invalid("the ids that a log can hold are used up; begin another log")
                 })?,
             };
             last = Some(id);
@@ -194,9 +194,10 @@ mod tests {
     #[test]
     fn a_log_begins_with_zero_and_ends_with_the_last_id() {
         assert_eq!(encode(&[request(&[1])], None, "t").unwrap()[0].id(), EventId::ZERO);
-        let last = EventId::new(u64::MAX);
-        let error = encode(&[request(&[1])], Some(last), "t").unwrap_err();
-        assert_eq!(error.event(), Some(last));
+        let before_last = Some(EventId::new(u64::MAX - 1));
+        assert_eq!(encode(&[request(&[1])], before_last, "t").unwrap()[0].id(), EventId::new(u64::MAX));
+        let error = encode(&[request(&[1, 2])], before_last, "t").unwrap_err();
+        assert_eq!((error.kind(), error.event()), (crate::ErrorKind::Invalid, None));
     }
 
     #[test]

@@ -70,7 +70,11 @@ impl Queue {
         metadata_bytes: usize,
         encode: impl Fn() -> Result<Payloads>,
     ) -> Result<(Payloads, Reservation<'_>)> {
-        let taken = self.events.take(events).await.ok_or_else(|| self.refusal())?;
+        let taken = match self.events.try_take(events) {
+            Err(TryAcquireError::NoPermits) => self.events.take(events).await,
+            permit => permit.ok(),
+        };
+        let taken = taken.ok_or_else(|| self.refusal())?;
         let payloads = encode()?;
         let bytes = payloads.bytes() + events * metadata_bytes;
         let (payloads, bytes) = match self.bytes.try_take(bytes) {

@@ -5,6 +5,7 @@ mod bounds;
 mod cancelling;
 mod closing;
 mod failing;
+mod over_a_fan_out;
 mod reading;
 mod simulation;
 

@@ -1,0 +1,60 @@
+//! A journal over a fan-out: the same door, with secondaries behind it.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use hydrant::{
+    ErrorKind, EventId, FanOut, FanOutOptions, Journal, MemoryStore, ReadFrom, Retry, SecondaryOptions,
+};
+
+use super::{append_each, log, options};
+use crate::support::{Faulty, Mode, unknown};
+
+#[tokio::test(start_paused = true)]
+async fn what_is_appended_reaches_followers_and_secondaries() {
+    let fan_out = FanOut::open(MemoryStore::default(), FanOutOptions::default()).await.unwrap();
+    let secondary = MemoryStore::default();
+    fan_out.attach("copy", secondary.clone(), SecondaryOptions::default()).await.unwrap();
+    let journal: Journal<String> = Journal::open(fan_out.clone(), options()).await.unwrap();
+    let mut follow = journal.follow(ReadFrom::Origin);
+    let texts: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+    for text in &texts {
+        journal.append(text).await.unwrap();
+    }
+    for text in &texts {
+        assert_eq!(follow.next().await.unwrap().unwrap().value, *text);
+    }
+    fan_out.delivered(EventId::new(99), Duration::from_secs(60)).await.unwrap();
+    assert_eq!(log(&secondary).await, log(&fan_out).await);
+    journal.close().await.unwrap();
+}
+
+/// A slow follower falls out of the ring and reads the primary; the writer does not wait for it.
+#[tokio::test(start_paused = true)]
+async fn a_slow_follower_is_bounded_and_misses_nothing() {
+    let options_of_log = FanOutOptions::default().with_ring(4, 1 << 20);
+    let fan_out = FanOut::open(MemoryStore::default(), options_of_log).await.unwrap();
+    let journal: Journal<String> = Journal::open(fan_out, options()).await.unwrap();
+    let mut follow = journal.follow(ReadFrom::Origin);
+    for n in 0..50 {
+        for m in 0..10 {
+            journal.append(&format!("{n}-{m}")).await.unwrap();
+        }
+        let saved = follow.next().await.unwrap().unwrap();
+        assert_eq!((saved.id(), saved.value), (EventId::new(n), format!("{}-{}", n / 10, n % 10)));
+    }
+    for n in 50..500 {
+        assert_eq!(follow.next().await.unwrap().unwrap().id(), EventId::new(n));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fan_out_that_has_stopped_stops_its_journal_at_once() {
+    let primary = Faulty::new(Mode::Before(unknown()));
+    let fan_out = FanOut::open(primary, FanOutOptions::default()).await.unwrap();
+    let options = options().with_append_timeout(Duration::from_secs(100_000));
+    let journal: Journal<String> = Journal::open(fan_out, options).await.unwrap();
+    let error = append_each(&journal, &["a"]).await.remove(0).unwrap_err();
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::Closed, Retry::AfterCheckpoint));
+    assert!(append_each(&journal, &["b"]).await[0].is_err());
+}
