@@ -14,7 +14,8 @@ pub struct JournalOptions {
     pub in_flight_bytes_max: usize,
     /// How many events may wait for their commit; who comes then waits for room. Default: 65,536.
     pub in_flight_events_max: usize,
-    /// How long one call of the store's `append` may take before its outcome counts as unknown.
+    /// How long one call of the store's `append` may take before its outcome counts as unknown. Over a
+    /// fan-out whose appends wait for a secondary (`lag_events_max`): longer than they may wait.
     /// Default: 30 s.
     pub append_timeout: Duration,
     /// How long the same bytes are sent again while their outcome is unknown, before the journal stops.

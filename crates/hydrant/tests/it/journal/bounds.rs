@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hydrant::{EventId, Journal};
+use hydrant::{ErrorKind, EventId, Journal};
 use serde::{Serialize, Serializer};
 
 use super::{log, open, options, settle};
@@ -76,7 +76,7 @@ async fn who_waits_for_bytes_keeps_none_and_encodes_again() {
 #[tokio::test(start_paused = true)]
 async fn room_comes_back_from_what_failed_and_from_who_left() {
     let store = Scripted::new([
-        Some(Fault::Before(hydrant::ErrorKind::Unavailable)),
+        Some(Fault::Before(ErrorKind::Unavailable)),
         Some(Fault::Slow(Duration::from_secs(1))),
     ]);
     let options = options().with_in_flight_events_max(1);
@@ -88,4 +88,18 @@ async fn room_comes_back_from_what_failed_and_from_who_left() {
     settle().await;
     assert_eq!(journal.append(&text).await.unwrap(), EventId::new(1));
     drop(open(store).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_room_is_told_when_the_journal_stops() {
+    for options in [options().with_in_flight_events_max(1), options().with_in_flight_bytes_max(1)] {
+        let store = Scripted::new([Some(Fault::Never(ErrorKind::Denied)); 2]);
+        let journal = Journal::open(store, options).await.unwrap();
+        let text = "a".to_owned();
+        let (first, second, third) =
+            tokio::join!(journal.append(&text), journal.append(&text), journal.append(&text));
+        assert_eq!(first.unwrap_err().kind(), ErrorKind::Denied);
+        assert_eq!(second.unwrap_err().kind(), ErrorKind::Closed);
+        assert_eq!(third.unwrap_err().kind(), ErrorKind::Closed);
+    }
 }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use hydrant::ErrorKind;
+use hydrant::{ErrorKind, Journal, Retry};
 
-use super::{append_each, log, open, settle};
+use super::{append_each, log, open, options, settle};
 use crate::support::{Fault, Scripted, poll_once};
 
 #[tokio::test(start_paused = true)]
@@ -46,14 +46,21 @@ async fn dropping_the_last_handle_commits_in_the_background() {
 #[test]
 fn a_runtime_that_ends_leaves_an_answer_behind() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let (first, second) = (runtime(), runtime());
-    let store = Scripted::new([Some(Fault::Hang { applied: false })]);
-    let journal = first.block_on(open(store));
-    let text = "a".to_owned();
-    let mut append = Box::pin(journal.append(&text));
-    assert!(first.block_on(poll_once(&mut append)).is_pending());
-    drop(first);
-    let error = second.block_on(append).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Closed);
-    assert_eq!(second.block_on(journal.close()).unwrap_err().kind(), ErrorKind::Bug);
+    for options in [options(), options().with_in_flight_events_max(1), options().with_in_flight_bytes_max(1)]
+    {
+        let (first, second) = (runtime(), runtime());
+        let store = Scripted::new([Some(Fault::Hang { applied: false })]);
+        let journal = first.block_on(Journal::open(store, options)).unwrap();
+        let text = "a".to_owned();
+        let mut append = Box::pin(journal.append(&text));
+        assert!(first.block_on(poll_once(&mut append)).is_pending());
+        first.block_on(settle());
+        let mut waiting = Box::pin(journal.append(&text));
+        assert!(first.block_on(poll_once(&mut waiting)).is_pending());
+        drop(first);
+        let error = second.block_on(append).unwrap_err();
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Closed, Retry::AfterCheckpoint));
+        assert_eq!(second.block_on(waiting).unwrap_err().kind(), ErrorKind::Closed);
+        assert_eq!(second.block_on(journal.close()).unwrap_err().kind(), ErrorKind::Bug);
+    }
 }

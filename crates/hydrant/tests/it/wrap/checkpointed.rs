@@ -148,3 +148,20 @@ async fn a_swap_of_unknown_outcome_does_not_fence_its_own_runner() {
     taken.dedup();
     assert!(taken.into_iter().eq(0..40));
 }
+
+#[tokio::test]
+async fn a_swap_of_unknown_outcome_is_fenced_if_somebody_else_moved_the_entry_since() {
+    let store = Shaky::default(); // its first swap is lost
+    let open = || Checkpointed::open(Forgetful::default(), Arc::new(store.clone()), "listener", "udp://a");
+    let wrapped = open().await.unwrap();
+    let log = events(0..3);
+    assert_eq!(wrapped.append(batch(&log[..1])).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    let other = Entry {
+        name: "listener".to_owned(),
+        target: "udp://a".to_owned(),
+        checkpoint: Checkpoint::behind(&log[1]),
+    };
+    store.store.swap("listener", None, Some(&other)).await.unwrap();
+    assert_eq!(wrapped.checkpoint().await.unwrap_err().kind(), ErrorKind::Fenced);
+    assert_eq!(wrapped.append(batch(&log[..1])).await.unwrap_err().kind(), ErrorKind::Fenced);
+}

@@ -48,7 +48,7 @@ async fn poison_goes_to_the_second_sink_and_the_others_go_on() {
 
 #[tokio::test]
 async fn only_invalid_that_names_an_event_of_the_batch_is_poison() {
-    let named = |kind| Error::new(kind, Retry::Never, "no").at(EventId::new(1));
+    let named = |kind| Error::new(kind, Retry::Never, "no").at(EventId::ZERO);
     for error in [
         named(ErrorKind::Denied),
         named(ErrorKind::Full),
