@@ -24,7 +24,7 @@ use crate::options::{FileStoreOptions, Fsync};
 use crate::recovery::{self, Known, Recovered};
 use crate::source::blocking;
 use crate::stream::{self, Signal, Views};
-use crate::writer::{Append, Command, Counters, Published, Writer};
+use crate::writer::{Append, Command, Counters, Desk, Published, Writer};
 
 /// A log in a directory: plain JSON lines, durable, rotated. One writer, any number of readers.
 ///
@@ -60,6 +60,7 @@ pub struct FileStore {
 struct Shared {
     dir: Arc<Directory>,
     options: FileStoreOptions,
+    desk: Arc<Desk>,
     queue: mpsc::Sender<Command>,
     published: watch::Receiver<Published>,
     counters: Arc<Counters>,
@@ -117,10 +118,12 @@ impl FileStore {
         .await?;
         let published = writer.subscribe();
         let upkeep = Arc::new(Upkeep::new(dir.clone(), published.clone(), held));
+        let desk = Arc::new(Desk::new(writer));
+        let serving = desk.clone();
         let (queue, commands) = mpsc::channel(options.appends_waiting_max.max(1));
         std::thread::Builder::new()
             .name("hydrant-file".to_owned())
-            .spawn(move || writer.run(commands))
+            .spawn(move || serving.run(commands))
             .map_err(|cause| io_error(&dir.path, "starting the writer", hydrant::Retry::Safe, cause))?;
         let mut tasks = Vec::new();
         if let Fsync::Interval(interval) = options.fsync {
@@ -134,6 +137,7 @@ impl FileStore {
             shared: Arc::new(Shared {
                 dir,
                 options,
+                desk,
                 queue,
                 published,
                 counters,
@@ -196,10 +200,15 @@ impl FileStore {
     /// Sends a command and waits until it is done.
     async fn ask(&self, command: impl FnOnce(oneshot::Sender<Result<()>>) -> Command) -> Result<()> {
         let (reply, answer) = oneshot::channel();
+        self.send(command(reply)).await?;
+        answer.await.unwrap_or_else(|_| Err(self.stopped()))
+    }
+
+    async fn send(&self, command: Command) -> Result<()> {
         let permit = self.shared.queue.reserve().await.map_err(|_| self.stopped())?;
         self.shared.counters.under_way.fetch_add(1, Ordering::Acquire);
-        permit.send(command(reply));
-        answer.await.unwrap_or_else(|_| Err(self.stopped()))
+        permit.send(command);
+        Ok(())
     }
 
     fn stopped(&self) -> Error {
@@ -279,8 +288,12 @@ impl EventSink for FileStore {
     /// A dropped future leaves all of the batch or none, and the next call on this log is served after it.
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
         self.check_sizes(&batch)?;
-        let (after, events) = (batch.after(), batch.events().to_vec());
-        self.ask(|reply| Command::Append(Append { after, events, reply })).await
+        let (reply, answer) = oneshot::channel();
+        let append = Append { after: batch.after(), events: batch.events().to_vec(), reply };
+        if let Some(append) = self.shared.desk.append_here(append, &self.shared.counters) {
+            self.send(Command::Append(append)).await?;
+        }
+        answer.await.unwrap_or_else(|_| Err(self.stopped()))
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint> {

@@ -1,12 +1,16 @@
-//! The writer: one thread that owns `state`, takes appends in order, and acknowledges what is durable.
+//! The writer: it owns `state`, takes appends in order, one at a time, and acknowledges what is durable.
+
+mod durable;
+mod prune;
+mod rotate;
+mod serve;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hydrant::{Batch, Checkpoint, Error, ErrorKind, Event, EventId, ReadFrom, Result, Retry};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::watch;
 
-use crate::cursor::{Current, Cursor, Item, View};
+use crate::cursor::{Cursor, Item, View};
 use crate::directory::{Directory, Sealed};
 use crate::disk::{DiskFile, Identity};
 use crate::error::io_error;
@@ -16,28 +20,7 @@ use crate::recovery::Ready;
 use crate::rotation;
 use crate::wire::{self, Flags, Marks, Opens, Place};
 
-/// Held by whoever removes sealed files or replaces them.
-pub(crate) type Gate = tokio::sync::OwnedMutexGuard<()>;
-
-/// What is asked of the writer.
-pub(crate) enum Command {
-    Append(Append),
-    /// Answers when everything asked before is done.
-    Barrier(oneshot::Sender<Result<()>>),
-    /// Makes everything accepted durable.
-    Sync(oneshot::Sender<Result<()>>),
-    /// The timer of [`Fsync::Interval`].
-    Due,
-    /// Drops the sealed segments that end before an event.
-    Prune(EventId, Gate, oneshot::Sender<Result<()>>),
-    Close(oneshot::Sender<Result<()>>),
-}
-
-pub(crate) struct Append {
-    pub(crate) after: Option<EventId>,
-    pub(crate) events: Vec<Event>,
-    pub(crate) reply: oneshot::Sender<Result<()>>,
-}
+pub(crate) use serve::{Append, Command, Counters, Desk, Gate};
 
 /// What the writer shows to everybody.
 #[derive(Clone, Default)]
@@ -47,17 +30,6 @@ pub(crate) struct Published {
     pub(crate) head: Option<Event>,
     /// Why nothing more will come.
     pub(crate) stopped: Option<Error>,
-}
-
-/// The parts that handles and the writer share.
-#[derive(Default)]
-pub(crate) struct Counters {
-    /// Calls that were sent and are not done.
-    pub(crate) under_way: AtomicUsize,
-    /// Something was accepted that is not synced yet.
-    pub(crate) unsynced: Notify,
-    /// A segment was sealed.
-    pub(crate) sealed: Notify,
 }
 
 pub(crate) struct Writer {
@@ -134,65 +106,6 @@ impl Writer {
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Published> {
         self.published.subscribe()
-    }
-
-    /// Serves until it is told to close, or until nobody is left who could.
-    pub(crate) fn run(mut self, mut queue: mpsc::Receiver<Command>) {
-        let mut ahead = None;
-        loop {
-            let Some(command) = ahead.take().or_else(|| queue.blocking_recv()) else {
-                drop(self.close());
-                return;
-            };
-            match command {
-                Command::Append(append) => ahead = self.appends(append, &mut queue),
-                Command::Barrier(reply) => self.answer(reply, self.stopped.clone().map_or(Ok(()), Err)),
-                Command::Sync(reply) => {
-                    let synced = self.sync();
-                    self.answer(reply, synced);
-                }
-                Command::Prune(before, gate, reply) => {
-                    let pruned = self.prune(before);
-                    drop(gate);
-                    self.answer(reply, pruned);
-                }
-                Command::Due => drop(self.sync()),
-                Command::Close(reply) => {
-                    queue.close();
-                    let closed = self.close();
-                    // What was sent before is refused when the queue is dropped.
-                    drop(queue);
-                    self.answer(reply, closed);
-                    return;
-                }
-            }
-        }
-    }
-
-    fn answer(&self, reply: oneshot::Sender<Result<()>>, answer: Result<()>) {
-        self.counters.under_way.fetch_sub(1, Ordering::Release);
-        // The caller may have left; what it asked for is done all the same.
-        drop(reply.send(answer));
-    }
-
-    /// Takes this append and those that wait behind it, as far as they fit into one write.
-    fn appends(&mut self, first: Append, queue: &mut mpsc::Receiver<Command>) -> Option<Command> {
-        let mut pending = Vec::new();
-        let mut next = Some(first);
-        let mut ahead = None;
-        while let Some(append) = next.take() {
-            self.append(append, &mut pending);
-            if self.buffer.len() >= self.options.commit_bytes_max {
-                break;
-            }
-            match queue.try_recv() {
-                Ok(Command::Append(append)) => next = Some(append),
-                Ok(other) => ahead = Some(other),
-                Err(_) => {}
-            }
-        }
-        self.flush(&mut pending);
-        ahead
     }
 
     /// Puts the lines of an append into the buffer, or answers it.
@@ -404,129 +317,4 @@ impl Writer {
         self.allocated = to;
         Ok(())
     }
-
-    /// Makes everything written durable, and shows it.
-    pub(crate) fn sync(&mut self) -> Result<()> {
-        if let Some(stopped) = &self.stopped {
-            return Err(stopped.clone());
-        }
-        if self.synced == self.end {
-            return Ok(());
-        }
-        if let Err(cause) = self.file.sync() {
-            return Err(self.stop(&io_error(&self.dir.state(), "syncing", Retry::AfterCheckpoint, cause)));
-        }
-        self.check_in_place()?;
-        self.synced = self.end;
-        self.publish();
-        Ok(())
-    }
-
-    /// Nobody else may have written: hydra-node, for one, knows no lock.
-    fn check_unchanged(&mut self) -> Result<()> {
-        match self.file.stat() {
-            Ok(stat) if stat.len == self.allocated => Ok(()),
-            Ok(stat) => {
-                let (was, is) = (self.allocated, stat.len);
-                let other = Error::fenced(format!(
-                    "somebody else wrote to the file: it had {was} bytes, and has {is}; end that writer and reopen the log"
-                ));
-                Err(self.stop(&other.in_log(self.dir.state().display().to_string())))
-            }
-            Err(cause) => Err(self.dir.unread(&self.dir.state(), cause)),
-        }
-    }
-
-    /// What is acknowledged must be found under its name.
-    fn check_in_place(&mut self) -> Result<()> {
-        let path = self.dir.state();
-        match self.dir.disk.stat(&path) {
-            Ok(Some(there)) if there.identity == self.identity => Ok(()),
-            Ok(_) => {
-                let gone = Error::new(
-                    ErrorKind::Unavailable,
-                    Retry::AfterCheckpoint,
-                    "the file was deleted, moved or replaced while it was written to; put it back and reopen the log",
-                );
-                Err(self.stop(&gone.in_log(path.display().to_string())))
-            }
-            Err(cause) => Err(self.stop(&io_error(&path, "finding", Retry::AfterCheckpoint, cause))),
-        }
-    }
-
-    /// Nothing more is written by this handle: what the disk holds has to be read again.
-    pub(crate) fn stop(&mut self, cause: &Error) -> Error {
-        let path = self.dir.path.display().to_string();
-        tracing::error!(%cause, dir = %path, "the log stopped");
-        let stopped =
-            Error::closed(format!("an earlier failure stopped this log; reopen it ({cause})")).in_log(path);
-        self.stopped = Some(stopped.clone());
-        self.record.phase = Phase::Stopped;
-        self.publish_record();
-        self.published.send_modify(|published| published.stopped = Some(stopped));
-        cause.clone()
-    }
-
-    /// Shows readers in this and other processes what is durable.
-    fn publish(&mut self) {
-        if self.record.synced < lock::PRINT_BYTES as u64 {
-            self.record.print = lock::print(&*self.file, self.synced).unwrap_or(0);
-        }
-        self.record.synced = self.synced;
-        self.publish_record();
-        self.show();
-    }
-
-    fn publish_record(&self) {
-        if let Some(lock) = &self.lock
-            && let Err(error) = lock.publish(&self.record)
-        {
-            tracing::warn!(%error, "readers in other processes cannot be told what is new");
-        }
-    }
-
-    fn show(&self) {
-        self.published.send_modify(|published| {
-            let same = published.view.current.as_mut().filter(|current| current.identity == self.identity);
-            match same {
-                Some(current) => current.end = self.synced,
-                None => published.view = self.view(self.synced),
-            }
-            published.head.clone_from(&self.head);
-        });
-    }
-
-    fn view(&self, end: u64) -> View {
-        let current = Current { file: self.file.clone(), identity: self.identity, end };
-        View { sealed: self.sealed.clone().into(), current: Some(current) }
-    }
-
-    /// Leaves everything durable, and says that nothing can be torn.
-    fn close(&mut self) -> Result<()> {
-        let closed = self.sync().and_then(|()| self.leave());
-        let why = Error::closed("the log was closed").in_log(self.dir.path.display().to_string());
-        // Dropped before it is told, so that whoever is told can open the log again.
-        self.lock = None;
-        let stopped = self.stopped.get_or_insert(why).clone();
-        self.published.send_replace(Published { view: View::default(), head: None, stopped: Some(stopped) });
-        closed
-    }
-
-    fn leave(&mut self) -> Result<()> {
-        let failed = |cause| io_error(&self.dir.state(), "closing", Retry::AfterCheckpoint, cause);
-        if self.allocated > self.end {
-            self.file.truncate(self.end).map_err(failed)?;
-            self.file.sync().map_err(failed)?;
-            self.allocated = self.end;
-        }
-        self.record.phase = Phase::Closed;
-        self.record.preallocates = false;
-        match &self.lock {
-            Some(lock) => lock.publish(&self.record).and_then(|()| lock.sync()),
-            None => Ok(()),
-        }
-    }
 }
-
-mod prune;
-mod rotate;

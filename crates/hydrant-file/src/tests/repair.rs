@@ -128,7 +128,7 @@ fn somebody_who_writes_is_not_disturbed() {
     let disk = disk_of(&log());
     let _held = disk.lock(&dir().join("lock")).unwrap().unwrap();
     let error = repair(&disk).unwrap_err();
-    assert_eq!(error.kind(), hydrant::ErrorKind::Unavailable, "{error}");
+    assert_eq!(error.kind(), hydrant::ErrorKind::Fenced, "{error}");
 }
 
 #[test]

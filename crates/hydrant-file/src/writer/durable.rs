@@ -1,0 +1,135 @@
+//! What the writer does around a write: makes it durable, sees that it stands where it belongs, shows it.
+
+use hydrant::{Error, ErrorKind, Result, Retry};
+use tokio::time::Instant;
+
+use super::{Published, Writer};
+use crate::cursor::{Current, View};
+use crate::error::io_error;
+use crate::lock::{self, Phase};
+
+impl Writer {
+    /// Makes everything written durable, and shows it.
+    pub(super) fn sync(&mut self) -> Result<()> {
+        if let Some(stopped) = &self.stopped {
+            return Err(stopped.clone());
+        }
+        if self.synced == self.end {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        if let Err(cause) = self.file.sync() {
+            return Err(self.stop(&io_error(&self.dir.state(), "syncing", Retry::AfterCheckpoint, cause)));
+        }
+        self.counters.synced_in(begun.elapsed());
+        self.check_in_place()?;
+        self.synced = self.end;
+        self.publish();
+        Ok(())
+    }
+
+    /// Nobody else may have written: hydra-node, for one, knows no lock.
+    pub(super) fn check_unchanged(&mut self) -> Result<()> {
+        match self.file.stat() {
+            Ok(stat) if stat.len == self.allocated => Ok(()),
+            Ok(stat) => {
+                let (was, is) = (self.allocated, stat.len);
+                let other = Error::fenced(format!(
+                    "somebody else wrote to the file: it had {was} bytes, and has {is}; end that writer and reopen the log"
+                ));
+                Err(self.stop(&other.in_log(self.dir.state().display().to_string())))
+            }
+            Err(cause) => Err(self.dir.unread(&self.dir.state(), cause)),
+        }
+    }
+
+    /// What is acknowledged must be found under its name.
+    pub(super) fn check_in_place(&mut self) -> Result<()> {
+        let path = self.dir.state();
+        match self.dir.disk.stat(&path) {
+            Ok(Some(there)) if there.identity == self.identity => Ok(()),
+            Ok(_) => {
+                let gone = Error::new(
+                    ErrorKind::Unavailable,
+                    Retry::AfterCheckpoint,
+                    "the file was deleted, moved or replaced while it was written to; put it back and reopen the log",
+                );
+                Err(self.stop(&gone.in_log(path.display().to_string())))
+            }
+            Err(cause) => Err(self.stop(&io_error(&path, "finding", Retry::AfterCheckpoint, cause))),
+        }
+    }
+
+    /// Nothing more is written by this handle: what the disk holds has to be read again.
+    pub(super) fn stop(&mut self, cause: &Error) -> Error {
+        let path = self.dir.path.display().to_string();
+        tracing::error!(%cause, dir = %path, "the log stopped");
+        let stopped =
+            Error::closed(format!("an earlier failure stopped this log; reopen it ({cause})")).in_log(path);
+        self.stopped = Some(stopped.clone());
+        self.record.phase = Phase::Stopped;
+        self.publish_record();
+        self.published.send_modify(|published| published.stopped = Some(stopped));
+        cause.clone()
+    }
+
+    /// Shows readers in this and other processes what is durable.
+    pub(super) fn publish(&mut self) {
+        if self.record.synced < lock::PRINT_BYTES as u64 {
+            self.record.print = lock::print(&*self.file, self.synced).unwrap_or(0);
+        }
+        self.record.synced = self.synced;
+        self.publish_record();
+        self.show();
+    }
+
+    pub(super) fn publish_record(&self) {
+        if let Some(lock) = &self.lock
+            && let Err(error) = lock.publish(&self.record)
+        {
+            tracing::warn!(%error, "readers in other processes cannot be told what is new");
+        }
+    }
+
+    pub(super) fn show(&self) {
+        self.published.send_modify(|published| {
+            let same = published.view.current.as_mut().filter(|current| current.identity == self.identity);
+            match same {
+                Some(current) => current.end = self.synced,
+                None => published.view = self.view(self.synced),
+            }
+            published.head.clone_from(&self.head);
+        });
+    }
+
+    pub(super) fn view(&self, end: u64) -> View {
+        let current = Current { file: self.file.clone(), identity: self.identity, end };
+        View { sealed: self.sealed.clone().into(), current: Some(current) }
+    }
+
+    /// Leaves everything durable, and says that nothing can be torn.
+    pub(super) fn close(&mut self) -> Result<()> {
+        let closed = self.sync().and_then(|()| self.leave());
+        let why = Error::closed("the log was closed").in_log(self.dir.path.display().to_string());
+        // Dropped before it is told, so that whoever is told can open the log again.
+        self.lock = None;
+        let stopped = self.stopped.get_or_insert(why).clone();
+        self.published.send_replace(Published { view: View::default(), head: None, stopped: Some(stopped) });
+        closed
+    }
+
+    pub(super) fn leave(&mut self) -> Result<()> {
+        let failed = |cause| io_error(&self.dir.state(), "closing", Retry::AfterCheckpoint, cause);
+        if self.allocated > self.end {
+            self.file.truncate(self.end).map_err(failed)?;
+            self.file.sync().map_err(failed)?;
+            self.allocated = self.end;
+        }
+        self.record.phase = Phase::Closed;
+        self.record.preallocates = false;
+        match &self.lock {
+            Some(lock) => lock.publish(&self.record).and_then(|()| lock.sync()),
+            None => Ok(()),
+        }
+    }
+}
