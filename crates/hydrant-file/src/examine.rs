@@ -149,6 +149,19 @@ impl Look<'_> {
         Ok(self.text)
     }
 
+    /// A line above the limit is an event for somebody with a higher one, unless its end is missing: it is
+    /// never taken for what a crash left.
+    fn refuse_whole(&self, offset: u64) -> Result<()> {
+        let mut last = [0];
+        self.file
+            .read_at(&mut last, self.text.saturating_sub(1))
+            .map_err(|cause| self.dir.unread(self.path, cause))?;
+        if last == *b"\n" {
+            return Err(self.dir.damage(self.path, &**self.file, offset, &too_long(self.dir)));
+        }
+        Ok(())
+    }
+
     /// Calls `each` with every line from `from` on; one without a line break only where it was written
     /// by somebody else and is whole.
     fn each_line(&self, from: u64, mut each: impl FnMut(u64, Result<&Bytes>) -> Result<()>) -> Result<()> {
@@ -157,6 +170,7 @@ impl Look<'_> {
             let block = match piece {
                 Piece::Lines(block) => block,
                 Piece::TooLong(at) => {
+                    self.refuse_whole(at)?;
                     each(at, Err(too_long(self.dir)))?;
                     continue;
                 }
@@ -169,6 +183,7 @@ impl Look<'_> {
                 let offset = block.offset + at as u64;
                 let half = ends.is_none() && !matches!(wire::parse(&line), Ok(Line::Foreign));
                 if len >= self.dir.line_bytes_max {
+                    self.refuse_whole(offset)?;
                     each(offset, Err(too_long(self.dir)))?;
                 } else if half {
                     each(offset, Err(Error::corrupt("the line has no end")))?;

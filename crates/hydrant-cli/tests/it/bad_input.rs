@@ -106,6 +106,16 @@ fn a_line_over_the_limit_is_refused_and_a_larger_limit_takes_it() {
     run_with(&["copy", "-", &url], &*input).ends(0);
     assert_eq!(held(&url), input);
     run(&["cat", &small]).ends(1).says(&["event_bytes_max"]);
+
+    let foreign = dir.path().join("foreign");
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("state"), &input).unwrap();
+    let small = format!("{}?event_bytes_max=64KiB", file(&foreign));
+    for args in [&["cat", &small][..], &["copy", &small, "-"], &["copy", "-", &small]] {
+        run(args).ends(1).says(&["line 4", "event_bytes_max"]);
+    }
+    assert_eq!(fs::read_to_string(foreign.join("state")).unwrap(), input);
+    assert_eq!(held(&file(&foreign)), input);
 }
 
 #[test]
