@@ -61,7 +61,7 @@ pub struct RepairReport {
 /// before the next; repairing again after a crash goes on.
 ///
 /// # Errors
-/// `Unavailable` when somebody has the log open for writing, and what the disk answers.
+/// `Fenced` when somebody has the log open for writing, and what the disk answers.
 pub async fn repair(dir: impl Into<PathBuf>, options: FileStoreOptions) -> Result<RepairReport> {
     let dir = dir.into();
     let repair = move || repair_on(Arc::new(RealDisk), &dir, options.event_bytes_max);
