@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use hydrant::{Checkpoint, EventId, EventSink, EventSource, Result};
+use hydrant::{Checkpoint, Error, EventId, EventSink, EventSource, Result};
 use serde::Serialize;
 
 use crate::url::OptionSpec;
@@ -75,6 +75,8 @@ pub(crate) trait Place: fmt::Debug + Send + Sync {
     async fn sink(&self) -> Result<OpenSink>;
     /// Its last event; `None` where it is empty or cannot tell before it is read.
     async fn head(&self) -> Result<Option<EventId>>;
+    /// What stands behind the last whole event, where a read ends without an error: the rest of a crash.
+    async fn left_over(&self) -> Result<Option<Error>>;
     /// Checks everything that can be checked, and gives each place that is wrong, as it is found.
     fn verify(&self) -> Findings;
     /// Mends what can be mended, keeping aside what it takes out, and tells each thing it did.

@@ -1,5 +1,6 @@
 //! Reading a log that another process may be writing.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,6 +101,21 @@ impl FileSource {
                 Some(stat.map(|stat| (path, stat.len)))
             });
             sized.collect()
+        })
+        .await
+    }
+
+    /// The bytes of `state` behind its last whole commit, where nobody has the log open: a crash left them, or
+    /// a writer that takes no lock is at work. Reads end before them.
+    ///
+    /// # Errors
+    /// As [`checkpoint`](FileSource::checkpoint).
+    pub async fn torn_tail(&self) -> Result<Option<Range<u64>>> {
+        let mut views = self.views();
+        blocking(move || {
+            let end = views.view()?.and_then(|view| view.current).map(|current| current.end);
+            let len = views.seen.as_ref().and_then(|seen| seen.own);
+            Ok(end.zip(len).filter(|(end, len)| end < len).map(|(end, len)| end..len))
         })
         .await
     }

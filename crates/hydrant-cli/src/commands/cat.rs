@@ -3,7 +3,7 @@
 use hydrant::{EventId, ReadFrom};
 
 use crate::args::CatArgs;
-use crate::commands::copy::refuse_live;
+use crate::commands::copy::{refuse_live, whole};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::Output;
 use crate::signals::{Next, Stop};
@@ -20,7 +20,7 @@ pub(crate) async fn run(args: CatArgs, stop: &Stop) -> Outcome {
         let event = match stop.next(&mut events).await {
             Next::Event(event) => event,
             Next::Failed(error) => break Err(error.into()),
-            Next::End => break Ok(Exit::Fine),
+            Next::End => break whole(&args.url).await,
             Next::Stopped => break Err(interrupted(last)),
         };
         if args.until.is_some_and(|until| event.id() > until) {

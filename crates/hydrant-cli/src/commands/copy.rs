@@ -69,7 +69,7 @@ pub(crate) async fn run(args: CopyArgs, json: bool, stop: &Stop) -> Outcome {
     summary.tell(json, args.to.is_stdio())?;
     ended?;
     closed?;
-    Ok(Exit::Fine)
+    whole(&args.from).await
 }
 
 /// A log cannot be its own copy.
@@ -78,6 +78,14 @@ pub(crate) fn refuse_same(from: &StoreUrl, to: &StoreUrl) -> Outcome<()> {
         return Ok(());
     }
     Err(Failure::Usage(format!("{from} is both source and target; name another target")))
+}
+
+/// Everything before it was read; what a crash left at the end of a log is an error all the same.
+pub(crate) async fn whole(from: &StoreUrl) -> Outcome {
+    match from.left_over().await? {
+        Some(error) => Err(error.into()),
+        None => Ok(Exit::Fine),
+    }
 }
 
 /// What only arrives has no end to copy to.

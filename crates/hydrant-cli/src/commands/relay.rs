@@ -17,7 +17,7 @@ use self::reader::UntilReaderLeaves;
 use self::report::Report;
 use self::state_dir::StateDir;
 use crate::args::{NamedUrl, RelayArgs};
-use crate::commands::copy::refuse_same;
+use crate::commands::copy::{refuse_same, whole};
 use crate::exit::{Exit, Failure, Outcome, exit_of};
 use crate::signals::Stop;
 use crate::stores::{OpenSink, Reads};
@@ -54,7 +54,7 @@ pub(crate) async fn run(args: RelayArgs, json: bool, stop: &Stop) -> Outcome {
         let message = "the deadline passed before the end of the log; the same command goes on from there";
         return Err(Failure::Incomplete(message.to_owned()));
     }
-    Ok(exit)
+    if exit == Exit::Fine && !args.follow { whole(&args.from).await } else { Ok(exit) }
 }
 
 /// What closes each sink.

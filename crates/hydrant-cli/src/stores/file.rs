@@ -227,6 +227,19 @@ impl Place for FilePlace {
         Ok(self.open_source().await?.checkpoint().await?.id())
     }
 
+    async fn left_over(&self) -> Result<Option<Error>> {
+        let torn = self.open_source().await?.torn_tail().await?;
+        Ok(torn.map(|torn| {
+            let (start, bytes) = (torn.start, torn.end - torn.start);
+            Error::corrupt(format!(
+                "{bytes} bytes from byte {start} on are no whole event: a crash left them, or a program is still \
+                 writing; `hydrant verify {}` shows them, and the next writer sets them aside",
+                self.target()
+            ))
+            .in_log(self.dir.join("state").display().to_string())
+        }))
+    }
+
     fn verify(&self) -> Findings {
         if let Err(error) = self.check(true) {
             return stream::iter([Err(error)]).boxed();

@@ -101,6 +101,10 @@ impl Place for Settings {
         Ok(None)
     }
 
+    async fn left_over(&self) -> Result<Option<Error>> {
+        Ok(None)
+    }
+
     fn verify(&self) -> Findings {
         let mut lines = Lines::new(io::stdin(), "standard input", self.line_bytes_max);
         // Nothing else happens meanwhile, so reading may block.

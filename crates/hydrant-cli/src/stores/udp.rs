@@ -244,6 +244,10 @@ impl Place for UdpPlace {
         }
     }
 
+    async fn left_over(&self) -> Result<Option<Error>> {
+        Ok(None)
+    }
+
     fn verify(&self) -> Findings {
         stream::iter([Err(self.keeps_nothing())]).boxed()
     }

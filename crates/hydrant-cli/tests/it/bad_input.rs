@@ -74,6 +74,31 @@ fn a_bad_line_in_a_log_that_others_wrote_is_named_and_the_file_is_left_as_it_is(
 }
 
 #[test]
+fn what_a_crash_left_at_the_end_of_a_log_is_told_by_everything_that_reads_it() {
+    for left in ["{\"eventId\":3,\"stateCh", "{\"eventId\":3,\"stateCh\n", "garbage\n", "\0\0\0\0\0\0\0\0"] {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let text = log(0..3) + left;
+        fs::write(&state, &text).unwrap();
+        let (url, place) = (file(dir.path()), format!("from byte {}", log(0..3).len()));
+        let cat = run(&["cat", &url]).ends(1).says(&["state", &place, "hydrant verify file:"]);
+        assert_eq!(cat.stdout, log(0..3), "{left:?}");
+        let verify = run(&["verify", &url]).ends(1);
+        assert_eq!(verify.lines().len(), 1, "{left:?}: {verify:?}");
+        let (copy, relayed) = (file(&dir.path().join("copy")), file(&dir.path().join("relayed")));
+        run(&["copy", &url, &copy]).ends(1).says(&[&place]);
+        run(&["relay", "--from", &url, "--to", &relayed]).ends(1).says(&[&place]);
+        assert_eq!((held(&copy), held(&relayed)), (log(0..3), log(0..3)), "{left:?}");
+        assert_eq!(fs::read_to_string(&state).unwrap(), text, "{left:?}");
+        // The next writer sets it aside, and nothing is lost.
+        run_with(&["copy", "-", &url], log(2..5)).ends(0);
+        assert_eq!(held(&url), log(0..5), "{left:?}");
+        let aside = fs::read_to_string(dir.path().join("state.torn-1")).unwrap();
+        assert_eq!(aside.trim_end_matches(['\0', '\n']), left.trim_end_matches(['\0', '\n']));
+    }
+}
+
+#[test]
 fn an_endless_line_is_refused_in_bounded_memory() {
     let dir = tempfile::tempdir().unwrap();
     let url = file(&dir.path().join("log"));
