@@ -1,6 +1,6 @@
 //! The lock of a log: one writer, and how far it is synced, for other processes to see.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use hydrant::{Error, ErrorKind, Result, Retry};
@@ -88,6 +88,25 @@ impl Record {
         let mut line = [0; 128];
         let read = file.read_at(&mut line, 0)?;
         Ok(Self::decode(&line[..read]))
+    }
+
+    /// What is in the `lock` of a log.
+    pub(crate) fn of(dir: &Directory) -> Result<Option<Self>> {
+        let path = dir.file("lock");
+        match dir.open(&path)? {
+            Some((file, _)) => Self::read(&*file).map_err(|cause| dir.unread(&path, cause)),
+            None => Ok(None),
+        }
+    }
+
+    /// Why a `state` that is not there is no empty log, where it is none: ours is never missing, at no instant.
+    pub(crate) fn misses(&self, state: &Path) -> Option<Error> {
+        (self.synced > 0).then(|| {
+            Error::corrupt(
+                "`state` is missing, and was synced; put it back (to begin anew where it was, remove `lock` too)",
+            )
+            .in_log(state.display().to_string())
+        })
     }
 
     /// How much of this `state` the record vouches for; `None` when it speaks of another file.

@@ -16,7 +16,8 @@ pub enum Fsync {
     Interval(Duration),
     /// Only on rotation, [`FileStore::sync`](crate::FileStore::sync) and
     /// [`FileStore::close`](crate::FileStore::close): `Ok` means accepted by the kernel, and a power cut
-    /// may take back everything since. Checkpoint, reads and followers advance only to what was synced.
+    /// may take back everything since. Checkpoint, reads and followers advance only to what was synced. The
+    /// open after a crash reads all of that, and writes it once more.
     Never,
 }
 

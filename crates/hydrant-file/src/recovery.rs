@@ -232,6 +232,9 @@ impl Recovery<'_> {
     /// Begins an empty `state`: in a new log, or where hydra-node crashed inside of a rotation.
     fn create(&self) -> Result<State> {
         let path = self.dir.state();
+        if let Some(missing) = self.known.record.and_then(|record| record.misses(&path)) {
+            return Err(missing);
+        }
         let file = self.dir.disk.open(&path, Mode::New).map_err(|cause| failed(&path, cause))?;
         file.sync().map_err(|cause| failed(&path, cause))?;
         rotation::sync_dir(self.dir)?;

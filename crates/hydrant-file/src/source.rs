@@ -175,6 +175,9 @@ impl Views for DirectoryViews {
                     continue;
                 }
                 let Some((file, stat)) = opened else {
+                    if let Some(missing) = Record::of(&self.dir)?.and_then(|record| record.misses(&path)) {
+                        return Err(missing);
+                    }
                     return Ok(Some(View { sealed: listing.sealed.into(), current: None }));
                 };
                 let current = Current { file, identity: stat.identity, end: 0 };
@@ -207,10 +210,7 @@ impl DirectoryViews {
         let (dir, path) = (&self.dir, self.dir.state());
         let unread = |cause| dir.unread(&path, cause);
         let lock = dir.file("lock");
-        let record = match dir.open(&lock)? {
-            Some((file, _)) => Record::read(&*file).map_err(|cause| dir.unread(&lock, cause))?,
-            None => None,
-        };
+        let record = Record::of(dir)?;
         let stat = current.file.stat().map_err(unread)?;
         let told = match record {
             Some(record) => record

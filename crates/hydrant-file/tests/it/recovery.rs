@@ -266,3 +266,19 @@ async fn damage_below_what_a_closed_log_vouches_for_is_repaired_and_the_log_is_w
     append(&store, &log[3..]).await;
     assert_eq!(all(&store).await, log);
 }
+
+#[tokio::test]
+async fn a_log_whose_state_was_removed_is_not_begun_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    append(&store, &[event(0)]).await;
+    store.close().await.unwrap();
+    std::fs::rename(dir.path().join("state"), dir.path().join("elsewhere")).unwrap();
+    let error = FileStore::open(dir.path(), FileStoreOptions::default()).await.map(drop).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(names(dir.path()).is_empty());
+    let reader = FileSource::open(dir.path(), FileSourceOptions::default()).await.unwrap();
+    assert_eq!(reader.collect(ReadFrom::Origin).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    std::fs::rename(dir.path().join("elsewhere"), dir.path().join("state")).unwrap();
+    assert_eq!(all(&open(dir.path()).await).await, [event(0)]);
+}
