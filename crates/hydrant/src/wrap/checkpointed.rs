@@ -6,6 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 
+use super::after_applied;
 use crate::{Batch, Checkpoint, CheckpointStore, Entry, Error, ErrorKind, EventSink, Result, Retry};
 
 /// Gives a sink a durable checkpoint, kept for it in a [`CheckpointStore`].
@@ -92,7 +93,8 @@ impl<S: EventSink> Checkpointed<S> {
             }
             Err(_) => {}
         }
-        swapped
+        // What the sink took is applied, whatever became of the swap.
+        swapped.map_err(after_applied)
     }
 
     fn fenced(&self) -> Error {

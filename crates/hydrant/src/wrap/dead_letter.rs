@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 
+use super::after_applied;
 use super::sparse::Sparse;
 use crate::{Batch, Checkpoint, Error, ErrorKind, Event, EventSink, Result};
 
@@ -84,6 +85,7 @@ impl<S: EventSink, D: EventSink> EventSink for DeadLetter<S, D> {
         let _turn = self.turn.lock().await;
         let events = batch.events();
         let (mut start, mut end) = (0, events.len());
+        let honest = |start: usize, error| if start == 0 { error } else { after_applied(error) };
         while start < events.len() {
             let after = if start == 0 { batch.after() } else { Some(events[start - 1].id()) };
             let Err(error) = self.sink.append(after, &events[start..end]).await else {
@@ -91,9 +93,9 @@ impl<S: EventSink, D: EventSink> EventSink for DeadLetter<S, D> {
                 continue;
             };
             match poison(&error, &events[start..end]) {
-                None => return Err(error),
+                None => return Err(honest(start, error)),
                 Some(0) => {
-                    self.bury(&events[start], &error).await?;
+                    self.bury(&events[start], &error).await.map_err(|error| honest(start, error))?;
                     (start, end) = (start + 1, events.len());
                 }
                 // First what stands before it, so that the dead letter never overtakes an event.

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use hydrant::{
-    Checkpoint, CheckpointStore, Checkpointed, Entry, ErrorKind, EventSink, MemoryCheckpoints, MemoryStore,
-    Result, Retry,
+    Checkpoint, CheckpointStore, Checkpointed, Entry, Error, ErrorKind, EventSink, MemoryCheckpoints,
+    MemoryStore, Result, Retry,
 };
 
 use super::{Forgetful, ids};
@@ -164,4 +164,33 @@ async fn a_swap_of_unknown_outcome_is_fenced_if_somebody_else_moved_the_entry_si
     store.store.swap("listener", None, Some(&other)).await.unwrap();
     assert_eq!(wrapped.checkpoint().await.unwrap_err().kind(), ErrorKind::Fenced);
     assert_eq!(wrapped.append(batch(&log[..1])).await.unwrap_err().kind(), ErrorKind::Fenced);
+}
+
+/// A store that is full: nothing was swapped, and it says so.
+#[derive(Clone, Default)]
+struct Full;
+
+#[async_trait]
+impl CheckpointStore for Full {
+    async fn load(&self, _name: &str) -> Result<Option<Entry>> {
+        Ok(None)
+    }
+
+    async fn list(&self) -> Result<Vec<Entry>> {
+        Ok(vec![])
+    }
+
+    async fn swap(&self, _name: &str, _expected: Option<&Entry>, _new: Option<&Entry>) -> Result<()> {
+        Err(Error::new(ErrorKind::Full, Retry::Safe, "no space for a checkpoint"))
+    }
+}
+
+/// That the swap may safely be made again says nothing of the append: the sink took it.
+#[tokio::test]
+async fn a_checkpoint_that_cannot_be_written_does_not_make_the_append_safe() {
+    let sink = Forgetful::default();
+    let wrapped = Checkpointed::open(sink.clone(), Arc::new(Full), "listener", "udp://a").await.unwrap();
+    let error = wrapped.append(batch(&events(0..2))).await.unwrap_err();
+    assert_eq!((sink.taken(), error.retry()), (vec![0, 1], Retry::AfterCheckpoint));
+    assert_eq!(wrapped.checkpoint().await.unwrap(), Checkpoint::Empty);
 }

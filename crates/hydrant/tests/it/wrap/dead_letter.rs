@@ -112,3 +112,20 @@ async fn unknown_outcomes_leave_no_hole_and_no_double() {
     assert_eq!(ids(&sink).await, others(&poison));
     assert_eq!(ids(&dead).await, poison);
 }
+
+/// `Safe` is only for a batch of which nothing was applied.
+#[tokio::test]
+async fn a_refusal_behind_what_was_applied_is_not_safe() {
+    let refuses = || Some(Fault::Before(ErrorKind::Unavailable));
+    let wrapped = DeadLetter::new(picky([refuses()]), MemoryStore::default());
+    assert_eq!(wrapped.append(batch(&log(&[]))).await.unwrap_err().retry(), Retry::Safe);
+
+    let log = log(&[3]);
+    let sink = picky([None, None, None, refuses()]);
+    let error = DeadLetter::new(sink.clone(), MemoryStore::default()).append(batch(&log)).await.unwrap_err();
+    assert_eq!((ids(&sink).await, error.retry()), (vec![0, 1, 2], Retry::AfterCheckpoint));
+
+    let (sink, dead) = (picky([]), Faulty::new(Mode::Before(crate::support::safe())));
+    let error = DeadLetter::new(sink.clone(), dead).append(batch(&log)).await.unwrap_err();
+    assert_eq!((ids(&sink).await, error.retry()), (vec![0, 1, 2], Retry::AfterCheckpoint));
+}
