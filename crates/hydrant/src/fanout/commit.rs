@@ -72,8 +72,7 @@ impl<P: Primary> Committer<P> {
             Err(error) if is_unknown(&error) => self.resolve(batch, error).await?,
             Err(error) => return Err(error),
         }
-        self.hub.feed.begin_behind(after);
-        self.hub.feed.stage(events);
+        self.hub.feed.stage(after, events);
         match self.primary.acknowledges() {
             Acknowledges::Durable => self.publish(batch.last().id()),
             Acknowledges::Accepted => {

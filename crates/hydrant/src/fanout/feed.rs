@@ -59,18 +59,16 @@ impl Feed {
         self.head.send_replace(head);
     }
 
-    /// A log that begins behind `after` has nothing below it: who stands there must be told by the primary.
-    pub(crate) fn begin_behind(&self, after: Option<EventId>) {
+    /// Adds what lies above the newest event, and evicts the oldest. The events stand right behind `after`:
+    /// where the ring ends before it, what lies between is not known here, and the primary must tell.
+    pub(crate) fn stage(&self, after: Option<EventId>, events: &[Event]) {
         let mut ring = self.lock();
-        if ring.events.is_empty() && ring.base.is_none() {
-            ring.base = after;
+        let mut newest = ring.events.back().map(Event::id).max(ring.base);
+        if newest < after {
+            ring.events.clear();
+            (ring.base, ring.bytes) = (after, 0);
+            newest = after;
         }
-    }
-
-    /// Adds what lies above the newest event, and evicts the oldest.
-    pub(crate) fn stage(&self, events: &[Event]) {
-        let mut ring = self.lock();
-        let newest = ring.events.back().map(Event::id).max(ring.base);
         for event in &events[events.partition_point(|event| Some(event.id()) <= newest)..] {
             ring.bytes += event.size();
             ring.events.push_back(event.clone());
@@ -226,7 +224,7 @@ mod tests {
     #[test]
     fn nothing_is_seen_before_it_is_published() {
         let feed = Feed::new(None, 10, 10_000);
-        feed.stage(&events([0, 2, 4]));
+        feed.stage(None, &events([0, 2, 4]));
         assert!(matches!(feed.look(None, 9, 9999), Look::AtHead));
         feed.publish(EventId::new(2));
         assert_eq!(ids(feed.look(None, 9, 9999)), [0, 2]);
@@ -239,7 +237,7 @@ mod tests {
     #[test]
     fn eviction_raises_the_base_and_lag_stays_true() {
         let feed = Feed::new(None, 3, 10_000);
-        feed.stage(&events(0..5));
+        feed.stage(None, &events(0..5));
         feed.publish(EventId::new(4));
         assert!(matches!(feed.look(None, 9, 9999), Look::Below));
         assert!(matches!(feed.look(at(0), 9, 9999), Look::Below));
@@ -253,9 +251,19 @@ mod tests {
     #[test]
     fn what_is_staged_again_changes_nothing() {
         let feed = Feed::new(at(3), 10, 10_000);
-        feed.stage(&events(2..6));
-        feed.stage(&events(4..6));
+        feed.stage(at(1), &events(2..6));
+        feed.stage(at(3), &events(4..6));
         feed.publish(EventId::new(5));
         assert_eq!(ids(feed.look(at(3), 9, 9999)), [4, 5]);
+    }
+
+    #[test]
+    fn what_the_ring_was_not_told_of_is_no_part_of_it() {
+        let feed = Feed::new(at(3), 10, 10_000);
+        feed.stage(at(3), &events(4..6));
+        feed.stage(at(8), &events(9..11));
+        feed.publish(EventId::new(10));
+        assert!(matches!(feed.look(at(5), 9, 9999), Look::Below));
+        assert_eq!(ids(feed.look(at(8), 9, 9999)), [9, 10]);
     }
 }

@@ -189,7 +189,7 @@ mod tests {
         let feed = Arc::new(Feed::new(None, 10, 10_000));
         let mut follower = Follower::new(feed.clone(), Arc::new(MemoryStore::default()), None);
         BETWEEN.set(Some(Box::new(move || {
-            feed.stage(&events(0..1));
+            feed.stage(None, &events(0..1));
             feed.publish(EventId::ZERO);
         })));
         let chunk = tokio::time::timeout(Duration::from_secs(1), follower.chunk(9, 9999)).await;
@@ -207,7 +207,7 @@ mod tests {
         while got.len() < 100 {
             if got.len() == 63 {
                 store.append(Batch::new(Some(EventId::new(89)), &log[90..]).unwrap()).await.unwrap();
-                feed.stage(&log[90..]);
+                feed.stage(Some(EventId::new(89)), &log[90..]);
                 feed.publish(EventId::new(99));
             }
             let chunk = follower.chunk(7, 9999).await.unwrap();

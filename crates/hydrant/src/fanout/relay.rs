@@ -176,7 +176,7 @@ async fn feed_once(hub: &Hub, options: &RelayOptions, position: &mut Option<Even
             if !hub.feed.has_room_above(fastest(hub).flatten()) {
                 hub.until(|| hub.feed.has_room_above(fastest(hub).flatten())).await;
             }
-            hub.feed.stage(&events);
+            hub.feed.stage(*position, &events);
             hub.feed.publish(last.id());
             hub.changed.send_replace(());
             *position = Some(last.id());

@@ -92,3 +92,19 @@ async fn nobody_sees_an_event_before_it_is_durable() {
         assert_eq!(seen, events(0..11));
     }
 }
+
+/// Before the fan-out was opened the primary had accepted what was durable only later: it is no hole.
+#[tokio::test(start_paused = true)]
+async fn what_was_accepted_before_it_was_opened_is_not_passed_over() {
+    let primary = Lazy::default();
+    primary.append(batch(&events(0..10))).await.unwrap();
+    primary.sync(4).await;
+    let log = FanOut::open(primary.clone(), FanOutOptions::default()).await.unwrap();
+    let sink = MemoryStore::default();
+    log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
+    log.delivered(id(4), SOON).await.unwrap();
+    log.append(batch(&events(10..11))).await.unwrap();
+    primary.sync(10).await;
+    log.delivered(id(10), SOON).await.unwrap();
+    assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), events(0..11));
+}
