@@ -109,6 +109,7 @@ impl Hub {
             rng: lock(&self.rng).fork(),
             entry,
             entry_at: Instant::now(),
+            pending: None,
             unsaved: None,
             remembered: None,
             attempt: 0,

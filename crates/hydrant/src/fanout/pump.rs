@@ -28,6 +28,8 @@ pub(crate) struct Pump {
     /// What the roster says of this secondary.
     pub(crate) entry: Entry,
     pub(crate) entry_at: Instant,
+    /// What a swap wanted the roster to say, as long as its outcome is open.
+    pub(crate) pending: Option<Entry>,
     /// The last event acknowledged since the roster was told.
     pub(crate) unsaved: Option<Event>,
     /// For a sink without memory: how far this pump has brought it.
@@ -199,26 +201,44 @@ impl Pump {
     }
 
     async fn swap(&mut self, checkpoint: Checkpoint) -> Result<()> {
-        let new = Entry { checkpoint, ..self.entry.clone() };
-        let swap = self.hub.roster.swap(&self.entry.name, Some(&self.entry), Some(&new));
         self.entry_at = Instant::now();
-        match guarded("the roster", self.options.call_timeout, swap).await {
-            Ok(()) => {
-                self.entry = new;
-                self.unsaved = None;
-                Ok(())
-            }
+        let told = match self.settle().await {
+            Ok(()) => self.move_entry(checkpoint).await,
+            Err(error) => Err(error),
+        };
+        match told {
             Err(error) if error.kind() == ErrorKind::Fenced => Err(error),
             Err(error) => {
                 tracing::warn!(secondary = self.secondary.name, error = %error, "the roster was not told");
-                // The swap may have arrived all the same; then the next one must expect it.
-                let load = self.hub.roster.load(&self.entry.name);
-                let loaded = guarded("the roster", self.options.call_timeout, load).await;
-                if loaded.is_ok_and(|entry| entry.as_ref() == Some(&new)) {
-                    self.entry = new;
-                }
                 Ok(())
             }
+            Ok(()) => Ok(()),
         }
+    }
+
+    /// Finds out what became of a swap that was given up, or whose outcome is unknown: it may have arrived
+    /// all the same, and then the next one must expect it.
+    async fn settle(&mut self) -> Result<()> {
+        let Some(pending) = &self.pending else { return Ok(()) };
+        let load = self.hub.roster.load(&self.entry.name);
+        let loaded = guarded("the roster", self.options.call_timeout, load).await?;
+        if loaded.as_ref() == Some(pending) {
+            self.entry = pending.clone();
+        }
+        self.pending = None;
+        Ok(())
+    }
+
+    async fn move_entry(&mut self, checkpoint: Checkpoint) -> Result<()> {
+        let new = Entry { checkpoint, ..self.entry.clone() };
+        self.pending = Some(new.clone());
+        let swap = self.hub.roster.swap(&self.entry.name, Some(&self.entry), Some(&new));
+        let swapped = guarded("the roster", self.options.call_timeout, swap).await;
+        match &swapped {
+            Ok(()) => (self.entry, self.unsaved, self.pending) = (new, None, None),
+            Err(error) if error.kind() == ErrorKind::Fenced => self.pending = None,
+            Err(_) => {}
+        }
+        swapped
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt};
 
 use super::feed::Feed;
-use super::guard::{backoff, rng};
+use super::guard::{backoff, caught, rng};
 use super::hub::Hub;
 use super::options::{RelayOptions, SecondaryOptions};
 use super::secondary::Position;
@@ -148,7 +148,12 @@ async fn feed_from_source(hub: Arc<Hub>, options: RelayOptions) {
     let mut position = fastest(&hub).flatten();
     hub.feed.restart(position);
     loop {
-        let error = match feed_once(&hub, &options, &mut position).await {
+        let before = position;
+        let fed = caught("the source", feed_once(&hub, &options, &mut position)).await;
+        if position != before {
+            attempt = 0;
+        }
+        let error = match fed {
             Ok(()) => Error::closed("the end of the log was reached"),
             Err(error) if error.retry() == Retry::Never => error,
             Err(error) => {

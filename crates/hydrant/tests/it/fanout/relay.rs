@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+use futures_util::StreamExt;
 use hydrant::{
-    EventSink, EventSourceExt, MemoryCheckpoints, MemoryStore, ReadFrom, Relay, RelayOptions,
-    SecondaryOptions, State,
+    CheckpointStore, Entry, ErrorKind, EventSink, EventSource, EventSourceExt, EventStream,
+    MemoryCheckpoints, MemoryStore, ReadFrom, Relay, RelayOptions, Result, SecondaryOptions, State,
 };
 
 use super::SOON;
@@ -88,4 +90,72 @@ async fn dropping_the_last_handle_ends_the_tasks() {
     drop(relay);
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), before);
+}
+
+/// Its own log cannot be read any more: reading it panics.
+struct Broken;
+
+impl EventSource for Broken {
+    fn read(&self, _from: ReadFrom) -> EventStream {
+        MemoryStore::default().read(ReadFrom::Origin)
+    }
+
+    fn follow(&self, _from: ReadFrom) -> EventStream {
+        futures_util::stream::poll_fn(|_| panic!("the source is broken")).boxed()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_panics_ends_the_relay_and_is_told() {
+    let roster = Arc::new(MemoryCheckpoints::default());
+    let relay = Relay::open(Broken, roster, RelayOptions::default()).await.unwrap();
+    relay.attach("a", MemoryStore::default(), SecondaryOptions::default()).await.unwrap();
+    let finished = tokio::time::timeout(SOON, relay.finished()).await.expect("it hangs");
+    assert_eq!(finished.unwrap_err().kind(), ErrorKind::Bug);
+    assert_eq!(relay.status().stopped.unwrap().kind(), ErrorKind::Bug);
+}
+
+/// Moves an entry at once, and takes a second to say so.
+#[derive(Clone, Default)]
+struct SlowAnswer(MemoryCheckpoints);
+
+#[async_trait]
+impl CheckpointStore for SlowAnswer {
+    async fn load(&self, name: &str) -> Result<Option<Entry>> {
+        self.0.load(name).await
+    }
+
+    async fn list(&self) -> Result<Vec<Entry>> {
+        self.0.list().await
+    }
+
+    async fn swap(&self, name: &str, expected: Option<&Entry>, new: Option<&Entry>) -> Result<()> {
+        self.0.swap(name, expected, new).await?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok(())
+    }
+}
+
+/// The pump gives up what it does when it is parked; that its entry moved all the same is not another's work.
+#[tokio::test(start_paused = true)]
+async fn parked_while_the_roster_is_told_it_does_not_fence_itself() {
+    let log = MemoryStore::default();
+    let roster = SlowAnswer::default();
+    let relay = Relay::open(log.clone(), Arc::new(roster.clone()), RelayOptions::default()).await.unwrap();
+    let sink = MemoryStore::default();
+    relay.attach("a", sink.clone(), SecondaryOptions::default()).await.unwrap();
+    log.append(batch(&events(0..1))).await.unwrap();
+    while roster.0.load("a").await.unwrap().is_none_or(|entry| entry.checkpoint.id().is_none()) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    relay.park("a").unwrap();
+    tokio::time::sleep(SOON).await;
+    relay.resume("a").unwrap();
+    for at in 1..5 {
+        log.append(batch(&[event(at)])).await.unwrap();
+        tokio::time::sleep(SOON).await;
+    }
+    let status = relay.status().secondaries.remove(0);
+    assert_eq!((status.state, status.checkpoint), (State::Live, Some(id(4))), "{:?}", status.last_error);
+    assert_eq!(roster.0.load("a").await.unwrap().unwrap().checkpoint.id(), Some(id(4)));
 }
