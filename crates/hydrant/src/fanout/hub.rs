@@ -98,6 +98,7 @@ impl Hub {
         let secondary = Arc::new(Secondary::new(
             name,
             entry.target.clone(),
+            Arc::downgrade(&sink),
             options.lag_events_max,
             options.dead_letters.clone(),
         ));

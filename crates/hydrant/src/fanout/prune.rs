@@ -1,9 +1,14 @@
 //! How far a log may be pruned: nothing goes that a secondary of the roster still needs.
 
+use std::time::Duration;
+
 use futures_util::StreamExt;
 
 use super::hub::Hub;
 use crate::{EventId, Result};
+
+/// How long a sink may take to tell how far it is.
+const SINK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The event before which all may go: `before`, or an earlier one that a secondary stands at; `None` when
 /// everything is needed.
@@ -17,8 +22,16 @@ pub(crate) async fn needed(
     let mut positions = Vec::new();
     for entry in hub.roster.list().await? {
         let attached = hub.secondaries().into_iter().find(|secondary| secondary.name == entry.name);
-        // The pump knows better than the roster, which it tells only now and then.
-        let position = attached.and_then(|secondary| secondary.position()).unwrap_or(entry.checkpoint.id());
+        // The sink knows better than the roster, which is told only now and then, and better than the pump:
+        // what it acknowledged it may not hold durably yet.
+        let position = match attached {
+            Some(secondary) => secondary.durable(SINK_PATIENCE).await.unwrap_or_else(|error| {
+                tracing::warn!(secondary = entry.name, %error, "it is not known how far it is: the roster tells");
+                None
+            }),
+            None => None,
+        };
+        let position = position.unwrap_or(entry.checkpoint.id());
         if position < Some(before) {
             positions.push((entry.name, position));
         }

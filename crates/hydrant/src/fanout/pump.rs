@@ -30,7 +30,7 @@ pub(crate) struct Pump {
     pub(crate) entry_at: Instant,
     /// What a swap wanted the roster to say, as long as its outcome is open.
     pub(crate) pending: Option<Entry>,
-    /// The last event acknowledged since the roster was told.
+    /// The last event acknowledged, until the roster says that the sink holds it durably.
     pub(crate) unsaved: Option<Event>,
     /// For a sink without memory: how far this pump has brought it.
     pub(crate) remembered: Option<Begin>,
@@ -46,7 +46,7 @@ impl Pump {
             match now {
                 Wanted::Stop => break,
                 Wanted::Park => {
-                    self.save().await;
+                    self.leave().await;
                     self.tell(|secondary| secondary.parked(None));
                     drop(wanted.changed().await); // the sender lives in `self.secondary`
                     continue;
@@ -76,7 +76,7 @@ impl Pump {
                 self.retry_later(failed, &mut wanted).await;
             }
         }
-        self.save().await;
+        self.leave().await;
     }
 
     /// Pauses before a retry, unless a person wants something else meanwhile.
@@ -116,7 +116,7 @@ impl Pump {
             self.unsaved = Some(batch.last().clone());
             self.tell(|secondary| secondary.advanced(last, events.len()));
             if self.entry_at.elapsed() >= ROSTER_INTERVAL {
-                self.try_save().await?;
+                self.save(self.options.call_timeout).await?;
             }
         }
     }
@@ -134,9 +134,8 @@ impl Pump {
             guarded("reading the primary", timeout, begin(source, checkpoint, self.options.start, head))
                 .await?;
         self.remembered = (checkpoint == Checkpoint::Unknown).then_some(begin);
-        if let (Checkpoint::At { .. } | Checkpoint::Empty, None) = (checkpoint, &self.unsaved)
-            && self.entry.checkpoint != checkpoint
-        {
+        let is_news = self.unsaved.is_none() || checkpoint.id() < self.entry.checkpoint.id();
+        if checkpoint != Checkpoint::Unknown && self.entry.checkpoint != checkpoint && is_news {
             self.swap(checkpoint).await?;
         }
         Ok(begin)
@@ -171,7 +170,7 @@ impl Pump {
             let due = self.entry_at + ROSTER_INTERVAL;
             match tokio::time::timeout_at(due, follower.chunk(events_max, bytes_max)).await {
                 Ok(events) => return events,
-                Err(_) => self.try_save().await?,
+                Err(_) => self.save(self.options.call_timeout).await?,
             }
         }
         follower.chunk(events_max, bytes_max).await
@@ -186,18 +185,38 @@ impl Pump {
         })
     }
 
-    /// Tells the roster how far the sink is; a failure is told, and tried again with the next batch.
-    async fn save(&mut self) {
-        if let Err(error) = self.try_save().await {
+    /// Tells the roster how far the sink is; a sink that hangs is not waited for.
+    async fn leave(&mut self) {
+        let patience = self.options.call_timeout.min(ROSTER_INTERVAL);
+        if let Err(error) = self.save(patience).await {
             tracing::warn!(secondary = self.secondary.name, error = %error, "the roster was not told");
         }
     }
 
+    /// Tells the roster what the sink holds durably: it may have acknowledged more than that.
+    ///
     /// # Errors
-    /// `Fenced` when another process runs a secondary of this name over the same roster.
-    async fn try_save(&mut self) -> Result<()> {
-        let Some(event) = self.unsaved.clone() else { return Ok(()) };
-        self.swap(Checkpoint::behind(&event)).await
+    /// `Fenced` when another process runs a secondary of this name over the same roster. Any other failure
+    /// is told, and it is tried again later.
+    async fn save(&mut self, patience: Duration) -> Result<()> {
+        let Some(event) = &self.unsaved else { return Ok(()) };
+        let acknowledged = Checkpoint::behind(event);
+        self.entry_at = Instant::now();
+        let checkpoint = match guarded("the sink's checkpoint", patience, self.sink.checkpoint()).await {
+            Ok(Checkpoint::Unknown) => acknowledged,
+            Ok(checkpoint) => checkpoint,
+            Err(error) => {
+                tracing::warn!(secondary = self.secondary.name, error = %error, "the roster was not told");
+                return Ok(());
+            }
+        };
+        if self.entry.checkpoint != checkpoint {
+            self.swap(checkpoint).await?;
+        }
+        if self.entry.checkpoint == checkpoint && checkpoint.id() >= acknowledged.id() {
+            self.unsaved = None;
+        }
+        Ok(())
     }
 
     async fn swap(&mut self, checkpoint: Checkpoint) -> Result<()> {
@@ -235,7 +254,7 @@ impl Pump {
         let swap = self.hub.roster.swap(&self.entry.name, Some(&self.entry), Some(&new));
         let swapped = guarded("the roster", self.options.call_timeout, swap).await;
         match &swapped {
-            Ok(()) => (self.entry, self.unsaved, self.pending) = (new, None, None),
+            Ok(()) => (self.entry, self.pending) = (new, None),
             Err(error) if error.kind() == ErrorKind::Fenced => self.pending = None,
             Err(_) => {}
         }

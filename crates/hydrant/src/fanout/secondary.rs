@@ -1,7 +1,7 @@
 //! One secondary as the fan-out sees it: what it is told to do, and how far it is.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge};
@@ -10,8 +10,9 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::feed::Feed;
+use super::guard::guarded;
 use super::status::{Laggard, SecondaryStatus, State};
-use crate::{Error, EventId};
+use crate::{Checkpoint, Error, EventId, EventSink, Result};
 
 /// The last event that was disposed of, with all before it; `None` before the first.
 pub(crate) type Position = Option<EventId>;
@@ -30,6 +31,8 @@ pub(crate) struct Secondary {
     pub(crate) lag_events_max: Option<u64>,
     pub(crate) wanted: watch::Sender<Wanted>,
     pub(crate) task: Mutex<Option<JoinHandle<()>>>,
+    /// The pump's, as long as that runs.
+    sink: Weak<dyn EventSink>,
     progress: Mutex<Progress>,
     dead_letters: Option<Arc<AtomicU64>>,
     meters: Meters,
@@ -56,6 +59,7 @@ impl Secondary {
     pub(crate) fn new(
         name: &str,
         target: String,
+        sink: Weak<dyn EventSink>,
         lag_events_max: Option<u64>,
         dead_letters: Option<Arc<AtomicU64>>,
     ) -> Self {
@@ -75,6 +79,7 @@ impl Secondary {
             lag_events_max,
             wanted: watch::Sender::new(Wanted::Run),
             task: Mutex::default(),
+            sink,
             progress: Mutex::new(progress),
             dead_letters,
             meters,
@@ -123,6 +128,20 @@ impl Secondary {
     /// How far it is; `None` until the sink has told.
     pub(crate) fn position(&self) -> Option<Position> {
         self.progress().position
+    }
+
+    /// How far its sink holds everything durably, where that is less than it acknowledged; `None` until the
+    /// sink has told.
+    ///
+    /// # Errors
+    /// What the sink meets, or that it does not answer.
+    pub(crate) async fn durable(&self, patience: Duration) -> Result<Option<Position>> {
+        let Some(acknowledged) = self.position() else { return Ok(None) };
+        let Some(sink) = self.sink.upgrade() else { return Err(Error::closed("its pump has ended")) };
+        Ok(Some(match guarded("the sink's checkpoint", patience, sink.checkpoint()).await? {
+            Checkpoint::Unknown => acknowledged,
+            checkpoint => acknowledged.min(checkpoint.id()),
+        }))
     }
 
     /// Whether it has disposed of everything up to `id`.

@@ -7,11 +7,11 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use hydrant::{
     Acknowledges, Batch, Checkpoint, CheckpointStore, Event, EventId, EventSink, EventSource, EventSourceExt,
-    EventStream, FanOut, FanOutOptions, MemoryStore, Primary, ReadFrom, Result, SecondaryOptions,
+    EventStream, FanOut, FanOutOptions, MemoryStore, Primary, Prune, ReadFrom, Result, SecondaryOptions,
 };
 
 use super::SOON;
-use crate::support::{batch, events, id};
+use crate::support::{batch, events, id, snapshot};
 
 /// Takes everything at once, and is durable only as far as `sync` was called.
 #[derive(Clone, Default)]
@@ -107,4 +107,35 @@ async fn what_was_accepted_before_it_was_opened_is_not_passed_over() {
     primary.sync(10).await;
     log.delivered(id(10), SOON).await.unwrap();
     assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), events(0..11));
+}
+
+/// The same as a secondary: what it has only accepted is still needed, by its roster entry too.
+#[tokio::test(start_paused = true)]
+async fn what_a_secondary_has_only_accepted_is_not_pruned() {
+    let primary = MemoryStore::default();
+    let log = FanOut::open(primary.clone(), FanOutOptions::default()).await.unwrap();
+    let sink = Lazy::default();
+    log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
+    for segment in 0..4 {
+        let mut piece = vec![snapshot(segment * 10)];
+        piece.extend(events(segment * 10 + 1..segment * 10 + 10));
+        log.append(batch(&piece)).await.unwrap();
+    }
+    log.delivered(id(39), SOON).await.unwrap();
+    sink.sync(14).await;
+    log.prune(id(39)).await.unwrap();
+    let oldest = primary.collect(ReadFrom::After(id(9))).await.unwrap()[0].id();
+    assert_eq!(oldest, id(10), "11 to 14 are durable in the sink, the rest is not");
+
+    // A power cut of the sink takes back what it had accepted, and both begin again.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    log.close(SOON).await;
+    drop(log);
+    sink.accepted.lock().unwrap().clear();
+    let log = FanOut::open(primary.clone(), FanOutOptions::default()).await.unwrap();
+    log.prune(id(39)).await.unwrap();
+    log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
+    log.delivered(id(39), SOON).await.unwrap();
+    sink.sync(39).await;
+    assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap().len(), 40);
 }
