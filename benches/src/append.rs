@@ -18,6 +18,16 @@ pub(crate) async fn run() -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
+/// One crowd for a second, and the raw loop.
+pub(crate) async fn one_crowd(tasks: usize, together: usize) -> Result<()> {
+    let dir = fresh("crowd")?;
+    let crowd = ours::crowd(&dir.join("log"), tasks, together, Duration::from_secs(1)).await?;
+    let raw = raw::append_synced(&dir.join("raw"), &workload::line()?, &crowd.commits)?;
+    let (rate, raw) = (crowd.rate(), rate(crowd.events, raw));
+    println!("{rate:.0} events/s, {:.0} a commit; the raw loop {raw:.0}", crowd.commit_events());
+    remove(&dir)
+}
+
 /// 64 tasks with 64 events a call, beside a loop that writes and syncs commits of the very same sizes.
 async fn batches() -> Result<Figure> {
     let line = workload::line()?;

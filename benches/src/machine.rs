@@ -27,10 +27,16 @@ pub fn describe(dir: &Path) -> String {
     )
 }
 
+/// The type of the file system that this directory is on.
 fn file_system(dir: &Path) -> Option<String> {
-    let output = Command::new("stat").args(["--file-system", "--format=%T"]).arg(dir).output().ok()?;
-    let name = String::from_utf8(output.stdout).ok()?;
-    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+    let dir = dir.ancestors().find_map(|existing| existing.canonicalize().ok())?;
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    let mounts = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        Some((fields.next()?, fields.next()?))
+    });
+    let (_, name) = mounts.filter(|(at, _)| dir.starts_with(at)).max_by_key(|(at, _)| at.len())?;
+    Some(name.to_owned())
 }
 
 /// The most memory that this process ever had in use, in bytes.

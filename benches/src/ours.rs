@@ -43,8 +43,22 @@ impl Crowd {
 /// # Errors
 /// What the log meets.
 pub async fn crowd(dir: &Path, tasks: usize, together: usize, run: Duration) -> Result<Crowd> {
+    crowd_with(dir, FileStoreOptions::default(), tasks, together, run).await
+}
+
+/// [`crowd`] with options of the log.
+///
+/// # Errors
+/// What the log meets.
+pub async fn crowd_with(
+    dir: &Path,
+    options: FileStoreOptions,
+    tasks: usize,
+    together: usize,
+    run: Duration,
+) -> Result<Crowd> {
     let commits = Arc::new(Mutex::new(Vec::with_capacity(1 << 20)));
-    let store = FileStore::open(dir, FileStoreOptions::default()).await?;
+    let store = FileStore::open(dir, options).await?;
     let counted = Counted { store: store.clone(), commits: commits.clone() };
     let journal: Journal<Change> = Journal::open(counted, JournalOptions::default()).await?;
     let changes: Arc<Vec<Change>> = Arc::new((0..1024.max(together as u64)).map(change).collect());

@@ -55,30 +55,41 @@ fn body(sections: &[(&str, Section)]) -> String {
     let mut machines: Vec<&str> = sections.iter().map(|(_, section)| section.machine.as_str()).collect();
     machines.dedup();
     writeln!(out, "\nMeasured on: {}.\n", machines.join("; then ")).expect("a string takes everything");
+    let figures = || sections.iter().flat_map(|(_, section)| &section.figures);
+    let checks = || figures().flat_map(|figure| figure.checks.iter().map(move |check| (figure, check)));
+    let held = checks().filter(|(_, check)| check.holds()).count();
+    writeln!(out, "{held} of {} wanted ratios and limits hold.\n", checks().count())
+        .expect("a string takes everything");
+    for (figure, missed) in checks().filter(|(_, check)| !check.holds()) {
+        let (value, wanted, _) = check(missed);
+        writeln!(out, "- Missed: {}, {value} ({wanted}).", figure.name).expect("a string takes everything");
+    }
+    out.push('\n');
     for (title, section) in sections {
         writeln!(out, "### {title}\n").expect("a string takes everything");
-        out.push_str("| | median | lowest to highest | | wanted | |\n|---|--:|--:|---|---|---|\n");
         for figure in &section.figures {
-            rows(&mut out, figure);
+            table(&mut out, figure);
         }
-        out.push('\n');
-        for figure in section.figures.iter().filter(|figure| !figure.note.is_empty()) {
-            writeln!(out, "- {}: {}", figure.name, figure.note).expect("a string takes everything");
-        }
-        out.push('\n');
     }
     out
 }
 
-/// A figure: its name in a row of its own, then a row for each series; the checks stand beside them.
-fn rows(out: &mut String, figure: &Figure) {
-    writeln!(out, "| **{}**, {} | | | | | |", figure.name, figure.unit).expect("a string takes everything");
-    for at in 0..figure.series.len().max(figure.checks.len()) {
-        let (label, median, range) = figure.series.get(at).map(cells).unwrap_or_default();
-        let (value, wanted, holds) = figure.checks.get(at).map(check).unwrap_or_default();
-        writeln!(out, "| {label} | {median} | {range} | {value} | {wanted} | {holds} |")
-            .expect("a string takes everything");
+/// What was measured, then what was wanted of it.
+fn table(out: &mut String, figure: &Figure) {
+    writeln!(out, "| {}, {} | median | lowest to highest |\n|---|--:|--:|", figure.name, figure.unit)
+        .expect("a string takes everything");
+    for series in &figure.series {
+        let (label, median, range) = cells(series);
+        writeln!(out, "| {label} | {median} | {range} |").expect("a string takes everything");
     }
+    out.push('\n');
+    for (value, wanted, holds) in figure.checks.iter().map(check) {
+        writeln!(out, "- {value}; wanted: {wanted}; {holds}").expect("a string takes everything");
+    }
+    if !figure.note.is_empty() {
+        writeln!(out, "- {}", figure.note).expect("a string takes everything");
+    }
+    out.push('\n');
 }
 
 fn cells(series: &Series) -> (String, String, String) {
@@ -91,6 +102,6 @@ fn check(check: &Check) -> (String, String, String) {
         Bound::AtLeast(bound) => format!("at least {}", short(bound)),
         Bound::AtMost(bound) => format!("at most {}", short(bound)),
     };
-    let holds = if check.holds() { "yes" } else { "**missed**" };
+    let holds = if check.holds() { "holds" } else { "**missed**" };
     (format!("**{}** {}", short(check.value), check.what), wanted, holds.to_owned())
 }

@@ -15,6 +15,7 @@ use hydrant_benches::figure::{Bound, Figure, Section, Series, tell};
 use hydrant_benches::{Result, fresh, machine, ours, rate, remove, scratch, workload};
 use tokio::time::Instant;
 
+use hydrant_file::FileStoreOptions;
 use peers::Append;
 
 const ROUNDS: usize = 5;
@@ -40,10 +41,13 @@ async fn main() -> Result<()> {
 /// So many tasks, or threads where the peer blocks, each with one event a call.
 async fn durable(callers: usize) -> Result<Figure> {
     let mut ours = Series::new("hydrant");
+    let mut ahead = Series::new("hydrant, preallocated (as okaywal is)");
     let mut theirs = PEERS.map(|(name, _)| Series::new(name));
     for _ in 0..ROUNDS {
         let dir = fresh("peers")?;
         ours.push(ours::crowd(&dir.join("hydrant"), callers, 1, RUN).await?.rate());
+        let options = FileStoreOptions::default().with_preallocate_bytes(64 << 20);
+        ahead.push(ours::crowd_with(&dir.join("ahead"), options, callers, 1, RUN).await?.rate());
         for ((name, open), series) in PEERS.iter().zip(&mut theirs) {
             let path = dir.join(name.split([' ', ',']).next().unwrap_or(name));
             std::fs::create_dir_all(&path)?;
@@ -52,11 +56,11 @@ async fn durable(callers: usize) -> Result<Figure> {
         }
         remove(&dir)?;
     }
-    let series = std::iter::once(ours).chain(theirs).collect();
+    let series = [ours, ahead].into_iter().chain(theirs).collect();
     let mut figure = Figure::new(format!("{callers} callers, one durable event a call"), "events/s", series)
         .chart(&format!("Durable appends, {callers} callers of one event a call"));
     for (at, (name, _)) in PEERS.iter().enumerate() {
-        figure = figure.wants_ratio(at + 1, &format!("times {name}"), Bound::AtLeast(1.0));
+        figure = figure.wants_ratio(at + 2, &format!("times {name}"), Bound::AtLeast(1.0));
     }
     tell(&figure);
     Ok(figure)
