@@ -217,7 +217,9 @@ impl Cursor {
             return Ok(None);
         };
         let lines = Lines::new(file, 0, stat.len, self.dir.line_bytes_max);
-        Ok(Some(Segment::new(path, Some(sealed.last), stat.identity, lines)))
+        let mut segment = Segment::new(path, Some(sealed.last), stat.identity, lines);
+        segment.number = segment.is_bare(&self.dir)?.then_some(0);
+        Ok(Some(segment))
     }
 
     /// Why a sealed file cannot be opened: it was pruned while the log was being read, or is missing.

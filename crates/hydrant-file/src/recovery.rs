@@ -14,7 +14,7 @@ use crate::lines::BLOCK_BYTES;
 use crate::lock::{Phase, Record};
 use crate::opening::read_line;
 use crate::options::TornTail;
-use crate::{lines, rotation};
+use crate::{lines, rotation, wire};
 
 /// What recovery had to do at open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,12 +143,6 @@ impl Recovery<'_> {
             None => None,
         };
         let end = examine(self.dir, &path, &file, stat.len, vouched.unwrap_or(0))?;
-        let closed = self.known.record.is_some_and(|record| record.phase == Phase::Closed);
-        if closed && vouched.is_some() && end.is_torn() {
-            let torn =
-                Error::corrupt("the log was closed, so nothing can be torn, and these bytes do not check");
-            return Err(self.dir.damage(&path, &*file, end.end, &torn));
-        }
         Ok(Some((file, stat, end)))
     }
 
@@ -325,7 +319,12 @@ pub(crate) fn last_of(dir: &Directory, sealed: Sealed) -> Result<Event> {
         .open_sealed(sealed)?
         .ok_or_else(|| dir.unread(&dir.file(&sealed.name()), std::io::ErrorKind::NotFound.into()))?;
     let (offset, line) = lines::last_before(&file, stat.len, dir, &path)?;
-    let (_, event) = read_line(&line, None).map_err(|what| dir.damage(&path, &*file, offset, &what))?;
+    let number = if wire::is_bare(&line) {
+        Some(lines::count(&*file, offset).map_err(|cause| dir.unread(&path, cause))?)
+    } else {
+        None
+    };
+    let (_, event) = read_line(&line, number).map_err(|what| dir.damage(&path, &*file, offset, &what))?;
     if event.id() != sealed.last {
         let differs = Error::corrupt("the file ends with another event than its name says").at(event.id());
         return Err(dir.damage(&path, &*file, offset, &differs));

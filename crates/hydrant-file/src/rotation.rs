@@ -25,6 +25,10 @@ pub(crate) fn finish(dir: &Directory, last: EventId, chain: &[EventId]) -> Resul
     if dir.stat(&dir.state())?.is_some() {
         seal(&dir.state(), last)?;
     }
+    if !between.is_empty() {
+        // By this name recovery knows that the others belong to a rotation that is not finished.
+        sync_dir(dir)?;
+    }
     for (after, last) in between.iter().zip(&chain[1..]) {
         seal(&dir.next(*after), *last)?;
     }

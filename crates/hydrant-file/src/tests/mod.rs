@@ -2,6 +2,7 @@
 
 mod compress;
 mod crowd;
+mod power;
 mod repair;
 mod verify;
 

@@ -146,6 +146,8 @@ impl Writer {
         self.written = (self.head.clone(), false);
         self.record.inode = stat.identity.inode;
         self.record.print = lock::print(&*self.file, self.synced).unwrap_or(0);
+        // Whatever fails from here on publishes the record: it must speak of this file in every part.
+        self.record.synced = self.synced;
         self.check_in_place()?;
         self.publish();
         self.counters.sealed.notify_one();

@@ -3,7 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 #![expect(clippy::format_collect, reason = "small fixtures, read more easily")]
 
+mod bad_input;
 mod common;
 mod conformance;
+mod hydra_node;
+mod kill;
 mod recovery;
 mod store;
+mod support;
