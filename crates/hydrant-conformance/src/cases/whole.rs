@@ -14,7 +14,7 @@ use crate::{Trial, drop_after};
 const POLLS_MAX: usize = 64;
 
 /// Long enough to see a dropped append land that should not; what is right never waits for it to pass.
-const LANDING: Duration = Duration::from_millis(5);
+const LANDING: Duration = Duration::from_millis(100);
 
 /// How many of the events behind `before` are held, which must be whole batches where the store is atomic.
 async fn whole(log: &Log<'_>, events: &[Event], before: usize, why: &str) -> Verdict<usize> {

@@ -279,7 +279,8 @@ impl Paper {
             Bug::LandsLate => {
                 let (paper, after, fresh) = (self.clone(), batch.after(), fresh.to_vec());
                 let landing = tokio::spawn(async move {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    // Late enough that a busy machine looks before, soon enough that it looks again behind.
+                    tokio::time::sleep(Duration::from_millis(25)).await;
                     let batch = Batch::new(after, &fresh).expect("it was one before");
                     paper.commit(&batch, &fresh);
                 });
