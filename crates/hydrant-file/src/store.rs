@@ -10,8 +10,10 @@ use hydrant::{
     Acknowledges, Batch, Capabilities, Checkpoint, CheckpointStore, Error, EventSink, EventSource,
     EventStream, Primary, ReadFrom, Result,
 };
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use self::upkeep::Upkeep;
 use crate::FileCheckpoints;
@@ -24,7 +26,7 @@ use crate::options::{FileStoreOptions, Fsync};
 use crate::recovery::{self, Known, Recovered};
 use crate::source::blocking;
 use crate::stream::{self, Signal, Views};
-use crate::writer::{Append, Command, Counters, Desk, Published, Writer};
+use crate::writer::{Append, Command, Counters, LOOK_FOR_MAX, LOOKS_MAX, Published, Writer};
 
 /// A log in a directory: plain JSON lines, durable, rotated. One writer, any number of readers.
 ///
@@ -60,7 +62,6 @@ pub struct FileStore {
 struct Shared {
     dir: Arc<Directory>,
     options: FileStoreOptions,
-    desk: Arc<Desk>,
     queue: mpsc::Sender<Command>,
     published: watch::Receiver<Published>,
     counters: Arc<Counters>,
@@ -118,12 +119,10 @@ impl FileStore {
         .await?;
         let published = writer.subscribe();
         let upkeep = Arc::new(Upkeep::new(dir.clone(), published.clone(), held));
-        let desk = Arc::new(Desk::new(writer));
-        let serving = desk.clone();
         let (queue, commands) = mpsc::channel(options.appends_waiting_max.max(1));
         std::thread::Builder::new()
             .name("hydrant-file".to_owned())
-            .spawn(move || serving.run(commands))
+            .spawn(move || writer.run(commands))
             .map_err(|cause| io_error(&dir.path, "starting the writer", hydrant::Retry::Safe, cause))?;
         let mut tasks = Vec::new();
         if let Fsync::Interval(interval) = options.fsync {
@@ -137,7 +136,6 @@ impl FileStore {
             shared: Arc::new(Shared {
                 dir,
                 options,
-                desk,
                 queue,
                 published,
                 counters,
@@ -199,16 +197,32 @@ impl FileStore {
 
     /// Sends a command and waits until it is done.
     async fn ask(&self, command: impl FnOnce(oneshot::Sender<Result<()>>) -> Command) -> Result<()> {
-        let (reply, answer) = oneshot::channel();
-        self.send(command(reply)).await?;
+        let (reply, mut answer) = oneshot::channel();
+        let permit = self.shared.queue.reserve().await.map_err(|_| self.stopped())?;
+        self.shared.counters.under_way.fetch_add(1, Ordering::Acquire);
+        permit.send(command(reply));
+        if let Some(answer) = self.look_for(&mut answer).await {
+            return answer;
+        }
         answer.await.unwrap_or_else(|_| Err(self.stopped()))
     }
 
-    async fn send(&self, command: Command) -> Result<()> {
-        let permit = self.shared.queue.reserve().await.map_err(|_| self.stopped())?;
-        self.shared.counters.under_way.fetch_add(1, Ordering::Acquire);
-        permit.send(command);
-        Ok(())
+    /// Looks for the answer of a call that is alone, for as long as a quick disk needs, and lets other
+    /// tasks run in between: to be woken by another thread would take longer.
+    async fn look_for(&self, answer: &mut oneshot::Receiver<Result<()>>) -> Option<Result<()>> {
+        let begun = Instant::now();
+        for _ in 0..LOOKS_MAX {
+            match answer.try_recv() {
+                Ok(answer) => return Some(answer),
+                Err(TryRecvError::Closed) => return Some(Err(self.stopped())),
+                Err(TryRecvError::Empty) => {}
+            }
+            if !self.shared.counters.is_alone() || begun.elapsed() > LOOK_FOR_MAX {
+                return None;
+            }
+            tokio::task::yield_now().await;
+        }
+        None
     }
 
     fn stopped(&self) -> Error {
@@ -288,12 +302,8 @@ impl EventSink for FileStore {
     /// A dropped future leaves all of the batch or none, and the next call on this log is served after it.
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
         self.check_sizes(&batch)?;
-        let (reply, answer) = oneshot::channel();
-        let append = Append { after: batch.after(), events: batch.events().to_vec(), reply };
-        if let Some(append) = self.shared.desk.append_here(append, &self.shared.counters) {
-            self.send(Command::Append(append)).await?;
-        }
-        answer.await.unwrap_or_else(|_| Err(self.stopped()))
+        let (after, events) = (batch.after(), batch.events().to_vec());
+        self.ask(|reply| Command::Append(Append { after, events, reply })).await
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint> {

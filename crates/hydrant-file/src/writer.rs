@@ -20,7 +20,7 @@ use crate::recovery::Ready;
 use crate::rotation;
 use crate::wire::{self, Flags, Marks, Opens, Place};
 
-pub(crate) use serve::{Append, Command, Counters, Desk, Gate};
+pub(crate) use serve::{Append, Command, Counters, Gate, LOOK_FOR_MAX, LOOKS_MAX};
 
 /// What the writer shows to everybody.
 #[derive(Clone, Default)]

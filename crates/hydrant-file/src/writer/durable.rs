@@ -1,7 +1,6 @@
 //! What the writer does around a write: makes it durable, sees that it stands where it belongs, shows it.
 
 use hydrant::{Error, ErrorKind, Result, Retry};
-use tokio::time::Instant;
 
 use super::{Published, Writer};
 use crate::cursor::{Current, View};
@@ -17,11 +16,9 @@ impl Writer {
         if self.synced == self.end {
             return Ok(());
         }
-        let begun = Instant::now();
         if let Err(cause) = self.file.sync() {
             return Err(self.stop(&io_error(&self.dir.state(), "syncing", Retry::AfterCheckpoint, cause)));
         }
-        self.counters.synced_in(begun.elapsed());
         self.check_in_place()?;
         self.synced = self.end;
         self.publish();

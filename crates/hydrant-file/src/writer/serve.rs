@@ -1,11 +1,9 @@
-//! Who runs the writer: a thread of its own, or, where nobody waits, the caller itself.
+//! What is asked of the writer, and the thread that serves it.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hydrant::{Event, EventId, Result};
-use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::Writer;
@@ -38,111 +36,62 @@ pub(crate) struct Append {
 pub(crate) struct Counters {
     /// Calls that were begun and are not done.
     pub(crate) under_way: AtomicUsize,
-    /// What a sync takes, in microseconds, as an average in which the latest counts an eighth.
-    sync_us: AtomicU64,
     /// Something was accepted that is not synced yet.
     pub(crate) unsynced: Notify,
     /// A segment was sealed.
     pub(crate) sealed: Notify,
 }
 
-/// While syncs take longer than this, no caller is made to wait for the disk on its own thread.
-const QUICK_SYNC_US_MAX: u64 = 1000;
+/// A caller whose append is alone looks for its answer so long before it goes to sleep: about two syncs of
+/// a quick disk. Being woken would cost it a third of what the disk needs.
+pub(crate) const LOOK_FOR_MAX: Duration = Duration::from_micros(250);
+
+/// The bound of the same in looks, for a clock that a test has stopped.
+pub(crate) const LOOKS_MAX: u32 = 4096;
 
 impl Counters {
-    /// Whether a caller may wait for the disk itself; if so, it counts as under way.
-    ///
-    /// Changing threads twice costs a third of what the disk needs. So where nobody else waits, the disk
-    /// has been quick, and the runtime has other threads for other tasks, the caller writes.
-    fn may_write_here(&self) -> bool {
-        let has_others = Handle::try_current().is_ok_and(|runtime| {
-            runtime.runtime_flavor() == RuntimeFlavor::MultiThread && runtime.metrics().num_workers() > 1
-        });
-        has_others
-            && self.sync_us.load(Ordering::Relaxed) <= QUICK_SYNC_US_MAX
-            && self.under_way.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
-    }
-
-    /// Takes note of how long a sync took.
-    pub(super) fn synced_in(&self, time: Duration) {
-        let latest = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        let average = self.sync_us.load(Ordering::Relaxed);
-        self.sync_us.store(average - average / 8 + latest / 8, Ordering::Relaxed);
+    /// Whether one call at most is under way.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.under_way.load(Ordering::Relaxed) <= 1
     }
 }
 
-/// The writer, for its thread and for callers that write themselves; gone once the log is closed.
-pub(crate) struct Desk(Mutex<Option<Writer>>);
-
-impl Desk {
-    pub(crate) fn new(writer: Writer) -> Self {
-        Self(Mutex::new(Some(writer)))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Writer>> {
-        // A writer that panicked half way has been left in no state to go on from.
-        let mut writer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.0.is_poisoned() {
-            *writer = None;
-        }
-        writer
-    }
-
-    /// Appends on the calling thread, where that is the quicker way; gives the append back where it is not.
-    pub(crate) fn append_here(&self, append: Append, counters: &Counters) -> Option<Append> {
-        if !counters.may_write_here() {
-            return Some(append);
-        }
-        if let Some(writer) = self.lock().as_mut() {
-            let mut pending = Vec::new();
-            writer.append(append, &mut pending);
-            writer.flush(&mut pending);
-            return None;
-        }
-        counters.under_way.fetch_sub(1, Ordering::Release);
-        Some(append)
-    }
-
+impl Writer {
     /// Serves until it is told to close, or until nobody is left who could.
-    pub(crate) fn run(&self, mut queue: mpsc::Receiver<Command>) {
+    pub(crate) fn run(mut self, mut queue: mpsc::Receiver<Command>) {
         let mut ahead = None;
         loop {
             let Some(command) = ahead.take().or_else(|| queue.blocking_recv()) else {
-                let mut writer = self.lock().take();
-                return drop(writer.as_mut().map(Writer::close));
-            };
-            let mut desk = self.lock();
-            let Some(writer) = desk.as_mut() else {
+                // Nobody is left to hear it; `close` has logged what went wrong.
+                drop(self.close());
                 return;
             };
             match command {
-                Command::Append(append) => ahead = writer.appends(append, &mut queue),
-                Command::Barrier(reply) => writer.answer(reply, writer.stopped.clone().map_or(Ok(()), Err)),
+                Command::Append(append) => ahead = self.appends(append, &mut queue),
+                Command::Barrier(reply) => self.answer(reply, self.stopped.clone().map_or(Ok(()), Err)),
                 Command::Sync(reply) => {
-                    let synced = writer.sync();
-                    writer.answer(reply, synced);
+                    let synced = self.sync();
+                    self.answer(reply, synced);
                 }
                 Command::Prune(before, gate, reply) => {
-                    let pruned = writer.prune(before);
+                    let pruned = self.prune(before);
                     drop(gate);
-                    writer.answer(reply, pruned);
+                    self.answer(reply, pruned);
                 }
-                Command::Due => drop(writer.sync()),
+                // A failure has stopped the log, and answers whoever comes next.
+                Command::Due => drop(self.sync()),
                 Command::Close(reply) => {
                     queue.close();
-                    let closed = writer.close();
+                    let closed = self.close();
                     // What was sent before is refused when the queue is dropped.
-                    drop((queue, desk.take()));
-                    // Nobody is left to hear it, if the caller has gone.
-                    drop(reply.send(closed));
+                    drop(queue);
+                    self.answer(reply, closed);
                     return;
                 }
             }
         }
     }
-}
 
-impl Writer {
     pub(super) fn answer(&self, reply: oneshot::Sender<Result<()>>, answer: Result<()>) {
         self.counters.under_way.fetch_sub(1, Ordering::Release);
         // The caller may have left; what it asked for is done all the same.
