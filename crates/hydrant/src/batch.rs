@@ -1,6 +1,8 @@
 //! A batch: events in order, and the id of the event they stand behind.
 
-use crate::{Checkpoint, Error, Event, EventId, Result};
+use futures_util::StreamExt;
+
+use crate::{Checkpoint, Error, ErrorKind, Event, EventId, EventSource, Result, Retry};
 
 /// Events to append, and the predecessor that they must stand right behind.
 ///
@@ -23,8 +25,9 @@ impl<'a> Batch<'a> {
         }
         let mut last = after;
         for event in events {
-            if last.is_some_and(|last| event.id() <= last) {
-                let last = last.map_or(0, EventId::get);
+            if let Some(last) = last
+                && event.id() <= last
+            {
                 return Err(Error::invalid(format!("ids must strictly grow, but {last} stands before it"))
                     .at(event.id()));
             }
@@ -70,11 +73,8 @@ impl<'a> Batch<'a> {
             Checkpoint::Empty if self.after.is_none() || self.first().is_snapshot() => return Ok(self.events),
             Checkpoint::Empty => return Err(self.gap("holds nothing")),
             Checkpoint::Unknown => {
-                return Err(Error::new(
-                    crate::ErrorKind::Unsupported,
-                    crate::Retry::Never,
-                    "the sink has no memory; wrap it in `Checkpointed`",
-                ));
+                let message = "the sink has no memory; wrap it in `Checkpointed`";
+                return Err(Error::new(ErrorKind::Unsupported, Retry::Never, message));
             }
         };
         if self.after == Some(head) {
@@ -86,12 +86,13 @@ impl<'a> Batch<'a> {
         let (held, fresh) = self.events.split_at(self.events.partition_point(|event| event.id() <= head));
         match held.last() {
             Some(last) if last.id() == head && last.digest() == digest => Ok(fresh),
-            Some(last) if last.id() == head => {
-                Err(Error::fenced("another event is held under this id").at(head))
-            }
+            Some(last) if last.id() == head => Err(differs(head)),
             Some(_) if fresh.is_empty() => Ok(fresh),
-            _ => Err(Error::fenced(format!("the sink ends at event {head}, which this batch passes over"))
-                .at(self.first().id())),
+            _ => Err(Error::fenced(format!(
+                "the sink ends at event {head}, which this batch passes over: end the other writer, or give \
+                 this log a sink of its own"
+            ))
+            .at(self.first().id())),
         }
     }
 
@@ -101,6 +102,33 @@ impl<'a> Batch<'a> {
         &self.events[..self.events.partition_point(held)]
     }
 
+    /// Compares the part that a store says it holds already with the events it really holds.
+    ///
+    /// The second line of a store's `append`, behind [`behind`](Batch::behind).
+    ///
+    /// # Errors
+    /// `Fenced`, naming the first event that differs; `Compacted` when it was pruned; what the read meets.
+    ///
+    /// # Cancel safety
+    /// Reads only.
+    pub async fn check_held<S: EventSource + ?Sized>(
+        &self,
+        checkpoint: &Checkpoint,
+        store: &S,
+    ) -> Result<()> {
+        let held = self.held_by(checkpoint);
+        if held.is_empty() {
+            return Ok(());
+        }
+        let mut stored = store.read(self.after().into());
+        for event in held {
+            if stored.next().await.transpose()?.as_ref() != Some(event) {
+                return Err(differs(event.id()));
+            }
+        }
+        Ok(())
+    }
+
     fn gap(&self, holds: &str) -> Error {
         let after = self.after.map_or_else(|| "the beginning".to_owned(), |after| format!("event {after}"));
         Error::gap(format!("the sink {holds}, the batch stands behind {after}; catch up first"))
@@ -108,10 +136,17 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// The answer to a batch whose event `id` is not the one that is held there.
+pub(crate) fn differs(id: EventId) -> Error {
+    Error::fenced(
+        "another event is held where this one should be: end the other writer, or give this log a sink of its own",
+    )
+    .at(id)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
 
     fn events(ids: &[u64]) -> Vec<Event> {
         ids.iter().map(|&id| Event::new(EventId::new(id), &id).unwrap()).collect()

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use tokio::sync::watch;
 
+use crate::batch::differs;
 use crate::{
     Acknowledges, Batch, Checkpoint, CheckpointStore, Error, Event, EventId, EventSink, EventSource,
     EventStream, MemoryCheckpoints, Primary, Prune, ReadFrom, Result, follow_by_reading,
@@ -133,7 +134,7 @@ impl Log {
         }
         let stored = self.events.range(self.behind(batch.after())..);
         if let Some((event, _)) = held.iter().zip(stored).find(|(event, stored)| event != stored) {
-            return Err(Error::fenced("another event is held where this one should be").at(event.id()));
+            return Err(differs(event.id()));
         }
         if self.events.is_empty() {
             self.floor_after = batch.after();
@@ -160,7 +161,7 @@ impl EventSink for MemoryStore {
         if let Some(event) = batch.events().iter().find(|event| event.size() > bytes_max) {
             let size = event.size();
             return Err(Error::invalid(format!(
-                "{size} bytes are more than `event_bytes_max` = {bytes_max}"
+                "{size} bytes are more than `event_bytes_max` = {bytes_max}; raise it, or keep large values elsewhere"
             ))
             .at(event.id()));
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 
-use crate::{Batch, Checkpoint, Error, Event, EventSource, EventStream, ReadFrom, Result};
+use crate::{Event, EventSource, EventStream, ReadFrom, Result};
 
 /// Follows a source by reading it to its end, waiting, and reading on.
 ///
@@ -58,30 +58,3 @@ pub trait EventSourceExt: EventSource {
 }
 
 impl<T: EventSource + ?Sized> EventSourceExt for T {}
-
-impl Batch<'_> {
-    /// Compares the part that a store says it holds already with the events it really holds.
-    ///
-    /// The second line of a store's `append`, behind [`behind`](Batch::behind).
-    ///
-    /// # Errors
-    /// `Fenced`, naming the first event that differs; `Compacted` when it was pruned; what the read meets.
-    pub async fn check_held<S: EventSource + ?Sized>(
-        &self,
-        checkpoint: &Checkpoint,
-        store: &S,
-    ) -> Result<()> {
-        let held = self.held_by(checkpoint);
-        if held.is_empty() {
-            return Ok(());
-        }
-        let mut stored = store.read(self.after().into());
-        for event in held {
-            let same = stored.next().await.transpose()?.is_some_and(|stored| stored == *event);
-            if !same {
-                return Err(Error::fenced("another event is held where this one should be").at(event.id()));
-            }
-        }
-        Ok(())
-    }
-}
