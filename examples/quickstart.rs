@@ -112,7 +112,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // The journal: typed events in; ids, times and commits are its business. Hydrating is a fold over the log.
     let journal = Journal::open(log.clone(), JournalOptions::default().with_rotate_every(20)).await?;
-    let Hydrated { state: mut bank, head, events } = journal.hydrate(Bank::default(), Bank::apply).await?;
+    let Hydrated { state: mut bank, head, events, .. } =
+        journal.hydrate(Bank::default(), Bank::apply).await?;
     match head {
         Some(head) => println!("Read {events} events up to event {head}: {:?}", bank.balances),
         None => println!("A new ledger."),

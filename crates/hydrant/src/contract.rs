@@ -54,14 +54,18 @@ pub trait EventSink: Send + Sync {
     ///
     /// # Errors
     /// Whatever the backend meets.
+    ///
+    /// # Cancel safety
+    /// It only asks.
     async fn checkpoint(&self) -> Result<Checkpoint>;
 }
 
 /// Gives events back, in order, each once.
 pub trait EventSource: Send + Sync {
-    /// Events in order, in bounded memory, up to what was the end of the log when the read began. An error is the last item.
+    /// Events in order, in bounded memory, up to what was the end of the log when the read began.
     ///
-    /// What begins below the floor is `Compacted`. Nothing is yielded that may be taken back.
+    /// An error is the last item. What begins below the floor is `Compacted`. Nothing is yielded that may be
+    /// taken back.
     fn read(&self, from: ReadFrom) -> EventStream;
 
     /// The same, and then whatever comes; never ends by itself.
@@ -82,6 +86,9 @@ pub trait Prune: Store {
     ///
     /// # Errors
     /// Whatever the backend meets; pruning again is safe.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves a whole log, with the old floor or a higher one; pruning again is safe.
     async fn prune(&self, before: EventId) -> Result<()>;
 }
 

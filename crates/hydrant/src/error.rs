@@ -152,7 +152,7 @@ impl Error {
         self
     }
 
-    /// The same error with another advice.
+    /// The same error, with other advice.
     #[must_use]
     pub fn with_retry(mut self, retry: Retry) -> Self {
         Arc::make_mut(&mut self.0).retry = retry;

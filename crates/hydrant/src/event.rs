@@ -1,7 +1,6 @@
 //! An event: an id, a time, a JSON payload. Saved, so it happened.
 
 use std::fmt;
-use std::ops::Range;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -142,8 +141,7 @@ impl Event {
 
     /// The time as it was written; it orders nothing and may fall. Older logs have none.
     pub fn time(&self) -> Option<&str> {
-        let text = self.part(self.layout.time);
-        if self.layout.time == (0, 0) { None } else { std::str::from_utf8(text).ok() }
+        self.time_bytes().and_then(|text| std::str::from_utf8(text).ok())
     }
 
     /// The payload: one line of JSON, byte for byte.
@@ -153,7 +151,7 @@ impl Event {
 
     /// The metadata, one line of JSON: correlation, causation, trace.
     pub fn metadata(&self) -> Option<&[u8]> {
-        if self.layout.metadata == (0, 0) { None } else { Some(self.part(self.layout.metadata)) }
+        self.optional(self.layout.metadata)
     }
 
     /// Whether the event carries the whole aggregated state and opens a segment.
@@ -217,15 +215,23 @@ impl Event {
         Parts {
             id: self.id(),
             payload: self.payload(),
-            time: (self.layout.time != (0, 0)).then(|| self.part(self.layout.time)),
+            time: self.time_bytes(),
             metadata: self.metadata(),
             is_snapshot: self.is_snapshot(),
             members: self.members(),
         }
     }
 
+    fn time_bytes(&self) -> Option<&[u8]> {
+        self.optional(self.layout.time)
+    }
+
+    fn optional(&self, part: (u32, u32)) -> Option<&[u8]> {
+        (part != (0, 0)).then(|| self.part(part))
+    }
+
     fn part(&self, (start, end): (u32, u32)) -> &[u8] {
-        &self.line[Range { start: start as usize, end: end as usize }]
+        &self.line[start as usize..end as usize]
     }
 }
 

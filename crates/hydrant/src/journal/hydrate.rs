@@ -17,6 +17,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 
 /// A state, and how far it was folded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Hydrated<S> {
     /// The state.
     pub state: S,
@@ -28,6 +29,7 @@ pub struct Hydrated<S> {
 
 /// A saved event with its payload as a value.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Saved<T> {
     /// The payload.
     pub value: T,
@@ -56,7 +58,7 @@ impl<T> Saved<T> {
     pub fn metadata(&self) -> Result<Option<Metadata>> {
         let Some(json) = self.event.metadata() else { return Ok(None) };
         serde_json::from_slice(json).map(Some).map_err(|cause| {
-            Error::invalid("the metadata is none of a journal; read `event.metadata()` as it is")
+            Error::invalid("no journal wrote this metadata; read `event.metadata()` as it is")
                 .at(self.id())
                 .because(cause)
         })

@@ -124,7 +124,7 @@ impl<T> Journal<T> {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 Retry::Never,
-                "a journal needs a store that knows where its log ends",
+                "a journal needs a store that knows where its log ends; open it over one that has a memory of its own",
             ));
         }
         let store: Arc<dyn Store> = Arc::new(store);

@@ -26,10 +26,10 @@ pub struct JournalOptions {
     pub backoff_min: Duration,
     /// The longest of these pauses. Default: 2 s.
     pub backoff_max: Duration,
-    /// Where the pauses are drawn from. `None`, the default, takes another seed each time.
+    /// The seed of the jitter between attempts. Default: from the operating system.
     pub seed: Option<u64>,
     /// How many events behind the newest snapshot make a rotation due; see
-    /// [`rotation_due`](crate::Journal::rotation_due). `None`, the default, is never.
+    /// [`rotation_due`](crate::Journal::rotation_due). Default: none, rotation is never due.
     pub rotate_every: Option<u64>,
     /// How many tasks decode while one reads and folds in [`hydrate`](crate::Journal::hydrate), each on a
     /// thread for blocking work. 0 decodes where it folds. Default: 0.
@@ -92,7 +92,7 @@ impl JournalOptions {
         self
     }
 
-    /// Sets the seed that the pauses are drawn from.
+    /// Sets the seed of the jitter, so that a run can be replayed.
     #[must_use]
     pub fn with_seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
