@@ -1,5 +1,6 @@
 //! What an author writes to enrol a store: how to open it, and what it promises.
 
+use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -134,6 +135,17 @@ pub struct Opened {
     pub(crate) crash: Option<Hook>,
 }
 
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened")
+            .field("source", &self.source.is_some())
+            .field("prune", &self.prune.is_some())
+            .field("close", &self.close.is_some())
+            .field("crash", &self.crash.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Opened {
     /// A store, sink and source in one.
     pub fn store(store: impl Store + 'static) -> Self {
@@ -153,7 +165,8 @@ impl Opened {
         }
     }
 
-    /// A sink alone. See [`seen_through`](Opened::seen_through).
+    /// A sink alone. How the kit sees what it took: [`seen_as`](Opened::seen_as) or
+    /// [`seen_through`](Opened::seen_through).
     pub fn sink(sink: impl EventSink + 'static) -> Self {
         Self { sink: Arc::new(sink), source: None, prune: None, close: None, crash: None }
     }
@@ -163,7 +176,7 @@ impl Opened {
         Self::sink(written_by).seen_through(source)
     }
 
-    /// How the kit sees what a sink alone took: a test's own reader of the table, topic or socket.
+    /// How the kit sees what a sink alone took: a test's own reader of the table, stream or socket.
     #[must_use]
     pub fn seen_through(mut self, source: impl EventSource + 'static) -> Self {
         self.source = Some(Arc::new(source));

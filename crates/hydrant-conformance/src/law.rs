@@ -122,6 +122,7 @@ impl fmt::Debug for Case {
 /// A law that a store broke: its number and sentence, what was expected, what was seen, and the seed that
 /// shows it again.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Violation {
     /// The law.
     pub law: Law,

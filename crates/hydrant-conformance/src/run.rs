@@ -23,9 +23,9 @@ static SEED: LazyLock<u64> = LazyLock::new(|| match std::env::var("HYDRANT_SEED"
 
 /// What a case that found nothing wrong could not try.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Report {
-    /// What the store does not declare, so that the case had nothing to try; [`Capabilities::NONE`] where
-    /// it ran.
+    /// What the store does not declare, so that the case had nothing to try; `None` where it ran.
     pub not_declared: Option<Capabilities>,
     /// What would have needed a hook of the harness that is not there.
     pub not_exercised: Vec<String>,

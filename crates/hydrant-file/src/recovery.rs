@@ -22,7 +22,7 @@ use crate::{lines, rotation, wire};
 pub struct Recovered {
     /// Where bytes were set aside.
     pub aside: PathBuf,
-    /// Where in `state` they began; 0 for a rotation that never happened.
+    /// Where in `state` they began, in bytes; 0 for a rotation that never happened.
     pub offset: u64,
     /// How many they are.
     pub bytes: u64,

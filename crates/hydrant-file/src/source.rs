@@ -1,5 +1,6 @@
 //! Reading a log that another process may be writing.
 
+use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,6 +39,12 @@ use crate::stream::{self, Signal, Views};
 pub struct FileSource {
     dir: Arc<Directory>,
     options: FileSourceOptions,
+}
+
+impl fmt::Debug for FileSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileSource").field("dir", &self.dir.path).finish_non_exhaustive()
+    }
 }
 
 impl FileSource {

@@ -1,5 +1,6 @@
 //! The store: what callers hold, and how it talks to the writer.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -57,6 +58,12 @@ use crate::writer::{Append, Command, Counters, LOOK_FOR_MAX, LOOKS_MAX, Publishe
 #[derive(Clone)]
 pub struct FileStore {
     shared: Arc<Shared>,
+}
+
+impl fmt::Debug for FileStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileStore").field("dir", &self.dir()).finish_non_exhaustive()
+    }
 }
 
 struct Shared {

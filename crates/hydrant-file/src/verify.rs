@@ -24,10 +24,11 @@ const WAITING_MAX: usize = 64;
 
 /// A place in a log that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Finding {
     /// The file.
     pub file: PathBuf,
-    /// The line, as an editor counts, from 1.
+    /// The line, as an editor counts, from 1; 0 where the file as a whole is meant.
     pub line: u64,
     /// Where the line begins, in bytes from the beginning of the file (of what it holds, if it is compressed).
     pub offset: u64,

@@ -15,10 +15,12 @@ pub const EVENT_BYTES_MAX: usize = 1 << 20;
 /// Appends each event as one row: `id,"time","envelope"`.
 ///
 /// Acknowledged means: fsynced. A crash in the middle of an append leaves its first rows.
+#[derive(Debug)]
 pub struct CsvSink {
     table: Arc<Mutex<Table>>,
 }
 
+#[derive(Debug)]
 struct Table {
     path: PathBuf,
     file: File,

@@ -13,6 +13,7 @@ mod secondary;
 mod start;
 mod status;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +51,10 @@ const COMMANDS_MAX: usize = 64;
 /// It is a source and a sink itself, so it nests. All clones are handles of the same fan-out; when the last
 /// is dropped its tasks end.
 ///
+/// Metrics, with the label `secondary`: the counters `hydrant_events_delivered_total` and
+/// `hydrant_retries_total`, the gauges `hydrant_lag_events`, `hydrant_lag_seconds` and `hydrant_parked` (0 or
+/// 1). [`status`](FanOut::status) and [`watch`](FanOut::watch) show the same and more.
+///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use std::time::Duration;
@@ -82,6 +87,12 @@ impl<P> Clone for FanOut<P> {
     }
 }
 
+impl<P> fmt::Debug for FanOut<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FanOut").field("head", &self.hub.feed.head()).finish_non_exhaustive()
+    }
+}
+
 impl<P: Primary + 'static> FanOut<P> {
     /// Opens a log over its primary, and reads the roster of secondaries beside it.
     ///
@@ -92,7 +103,7 @@ impl<P: Primary + 'static> FanOut<P> {
         let timeout = options.call_timeout;
         let head = match guard::guarded("the primary's checkpoint", timeout, primary.checkpoint()).await? {
             Checkpoint::Unknown => {
-                let message = "a primary must know its own checkpoint";
+                let message = "a primary must know its own checkpoint; take a store that has a memory";
                 return Err(Error::new(ErrorKind::Unsupported, Retry::Never, message));
             }
             checkpoint => checkpoint.id(),
@@ -122,6 +133,9 @@ impl<P: Primary + 'static> FanOut<P> {
     ///
     /// # Errors
     /// `Invalid` for a name that is attached already or belongs to another target; what the roster meets.
+    ///
+    /// # Cancel safety
+    /// Dropped, it has attached nothing; the roster may have the name already. Call it again.
     pub async fn attach(
         &self,
         name: &str,
@@ -135,6 +149,9 @@ impl<P: Primary + 'static> FanOut<P> {
     ///
     /// # Errors
     /// `Invalid` for a name that the roster does not have; what the roster meets.
+    ///
+    /// # Cancel safety
+    /// Dropped, it may leave the name in the roster, which then still holds back `prune`. Call it again.
     pub async fn detach(&self, name: &str) -> Result<()> {
         self.hub.detach(name).await
     }

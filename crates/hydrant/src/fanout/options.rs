@@ -63,6 +63,13 @@ impl FanOutOptions {
         self
     }
 
+    /// Sets how often a primary that accepts first is asked how far it is durable.
+    #[must_use]
+    pub fn with_sync_poll(mut self, interval: Duration) -> Self {
+        self.sync_poll = interval;
+        self
+    }
+
     /// Lets `prune` leave a laggard behind that has more than so many bytes of backlog.
     #[must_use]
     pub fn with_retain_bytes_max(mut self, bytes: u64) -> Self {

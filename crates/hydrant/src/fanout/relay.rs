@@ -1,5 +1,6 @@
 //! A relay: the fan-out's pumps over a log that somebody else writes.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,12 +24,19 @@ const CHUNK_EVENTS: usize = 256;
 /// The same pumps as a [`FanOut`](crate::FanOut), over a log that somebody else writes: no append, no prune.
 ///
 /// The roster of its secondaries is kept where the caller says, so that what each of them needs is known
-/// across restarts. All clones are handles of the same relay; when the last is dropped its tasks end.
+/// across restarts. All clones are handles of the same relay; when the last is dropped its tasks end. Its
+/// metrics are those of a fan-out.
 #[derive(Clone)]
 pub struct Relay {
     hub: Arc<Hub>,
     /// Ends the pumps with the last handle.
     owner: Arc<Owner>,
+}
+
+impl fmt::Debug for Relay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Relay").field("head", &self.hub.feed.head()).finish_non_exhaustive()
+    }
 }
 
 struct Owner {
@@ -63,6 +71,9 @@ impl Relay {
     ///
     /// # Errors
     /// `Invalid` for a name that is attached already or belongs to another target; what the roster meets.
+    ///
+    /// # Cancel safety
+    /// Dropped, it has attached nothing; the roster may have the name already. Call it again.
     pub async fn attach(
         &self,
         name: &str,
@@ -76,6 +87,9 @@ impl Relay {
     ///
     /// # Errors
     /// `Invalid` for a name that the roster does not have; what the roster meets.
+    ///
+    /// # Cancel safety
+    /// Dropped, it may leave the name in the roster. Call it again.
     pub async fn detach(&self, name: &str) -> Result<()> {
         self.hub.detach(name).await
     }
@@ -100,6 +114,9 @@ impl Relay {
     ///
     /// # Errors
     /// Those that had not when `deadline` was over, by name.
+    ///
+    /// # Cancel safety
+    /// It only waits.
     pub async fn delivered(&self, id: EventId, deadline: Duration) -> Result<(), Vec<Laggard>> {
         self.hub.delivered(id, deadline).await
     }
@@ -133,6 +150,9 @@ impl Relay {
 
     /// Reads no more, lets the secondaries drain until `deadline`, ends all tasks, and reports what each
     /// secondary still lacks of what was read.
+    ///
+    /// # Cancel safety
+    /// Dropped, it leaves a relay that reads no more; call it again.
     pub async fn close(&self, deadline: Duration) -> Vec<Laggard> {
         self.owner.feeder.abort();
         self.hub.close(deadline).await

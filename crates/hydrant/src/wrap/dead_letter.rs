@@ -25,6 +25,8 @@ use crate::{Batch, Checkpoint, Error, ErrorKind, Event, EventSink, Result};
 /// the first sink from the start wants a new one too. What is in the first sink is every event but the
 /// dead letters, in order; its predecessors follow from that.
 ///
+/// The counter `hydrant_dead_letters_total` of the metrics counts them too.
+///
 /// Acknowledged means: each event is held by the first sink, or by the second. Put it under a
 /// [`Checkpointed`](super::Checkpointed), which sees holes in what comes, and so that dead letters at the
 /// end count as disposed of.
