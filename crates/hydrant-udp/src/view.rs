@@ -267,10 +267,11 @@ impl View {
         }
         if let Some(hole) = &filling.hole {
             let next = &hole.next;
-            if id >= next.event.id() {
-                return Ok(None); // it is held: the cursor yields it
+            if id > next.event.id() {
+                return Ok(None); // what the hole stood before is held no more: there is another one now
             }
-            if next.named && Some(id) == next.after {
+            // Where no predecessor was named, only this tells that nothing is missing before it.
+            if id == next.event.id() || next.named && Some(id) == next.after {
                 self.cursor.position = Some(id);
                 return Ok(Some(event));
             }

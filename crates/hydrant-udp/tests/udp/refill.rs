@@ -162,3 +162,19 @@ async fn where_no_predecessor_is_named_the_refill_tells_whether_anything_is_miss
     send_after(&sink, Some(4), &events[2..]).await;
     assert_eq!(take(&mut follower, 2).await, events[1..]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_of_ids_that_the_log_has_itself_is_gone_past_once_the_refill_tells() {
+    let events = log([0, 4, 9, 20, 30]);
+    let store = store_with(&events[..3]).await;
+    let options = refilled(&store).with_refill_interval(Duration::from_secs(60));
+    let listener = listen(options.with_unnamed(Unnamed::Contiguous)).await;
+    let sink = sink_to(&listener, UdpSinkOptions::default().with_name_predecessor(false)).await;
+    let mut follower = listener.follow(ReadFrom::After(EventId::ZERO));
+    assert_eq!(take(&mut follower, 2).await, events[1..3]);
+    for at in 3..5 {
+        store.append(Batch::new(Some(events[at - 1].id()), &events[at..=at]).unwrap()).await.unwrap();
+        send_after(&sink, Some(events[at - 1].id().get()), &events[at..=at]).await;
+    }
+    assert_eq!(take(&mut follower, 2).await, events[3..]);
+}
