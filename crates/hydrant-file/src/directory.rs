@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hydrant::{Error, ErrorKind, EventId, Result, Retry};
 
-use crate::disk::{Disk, DiskFile, Mode, Stat};
+use crate::disk::{Disk, DiskFile, Identity, Mode, Stat};
 use crate::error::io_error;
 use crate::lines;
 use crate::wire::OVERHEAD_MAX;
@@ -84,6 +84,21 @@ impl Directory {
         listing.sealed.sort_by_key(|sealed| (sealed.last, sealed.compressed));
         listing.sealed.dedup_by_key(|sealed| sealed.last);
         listing.next.sort();
+        Ok(listing)
+    }
+
+    /// What is there besides this `state`. Until a rotation counts, the file is `state` and has the name of a
+    /// sealed one already: that, and what the rotation seals behind it, is not there yet.
+    pub(crate) fn list_behind(&self, state: Option<Identity>) -> Result<Listing> {
+        let mut listing = self.list()?;
+        if !listing.next.is_empty() && state.is_some() {
+            for (at, sealed) in listing.sealed.iter().enumerate() {
+                if self.stat(&self.file(&sealed.name()))?.map(|stat| stat.identity) == state {
+                    listing.sealed.truncate(at);
+                    break;
+                }
+            }
+        }
         Ok(listing)
     }
 

@@ -176,7 +176,7 @@ impl Views for DirectoryViews {
             if known.is_none() {
                 // `state` first: if it is sealed meanwhile, it is in the list a second time, and not missing.
                 let opened = self.dir.open(&path)?;
-                let listing = self.dir.list()?;
+                let listing = self.dir.list_behind(opened.as_ref().map(|(_, stat)| stat.identity))?;
                 let same = self.dir.stat(&path)?.map(|stat| stat.identity);
                 if opened.as_ref().map(|(_, stat)| stat.identity) != same {
                     continue;

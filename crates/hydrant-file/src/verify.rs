@@ -116,7 +116,8 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
     }
 
     pub(crate) fn run(mut self) -> Result<()> {
-        let listing = self.dir.list()?;
+        let state = self.dir.stat(&self.dir.state())?.map(|stat| stat.identity);
+        let listing = self.dir.list_behind(state)?;
         for sealed in &listing.sealed {
             let path = self.dir.file(&sealed.name());
             let checked = match self.dir.open_sealed(*sealed) {

@@ -246,3 +246,25 @@ async fn a_file_that_was_deleted_or_written_by_others_stops_the_log() {
     drop(store);
     assert_eq!(head(&open(dir.path()).await).await, Some(9));
 }
+
+/// Between two steps of a rotation, `state` has the name of a sealed segment too. Another process may look
+/// just then, or find it so after a crash: it is one file, read once.
+#[tokio::test]
+async fn another_process_reads_a_file_once_that_has_two_names_in_a_rotation() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = events(0..20, &[10]);
+    let store = open(dir.path()).await;
+    append(&store, &log[..10]).await;
+    append(&store, &log[10..]).await;
+    for closed in [false, true] {
+        let other = FileSource::open(dir.path(), FileSourceOptions::default()).await.unwrap();
+        std::fs::hard_link(dir.path().join("state"), dir.path().join("state-19")).unwrap();
+        std::fs::write(dir.path().join("state.next-19"), "").unwrap();
+        assert_eq!(other.collect(ReadFrom::Origin).await.unwrap(), log, "closed: {closed}");
+        assert_eq!(other.collect(ReadFrom::After(EventId::new(12))).await.unwrap(), log[13..]);
+        assert_eq!(other.collect(ReadFrom::Snapshot).await.unwrap(), log[10..]);
+        assert_eq!(other.checkpoint().await.unwrap(), hydrant::Checkpoint::behind(&log[19]));
+        std::fs::remove_file(dir.path().join("state-19")).unwrap();
+        store.close().await.unwrap();
+    }
+}
