@@ -106,7 +106,7 @@ impl Feed {
     pub(crate) fn has_room_above(&self, position: Option<EventId>) -> bool {
         let ring = self.lock();
         let full = ring.events.len() >= self.events_max || ring.bytes >= self.bytes_max;
-        !full || ring.events.front().is_some_and(|oldest| Some(oldest.id()) <= position)
+        !full || ring.events.front().is_none_or(|oldest| Some(oldest.id()) <= position)
     }
 
     pub(crate) fn head(&self) -> Option<EventId> {

@@ -38,6 +38,7 @@ pub(crate) async fn begin(
         (Checkpoint::Empty, _) | (Checkpoint::Unknown, Start::Origin) => Ok(Begin::behind(None)),
         (Checkpoint::Unknown, Start::After(id)) => Ok(Begin::behind(Some(id))),
         (Checkpoint::Unknown, Start::Head) => {
+            let head = end(source, head).await?;
             Ok(Begin { position: head, floor: head.and_then(EventId::next) })
         }
         (Checkpoint::Unknown, Start::Checkpoint) => Err(Error::new(
@@ -46,6 +47,16 @@ pub(crate) async fn begin(
             "the sink has no memory of its own; wrap it in `Checkpointed`, or attach it with an explicit start",
         )),
     }
+}
+
+/// The end of the log now: a relay may not have read so far, or not begun.
+async fn end(source: &dyn EventSource, head: Option<EventId>) -> Result<Option<EventId>> {
+    let mut last = head;
+    let mut events = source.read(head.map_or(ReadFrom::Snapshot, ReadFrom::After));
+    while let Some(event) = events.next().await.transpose()? {
+        last = Some(event.id());
+    }
+    Ok(last)
 }
 
 /// Lineage: the event that the sink ends with must be the primary's event of that id.

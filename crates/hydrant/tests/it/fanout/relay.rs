@@ -6,8 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use hydrant::{
-    CheckpointStore, Entry, ErrorKind, EventSink, EventSource, EventSourceExt, EventStream,
-    MemoryCheckpoints, MemoryStore, ReadFrom, Relay, RelayOptions, Result, SecondaryOptions, State,
+    Batch, Checkpoint, CheckpointStore, Entry, ErrorKind, EventSink, EventSource, EventSourceExt,
+    EventStream, MemoryCheckpoints, MemoryStore, ReadFrom, Relay, RelayOptions, Result, SecondaryOptions,
+    Start, State,
 };
 
 use super::SOON;
@@ -158,4 +159,51 @@ async fn parked_while_the_roster_is_told_it_does_not_fence_itself() {
     let status = relay.status().secondaries.remove(0);
     assert_eq!((status.state, status.checkpoint), (State::Live, Some(id(4))), "{:?}", status.last_error);
     assert_eq!(roster.0.load("a").await.unwrap().unwrap().checkpoint.id(), Some(id(4)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_without_memory_for_events_does_not_stall() {
+    let log = MemoryStore::default();
+    log.append(batch(&events(0..1_000))).await.unwrap();
+    for (events_max, bytes_max) in [(0, 1 << 20), (16, 0)] {
+        let relay = relay(&log, RelayOptions::default().with_ring(events_max, bytes_max)).await;
+        let sink = MemoryStore::default();
+        relay.attach("a", sink.clone(), SecondaryOptions::default()).await.unwrap();
+        relay.delivered(id(999), SOON).await.unwrap();
+        assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), events(0..1_000));
+    }
+}
+
+/// Takes what it is given, and cannot tell where it stands.
+#[derive(Clone, Default)]
+struct Forgetful(Arc<std::sync::Mutex<Vec<u64>>>);
+
+#[async_trait]
+impl EventSink for Forgetful {
+    async fn append(&self, batch: Batch<'_>) -> Result<()> {
+        self.0.lock().unwrap().extend(batch.events().iter().map(|event| event.id().get()));
+        Ok(())
+    }
+
+    async fn checkpoint(&self) -> Result<Checkpoint> {
+        Ok(Checkpoint::Unknown)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_head_of_a_relay_is_at_the_end_of_its_log() {
+    let log = MemoryStore::default();
+    log.append(batch(&events(0..50))).await.unwrap();
+    let relay = relay(&log, RelayOptions::default()).await;
+    let sinks = [Forgetful::default(), Forgetful::default()];
+    for (name, sink) in ["first", "later"].iter().zip(&sinks) {
+        let options = SecondaryOptions::default().with_start(Start::Head);
+        relay.attach(name, sink.clone(), options).await.unwrap();
+        tokio::time::sleep(SOON).await;
+    }
+    log.append(batch(&events(50..52))).await.unwrap();
+    relay.delivered(id(51), SOON).await.unwrap();
+    for sink in &sinks {
+        assert_eq!(*sink.0.lock().unwrap(), [50, 51]);
+    }
 }
