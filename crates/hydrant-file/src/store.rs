@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hydrant::{
-    Acknowledges, Batch, Capabilities, Checkpoint, CheckpointStore, Error, EventSink, EventSource,
-    EventStream, Primary, ReadFrom, Result,
+    Acknowledges, Batch, Capabilities, Checkpoint, CheckpointStore, Error, ErrorKind, EventSink, EventSource,
+    EventStream, Primary, ReadFrom, Result, Retry,
 };
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -381,9 +381,16 @@ struct Live {
 
 impl Views for Live {
     fn view(&mut self) -> Result<Option<View>> {
+        // A writer that ended leaves a word; one that panicked is gone without.
+        let is_gone = self.published.has_changed().is_err();
         // Marked as seen before it is looked at: after would lose a wake-up.
         let published = self.published.borrow_and_update();
         match &published.stopped {
+            None if is_gone && self.is_last => {
+                let what = "the writer of this log failed inside; report it, and open the log again";
+                return Err(Error::new(ErrorKind::Bug, Retry::Never, what));
+            }
+            None if is_gone => self.is_last = true,
             Some(stopped) if self.is_last || published.view.current.is_none() => return Err(stopped.clone()),
             Some(_) => self.is_last = true,
             None => {}
@@ -400,5 +407,22 @@ impl Views for Live {
             // A writer that is gone has left the reason behind.
             drop(published.changed().await);
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_follower_ends_when_the_writer_is_gone_without_a_word() {
+        let (writer, published) = watch::channel(Published::default());
+        let mut views = Live { published, is_last: false };
+        assert!(views.view().unwrap().is_some());
+        drop(writer);
+        views.changed().await;
+        assert!(views.view().unwrap().is_some(), "what was shown last is read");
+        views.changed().await;
+        assert_eq!(views.view().err().map(|error| error.kind()), Some(ErrorKind::Bug));
     }
 }
