@@ -46,14 +46,14 @@ impl Record {
         let phase = PHASES.iter().find(|(_, phase)| *phase == self.phase).map_or(&b""[..], |(text, _)| text);
         line.extend_from_slice(phase);
         line.extend_from_slice(if self.preallocates { b" prealloc 1 inode " } else { b" prealloc 0 inode " });
-        wire::push_hex::<16>(&mut line, self.inode);
+        line.extend_from_slice(&wire::hex_digits::<16>(self.inode));
         line.extend_from_slice(b" print ");
-        wire::push_hex::<8>(&mut line, u64::from(self.print));
+        line.extend_from_slice(&wire::hex_digits::<8>(u64::from(self.print)));
         line.extend_from_slice(b" synced ");
-        wire::push_hex::<12>(&mut line, self.synced);
+        line.extend_from_slice(&wire::hex_digits::<12>(self.synced));
         line.extend_from_slice(b" check ");
         let check = crc32c::crc32c(&line);
-        wire::push_hex::<8>(&mut line, u64::from(check));
+        line.extend_from_slice(&wire::hex_digits::<8>(u64::from(check)));
         line.push(b'\n');
         line
     }

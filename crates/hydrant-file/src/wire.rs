@@ -106,45 +106,63 @@ pub(crate) struct Place {
 
 /// Appends the line of `event`, with its line break.
 pub(crate) fn encode(out: &mut Vec<u8>, event: &Event, place: Place) {
-    let base = out.len();
     let mut flags = place.flags;
-    let mut length = |len: Option<usize>, max: usize| match len {
-        Some(len) if len <= max => len as u64,
-        Some(_) => {
+    let layout = event.layout();
+    let mut length = |len: u32, max: u32| {
+        let fits = len <= max;
+        if !fits {
             flags |= Flags::PARSE;
-            0
         }
-        None => 0,
+        u64::from(if fits { len } else { 0 })
     };
+    let span = |(start, end): (u32, u32)| end - start;
     // One more than the length of the time, because a text may be empty; zero where there is none.
-    let time = length(event.time().map(|text| text.len() + 1), 0xFF);
-    let metadata = length(event.metadata().map(<[u8]>::len), 0xFFFF);
-    let members = length(Some(event.members().len()), 0xFFFF);
-    if event.is_snapshot() {
+    let time = if layout.time == (0, 0) { 0 } else { length(span(layout.time) + 1, 0xFF) };
+    let metadata = length(span(layout.metadata), 0xFFFF);
+    let members = length(span(layout.members), 0xFFFF);
+    if layout.is_snapshot {
         flags |= Flags::SNAPSHOT;
     }
-    out.extend_from_slice(event.open_envelope());
-    out.extend_from_slice(HEAD);
-    push_hex::<2>(out, time);
-    push_hex::<4>(out, metadata);
-    push_hex::<4>(out, members);
+    // Put together beside the line, and copied once.
+    let mut member = Member { bytes: [0; OVERHEAD_MAX], len: 0 };
+    member.put(HEAD);
+    member.put(&hex_digits::<2>(time));
+    member.put(&hex_digits::<4>(metadata));
+    member.put(&hex_digits::<4>(members));
     if let Some(marks) = place.marks {
         flags |= Flags::MARKED;
-        push_hex::<12>(out, marks.start);
-        push_hex::<12>(out, marks.synced);
+        member.put(&hex_digits::<12>(marks.start));
+        member.put(&hex_digits::<12>(marks.synced));
     }
     if let Some(opens) = place.opens {
         flags |= Flags::OPENS;
         if opens == Opens::Root {
             flags |= Flags::ROOT;
         }
-        push_hex::<16>(out, opens.predecessor().map_or(0, EventId::get));
+        member.put(&hex_digits::<16>(opens.predecessor().map_or(0, EventId::get)));
     }
-    push_hex::<2>(out, u64::from(flags.0));
-    let crc = crc32c::crc32c(&out[base..]);
-    push_hex::<8>(out, u64::from(crc));
-    out.extend_from_slice(TAIL);
-    out.push(b'\n');
+    member.put(&hex_digits::<2>(u64::from(flags.0)));
+    let envelope = event.open_envelope();
+    let crc = crc32c::crc32c_append(crc32c::crc32c(envelope), &member.bytes[..member.len]);
+    member.put(&hex_digits::<8>(u64::from(crc)));
+    member.put(TAIL);
+    member.put(b"\n");
+    out.reserve(envelope.len() + member.len);
+    out.extend_from_slice(envelope);
+    out.extend_from_slice(&member.bytes[..member.len]);
+}
+
+struct Member {
+    bytes: [u8; OVERHEAD_MAX],
+    len: usize,
+}
+
+impl Member {
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
 }
 
 /// A line that Hydrant wrote, and whose checksum is right.
@@ -229,7 +247,7 @@ fn foreign_or_flaw(line: &[u8]) -> Result<Line> {
     let damaged = widths.into_iter().any(|width| {
         let text =
             line.len().checked_sub(TAIL.len() + width + 5).map(|at| &line[at..line.len() - TAIL.len()]);
-        text.is_some_and(|text| text.starts_with(b"\":\"h1") && hex_digits(&text[5..]))
+        text.is_some_and(|text| text.starts_with(b"\":\"h1") && is_hex(&text[5..]))
     });
     if damaged { Err(Error::corrupt("the name of the line's mark is damaged")) } else { Ok(Line::Foreign) }
 }
@@ -329,14 +347,28 @@ fn number(text: &[u8]) -> Option<(EventId, usize)> {
     (digits > 0).then_some((EventId::new(number), digits))
 }
 
-pub(crate) fn push_hex<const WIDTH: usize>(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; WIDTH];
-    for digit in digits.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[(number & 0xF) as usize];
-        number >>= 4;
+/// A number in lower-case hexadecimal; it fits its width.
+#[inline]
+pub(crate) fn hex_digits<const WIDTH: usize>(number: u64) -> [u8; WIDTH] {
+    debug_assert!(WIDTH >= 16 || number >> (4 * WIDTH) == 0, "the number fits its field");
+    let mut all = [0; 16];
+    if WIDTH > 8 {
+        all[..8].copy_from_slice(&eight_digits(number >> 32));
     }
-    debug_assert_eq!(number, 0, "the number fits its field");
-    out.extend_from_slice(&digits);
+    all[8..].copy_from_slice(&eight_digits(number & 0xFFFF_FFFF));
+    let mut digits = [0; WIDTH];
+    digits.copy_from_slice(&all[16 - WIDTH..]);
+    digits
+}
+
+/// The digits of 32 bits, all at once: each half byte is moved into a byte of its own, the highest first.
+#[inline]
+fn eight_digits(number: u64) -> [u8; 8] {
+    let number = (number >> 16) | (number & 0xFFFF) << 32;
+    let number = (number & 0x0000_FF00_0000_FF00) >> 8 | (number & 0x0000_00FF_0000_00FF) << 16;
+    let number = (number & 0x00F0_00F0_00F0_00F0) >> 4 | (number & 0x000F_000F_000F_000F) << 8;
+    let letters = ((number + 0x0606_0606_0606_0606) >> 4) & 0x0101_0101_0101_0101;
+    (number + 0x3030_3030_3030_3030 + letters * u64::from(b'a' - b'9' - 1)).to_le_bytes()
 }
 
 /// The values of the lower-case hexadecimal digits; all others are `0xFF`.
@@ -362,7 +394,7 @@ pub(crate) fn hex(digits: &[u8]) -> Option<u64> {
     (wrong == 0).then_some(number)
 }
 
-fn hex_digits(text: &[u8]) -> bool {
+fn is_hex(text: &[u8]) -> bool {
     text.iter().all(|&digit| DIGITS[usize::from(digit)] != 0xFF)
 }
 
@@ -424,6 +456,15 @@ mod tests {
                 assert_eq!((ours.marks, ours.opens), (place.marks, place.opens));
                 assert!(ours.flags.has(place.flags));
             }
+        }
+    }
+
+    #[test]
+    fn numbers_are_written_as_rust_writes_them() {
+        for number in (0..64).map(|bit| u64::MAX >> bit).chain([0, 0x0123_4567_89AB_CDEF, 0x9A]) {
+            assert_eq!(hex_digits::<16>(number), format!("{number:016x}").as_bytes());
+            assert_eq!(hex_digits::<4>(number & 0xFFFF), format!("{:04x}", number & 0xFFFF).as_bytes());
+            assert_eq!(hex(&hex_digits::<16>(number)), Some(number));
         }
     }
 

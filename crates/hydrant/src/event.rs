@@ -187,6 +187,12 @@ impl Event {
         &self.line[..self.layout.end as usize]
     }
 
+    /// Where the parts lie in the [`open_envelope`](Event::open_envelope). For authors of stores that keep
+    /// it beside the event, to give it to [`from_layout`](Event::from_layout) when it is read back.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     /// The size of the envelope in bytes, closing brace included: what every limit in bytes counts.
     pub fn size(&self) -> usize {
         self.layout.end as usize + 1
