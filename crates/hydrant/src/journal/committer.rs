@@ -21,9 +21,8 @@ pub(super) struct Committer {
     ended: Option<Result<()>>,
 }
 
-/// What became of a batch.
-enum Outcome {
-    Durable,
+/// Why a batch is not known to be durable.
+enum Unwritten {
     /// Nothing of it was applied, so its ids are free.
     Refused(Error),
     /// Another writer, or a fate that cannot be known: the journal stops.
@@ -96,31 +95,29 @@ impl Committer {
         }
         let time = self.options.clock.text();
         while !group.is_empty() {
-            let outcome = match group::encode(&group, self.head, &time) {
-                Ok(events) => {
-                    let outcome = self.persist(&events).await;
-                    if matches!(outcome, Outcome::Durable) {
+            let unwritten = match group::encode(&group, self.head, &time) {
+                Ok(events) => match self.persist(&events).await {
+                    Ok(()) => {
                         self.acknowledge(group, &events);
                         return Ok(());
                     }
-                    outcome
-                }
-                Err(error) => Outcome::Refused(error),
+                    Err(unwritten) => unwritten,
+                },
+                Err(error) => Unwritten::Refused(error),
             };
-            match outcome {
-                Outcome::Durable => {}
-                Outcome::Refused(error) if error.kind() == ErrorKind::Invalid => {
+            match unwritten {
+                Unwritten::Refused(error) if error.kind() == ErrorKind::Invalid => {
                     let Some((request, error)) = group::remove_named(&mut group, self.head, &error) else {
                         self.refuse(group, &error);
                         return Ok(());
                     };
                     self.refuse(vec![request], &error);
                 }
-                Outcome::Refused(error) => {
+                Unwritten::Refused(error) => {
                     self.refuse(group, &error);
                     return Ok(());
                 }
-                Outcome::Stop(error) => {
+                Unwritten::Stop(error) => {
                     self.refuse(group, &error);
                     return Err(error);
                 }
@@ -160,24 +157,21 @@ impl Committer {
     }
 
     /// Writes a batch, and does not come back before its fate is known, or known to be unknown.
-    async fn persist(&mut self, events: &[Event]) -> Outcome {
-        let batch = match Batch::new(self.head, events) {
-            Ok(batch) => batch,
-            Err(error) => return Outcome::Refused(error),
-        };
-        let Err(error) = self.attempt(batch).await else { return Outcome::Durable };
+    async fn persist(&mut self, events: &[Event]) -> Result<(), Unwritten> {
+        let batch = Batch::new(self.head, events).map_err(Unwritten::Refused)?;
+        let Err(error) = self.attempt(batch).await else { return Ok(()) };
         match (error.kind(), error.retry()) {
-            (ErrorKind::Fenced, _) => Outcome::Stop(error),
-            (_, Retry::Safe) => Outcome::Refused(error),
+            (ErrorKind::Fenced, _) => Err(Unwritten::Stop(error)),
+            (_, Retry::Safe) => Err(Unwritten::Refused(error)),
             // The ids are free only if nothing of the batch is held.
-            (ErrorKind::Invalid, _) if self.holds_nothing_new().await => Outcome::Refused(error),
+            (ErrorKind::Invalid, _) if self.holds_nothing_new().await => Err(Unwritten::Refused(error)),
             _ => self.resolve(batch, error).await,
         }
     }
 
     /// Sends the same bytes under the same ids until their fate is known. Only Ok says that: what a later
     /// attempt met says nothing about the first.
-    async fn resolve(&mut self, batch: Batch<'_>, mut error: Error) -> Outcome {
+    async fn resolve(&mut self, batch: Batch<'_>, mut error: Error) -> Result<(), Unwritten> {
         let deadline = Instant::now() + self.options.resolve_timeout;
         let (min, max) = (self.options.backoff_min, self.options.backoff_max);
         for attempt in 0.. {
@@ -188,11 +182,11 @@ impl Committer {
             tracing::warn!(%error, ?pause, "a write of unknown outcome is sent again");
             tokio::time::sleep_until(deadline.min(Instant::now() + pause)).await;
             match self.attempt(batch).await {
-                Ok(()) => return Outcome::Durable,
+                Ok(()) => return Ok(()),
                 Err(met) => error = met,
             }
         }
-        Outcome::Stop(unknown(batch, &error))
+        Err(Unwritten::Stop(unknown(batch, &error)))
     }
 
     async fn holds_nothing_new(&self) -> bool {
