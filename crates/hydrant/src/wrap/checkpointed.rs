@@ -22,6 +22,29 @@ use crate::{Batch, Checkpoint, CheckpointStore, Entry, Error, ErrorKind, EventSi
 /// The entry moves by compare-and-swap only: if somebody else moved it, two runners share one name, and the
 /// append is `Fenced`. Names must be unique in their store; the roster of a fan-out keeps entries of its
 /// own, so take another store than [`Primary::roster`](crate::Primary::roster), or another name.
+///
+/// It stands outermost; below it, in any order, the other three:
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> hydrant::Result<()> {
+/// use std::sync::Arc;
+/// use hydrant::{Batch, Checkpointed, DeadLetter, Event, EventId, EventSink, EventSourceExt};
+/// use hydrant::{Filtered, MemoryCheckpoints, MemoryStore, ReadFrom};
+///
+/// let (archive, dead_letters) = (MemoryStore::default(), MemoryStore::default());
+/// let deposits = Filtered::new(archive.clone(), |event| event.payload().starts_with(b"\"deposit"));
+/// let sink = DeadLetter::new(deposits, dead_letters);
+/// let checkpoints = Arc::new(MemoryCheckpoints::default());
+/// let sink = Checkpointed::open(sink, checkpoints, "deposits", "memory").await?;
+///
+/// let log = ["deposit 1", "withdrawal", "deposit 2", "withdrawal"];
+/// let log: Vec<Event> = (0..).zip(log).map(|(id, text)| Event::new(EventId::new(id), text)).collect::<Result<_, _>>()?;
+/// sink.append(Batch::new(None, &log)?).await?;
+///
+/// assert_eq!(archive.collect(ReadFrom::Origin).await?, [log[0].clone(), log[2].clone()]);
+/// assert_eq!(sink.checkpoint().await?.id(), Some(EventId::new(3))); // all four are disposed of
+/// # Ok(()) }
+/// ```
 pub struct Checkpointed<S> {
     sink: S,
     store: Arc<dyn CheckpointStore>,
