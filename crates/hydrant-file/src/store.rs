@@ -234,7 +234,7 @@ impl FileStore {
 
     fn stopped(&self) -> Error {
         let stopped = self.shared.published.borrow().stopped.clone();
-        stopped.unwrap_or_else(|| Error::closed("the log was closed"))
+        stopped.unwrap_or_else(|| Error::closed("the log was closed; open it again"))
     }
 
     /// Nothing that a reader would refuse is accepted.

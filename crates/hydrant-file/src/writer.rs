@@ -176,8 +176,11 @@ impl Writer {
             cursor = Cursor::new(self.dir.clone(), ReadFrom::from(before));
             first = cursor.next(&view);
         }
-        let differs =
-            |event: &Event| Error::fenced("another event is held where this one should be").at(event.id());
+        let differs = |event: &Event| {
+            let message = "another event is held where this one should be: end the other writer, or give this log \
+                               a directory of its own";
+            Error::fenced(message).at(event.id())
+        };
         let mut held = held.iter();
         while let Some(chunk) = first? {
             for item in chunk.items {

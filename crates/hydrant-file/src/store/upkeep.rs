@@ -60,7 +60,7 @@ impl Upkeep {
             let gate = self.gate.clone().lock_owned().await;
             self.yields.store(false, Ordering::SeqCst);
             let held = self.lock.upgrade().filter(|_| !self.is_closing.load(Ordering::SeqCst));
-            let held = held.ok_or_else(|| Error::closed("the log was closed"))?;
+            let held = held.ok_or_else(|| Error::closed("the log was closed; open it again"))?;
             let sealed = self.published.borrow().view.sealed.clone();
             let (dir, yields) = (self.dir.clone(), self.yields.clone());
             let is_done = blocking(move || {

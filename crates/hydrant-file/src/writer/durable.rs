@@ -107,7 +107,8 @@ impl Writer {
     /// Leaves everything durable, and says that nothing can be torn.
     pub(super) fn close(&mut self) -> Result<()> {
         let closed = self.sync().and_then(|()| self.leave());
-        let why = Error::closed("the log was closed").in_log(self.dir.path.display().to_string());
+        let why =
+            Error::closed("the log was closed; open it again").in_log(self.dir.path.display().to_string());
         // Dropped before it is told, so that whoever is told can open the log again.
         self.lock = None;
         let stopped = self.stopped.get_or_insert(why).clone();
