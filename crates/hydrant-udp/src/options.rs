@@ -287,11 +287,20 @@ impl fmt::Debug for UdpListenerOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UdpListenerOptions")
             .field("refill", &self.refill.as_ref().map(|_| "a source"))
+            .field("refill_interval", &self.refill_interval)
+            .field("refill_timeout", &self.refill_timeout)
             .field("held_events_max", &self.held_events_max)
             .field("held_bytes_max", &self.held_bytes_max)
             .field("reorder_max", &self.reorder_max)
+            .field("reorder_events_max", &self.reorder_events_max)
             .field("unnamed", &self.unnamed)
+            .field("event_bytes_max", &self.event_bytes_max)
+            .field("partial_events_max", &self.partial_events_max)
+            .field("partial_bytes_max", &self.partial_bytes_max)
+            .field("chunk_timeout", &self.chunk_timeout)
             .field("senders", &self.senders)
-            .finish_non_exhaustive()
+            .field("receive_buffer_bytes", &self.receive_buffer_bytes)
+            .field("multicast_interface", &self.multicast_interface)
+            .finish()
     }
 }
