@@ -64,7 +64,7 @@ impl Pump {
             }
             if failed.retry() == Retry::Never {
                 tracing::error!(secondary = self.secondary.name, error = %failed, "parked");
-                self.tell(|secondary| secondary.parked(Some(failed)));
+                // First parked, then told: who resumes it as soon as it shows must come behind.
                 self.secondary.wanted.send_if_modified(|wanted| {
                     let parks = *wanted == Wanted::Run;
                     if parks {
@@ -72,6 +72,7 @@ impl Pump {
                     }
                     parks
                 });
+                self.tell(|secondary| secondary.parked(Some(failed)));
             } else {
                 self.retry_later(failed, &mut wanted).await;
             }

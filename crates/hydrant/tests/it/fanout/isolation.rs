@@ -117,3 +117,21 @@ async fn attach_and_detach_leave_nothing_behind() {
         tokio::task::yield_now().await;
     }
 }
+
+/// Who resumes a secondary as soon as it shows that it is parked is not passed over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_is_resumed_as_it_parks_goes_on() {
+    let log = FanOut::open(MemoryStore::default(), FanOutOptions::default()).await.unwrap();
+    let sink = Faulty::new(Mode::Fine);
+    log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
+    for at in 0..1_000 {
+        sink.set(Mode::Before(Error::invalid("no")));
+        log.append(batch(&events(at..at + 1))).await.unwrap();
+        while status(&log, "sink").state != State::Parked {
+            std::hint::spin_loop();
+        }
+        sink.set(Mode::Fine);
+        log.resume("sink").unwrap();
+        log.delivered(id(at), SOON).await.unwrap();
+    }
+}
