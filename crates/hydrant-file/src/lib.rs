@@ -17,7 +17,6 @@
 mod checkpoints;
 mod commit;
 mod compress;
-mod cursor;
 mod directory;
 mod disk;
 mod error;
@@ -38,6 +37,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod walk;
 mod wire;
 mod writer;
 mod zst;

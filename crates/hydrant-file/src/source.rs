@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use hydrant::{Checkpoint, Error, ErrorKind, EventSource, EventStream, ReadFrom, Result, Retry};
 
-use crate::cursor::{self, Current, View};
 use crate::directory::Directory;
 use crate::disk::{Disk, DiskFile, Identity, RealDisk};
 use crate::examine::examine;
 use crate::lock::{Phase, Record};
 use crate::options::FileSourceOptions;
 use crate::stream::{self, Signal, Views};
+use crate::walk::{self, Current, View};
 
 /// A log in a directory, only read: while this or another process writes it, or nobody does.
 ///
@@ -82,7 +82,7 @@ impl FileSource {
         for _ in 0..500 {
             let mut views = self.views();
             let found = blocking(move || match views.view()? {
-                Some(view) => Ok(Some(cursor::last_event(&views.dir, &view)?)),
+                Some(view) => Ok(Some(walk::last_event(&views.dir, &view)?)),
                 None => Ok(None),
             })
             .await?;

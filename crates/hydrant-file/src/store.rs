@@ -18,7 +18,6 @@ use tokio::time::Instant;
 
 use self::upkeep::Upkeep;
 use crate::FileCheckpoints;
-use crate::cursor::View;
 use crate::directory::Directory;
 use crate::disk::RealDisk;
 use crate::error::io_error;
@@ -27,6 +26,7 @@ use crate::options::{FileStoreOptions, Fsync};
 use crate::recovery::{self, Known, Recovered};
 use crate::source::blocking;
 use crate::stream::{self, Signal, Views};
+use crate::walk::View;
 use crate::writer::{Append, Command, Counters, LOOK_FOR_MAX, LOOKS_MAX, Published, Writer};
 
 /// A log in a directory: plain JSON lines, durable, rotated. One writer, any number of readers.

@@ -10,8 +10,8 @@ use futures_core::Stream;
 use hydrant::{Error, ErrorKind, Event, EventStream, ReadFrom, Result, Retry};
 use tokio::task::JoinHandle;
 
-use crate::cursor::{Chunk, Cursor, Item, View};
 use crate::directory::Directory;
+use crate::walk::{Chunk, Item, View, Walk};
 
 /// Something that happened, at last.
 pub(crate) type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -38,7 +38,7 @@ pub(crate) fn events(
     views: Box<dyn Views>,
     follows: bool,
 ) -> EventStream {
-    let reader = Reader { cursor: Cursor::new(dir, from), views, follows, view: None, looks: 0 };
+    let reader = Reader { walk: Walk::new(dir, from), views, follows, view: None, looks: 0 };
     Box::pin(Events {
         state: State::Idle(Box::new(reader)),
         chunk: Vec::new().into_iter(),
@@ -56,7 +56,7 @@ enum Step {
 }
 
 struct Reader {
-    cursor: Cursor,
+    walk: Walk,
     views: Box<dyn Views>,
     follows: bool,
     view: Option<View>,
@@ -66,7 +66,7 @@ struct Reader {
 impl Reader {
     fn step(&mut self) -> Result<Step> {
         if let Some(view) = &self.view {
-            if let Some(chunk) = self.cursor.next(view)? {
+            if let Some(chunk) = self.walk.next(view)? {
                 return Ok(Step::Chunk(chunk));
             }
             if !self.follows {
@@ -88,7 +88,7 @@ impl Reader {
             }
         };
         // What is new is seen by looking, not by comparing views.
-        let chunk = self.cursor.next(&fresh)?;
+        let chunk = self.walk.next(&fresh)?;
         self.view = Some(fresh);
         Ok(match chunk {
             Some(chunk) => Step::Chunk(chunk),
@@ -115,7 +115,7 @@ struct Events {
 impl Events {
     fn read_ahead(&mut self, mut reader: Box<Reader>, spent: Bytes) {
         self.state = State::Busy(tokio::task::spawn_blocking(move || {
-            reader.cursor.recycle(spent);
+            reader.walk.recycle(spent);
             let step = reader.step();
             (reader, step)
         }));

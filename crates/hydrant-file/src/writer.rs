@@ -10,7 +10,6 @@ use std::sync::Arc;
 use hydrant::{Batch, Checkpoint, Error, ErrorKind, Event, EventId, ReadFrom, Result, Retry};
 use tokio::sync::watch;
 
-use crate::cursor::{Cursor, Item, View};
 use crate::directory::{Directory, Sealed};
 use crate::disk::{DiskFile, Identity};
 use crate::error::io_error;
@@ -18,6 +17,7 @@ use crate::lock::{self, Lock, Phase, Record};
 use crate::options::{FileStoreOptions, Fsync};
 use crate::recovery::Ready;
 use crate::rotation;
+use crate::walk::{Item, View, Walk};
 use crate::wire::{self, Flags, Marks, Opens, Place};
 
 pub(crate) use serve::{Append, Command, Counters, Gate, LOOK_FOR_MAX, LOOKS_MAX};
@@ -165,16 +165,16 @@ impl Writer {
     /// Compares what is said to be held with what is.
     fn check_held(&self, after: Option<EventId>, held: &[Event]) -> Result<()> {
         let view = self.view(self.end);
-        let mut cursor = Cursor::new(self.dir.clone(), ReadFrom::from(after));
-        let mut first = cursor.next(&view);
+        let mut walk = Walk::new(self.dir.clone(), ReadFrom::from(after));
+        let mut first = walk.next(&view);
         if let (Err(error), Some(event)) = (&first, held.first())
             && let ErrorKind::Compacted { oldest } = error.kind()
             && event.id() >= oldest
         {
             // What lies below the floor is not compared: nothing of it was sent.
             let before = oldest.get().checked_sub(1).map(EventId::new);
-            cursor = Cursor::new(self.dir.clone(), ReadFrom::from(before));
-            first = cursor.next(&view);
+            walk = Walk::new(self.dir.clone(), ReadFrom::from(before));
+            first = walk.next(&view);
         }
         let differs = |event: &Event| {
             let message = "another event is held where this one should be: end the other writer, or give this log \
@@ -198,7 +198,7 @@ impl Writer {
             if let Some(error) = chunk.error {
                 return Err(error);
             }
-            first = cursor.next(&view);
+            first = walk.next(&view);
         }
         held.next().map_or(Ok(()), |event| Err(differs(event)))
     }

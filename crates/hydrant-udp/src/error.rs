@@ -24,7 +24,11 @@ pub(crate) fn sending(
             retry,
             "the system does not let this process send there; look at the firewall",
         ),
-        _ => Error::new(ErrorKind::Unavailable, retry, "the datagram could not be handed to the kernel"),
+        _ => Error::new(
+            ErrorKind::Unavailable,
+            retry,
+            "the datagram could not be handed to the kernel; look at the network",
+        ),
     };
     error.at(event).in_log(target).because(cause)
 }
@@ -58,8 +62,16 @@ pub(crate) fn opening(cause: io::Error, address: &str) -> Error {
             Retry::Never,
             "the system does not let this process use the address; ports below 1024 need a privilege",
         ),
-        Io::InvalidInput => (ErrorKind::Invalid, Retry::Never, "the system refuses an option of this socket"),
-        _ => (ErrorKind::Unavailable, Retry::Safe, "the socket cannot be opened"),
+        Io::InvalidInput => (
+            ErrorKind::Invalid,
+            Retry::Never,
+            "the system refuses an option of this socket; look at interface and buffer sizes",
+        ),
+        _ => (
+            ErrorKind::Unavailable,
+            Retry::Safe,
+            "the socket cannot be opened; look at the network, and at the limit of open files",
+        ),
     };
     Error::new(kind, retry, message).in_log(address).because(cause)
 }

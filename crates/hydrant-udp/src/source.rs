@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use crate::options::UdpListenerOptions;
 use crate::receiver::Receiver;
 use crate::socket;
-use crate::view::{Cursor, Shared, Step, View, closed};
+use crate::view::{Reader, Shared, Step, View, closed};
 
 /// Receives events, puts chunks together, drops duplicates, restores the order within a small window, and
 /// names every gap.
@@ -126,15 +126,15 @@ impl UdpListener {
     ///
     /// What is missing before the first event held is a gap, too.
     pub fn received(&self, from: ReadFrom) -> ReceivedStream {
-        let state = Some((Cursor::following(self.shared.clone(), from), self.shared.address.clone()));
+        let state = Some((Reader::following(self.shared.clone(), from), self.shared.address.clone()));
         Box::pin(stream::unfold(state, |state| async move {
-            let (mut cursor, address) = state?;
-            match cursor.step().await {
-                Step::Event(event) => Some((Ok(Received::Event(event)), Some((cursor, address)))),
+            let (mut reader, address) = state?;
+            match reader.step().await {
+                Step::Event(event) => Some((Ok(Received::Event(event)), Some((reader, address)))),
                 Step::Hole(hole) => {
                     let gap = Received::Gap { after: hole.after, before: hole.next.event.id() };
-                    cursor.position = hole.next.after;
-                    Some((Ok(gap), Some((cursor, address))))
+                    reader.position = hole.next.after;
+                    Some((Ok(gap), Some((reader, address))))
                 }
                 Step::End => None,
                 Step::Closed => Some((Err(closed(&address)), None)),
@@ -167,10 +167,10 @@ impl Drop for UdpListener {
 
 impl EventSource for UdpListener {
     fn read(&self, from: ReadFrom) -> EventStream {
-        View::new(Cursor::reading(self.shared.clone(), from), from).into_stream()
+        View::new(Reader::reading(self.shared.clone(), from), from).into_stream()
     }
 
     fn follow(&self, from: ReadFrom) -> EventStream {
-        View::new(Cursor::following(self.shared.clone(), from), from).into_stream()
+        View::new(Reader::following(self.shared.clone(), from), from).into_stream()
     }
 }

@@ -76,7 +76,7 @@ pub(crate) enum Step {
 
 /// A reader is only a position.
 #[derive(Debug)]
-pub(crate) struct Cursor {
+pub(crate) struct Reader {
     shared: Arc<Shared>,
     changed: watch::Receiver<()>,
     pub(crate) position: Option<EventId>,
@@ -91,7 +91,7 @@ enum Until {
     Forever,
 }
 
-impl Cursor {
+impl Reader {
     pub(crate) fn reading(shared: Arc<Shared>, from: ReadFrom) -> Self {
         let until = Until::Head(shared.lock().held.last_id());
         Self { until, ..Self::following(shared, from) }
@@ -162,7 +162,7 @@ impl Cursor {
 
 /// The complete view of a listener: what is held, and the refill for what is missing.
 pub(crate) struct View {
-    cursor: Cursor,
+    reader: Reader,
     refill: Option<Arc<dyn EventSource>>,
     filling: Option<Filling>,
     started: bool,
@@ -179,13 +179,13 @@ struct Filling {
 }
 
 impl View {
-    pub(crate) fn new(cursor: Cursor, from: ReadFrom) -> Self {
+    pub(crate) fn new(reader: Reader, from: ReadFrom) -> Self {
         // Read first and to its end, which is where the log ended now: the newest datagrams may be lost. What
         // it does not have yet is taken from what is held.
-        let refill = cursor.shared.options.refill.clone();
+        let refill = reader.shared.options.refill.clone();
         let jumps = from == ReadFrom::Snapshot;
         let filling = refill.as_ref().map(|refill| Filling { stream: refill.read(from), hole: None, jumps });
-        Self { cursor, refill, filling, started: false, ended: false }
+        Self { reader, refill, filling, started: false, ended: false }
     }
 
     pub(crate) fn into_stream(self) -> EventStream {
@@ -207,27 +207,27 @@ impl View {
             {
                 return Ok(Some(event));
             }
-            let step = match (&self.refill, self.cursor.until) {
+            let step = match (&self.refill, self.reader.until) {
                 // Nothing came for a while: perhaps the newest datagrams were lost.
                 (Some(refill), Until::Forever) => {
-                    let interval = self.cursor.shared.options.refill_interval;
-                    let Ok(step) = timeout(interval, self.cursor.step()).await else {
-                        let stream = refill.read(self.cursor.position.into());
+                    let interval = self.reader.shared.options.refill_interval;
+                    let Ok(step) = timeout(interval, self.reader.step()).await else {
+                        let stream = refill.read(self.reader.position.into());
                         self.filling = Some(Filling { stream, hole: None, jumps: false });
                         continue;
                     };
                     step
                 }
-                _ => self.cursor.step().await,
+                _ => self.reader.step().await,
             };
             match step {
                 Step::Event(event) => return Ok(Some(event)),
                 Step::End => return Ok(None),
-                Step::Closed => return Err(closed(&self.cursor.shared.address)),
+                Step::Closed => return Err(closed(&self.reader.shared.address)),
                 Step::Hole(hole) => {
                     let Some(refill) = &self.refill else { return Err(self.missing(&hole)) };
                     let from = hole.after.into();
-                    let stream = match self.cursor.until {
+                    let stream = match self.reader.until {
                         Until::Head(_) => refill.read(from),
                         Until::Forever => refill.follow(from),
                     };
@@ -239,7 +239,7 @@ impl View {
 
     /// The next event of the refill; `None` when it has nothing more that is wanted.
     async fn fill(&mut self, mut filling: Filling) -> Result<Option<Event>> {
-        let limit = self.cursor.shared.options.refill_timeout;
+        let limit = self.reader.shared.options.refill_timeout;
         let (event, id) = loop {
             let next = match &filling.hole {
                 Some(hole) => {
@@ -251,7 +251,7 @@ impl View {
                 return filling.hole.map_or(Ok(None), |hole| Err(self.refill_lacks(&hole)));
             };
             let id = event.id();
-            if Some(id) > self.cursor.position {
+            if Some(id) > self.reader.position {
                 break (event, id);
             }
             // A refill that lags may have an older snapshot as its newest than the one that is held.
@@ -260,9 +260,9 @@ impl View {
                 return Err(Error::new(ErrorKind::Bug, Retry::Never, message).at(id));
             }
         };
-        let position = self.cursor.position;
+        let position = self.reader.position;
         let jumps = std::mem::replace(&mut filling.jumps, false);
-        if !jumps && self.cursor.shared.lock().held.contradicts(position, &event) {
+        if !jumps && self.reader.shared.lock().held.contradicts(position, &event) {
             return Err(self.diverged(id));
         }
         if let Some(hole) = &filling.hole {
@@ -272,18 +272,18 @@ impl View {
             }
             // Where no predecessor was named, only this tells that nothing is missing before it.
             if id == next.event.id() || next.named && Some(id) == next.after {
-                self.cursor.position = Some(id);
+                self.reader.position = Some(id);
                 return Ok(Some(event));
             }
         }
-        self.cursor.position = Some(id);
+        self.reader.position = Some(id);
         self.filling = Some(filling);
         Ok(Some(event))
     }
 
     fn missing(&self, hole: &Hole) -> Error {
         let (place, next) = (place(hole), hole.next.event.id());
-        let address = &self.cursor.shared.address;
+        let address = &self.reader.shared.address;
         if hole.evicted || !self.started {
             let why = if hole.evicted {
                 "dropped to make room"
@@ -306,12 +306,12 @@ impl View {
         );
         Error::new(ErrorKind::Unavailable, Retry::Safe, message)
             .at(hole.next.event.id())
-            .in_log(&self.cursor.shared.address)
+            .in_log(&self.reader.shared.address)
     }
 
     fn diverged(&self, id: EventId) -> Error {
         let message = "the refill source has another history than what is sent; refill from the same log";
-        Error::new(ErrorKind::Diverged, Retry::Never, message).at(id).in_log(&self.cursor.shared.address)
+        Error::new(ErrorKind::Diverged, Retry::Never, message).at(id).in_log(&self.reader.shared.address)
     }
 }
 

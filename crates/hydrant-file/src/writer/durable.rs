@@ -3,9 +3,9 @@
 use hydrant::{Error, ErrorKind, Result, Retry};
 
 use super::{Published, Writer};
-use crate::cursor::{Current, View};
 use crate::error::io_error;
 use crate::lock::{self, Phase};
+use crate::walk::{Current, View};
 
 impl Writer {
     /// Makes everything written durable, and shows it.

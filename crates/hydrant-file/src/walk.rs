@@ -45,8 +45,8 @@ pub(crate) enum Item {
     Event(Event),
 }
 
-/// A position in a log.
-pub(crate) struct Cursor {
+/// A position in a log, on its way through the files.
+pub(crate) struct Walk {
     dir: Arc<Directory>,
     /// Where to begin, until it has.
     from: Option<ReadFrom>,
@@ -73,7 +73,7 @@ struct Segment {
     at_start: bool,
 }
 
-impl Cursor {
+impl Walk {
     pub(crate) fn new(dir: Arc<Directory>, from: ReadFrom) -> Self {
         Self { dir, from: Some(from), position: None, last: None, segment: None }
     }
