@@ -100,13 +100,13 @@ fn percent_decode(text: &str) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|_| format!("`{text}` is not UTF-8"))
 }
 
-/// `; did you mean ...?` for the nearest name, or a full stop.
+/// `; did you mean ...?` for the nearest name, or nothing.
 pub(crate) fn did_you_mean<'a>(given: &str, names: impl IntoIterator<Item = &'a str>) -> String {
     let near = |name: &&str| {
-        strsim::damerau_levenshtein(given, name) <= (name.len().max(3) / 3).max(1) || name.starts_with(given)
+        strsim::damerau_levenshtein(given, name) <= name.len().div_ceil(3) || name.starts_with(given)
     };
     let best = names.into_iter().filter(near).min_by_key(|name| strsim::damerau_levenshtein(given, name));
-    best.map_or_else(|| ".".to_owned(), |name| format!("; did you mean `{name}`?"))
+    best.map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
 }
 
 /// One option of a scheme: a row from which parsing, help and `hydrant stores` are all made.
