@@ -20,7 +20,7 @@ pub(crate) enum Command {
     Barrier(oneshot::Sender<Result<()>>),
     /// Makes everything accepted durable.
     Sync(oneshot::Sender<Result<()>>),
-    /// The timer of [`Fsync::Interval`].
+    /// The timer of [`Fsync::Interval`](crate::Fsync::Interval).
     Due,
     /// Drops the sealed segments that end before an event.
     Prune(EventId, Gate, oneshot::Sender<Result<()>>),
@@ -81,8 +81,10 @@ impl Writer {
         let mut ahead = None;
         loop {
             let Some(command) = ahead.take().or_else(|| next(&mut queue)) else {
-                // Nobody is left to hear it; `close` has logged what went wrong.
-                drop(self.close());
+                // No caller is left to be told.
+                if let Err(error) = self.close() {
+                    tracing::warn!(%error, "the log was not closed in order: the next open recovers it");
+                }
                 return;
             };
             match command {
