@@ -62,6 +62,9 @@ pub struct RepairReport {
 ///
 /// # Errors
 /// `Fenced` when somebody has the log open for writing, and what the disk answers.
+///
+/// # Cancel safety
+/// Once begun it goes on without its caller.
 pub async fn repair(dir: impl Into<PathBuf>, options: FileStoreOptions) -> Result<RepairReport> {
     let dir = dir.into();
     let repair = move || repair_on(Arc::new(RealDisk), &dir, options.event_bytes_max);

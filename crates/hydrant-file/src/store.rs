@@ -179,6 +179,9 @@ impl FileStore {
     ///
     /// # Errors
     /// As [`append`](EventSink::append).
+    ///
+    /// # Cancel safety
+    /// Once the writer has taken it on, it goes on without its caller.
     pub async fn sync(&self) -> Result<()> {
         self.ask(Command::Sync).await
     }

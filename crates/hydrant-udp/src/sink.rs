@@ -85,6 +85,9 @@ impl UdpSink {
     /// # Errors
     /// `Invalid` for what is no address and for options that do not fit it, `Unavailable` for a name that
     /// cannot be resolved and a socket that cannot be opened.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves no socket.
     pub async fn open(target: &str, options: UdpSinkOptions) -> Result<Self> {
         if !(128..=65_507).contains(&options.datagram_bytes_max) {
             let max = options.datagram_bytes_max;
@@ -113,6 +116,9 @@ impl UdpSink {
     }
 
     /// Closes the socket, behind the append in flight. What comes later is answered `Closed`.
+    ///
+    /// # Cancel safety
+    /// Dropped, it may have closed nothing; call it again.
     pub async fn close(&self) {
         drop(self.socket.lock().await.take());
     }

@@ -89,6 +89,9 @@ impl UdpListener {
     /// # Errors
     /// `Unavailable` when the port is in use, `Invalid` for an address that is none or not of this machine,
     /// `Denied` for a port that needs a privilege.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves no socket.
     pub async fn open(bind: &str, options: UdpListenerOptions) -> Result<Self> {
         let bind = socket::resolve(bind).await?;
         let (socket, receive_buffer_bytes) = socket::listening(bind, &options)?;

@@ -42,6 +42,9 @@ pub trait CheckpointStore: Send + Sync {
     ///
     /// # Errors
     /// `Fenced` when it is not: another runner moved it.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves the old entry or the new one, whole; [`load`](CheckpointStore::load) tells which.
     async fn swap(&self, name: &str, expected: Option<&Entry>, new: Option<&Entry>) -> Result<()>;
 }
 

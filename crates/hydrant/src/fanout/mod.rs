@@ -98,6 +98,9 @@ impl<P: Primary + 'static> FanOut<P> {
     ///
     /// # Errors
     /// What the primary's checkpoint and roster meet; `Unsupported` for a primary without memory.
+    ///
+    /// # Cancel safety
+    /// A dropped future has started nothing.
     pub async fn open(primary: P, options: FanOutOptions) -> Result<Self> {
         let primary = Arc::new(primary);
         let timeout = options.call_timeout;

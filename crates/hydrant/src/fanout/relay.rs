@@ -56,6 +56,9 @@ impl Relay {
     ///
     /// # Errors
     /// What the roster meets. The source is read once a secondary is attached.
+    ///
+    /// # Cancel safety
+    /// A dropped future has started nothing.
     pub async fn open(
         source: impl EventSource + 'static,
         roster: Arc<dyn CheckpointStore>,

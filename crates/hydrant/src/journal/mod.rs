@@ -116,6 +116,9 @@ impl<T> Journal<T> {
     /// # Errors
     /// `Unsupported` for a store that does not know its checkpoint, and whatever the store meets.
     ///
+    /// # Cancel safety
+    /// A dropped future has started nothing.
+    ///
     /// # Panics
     /// Outside of a tokio runtime with time enabled.
     pub async fn open(store: impl Store + 'static, options: JournalOptions) -> Result<Self> {

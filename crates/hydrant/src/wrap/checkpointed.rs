@@ -66,6 +66,9 @@ impl<S: EventSink> Checkpointed<S> {
     ///
     /// # Errors
     /// `Invalid` when the checkpoint belongs to another target, and whatever the store meets.
+    ///
+    /// # Cancel safety
+    /// It only reads.
     pub async fn open(
         sink: S,
         store: Arc<dyn CheckpointStore>,
