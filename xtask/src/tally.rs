@@ -11,6 +11,8 @@ pub(crate) struct Tally {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
     pub(crate) skipped: u64,
+    /// The names of those that failed, as far as their program could say.
+    pub(crate) names: Vec<String>,
     /// A program has said how many tests it runs, and not yet how they went.
     running: bool,
     /// Where in the output of the tests that passed we are.
@@ -48,6 +50,8 @@ impl Tally {
             self.running = true;
         } else if line == "failures:" {
             self.shown = Shown::Nothing;
+        } else if let Some(name) = failed(line) {
+            self.names.push(name.to_owned());
         } else if line == "successes:" {
             self.shown = if self.shown == Shown::Nothing { Shown::Test } else { Shown::Names };
             return false;
@@ -101,9 +105,28 @@ fn result(line: &str) -> Option<(u64, u64, u64)> {
     Some((count(" passed")?, count(" failed")?, count(" ignored")?))
 }
 
+/// `test module::name ... FAILED`
+fn failed(line: &str) -> Option<&str> {
+    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_failed_is_named() {
+        let mut tally = Tally::default();
+        for line in [
+            "running 2 tests",
+            "test a::b ... FAILED",
+            "test c ... ok",
+            "test result: FAILED. 1 passed; 1 failed; 0 ignored",
+        ] {
+            tally.line(line);
+        }
+        assert_eq!(tally.finish(false).names, ["a::b"]);
+    }
 
     fn tally(output: &str, success: bool) -> String {
         let mut tally = Tally::default();
