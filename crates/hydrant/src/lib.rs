@@ -15,7 +15,7 @@
 //! | write a sink or a store of your own | two methods each, and `hydrant-conformance` to prove it |
 //!
 //! ```
-//! # #[tokio::main(flavor = "current_thread")] async fn main() -> hydrant::Result<()> {
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use std::time::Duration;
 //! use hydrant::{FanOut, FanOutOptions, Journal, JournalOptions, MemoryStore, SecondaryOptions};
 //!
@@ -24,7 +24,7 @@
 //!
 //! let journal = Journal::open(log.clone(), JournalOptions::default()).await?;
 //! let id = journal.append(&"it happened".to_owned()).await?; // Ok: durable in the primary
-//! log.delivered(id, Duration::from_secs(5)).await.expect("the archive has it too");
+//! log.delivered(id, Duration::from_secs(5)).await?; // the archive has it too
 //! # Ok(()) }
 //! ```
 //!
@@ -62,8 +62,8 @@ pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use event::{Event, EventBuilder, EventId, Layout};
 pub use fanout::{
-    FanOut, FanOutOptions, Laggard, Relay, RelayOptions, SecondaryOptions, SecondaryStatus, Start, State,
-    Status,
+    FanOut, FanOutOptions, Laggard, Laggards, Relay, RelayOptions, SecondaryOptions, SecondaryStatus, Start,
+    State, Status,
 };
 pub use journal::{Clock, Hydrated, Journal, JournalOptions, Metadata, Saved, SavedStream};
 pub use memory::{MemoryStore, MemoryStoreOptions};

@@ -14,7 +14,7 @@ use super::guard::rng;
 use super::options::SecondaryOptions;
 use super::pump::Pump;
 use super::secondary::{Secondary, Wanted};
-use super::status::{Laggard, SecondaryStatus, State, Status};
+use super::status::{Laggards, SecondaryStatus, State, Status};
 use crate::{Checkpoint, CheckpointStore, Entry, Error, EventId, EventSink, EventSource, Result};
 
 /// How often the gauges are set, so that a sink that hangs is seen to lag.
@@ -148,13 +148,18 @@ impl Hub {
             stop(secondary).await;
         }
         let entry = self.roster.load(name).await?;
-        lock(&self.detached).remove(name);
-        self.changed.send_replace(());
-        match (&entry, attached) {
+        let left = match (&entry, attached) {
             (Some(_), _) => self.roster.swap(name, entry.as_ref(), None).await,
             (None, Some(_)) => Ok(()),
             (None, None) => Err(Error::invalid(format!("no secondary `{name}` is in the roster"))),
+        };
+        match (&left, entry) {
+            // It still holds back `prune`, so it is still to be seen.
+            (Err(_), Some(entry)) => drop(lock(&self.detached).insert(name.to_owned(), entry)),
+            _ => drop(lock(&self.detached).remove(name)),
         }
+        self.changed.send_replace(());
+        left
     }
 
     pub(crate) fn park(&self, name: &str) -> Result<()> {
@@ -233,7 +238,7 @@ impl Hub {
     }
 
     /// Waits until all attached secondaries have disposed of `id`; else the laggards.
-    pub(crate) async fn delivered(&self, id: EventId, deadline: Duration) -> Result<(), Vec<Laggard>> {
+    pub(crate) async fn delivered(&self, id: EventId, deadline: Duration) -> Result<(), Laggards> {
         let lacking = || {
             let secondaries = self.secondaries();
             secondaries.into_iter().filter(|secondary| !secondary.has(Some(id))).collect::<Vec<_>>()
@@ -264,12 +269,12 @@ impl Hub {
     }
 
     /// What each secondary still lacks.
-    pub(crate) fn laggards(&self) -> Vec<Laggard> {
+    pub(crate) fn laggards(&self) -> Laggards {
         self.behind(true).iter().map(|secondary| secondary.laggard(&self.feed)).collect()
     }
 
     /// Lets the secondaries drain until the deadline, stops all pumps, and tells what each still lacks.
-    pub(crate) async fn close(&self, deadline: Duration) -> Vec<Laggard> {
+    pub(crate) async fn close(&self, deadline: Duration) -> Laggards {
         let drained = tokio::time::timeout(deadline, self.drained()).await;
         self.feed.close();
         let laggards = self.laggards();

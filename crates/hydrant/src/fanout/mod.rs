@@ -26,7 +26,7 @@ use self::feed::Feed;
 use self::hub::Hub;
 pub use self::options::{FanOutOptions, RelayOptions, SecondaryOptions, Start};
 pub use self::relay::Relay;
-pub use self::status::{Laggard, SecondaryStatus, State, Status};
+pub use self::status::{Laggard, Laggards, SecondaryStatus, State, Status};
 use crate::{
     Batch, Checkpoint, Error, ErrorKind, EventId, EventSink, EventSource, EventStream, Primary, Prune,
     ReadFrom, Result, Retry,
@@ -66,7 +66,7 @@ const COMMANDS_MAX: usize = 64;
 ///
 /// let event = Event::new(EventId::ZERO, "hello")?;
 /// log.append(Batch::new(None, &[event])?).await?; // durable in the primary
-/// log.delivered(EventId::ZERO, Duration::from_secs(5)).await.expect("the archive has it");
+/// log.delivered(EventId::ZERO, Duration::from_secs(5)).await?; // the archive has it
 /// assert_eq!(archive.checkpoint().await?, log.checkpoint().await?);
 ///
 /// let laggards = log.close(Duration::from_secs(5)).await;
@@ -183,7 +183,7 @@ impl<P: Primary + 'static> FanOut<P> {
     ///
     /// # Cancel safety
     /// It only waits.
-    pub async fn delivered(&self, id: EventId, deadline: Duration) -> Result<(), Vec<Laggard>> {
+    pub async fn delivered(&self, id: EventId, deadline: Duration) -> Result<(), Laggards> {
         self.hub.delivered(id, deadline).await
     }
 
@@ -202,7 +202,7 @@ impl<P: Primary + 'static> FanOut<P> {
     ///
     /// # Cancel safety
     /// Dropped, it leaves a fan-out that takes no more appends; call it again.
-    pub async fn close(&self, deadline: Duration) -> Vec<Laggard> {
+    pub async fn close(&self, deadline: Duration) -> Laggards {
         let (reply, closed) = oneshot::channel();
         if self.commands.send(Command::Close { reply }).await.is_ok() {
             drop(closed.await); // the committer ends only with the last handle, so it answers

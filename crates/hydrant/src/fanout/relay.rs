@@ -11,7 +11,7 @@ use super::guard::{backoff, caught, rng};
 use super::hub::Hub;
 use super::options::{RelayOptions, SecondaryOptions};
 use super::secondary::Position;
-use super::status::{Laggard, Status};
+use super::status::{Laggards, Status};
 use crate::{CheckpointStore, Error, EventId, EventSink, EventSource, Result, Retry};
 
 /// The pauses before the source is read again after it failed.
@@ -120,7 +120,7 @@ impl Relay {
     ///
     /// # Cancel safety
     /// It only waits.
-    pub async fn delivered(&self, id: EventId, deadline: Duration) -> Result<(), Vec<Laggard>> {
+    pub async fn delivered(&self, id: EventId, deadline: Duration) -> Result<(), Laggards> {
         self.hub.delivered(id, deadline).await
     }
 
@@ -132,7 +132,7 @@ impl Relay {
     ///
     /// # Cancel safety
     /// It only waits.
-    pub async fn finished(&self) -> Result<Vec<Laggard>> {
+    pub async fn finished(&self) -> Result<Laggards> {
         self.hub.until(|| self.hub.stopped().is_some() || self.hub.all_parked()).await;
         self.hub.drained().await;
         match self.hub.stopped() {
@@ -156,7 +156,7 @@ impl Relay {
     ///
     /// # Cancel safety
     /// Dropped, it leaves a relay that reads no more; call it again.
-    pub async fn close(&self, deadline: Duration) -> Vec<Laggard> {
+    pub async fn close(&self, deadline: Duration) -> Laggards {
         self.owner.feeder.abort();
         self.hub.close(deadline).await
     }

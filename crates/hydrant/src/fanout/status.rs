@@ -92,10 +92,14 @@ pub struct Laggard {
 
 impl fmt::Display for Laggard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}) lacks {} events", self.name, self.state, self.lag_events)?;
-        match self.checkpoint {
-            Some(id) => write!(f, " behind event {id}")?,
-            None => f.write_str(" from the beginning")?,
+        write!(f, "{} ({})", self.name, self.state)?;
+        if self.lag_events > 0 {
+            let plural = if self.lag_events == 1 { "" } else { "s" };
+            write!(f, " lacks {} event{plural}", self.lag_events)?;
+            match self.checkpoint {
+                Some(id) => write!(f, " behind event {id}")?,
+                None => f.write_str(" from the beginning")?,
+            }
         }
         match &self.last_error {
             Some(error) => write!(f, ": {error}"),
@@ -103,3 +107,51 @@ impl fmt::Display for Laggard {
         }
     }
 }
+
+/// The secondaries that had not disposed of an event in time: a slice of them, and an error that names them.
+#[derive(Clone, Debug, Default)]
+pub struct Laggards(pub(crate) Vec<Laggard>);
+
+impl std::ops::Deref for Laggards {
+    type Target = [Laggard];
+
+    fn deref(&self) -> &[Laggard] {
+        &self.0
+    }
+}
+
+impl IntoIterator for Laggards {
+    type Item = Laggard;
+    type IntoIter = std::vec::IntoIter<Laggard>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a Laggards {
+    type Item = &'a Laggard;
+    type IntoIter = std::slice::Iter<'a, Laggard>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}
+
+impl FromIterator<Laggard> for Laggards {
+    fn from_iter<I: IntoIterator<Item = Laggard>>(laggards: I) -> Self {
+        Self(laggards.into_iter().collect())
+    }
+}
+
+impl fmt::Display for Laggards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, laggard) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "; " };
+            write!(f, "{comma}{laggard}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Laggards {}
