@@ -59,6 +59,15 @@ pub(crate) fn exit_of(error: &Error) -> Exit {
 }
 
 impl Failure {
+    /// What the parser of the command line says, on one line, without the help it adds for people.
+    pub(crate) fn of_the_command_line(error: &clap::Error) -> Self {
+        let told = error.to_string();
+        let what = told.split("\n\nUsage:").next().unwrap_or_default();
+        let what = what.split("\n\nFor more information").next().unwrap_or_default();
+        let words: Vec<_> = what.trim_start_matches("error: ").split_whitespace().collect();
+        Self::Usage(words.join(" "))
+    }
+
     /// The exit code.
     pub(crate) fn exit(&self) -> Exit {
         match self {

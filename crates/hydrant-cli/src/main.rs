@@ -21,7 +21,15 @@ use crate::args::Cli;
 use crate::exit::{Failure, Outcome};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") => {
+            let failure = Failure::of_the_command_line(&error);
+            failure.report(true);
+            return failure.exit().into();
+        }
+        Err(error) => error.exit(),
+    };
     let json = cli.global.json;
     let outcome = run(cli);
     if let Err(failure) = &outcome {

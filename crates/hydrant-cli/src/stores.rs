@@ -65,10 +65,18 @@ pub(crate) fn rows<O: Default>(specs: &[OptionSpec<O>]) -> Vec<OptionRow> {
 pub(crate) trait Place: fmt::Debug + Send + Sync {
     /// What outputs, errors and checkpoints call it: no options, no secrets.
     fn target(&self) -> String;
+    /// What two URLs of one place have in common, however they are written.
+    fn identity(&self) -> String {
+        self.target()
+    }
     /// How it can be read.
     fn reads(&self) -> Reads;
     /// Whether, as a sink, it has a checkpoint of its own.
     fn has_memory(&self) -> bool;
+    /// Refuses where there is no log, not even an empty one. Who follows does not ask: it may come yet.
+    async fn must_hold_a_log(&self) -> Result<()> {
+        Ok(())
+    }
     /// Opens it for reading.
     async fn source(&self) -> Result<Arc<dyn EventSource>>;
     /// Opens it for writing.

@@ -44,9 +44,12 @@ impl FromStr for StoreUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err(format!("it is empty; write `file:DIR` for a directory {KNOW}"));
+        }
         let text = if text == "-" { "stdio:" } else { text };
         let Some((scheme, rest)) = text.split_once(':').filter(|(scheme, _)| is_scheme(scheme)) else {
-            return Err(format!("it has no scheme; for a directory write file:{text}. {KNOW}"));
+            return Err(format!("it has no scheme; for a directory write `file:{text}` {KNOW}"));
         };
         let Some(scheme) = stores::scheme(scheme) else {
             let names = stores::SCHEMES.iter().map(|scheme| scheme.name());
@@ -149,7 +152,7 @@ mod tests {
         assert!(refusal("flie:/tmp/log").contains("did you mean `file`?"), "{}", refusal("flie:/tmp/log"));
         assert!(refusal("upd://host:1").contains("did you mean `udp`?"));
         assert!(!refusal("gopher://host").contains("did you mean"));
-        assert!(refusal("/var/log/head").contains("write file:/var/log/head"));
+        assert!(refusal("/var/log/head").contains("write `file:/var/log/head` ("));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::signals::{Next, Stop};
 /// Prints until the end, or the event that was asked for.
 pub(crate) async fn run(args: CatArgs, stop: &Stop) -> Outcome {
     refuse_live(&args.url)?;
+    args.url.must_hold_a_log().await?;
     let source = args.url.source().await?;
     let from = if args.snapshot { ReadFrom::Snapshot } else { args.after.into() };
     let mut events = source.read(from);

@@ -9,6 +9,7 @@ use crate::stores::Finding;
 
 /// Checks, and changes nothing.
 pub(crate) async fn verify(args: UrlArgs, json: bool) -> Outcome {
+    args.url.must_hold_a_log().await?;
     let mut findings = args.url.verify();
     let mut output = Output::lock();
     let mut exit = Exit::Fine;
@@ -22,6 +23,7 @@ pub(crate) async fn verify(args: UrlArgs, json: bool) -> Outcome {
 
 /// Mends what can be mended.
 pub(crate) async fn repair(args: UrlArgs, json: bool) -> Outcome {
+    args.url.must_hold_a_log().await?;
     let findings = args.url.repair().await?;
     let mut output = Output::lock();
     findings.iter().try_for_each(|finding| tell(&mut output, finding, json))?;

@@ -42,6 +42,7 @@ struct Summary {
 pub(crate) async fn run(args: CopyArgs, json: bool, stop: &Stop) -> Outcome {
     refuse_same(&args.from, &args.to)?;
     refuse_live(&args.from)?;
+    args.from.must_hold_a_log().await?;
     let source = args.from.source().await?;
     let target = args.to.sink().await?;
     let checkpoint = target.sink.checkpoint().await?;
@@ -74,7 +75,7 @@ pub(crate) async fn run(args: CopyArgs, json: bool, stop: &Stop) -> Outcome {
 
 /// A log cannot be its own copy.
 pub(crate) fn refuse_same(from: &StoreUrl, to: &StoreUrl) -> Outcome<()> {
-    if from.is_stdio() || from.target() != to.target() {
+    if from.is_stdio() || from.identity() != to.identity() {
         return Ok(());
     }
     Err(Failure::Usage(format!("{from} is both source and target; name another target")))

@@ -28,6 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// Delivers to the end of the log, or for ever.
 pub(crate) async fn run(args: RelayArgs, json: bool, stop: &Stop) -> Outcome {
     check(&args)?;
+    if !args.follow {
+        args.from.must_hold_a_log().await?;
+    }
     let state_dir = StateDir::open(args.state_dir.as_deref()).await?;
     let source = args.from.source().await?;
     let options = RelayOptions::default().with_follow(args.follow);
@@ -114,6 +117,12 @@ fn check(args: &RelayArgs) -> Outcome<()> {
             args.from
         )));
     }
+    if let Some(dir) = args.state_dir.as_deref().filter(|dir| dir.join("state").is_file()) {
+        let dir = dir.display();
+        return Err(Failure::Usage(format!(
+            "--state-dir {dir}: this directory holds a log (there is a file `state`); name another directory"
+        )));
+    }
     for (index, to) in args.to.iter().enumerate() {
         refuse_same(&args.from, &to.url)?;
         let before = &args.to[..index];
@@ -124,7 +133,7 @@ fn check(args: &RelayArgs) -> Outcome<()> {
                 to.url
             )));
         }
-        if before.iter().any(|other| other.url.target() == to.url.target()) {
+        if before.iter().any(|other| other.url.identity() == to.url.identity()) {
             return Err(Failure::Usage(format!("two sinks write to {}; keep one", to.url)));
         }
         if !to.url.has_memory() && args.state_dir.is_none() {

@@ -8,6 +8,7 @@ use crate::output::Output;
 
 /// Prints it as a small table, or as one JSON object.
 pub(crate) async fn run(args: UrlArgs, json: bool) -> Outcome {
+    args.url.must_hold_a_log().await?;
     let status = args.url.status().await?;
     let mut output = Output::lock();
     if json {

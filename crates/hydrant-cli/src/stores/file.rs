@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind as IoKind;
-use std::path::PathBuf;
+use std::path::{self, Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -198,10 +198,48 @@ impl FilePlace {
     }
 }
 
+/// Whether a log has begun there. `state` is looked at twice, because a rotation renames it in between.
+fn holds_a_log(dir: &Path) -> std::io::Result<bool> {
+    let state = dir.join("state");
+    if fs::symlink_metadata(&state).is_ok() {
+        return Ok(true);
+    }
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let name = name.to_string_lossy();
+        let number = name.strip_prefix("state-").or_else(|| name.strip_prefix("state.next-"));
+        if number.is_some_and(|number| number.starts_with(|first: char| first.is_ascii_digit())) {
+            return Ok(true);
+        }
+    }
+    Ok(fs::symlink_metadata(&state).is_ok())
+}
+
+/// `; did you mean file:...?` where exactly one directory below holds a log.
+fn log_below(dir: &Path) -> String {
+    let below = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut logs = below.filter(|path| path.join("state").is_file());
+    match (logs.next(), logs.next()) {
+        (Some(only), None) => format!("; did you mean file:{}?", only.display()),
+        _ => String::new(),
+    }
+}
+
 #[async_trait]
 impl Place for FilePlace {
     fn target(&self) -> String {
         format!("file:{}", self.dir.display())
+    }
+
+    fn identity(&self) -> String {
+        let path = path::absolute(&self.dir).unwrap_or_else(|_| self.dir.clone());
+        // Of a directory that is yet to be made, as much is resolved as there is.
+        let resolved = path.ancestors().find_map(|known| {
+            let rest = path.strip_prefix(known).ok()?;
+            Some(fs::canonicalize(known).ok()?.join(rest))
+        });
+        let resolved: PathBuf = resolved.unwrap_or(path).components().collect();
+        format!("file:{}", resolved.display())
     }
 
     fn reads(&self) -> Reads {
@@ -210,6 +248,18 @@ impl Place for FilePlace {
 
     fn has_memory(&self) -> bool {
         true
+    }
+
+    async fn must_hold_a_log(&self) -> Result<()> {
+        self.check(true)?;
+        if holds_a_log(&self.dir).unwrap_or(true) {
+            return Ok(()); // what cannot be listed, the store itself names
+        }
+        // Of a log that was moved away the store knows more.
+        self.open_source().await?.checkpoint().await?;
+        let near = log_below(&self.dir);
+        let message = format!("this directory holds no log (there is no file `state`); check the path{near}");
+        Err(Error::new(ErrorKind::Unavailable, Retry::Never, message).in_log(self.target()))
     }
 
     async fn source(&self) -> Result<Arc<dyn EventSource>> {

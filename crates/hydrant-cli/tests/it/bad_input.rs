@@ -170,6 +170,45 @@ fn what_is_no_directory_is_named_with_what_to_do() {
 }
 
 #[test]
+fn a_directory_that_holds_no_log_is_not_taken_for_an_empty_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let parent = dir.path().join("q");
+    fs::create_dir(&parent).unwrap();
+    let (url, to) = (file(&parent), dir.path().join("to"));
+    let to_url = file(&to);
+    let commands = [
+        &["verify", &url][..],
+        &["repair", &url],
+        &["status", &url],
+        &["cat", &url],
+        &["copy", &url, &to_url],
+        &["relay", "--from", &url, "--to", &to_url],
+    ];
+    let says = format!("unavailable: {url}: this directory holds no log (there is no file `state`); check");
+    for args in commands {
+        assert!(!run(args).ends(3).says(&[&says]).stderr.contains("did you mean"));
+    }
+    let ledger = file(&parent.join("ledger"));
+    run_with(&["copy", "-", &ledger], "").ends(0);
+    for args in commands {
+        run(args).ends(3).says(&[&says, &format!("did you mean {ledger}?")]);
+    }
+    assert!(!to.exists() && fs::read_dir(&parent).unwrap().count() == 1, "nothing is made");
+    run(&["verify", &ledger]).ends(0); // empty, and a log
+    assert_eq!(held(&ledger), "");
+}
+
+#[test]
+fn a_log_that_was_moved_away_is_not_taken_for_whole() {
+    let (dir, url) = crate::kit::store(0..3);
+    let log = dir.path().join("log");
+    fs::rename(log.join("state"), dir.path().join("state")).unwrap();
+    for command in ["verify", "repair", "status", "cat"] {
+        run(&[command, &url]).ends(1).says(&["`state` is missing", "put it back"]);
+    }
+}
+
+#[test]
 fn a_state_that_is_no_file_is_refused() {
     for make in ["mkdir", "mkfifo"] {
         let dir = tempfile::tempdir().unwrap();

@@ -40,8 +40,8 @@ fn wrong_usage_ends_with_2_and_says_what_is_right() {
         (&["cat", "-", "--after", "-5"], "--after"),
         (&["cat", "-", "--after", "18446744073709551616"], "not an event id"),
         (&["cat", "flie:/tmp"], "did you mean `file`?"),
-        (&["cat", "/tmp"], "write file:/tmp"),
-        (&["cat", ""], "scheme"),
+        (&["cat", "/tmp"], "write `file:/tmp` ("),
+        (&["cat", ""], "write `file:DIR`"),
         (&["cat", "file:"], "no directory"),
         (&["cat", "file:/tmp?fsinc=always"], "did you mean `fsync`?"),
         (&["cat", "file:/tmp?fsync=allways"], "did you mean `always`?"),
@@ -64,11 +64,49 @@ fn wrong_usage_ends_with_2_and_says_what_is_right() {
         (&["relay", "--from", "file:/tmp/a", "--to", "x=file:/tmp/b", "--to", "y=file:/tmp/b"], "keep one"),
         (&["relay", "--from", "file:/tmp/a", "--to", "a/b=file:/tmp/b"], "a/b"),
         (&["tail", "-", "--log", "hydrant=loud"], "--log"),
+        (&["tail", "-", "--log", "banana"], "`banana` is no level"),
+        (&["tail", "-", "--log", "hydrant=debug,wran"], "did you mean `warn`?"),
+        (&["copy", "file:/tmp/a", "file:/tmp/./a/"], "both source and target"),
+        (&["relay", "--from", "file:/tmp/a", "--to", "x=file:b", "--to", "y=file:./b"], "two sinks write to"),
         (&["completion", "sh"], "possible values"),
     ] {
         let run = run(args).ends(2).says(&[says]);
         assert!(run.stdout.is_empty(), "{run:?}");
     }
+}
+
+#[test]
+fn wrong_usage_is_one_json_object_for_machines() {
+    for (args, says) in [
+        (&["--json", "caat", "-"][..], "'cat'"),
+        (&["cat", "--json"], "<URL>"),
+        (&["cat", "flie:/tmp", "--json"], "did you mean `file`?"),
+        (&["cat", "-", "--json", "--log", "banana"], "`banana` is no level"),
+    ] {
+        let run = run(args).ends(2);
+        let told: serde_json::Value = serde_json::from_str(&run.stderr).unwrap();
+        assert_eq!((&told["error"]["kind"], &told["exit"]), (&"usage".into(), &2.into()), "{told}");
+        let message = told["error"]["message"].as_str().unwrap();
+        assert!(message.contains(says) && !message.contains("Usage:"), "{message}");
+    }
+    assert!(run(&["cat", "--help", "--json"]).ends(0).stdout.contains("Usage:"));
+}
+
+#[test]
+fn levels_and_filters_of_the_log_are_taken() {
+    for filter in ["off", "WARN", "hydrant", "hydrant_file=debug", "info,hydrant=trace", "tokio=error"] {
+        run(&["stores", "--log", filter]).ends(0);
+    }
+}
+
+#[test]
+fn a_log_is_no_state_directory() {
+    let (dir, url) = crate::kit::store(0..3);
+    let log = dir.path().join("log");
+    let to = crate::kit::file(&dir.path().join("to"));
+    let args = ["relay", "--from", &url, "--to", &to, "--state-dir", log.to_str().unwrap()];
+    run(&args).ends(2).says(&["--state-dir", "holds a log"]);
+    assert!(!log.join("roster").exists() && !dir.path().join("to").exists());
 }
 
 #[test]
