@@ -64,8 +64,8 @@ impl Failure {
         let told = error.to_string();
         let what = told.split("\n\nUsage:").next().unwrap_or_default();
         let what = what.split("\n\nFor more information").next().unwrap_or_default();
-        let words: Vec<_> = what.trim_start_matches("error: ").split_whitespace().collect();
-        Self::Usage(words.join(" "))
+        let what = what.trim_start_matches("error: ").replace("\n\n", "; ");
+        Self::Usage(what.split_whitespace().collect::<Vec<_>>().join(" "))
     }
 
     /// The exit code.
