@@ -19,7 +19,9 @@ pub(crate) fn io_error(path: &Path, doing: &str, retry: Retry, cause: io::Error)
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
             (ErrorKind::Full, "make space")
         }
-        io::ErrorKind::NotFound => (ErrorKind::Unavailable, "it is not there: check the path, or put it back if it was moved"),
+        io::ErrorKind::NotFound => {
+            (ErrorKind::Unavailable, "it is not there: check the path, or put it back if it was moved")
+        }
         io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
             (ErrorKind::Invalid, "name a directory that holds nothing else")
         }

@@ -27,7 +27,7 @@ use crate::recovery::{self, Known, Recovered};
 use crate::source::blocking;
 use crate::stream::{self, Signal, Views};
 use crate::walk::View;
-use crate::writer::{Append, Command, Counters, LOOK_FOR_MAX, LOOKS_MAX, Published, Writer};
+use crate::writer::{Append, Command, Counters, LOOK_FOR_MAX, LOOKS_MAX, LOOKS_PER_YIELD, Published, Writer};
 
 /// A log in a directory: plain JSON lines, durable, rotated. One writer, any number of readers.
 ///
@@ -221,7 +221,7 @@ impl FileStore {
     /// tasks run in between: to be woken by another thread would take longer.
     async fn look_for(&self, answer: &mut oneshot::Receiver<Result<()>>) -> Option<Result<()>> {
         let begun = Instant::now();
-        for _ in 0..LOOKS_MAX {
+        for look in 1..LOOKS_MAX {
             match answer.try_recv() {
                 Ok(answer) => return Some(answer),
                 Err(TryRecvError::Closed) => return Some(Err(self.stopped())),
@@ -230,7 +230,11 @@ impl FileStore {
             if !self.shared.counters.is_alone() || begun.elapsed() > LOOK_FOR_MAX {
                 return None;
             }
-            tokio::task::yield_now().await;
+            // The writer's thread may wait for this core, and, now and then, other tasks for this thread.
+            std::thread::yield_now();
+            if look % LOOKS_PER_YIELD == 0 {
+                tokio::task::yield_now().await;
+            }
         }
         None
     }

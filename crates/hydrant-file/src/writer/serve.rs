@@ -54,6 +54,9 @@ const LINGER_MAX: Duration = Duration::from_micros(30);
 /// The bound of the same in looks, for a clock that a test has stopped.
 pub(crate) const LOOKS_MAX: u32 = 4096;
 
+/// After so many looks, some 20 µs, other tasks have their turn: a turn wakes threads of the runtime.
+pub(crate) const LOOKS_PER_YIELD: u32 = 32;
+
 impl Counters {
     /// Whether one call at most is under way.
     pub(crate) fn is_alone(&self) -> bool {
