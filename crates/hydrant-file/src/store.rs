@@ -27,7 +27,9 @@ use crate::recovery::{self, Known, Recovered};
 use crate::source::blocking;
 use crate::stream::{self, Signal, Views};
 use crate::walk::View;
-use crate::writer::{Append, Command, Counters, LOOK_FOR_MAX, LOOKS_MAX, LOOKS_PER_YIELD, Published, Writer};
+use crate::writer::{
+    Append, Command, Counters, LOOK_EVENTS_MAX, LOOK_FOR_MAX, LOOKS_MAX, LOOKS_PER_YIELD, Published, Writer,
+};
 
 /// A log in a directory: plain JSON lines, durable, rotated. One writer, any number of readers.
 ///
@@ -207,14 +209,16 @@ impl FileStore {
 
     /// Sends a command and waits until it is done.
     async fn ask(&self, command: impl FnOnce(oneshot::Sender<Result<()>>) -> Command) -> Result<()> {
-        let (reply, mut answer) = oneshot::channel();
+        let (reply, answer) = oneshot::channel();
+        self.send(command(reply)).await?;
+        answer.await.unwrap_or_else(|_| Err(self.stopped()))
+    }
+
+    async fn send(&self, command: Command) -> Result<()> {
         let permit = self.shared.queue.reserve().await.map_err(|_| self.stopped())?;
         self.shared.counters.under_way.fetch_add(1, Ordering::Acquire);
-        permit.send(command(reply));
-        if let Some(answer) = self.look_for(&mut answer).await {
-            return answer;
-        }
-        answer.await.unwrap_or_else(|_| Err(self.stopped()))
+        permit.send(command);
+        Ok(())
     }
 
     /// Looks for the answer of a call that is alone, for as long as a quick disk needs, and lets other
@@ -317,7 +321,13 @@ impl EventSink for FileStore {
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
         self.check_sizes(&batch)?;
         let (after, events) = (batch.after(), batch.events().to_vec());
-        self.ask(|reply| Command::Append(Append { after, events, reply })).await
+        let is_small = events.len() <= LOOK_EVENTS_MAX;
+        let (reply, mut answer) = oneshot::channel();
+        self.send(Command::Append(Append { after, events, reply })).await?;
+        if is_small && let Some(answer) = self.look_for(&mut answer).await {
+            return answer;
+        }
+        answer.await.unwrap_or_else(|_| Err(self.stopped()))
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint> {

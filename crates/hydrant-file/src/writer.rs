@@ -20,7 +20,9 @@ use crate::rotation;
 use crate::walk::{Item, View, Walk};
 use crate::wire::{self, Flags, Marks, Opens, Place};
 
-pub(crate) use serve::{Append, Command, Counters, Gate, LOOK_FOR_MAX, LOOKS_MAX, LOOKS_PER_YIELD};
+pub(crate) use serve::{
+    Append, Command, Counters, Gate, LOOK_EVENTS_MAX, LOOK_FOR_MAX, LOOKS_MAX, LOOKS_PER_YIELD,
+};
 
 /// What the writer shows to everybody.
 #[derive(Clone, Default)]

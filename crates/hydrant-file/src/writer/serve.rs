@@ -51,6 +51,9 @@ pub(crate) const LOOK_FOR_MAX: Duration = Duration::from_micros(250);
 /// How long the writer looks for the next command before it goes to sleep.
 const LINGER_MAX: Duration = Duration::from_micros(30);
 
+/// A larger batch is a group of callers, who have better use for the core meanwhile.
+pub(crate) const LOOK_EVENTS_MAX: usize = 16;
+
 /// The bound of the same in looks, for a clock that a test has stopped.
 pub(crate) const LOOKS_MAX: u32 = 4096;
 
