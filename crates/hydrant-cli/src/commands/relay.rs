@@ -146,7 +146,7 @@ fn check(args: &RelayArgs) -> Outcome<()> {
     Ok(())
 }
 
-/// Opens a sink. One that is down for now does not keep a relay that follows from serving the others.
+/// Opens a sink. One that is down does not keep a relay that follows from serving the others.
 async fn open(to: &NamedUrl, follow: bool) -> hydrant::Result<OpenSink> {
     match to.url.sink().await {
         Err(error) if follow && error.retry() != Retry::Never => {
