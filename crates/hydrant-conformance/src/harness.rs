@@ -40,6 +40,21 @@ pub trait Harness: Send + Sync + 'static {
         Limits::default()
     }
 
+    /// Why the store cannot be tried here, for example because its server is not there: every test then says
+    /// `skipped: <reason>`. A harness whose server is required panics instead.
+    fn unavailable(&self) -> Option<String> {
+        None
+    }
+
+    /// Removes what a test left, whether it passed or not: all namespaces that begin with this one. All
+    /// handles are closed or dropped.
+    ///
+    /// # Errors
+    /// What went wrong while doing so; the run says it and goes on.
+    async fn remove(&self, _prefix: &str) -> Result<()> {
+        Ok(())
+    }
+
     /// Hook for law 13: damages what is stored in a namespace that is closed. `false`: there is no way.
     ///
     /// # Errors
@@ -48,7 +63,7 @@ pub trait Harness: Send + Sync + 'static {
         Ok(false)
     }
 
-    /// Hook for law 7: makes the next write to the backend fail, in a namespace that is open. The `n`th
+    /// Hook for law 7: makes the next write to the server or disk fail, in a namespace that is open. The `n`th
     /// kind of failure that the harness knows, from 0; `false`: there are no more.
     ///
     /// # Errors

@@ -51,8 +51,9 @@
 //! | [`Opened::closed_by`] | law 9: what `close()` releases |
 //! | [`Opened::crashed_by`] | laws 1, 5, 6, 12: what a power cut leaves; without it a drop stands in |
 //! | [`Harness::damage`] | law 13: damage inside, a torn tail |
-//! | [`Harness::fail_next_write`] | law 7: errors of the backend |
+//! | [`Harness::fail_next_write`] | law 7: errors of the server or disk |
 //! | [`Harness::acknowledges`] | `Accepted` for weaker durability: nothing may be shown before it is durable |
+//! | [`Harness::unavailable`], [`Harness::remove`] | none: where a store lives on a server that may be missing, and remembers |
 //! | [`Harness::limits`] | the largest event, id and log of a case, and how long one may take |
 //!
 //! # What a run says

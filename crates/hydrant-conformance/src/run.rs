@@ -13,6 +13,9 @@ use crate::cases::CASES;
 use crate::law::Broken;
 use crate::{Case, Harness, Side, Trial, Violation};
 
+/// How long a harness may take to remove a namespace.
+const REMOVAL: Duration = Duration::from_secs(30);
+
 /// Cases that count what the process holds run alone; all others share.
 static ALONE: RwLock<()> = RwLock::new(());
 
@@ -25,6 +28,8 @@ static SEED: LazyLock<u64> = LazyLock::new(|| match std::env::var("HYDRANT_SEED"
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
+    /// Why the store could not be tried here ([`Harness::unavailable`]); `None` where it was.
+    pub unavailable: Option<String>,
     /// What the store does not declare, so that the case had nothing to try; `None` where it ran.
     pub not_declared: Option<Capabilities>,
     /// What would have needed a hook of the harness that is not there.
@@ -71,11 +76,16 @@ pub fn check<H: Harness>(
         .expect("the system gives two threads");
     // Some stores want a runtime around them already when they are made.
     let harness = runtime.block_on(async { harness() });
+    if let Some(reason) = harness.unavailable() {
+        return Ok(Report { unavailable: Some(reason), skipped: true, ..Report::default() });
+    }
     let missing = case.needs.without(harness.capabilities());
     if missing != Capabilities::NONE {
-        return Ok(Report { not_declared: Some(missing), not_exercised: Vec::new(), skipped: true });
+        return Ok(Report { not_declared: Some(missing), skipped: true, ..Report::default() });
     }
-    let trial = Arc::new(Trial::new(Arc::new(harness), seed, namespace(case)));
+    let harness = Arc::new(harness);
+    let namespace = namespace(case);
+    let trial = Arc::new(Trial::new(harness.clone(), seed, namespace.clone()));
     let verdict = runtime.block_on(async {
         let patience = trial.limits.patience;
         let running = Arc::clone(&trial);
@@ -96,8 +106,16 @@ pub fn check<H: Harness>(
     });
     let (not_exercised, skipped) = trial.notes();
     drop(trial);
+    runtime.block_on(async {
+        match tokio::time::timeout(REMOVAL, harness.remove(&namespace)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => say(&format!("left behind: {namespace}: {error}")),
+            Err(_) => say(&format!("left behind: {namespace}: removing it took longer than {REMOVAL:?}")),
+        }
+    });
+    drop(harness);
     runtime.shutdown_timeout(Duration::from_secs(5));
-    verdict.map(|()| Report { not_declared: None, not_exercised, skipped }).map_err(violation)
+    verdict.map(|()| Report { not_exercised, skipped, ..Report::default() }).map_err(violation)
 }
 
 /// The body of each test that a suite expands to.
@@ -108,6 +126,9 @@ pub fn run<H: Harness>(harness: impl FnOnce() -> H, name: &str) {
     let case = CASES.iter().find(|case| case.name == name).expect("the suites name cases that exist");
     match check(harness, case, seed()) {
         Ok(report) => {
+            if let Some(reason) = report.unavailable {
+                println!("skipped: {reason}");
+            }
             if let Some(missing) = report.not_declared {
                 say(&format!("not declared: {missing} ({name})"));
                 // In the captured output, where `cargo test -- --show-output` finds it and a tally can count

@@ -29,7 +29,7 @@ pub trait CheckpointStore: Send + Sync {
     /// The entry of this name.
     ///
     /// # Errors
-    /// Whatever the backend meets; `Corrupt` for an entry that does not check.
+    /// Whatever the server or disk meets; `Corrupt` for an entry that does not check.
     async fn load(&self, name: &str) -> Result<Option<Entry>>;
 
     /// All entries, by name.

@@ -42,7 +42,7 @@ pub trait EventSink: Send + Sync {
     ///
     /// # Errors
     /// `Gap` when the predecessor is missing, `Fenced` when another event stands there, `Compacted` below
-    /// the floor, `Invalid` naming an event that this sink can never take, and whatever the backend meets.
+    /// the floor, `Invalid` naming an event that this sink can never take, and whatever the server or disk meets.
     /// [`Retry::Safe`](crate::Retry::Safe) only when nothing was applied.
     ///
     /// # Cancel safety
@@ -53,7 +53,7 @@ pub trait EventSink: Send + Sync {
     /// What this sink holds durably, with all before it.
     ///
     /// # Errors
-    /// Whatever the backend meets.
+    /// Whatever the server or disk meets.
     ///
     /// # Cancel safety
     /// It only asks.
@@ -85,7 +85,7 @@ pub trait Prune: Store {
     /// Drops sealed segments that end before `before`, never the newest snapshot. Raises the floor.
     ///
     /// # Errors
-    /// Whatever the backend meets; pruning again is safe.
+    /// Whatever the server or disk meets; pruning again is safe.
     ///
     /// # Cancel safety
     /// A dropped future leaves a whole log, with the old floor or a higher one; pruning again is safe.

@@ -9,13 +9,13 @@ use crate::EventId;
 /// The result of every call in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What happened. Classified by codes of the backend, never by the text of its message.
+/// What happened. Classified by codes of the server or the system, never by the text of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The backend cannot be reached, is overloaded, or did not answer in time.
+    /// The server or disk cannot be reached, is overloaded, or did not answer in time.
     Unavailable,
-    /// The backend refuses these credentials or permissions.
+    /// The server or system refuses these credentials or permissions.
     Denied,
     /// The event or argument itself is at fault, for example too large. Names the event where it is one.
     Invalid,
@@ -159,6 +159,20 @@ impl Error {
         self
     }
 
+    /// The same error where something was, or may have been, applied before it: what says [`Retry::Safe`] says
+    /// [`Retry::AfterCheckpoint`].
+    #[must_use]
+    pub fn maybe_applied(self) -> Self {
+        if self.retry() == Retry::Safe { self.with_retry(Retry::AfterCheckpoint) } else { self }
+    }
+
+    /// The same error where it is known that nothing was applied: what says [`Retry::AfterCheckpoint`] says
+    /// [`Retry::Safe`].
+    #[must_use]
+    pub fn nothing_applied(self) -> Self {
+        if self.retry() == Retry::AfterCheckpoint { self.with_retry(Retry::Safe) } else { self }
+    }
+
     /// What happened.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
@@ -231,5 +245,18 @@ mod tests {
         );
         assert_eq!(error.clone().retry(), Retry::Never);
         assert!(StdError::source(&error).is_some());
+    }
+
+    #[test]
+    fn what_was_applied_changes_the_advice_and_never_is_never() {
+        let of = |retry| Error::new(ErrorKind::Unavailable, retry, "");
+        assert_eq!(of(Retry::Safe).maybe_applied().retry(), Retry::AfterCheckpoint);
+        assert_eq!(of(Retry::AfterCheckpoint).nothing_applied().retry(), Retry::Safe);
+        for same in [Retry::AfterCheckpoint, Retry::Never] {
+            assert_eq!(of(same).maybe_applied().retry(), same);
+        }
+        for same in [Retry::Safe, Retry::Never] {
+            assert_eq!(of(same).nothing_applied().retry(), same);
+        }
     }
 }

@@ -12,6 +12,7 @@
 //! | write typed events, many callers at once, and fold them | [`Journal`] |
 //! | write and read a log | [`EventSink`], [`EventSource`], with a [`Batch`] of [`Event`]s |
 //! | give a sink a memory, a filter, a map, a place for dead letters | [`Checkpointed`], [`Filtered`], [`Mapped`], [`DeadLetter`] |
+//! | attach a sink that may be down when the program starts | [`Deferred`] |
 //! | write a sink or a store of your own | two methods each, and `hydrant-conformance` to prove it |
 //!
 //! ```
@@ -68,4 +69,4 @@ pub use fanout::{
 pub use journal::{Clock, Hydrated, Journal, JournalOptions, Metadata, Saved, SavedStream};
 pub use memory::{MemoryStore, MemoryStoreOptions};
 pub use reading::{EventSourceExt, follow_by_reading};
-pub use wrap::{Checkpointed, DeadLetter, Filtered, Mapped};
+pub use wrap::{Checkpointed, DeadLetter, Deferred, Filtered, Mapped};

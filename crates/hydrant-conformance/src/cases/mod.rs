@@ -59,7 +59,7 @@ macro_rules! __cases {
                 6 law_06_a_checkpoint_dropped_at_any_await_harms_nothing [NONE] whole::cancel_checkpoint;
                 6 law_06_a_prune_dropped_at_any_await_harms_nothing [SEGMENTS] whole::cancel_prune;
                 7 law_07_a_refusal_says_what_to_do_next [FENCING] whole::refusals;
-                7 law_07_an_error_that_is_safe_applied_nothing [MEMORY] whole::failing_backend;
+                7 law_07_an_error_that_is_safe_applied_nothing [MEMORY] whole::failing_server;
                 9 law_09_closed_it_leaves_nothing [NONE] concurrent::closed;
                 9 law_09_dropped_it_leaves_nothing [NONE] concurrent::dropped;
                 9 law_09_an_open_dropped_at_any_await_leaves_nothing [NONE] concurrent::dropped_open;

@@ -205,7 +205,7 @@ pub(super) async fn refusals(trial: &Trial) -> Verdict {
     log.close().await
 }
 
-pub(super) async fn failing_backend(trial: &Trial) -> Verdict {
+pub(super) async fn failing_server(trial: &Trial) -> Verdict {
     let mut generator = trial.generator();
     for n in 0.. {
         let events = generator.log(8);
@@ -215,7 +215,7 @@ pub(super) async fn failing_backend(trial: &Trial) -> Verdict {
         let armed = trial.harness.fail_next_write(&log.namespace, n).await;
         if !armed.expected(|| "the harness makes the next write fail".to_owned())? {
             if n == 0 {
-                trial.skip("errors of the backend (`Harness::fail_next_write`)");
+                trial.skip("errors of the server or disk (`Harness::fail_next_write`)");
             }
             return log.close().await;
         }
@@ -227,7 +227,7 @@ pub(super) async fn failing_backend(trial: &Trial) -> Verdict {
             Ok(()) => {}
             Err(error) => honest(&log, &events[..3], error).await?,
         }
-        let held = whole(&log, &events, 3, &format!("failure {n} of the backend")).await?;
+        let held = whole(&log, &events, 3, &format!("failure {n}")).await?;
         if held < events.len() {
             log.append(last(&events[..held]), &events[held..]).await?;
         }

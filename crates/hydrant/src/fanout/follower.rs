@@ -75,6 +75,34 @@ impl Follower {
         }
     }
 
+    /// Adds what comes behind a chunk that is not acknowledged yet; returns when no more fits or no more will come.
+    ///
+    /// # Cancel safety
+    /// What was added stays, and the position has not moved.
+    pub(crate) async fn fill(&mut self, chunk: &mut Vec<Event>, events_max: usize, bytes_max: usize) {
+        let mut bytes: usize = chunk.iter().map(Event::size).sum();
+        while chunk.len() < events_max && bytes < bytes_max {
+            self.seen.borrow_and_update();
+            let position = chunk.last().map(Event::id);
+            match self.feed.look(position, events_max - chunk.len(), bytes_max - bytes) {
+                Look::Events(events) => {
+                    for event in events {
+                        bytes += event.size();
+                        // A look yields one event at least, however large it is.
+                        if bytes > bytes_max {
+                            return;
+                        }
+                        chunk.push(event);
+                    }
+                }
+                // More is waiting than the ring can hold: this is no time to linger.
+                Look::Below => return,
+                Look::AtHead if self.feed.is_closed() => return,
+                Look::AtHead => drop(self.seen.changed().await),
+            }
+        }
+    }
+
     /// Reads the next events from the primary.
     async fn read(&mut self, events_max: usize, bytes_max: usize) -> Result<Vec<Event>> {
         // Taken out, so that a dropped future also drops a stream whose events nobody got.

@@ -148,14 +148,14 @@ impl Pump {
         if self.hub.feed.is_head(follower.position()) {
             self.shows(State::Live);
         }
-        let events = self.wait(follower).await?;
+        let mut events = self.wait(follower).await?;
         self.shows(if follower.is_live() { State::Live } else { State::CatchingUp });
-        let full = events.len() >= events_max || events.iter().map(Event::size).sum::<usize>() >= bytes_max;
-        if full || self.options.linger_max.is_zero() || self.hub.feed.is_closed() {
-            return Ok(events);
+        if !self.options.linger_max.is_zero() {
+            let filled = follower.fill(&mut events, events_max, bytes_max);
+            // Full, or old enough: either will do.
+            drop(tokio::time::timeout(self.options.linger_max, filled).await);
         }
-        tokio::time::sleep(self.options.linger_max).await;
-        follower.chunk(events_max, bytes_max).await
+        Ok(events)
     }
 
     fn shows(&self, state: State) {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 
-use super::after_applied;
 use crate::{Batch, Checkpoint, CheckpointStore, Entry, Error, ErrorKind, EventSink, Result, Retry};
 
 /// Gives a sink a durable checkpoint, kept for it in a [`CheckpointStore`].
@@ -120,7 +119,7 @@ impl<S: EventSink> Checkpointed<S> {
             Err(_) => {}
         }
         // What the sink took is applied, whatever became of the swap.
-        swapped.map_err(after_applied)
+        swapped.map_err(Error::maybe_applied)
     }
 
     fn fenced(&self) -> Error {

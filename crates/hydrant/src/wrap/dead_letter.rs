@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 
-use super::after_applied;
 use super::sparse::Sparse;
 use crate::{Batch, Checkpoint, Error, ErrorKind, Event, EventSink, Result};
 
@@ -87,7 +86,7 @@ impl<S: EventSink, D: EventSink> EventSink for DeadLetter<S, D> {
         let _turn = self.turn.lock().await;
         let events = batch.events();
         let (mut start, mut end) = (0, events.len());
-        let honest = |start: usize, error| if start == 0 { error } else { after_applied(error) };
+        let honest = |start: usize, error: Error| if start == 0 { error } else { error.maybe_applied() };
         while start < events.len() {
             let after = if start == 0 { batch.after() } else { Some(events[start - 1].id()) };
             let Err(error) = self.sink.append(after, &events[start..end]).await else {

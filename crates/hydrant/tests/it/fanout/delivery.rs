@@ -7,6 +7,8 @@ use hydrant::{
     EventSink, EventSourceExt, FanOut, FanOutOptions, MemoryStore, ReadFrom, SecondaryOptions, Start, State,
 };
 
+use tokio::time::Instant;
+
 use super::{SOON, status, until};
 use crate::support::{Faulty, Mode, batch, event, events, id, unknown};
 
@@ -40,6 +42,29 @@ async fn batches_keep_their_limits_and_linger_fills_them() {
     }
     log.delivered(id(29), SOON).await.unwrap();
     assert_eq!(sink.appends(), 3);
+}
+
+/// By count, by bytes, by age: whichever is first.
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_sent_when_it_is_full_and_when_it_is_old_enough() {
+    let linger = Duration::from_secs(60);
+    let three = events(0..3).iter().map(hydrant::Event::size).sum::<usize>();
+    for (events_max, bytes_max, appended, sends) in
+        [(3, 1 << 20, 3, true), (100, three, 3, true), (100, three + 1, 4, true), (100, 1 << 20, 4, false)]
+    {
+        let log = open().await;
+        let sink = Faulty::new(Mode::Fine);
+        let options = SecondaryOptions::default().with_batch(events_max, bytes_max).with_linger_max(linger);
+        log.attach("sink", sink.clone(), options).await.unwrap();
+        let begun = Instant::now();
+        for at in 0..appended {
+            log.append(batch(&[event(at)])).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(sink.appends(), u64::from(sends), "{events_max} events, {bytes_max} bytes");
+        log.delivered(id(appended - 1), linger * 2).await.unwrap();
+        assert!(begun.elapsed() < linger + Duration::from_secs(5), "{:?}", begun.elapsed());
+    }
 }
 
 #[tokio::test(start_paused = true)]

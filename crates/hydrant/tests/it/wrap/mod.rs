@@ -3,6 +3,7 @@
 mod checkpointed;
 mod composed;
 mod dead_letter;
+mod deferred;
 mod filtered;
 mod mapped;
 
