@@ -2,15 +2,14 @@
 //! what was acknowledged.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use hydrant::{
-    Acknowledges, Batch, Checkpoint, CheckpointStore, Event, EventId, EventSink, EventSource, EventStream,
-    FanOut, FanOutOptions, MemoryStore, Primary, ReadFrom, SecondaryOptions, Start,
+    Batch, Checkpoint, Event, EventId, EventSink, FanOut, FanOutOptions, MemoryStore, SecondaryOptions, Start,
 };
 use hydrant_benches::figure::{Bound, Figure, Series, tell};
+use hydrant_benches::stamps::{Stamped, Stamps};
 use hydrant_benches::{Result, fresh, micros, percentile, remove, workload};
 use hydrant_file::{FileStore, FileStoreOptions};
 use tokio::time::Instant;
@@ -161,7 +160,7 @@ async fn handed_over(events: u64, pause: Option<Duration>) -> Result<Vec<f64>> {
     let log = FanOut::open(primary, FanOutOptions::default()).await?;
     let mut arrivals = Vec::new();
     for at in 0..SINKS {
-        let arrived = Arc::new(Stamps { origin: stamps.origin, nanos: fresh_nanos(events) });
+        let arrived = Arc::new(stamps.beside());
         arrivals.push(arrived.clone());
         let options = SecondaryOptions::default().with_start(Start::Origin);
         log.attach(&format!("sink {at}"), Arrivals { stamps: arrived }, options).await?;
@@ -187,80 +186,6 @@ async fn handed_over(events: u64, pause: Option<Duration>) -> Result<Vec<f64>> {
     let took = arrivals.iter().flat_map(|arrived| stamps.until(arrived)).collect();
     remove(&dir)?;
     Ok(took)
-}
-
-fn fresh_nanos(events: u64) -> Vec<AtomicU64> {
-    (0..events).map(|_| AtomicU64::new(0)).collect()
-}
-
-/// When something happened to each event.
-struct Stamps {
-    origin: Instant,
-    nanos: Vec<AtomicU64>,
-}
-
-impl Stamps {
-    fn new(events: u64) -> Self {
-        Self { origin: Instant::now(), nanos: fresh_nanos(events) }
-    }
-
-    fn stamp(&self, events: &[Event]) {
-        let now = u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        for event in events {
-            if let Some(nanos) = usize::try_from(event.id().get()).ok().and_then(|at| self.nanos.get(at)) {
-                // A batch that comes again does not count as handed over later.
-                nanos.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed).ok();
-            }
-        }
-    }
-
-    /// From each of these to each of those, in microseconds.
-    fn until(&self, later: &Self) -> Vec<f64> {
-        let nanos = |stamps: &Self| -> Vec<u64> {
-            stamps.nanos.iter().map(|nanos| nanos.load(Ordering::Relaxed)).collect()
-        };
-        let pairs = nanos(self).into_iter().zip(nanos(later));
-        pairs.map(|(from, to)| micros(Duration::from_nanos(to.saturating_sub(from)))).collect()
-    }
-}
-
-/// A primary that notes when it acknowledged.
-struct Stamped {
-    store: FileStore,
-    stamps: Arc<Stamps>,
-}
-
-#[async_trait]
-impl EventSink for Stamped {
-    async fn append(&self, batch: Batch<'_>) -> hydrant::Result<()> {
-        self.store.append(batch).await?;
-        self.stamps.stamp(batch.events());
-        Ok(())
-    }
-
-    async fn checkpoint(&self) -> hydrant::Result<Checkpoint> {
-        self.store.checkpoint().await
-    }
-}
-
-impl EventSource for Stamped {
-    fn read(&self, from: ReadFrom) -> EventStream {
-        self.store.read(from)
-    }
-
-    fn follow(&self, from: ReadFrom) -> EventStream {
-        self.store.follow(from)
-    }
-}
-
-impl Primary for Stamped {
-    fn roster(&self) -> Arc<dyn CheckpointStore> {
-        self.store.roster()
-    }
-
-    fn acknowledges(&self) -> Acknowledges {
-        self.store.acknowledges()
-    }
 }
 
 /// A sink that notes when it is called.

@@ -7,6 +7,7 @@ pub mod figure;
 pub mod machine;
 pub mod ours;
 pub mod raw;
+pub mod stamps;
 pub mod workload;
 
 use std::error::Error;

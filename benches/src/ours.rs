@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hydrant::{Batch, Checkpoint, EventSink, EventSource, EventStream, Journal, JournalOptions, ReadFrom};
+use hydrant::{
+    Batch, Checkpoint, EventSink, EventSource, EventStream, Journal, JournalOptions, ReadFrom, Store,
+};
 use hydrant_file::{FileStore, FileStoreOptions};
 use tokio::time::Instant;
 
@@ -57,9 +59,24 @@ pub async fn crowd_with(
     together: usize,
     run: Duration,
 ) -> Result<Crowd> {
-    let commits = Arc::new(Mutex::new(Vec::with_capacity(1 << 20)));
     let store = FileStore::open(dir, options).await?;
-    let counted = Counted { store: store.clone(), commits: commits.clone() };
+    let crowd = crowd_over(store.clone(), tasks, together, run).await;
+    store.close().await?;
+    crowd
+}
+
+/// [`crowd`] over any store.
+///
+/// # Errors
+/// What the log meets.
+pub async fn crowd_over<S: Store + 'static>(
+    store: S,
+    tasks: usize,
+    together: usize,
+    run: Duration,
+) -> Result<Crowd> {
+    let commits = Arc::new(Mutex::new(Vec::with_capacity(1 << 20)));
+    let counted = Counted { store, commits: commits.clone() };
     let journal: Journal<Change> = Journal::open(counted, JournalOptions::default()).await?;
     let changes: Arc<Vec<Change>> = Arc::new((0..1024.max(together as u64)).map(change).collect());
     let stop = Arc::new(AtomicBool::new(false));
@@ -92,19 +109,18 @@ pub async fn crowd_with(
     }
     let took = start.elapsed();
     journal.close().await?;
-    store.close().await?;
     let commits = std::mem::take(&mut *commits.lock().unwrap_or_else(PoisonError::into_inner));
     Ok(Crowd { events, took, commits })
 }
 
 /// Notes how many events each append has.
-struct Counted {
-    store: FileStore,
+struct Counted<S> {
+    store: S,
     commits: Arc<Mutex<Vec<usize>>>,
 }
 
 #[async_trait]
-impl EventSink for Counted {
+impl<S: Store> EventSink for Counted<S> {
     async fn append(&self, batch: Batch<'_>) -> hydrant::Result<()> {
         self.commits.lock().unwrap_or_else(PoisonError::into_inner).push(batch.events().len());
         self.store.append(batch).await
@@ -115,7 +131,7 @@ impl EventSink for Counted {
     }
 }
 
-impl EventSource for Counted {
+impl<S: Store> EventSource for Counted<S> {
     fn read(&self, from: ReadFrom) -> EventStream {
         self.store.read(from)
     }

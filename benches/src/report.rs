@@ -10,12 +10,17 @@ use hydrant_benches::figure::{Bound, Check, Figure, Section, Series, short};
 use crate::chart;
 
 /// Sections in the order of the page: name and title.
-const SECTIONS: [(&str, &str); 5] = [
+const SECTIONS: [(&str, &str); 10] = [
     ("append", "Append"),
     ("peers", "Append, beside other logs and databases"),
     ("replay", "Replay"),
     ("seek", "A log of 10 GB"),
     ("fanout", "Fan-out"),
+    ("postgres", "Postgres"),
+    ("postgres-peers", "Postgres, beside postgres-es"),
+    ("s3", "S3"),
+    ("kinesis", "Kinesis"),
+    ("everywhere", "A fan-out to file, Postgres, S3 and Kinesis"),
 ];
 const BEGIN: &str = "<!-- figures: written by `cargo xtask bench` -->\n";
 const END: &str = "<!-- end of figures -->\n";

@@ -72,7 +72,14 @@ const NEVER: &[&str] = &[
     "tokio-postgres",
 ];
 
-/// The crates that put several stores together; all others know `hydrant` and no other crate of ours.
+/// What only tests may know.
+const TESTS_ONLY: &str = "test-servers";
+
+/// What stores on AWS share: how it is reached. It knows no store.
+const SHARED: &str = "hydrant-aws";
+
+/// The crates that put several stores together; all others know `hydrant`, perhaps what is shared, and no other crate of
+/// ours.
 const KNOWS_STORES: &[&str] = &["hydrant-api", "hydrant-cli", "hydrant-node"];
 
 /// Fails when a crate depends on what it must not know.
@@ -93,7 +100,14 @@ pub(crate) fn check() -> Result<(), String> {
         ));
     }
     for name in crates()? {
-        let known = tree(&name)?.into_iter().filter(|known| known.starts_with("hydrant-") && *known != name);
+        let all = tree(&name)?;
+        if all.contains(TESTS_ONLY) {
+            return Err(format!(
+                "{name} depends on {TESTS_ONLY}, which is not published: make it a dev-dependency"
+            ));
+        }
+        let is_other = |known: &String| known.starts_with("hydrant-") && *known != name && known != SHARED;
+        let known = all.into_iter().filter(is_other);
         let known: Vec<_> = known.collect();
         if !known.is_empty() && !KNOWS_STORES.contains(&name.as_str()) {
             return Err(format!("{name} depends on {}: stores know `hydrant` alone", known.join(", ")));

@@ -4,24 +4,32 @@ use std::process::ExitCode;
 
 use crate::{cargo, step};
 
-/// In the order in which they run; `peers` is a workspace of its own.
-const SECTIONS: [&str; 5] = ["append", "peers", "replay", "seek", "fanout"];
+/// In the order in which they run, each with the workspace and the package that measure it; those with
+/// peers are workspaces of their own.
+const SECTIONS: [(&str, &str, &str); 10] = [
+    ("append", "Cargo.toml", "hydrant-benches"),
+    ("peers", "benches/peers/Cargo.toml", "hydrant-benches-peers"),
+    ("replay", "Cargo.toml", "hydrant-benches"),
+    ("seek", "Cargo.toml", "hydrant-benches"),
+    ("fanout", "Cargo.toml", "hydrant-benches"),
+    ("postgres", "Cargo.toml", "hydrant-benches-servers"),
+    ("postgres-peers", "benches/peers-postgres/Cargo.toml", "hydrant-benches-peers-postgres"),
+    ("s3", "Cargo.toml", "hydrant-benches-servers"),
+    ("kinesis", "Cargo.toml", "hydrant-benches-servers"),
+    ("everywhere", "Cargo.toml", "hydrant-benches-servers"),
+];
 
 /// Runs these sections, or all, and writes the page from these figures and the kept ones of the others.
 pub(crate) fn run(args: &[String]) -> Result<ExitCode, String> {
-    if let Some(unknown) = args.iter().find(|arg| !SECTIONS.contains(&arg.as_str())) {
-        return Err(format!("there is no section {unknown:?}; there are: {}", SECTIONS.join(", ")));
+    let names = SECTIONS.map(|(name, ..)| name);
+    if let Some(unknown) = args.iter().find(|arg| !names.contains(&arg.as_str())) {
+        return Err(format!("there is no section {unknown:?}; there are: {}", names.join(", ")));
     }
-    let wanted = |section: &&&str| args.is_empty() || args.iter().any(|arg| arg == **section);
-    step("building", cargo().args(["build", "--release", "--package", "hydrant-benches"]))?;
-    for section in SECTIONS.iter().filter(wanted) {
-        let mut run = cargo();
-        if *section == "peers" {
-            run.args(["run", "--release", "--quiet", "--manifest-path", "benches/peers/Cargo.toml"]);
-        } else {
-            run.args(["run", "--release", "--quiet", "--package", "hydrant-benches", section]);
-        }
-        step(&format!("measuring: {section}"), &mut run)?;
+    let wanted = |name: &str| args.is_empty() || args.iter().any(|arg| arg == name);
+    for (name, workspace, package) in SECTIONS.into_iter().filter(|(name, ..)| wanted(name)) {
+        let of = ["--release", "--manifest-path", workspace, "--package", package];
+        step(&format!("building: {name}"), cargo().arg("build").args(of))?;
+        step(&format!("measuring: {name}"), cargo().args(["run", "--quiet"]).args(of).arg(name))?;
     }
     let mut report = cargo();
     report.args(["run", "--release", "--quiet", "--package", "hydrant-benches", "report"]);

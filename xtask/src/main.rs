@@ -1,9 +1,10 @@
-//! The workspace's commands: `cargo xtask test`, `cargo xtask ci` and `cargo xtask bench`.
+//! The workspace's commands: `cargo xtask test`, `cargo xtask ci`, `cargo xtask servers` and `cargo xtask bench`.
 //!
-//! Without dependencies on purpose: this is the first thing that a fresh machine compiles.
+//! Without dependencies but std's and our own on purpose: this is the first thing that a fresh machine compiles.
 
 mod arrows;
 mod bench;
+mod servers;
 mod tally;
 mod test;
 
@@ -17,6 +18,8 @@ usage: cargo xtask <command>
 
   test [-p <package>].. [<filter>..]   unit, integration and doc tests; the last line counts them
   ci                                   formatting, lints, documentation, the crates' arrows, then `test`
+  servers up [<server>..]              Postgres, S3 and Kinesis for tests and examples, in Docker or natively
+  servers down|status|env              ends them, lists them, prints the variables that name them
   bench [<section>..]                  measures, and writes docs/BENCHMARKS.md
 ";
 
@@ -25,6 +28,7 @@ fn main() -> ExitCode {
     let result = match args.split_first() {
         Some((command, rest)) if command == "test" => test::run(rest),
         Some((command, [])) if command == "ci" => ci(),
+        Some((command, rest)) if command == "servers" => servers::run(rest),
         Some((command, rest)) if command == "bench" => bench::run(rest),
         _ => {
             eprint!("{USAGE}");
@@ -44,6 +48,11 @@ fn main() -> ExitCode {
 fn ci() -> Result<ExitCode, String> {
     step("formatting", cargo().args(["fmt", "--all", "--check"]))?;
     step("lints", cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    for store in ["", "kinesis", "postgres", "s3"] {
+        let mut small = cargo();
+        small.args(["clippy", "--package", "hydrant-cli", "--no-default-features", "--features", store]);
+        step("the program with fewer stores", small.args(["--", "-D", "warnings"]))?;
+    }
     let mut doc = cargo();
     doc.args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
     step("documentation", &mut doc)?;

@@ -13,6 +13,8 @@ pub(crate) struct Tally {
     pub(crate) skipped: u64,
     /// The names of those that failed, as far as their program could say.
     pub(crate) names: Vec<String>,
+    /// What they printed, line by line, to be said again where it is seen: at the end.
+    pub(crate) said: Vec<String>,
     /// A program has said how many tests it runs, and not yet how they went.
     running: bool,
     /// Where in the output of the tests that passed we are.
@@ -32,6 +34,8 @@ enum Shown {
     Skipped,
     /// The names of all that passed, which were told before.
     Names,
+    /// The output of a test that failed.
+    Failed,
 }
 
 impl Tally {
@@ -49,7 +53,9 @@ impl Tally {
             self.close();
             self.running = true;
         } else if line == "failures:" {
-            self.shown = Shown::Nothing;
+            self.shown = if self.shown == Shown::Failed { Shown::Nothing } else { Shown::Failed };
+        } else if self.shown == Shown::Failed {
+            self.said.push(line.to_owned());
         } else if let Some(name) = failed(line) {
             self.names.push(name.to_owned());
         } else if line == "successes:" {
@@ -180,6 +186,36 @@ test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
         let shown: Vec<_> = output.lines().filter(|line| tally.line(line) && !line.is_empty()).collect();
         assert_eq!(shown[..3], ["test a ... ok", "---- a stdout ----", "seed 7"]);
         assert_eq!(shown.len(), 4);
+    }
+
+    #[test]
+    fn what_a_failed_test_printed_is_kept() {
+        let output = "\
+running 2 tests
+successes:
+
+---- a stdout ----
+seed 7
+
+successes:
+    a
+
+failures:
+
+---- b stdout ----
+seed 8
+thread 'b' panicked
+
+failures:
+    b
+
+test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s
+";
+        let mut tally = Tally::default();
+        for line in output.lines() {
+            tally.line(line);
+        }
+        assert_eq!(tally.said, ["", "---- b stdout ----", "seed 8", "thread 'b' panicked", ""]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{ExitCode, Stdio};
 
 use crate::cargo;
+use crate::servers::{self, Session};
 use crate::tally::Tally;
 
 /// Runs the tests, passes their output on as it comes, and ends with the tally.
@@ -21,6 +22,14 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode, String> {
     // Many tests make a sink panic on purpose; with a backtrace each, nobody finds the one that matters.
     command.env("RUST_BACKTRACE", "0");
 
+    let servers = if packages.is_empty() || any(&packages, servers::are_needed_by)? {
+        eprintln!("== servers");
+        let servers = Session::open()?;
+        servers.set(&mut command);
+        Some(servers)
+    } else {
+        None
+    };
     eprintln!("== tests");
     let mut child = command.spawn().map_err(|cause| format!("{command:?} did not start: {cause}"))?;
     let mut tally = Tally::default();
@@ -45,6 +54,13 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode, String> {
     } else {
         None
     };
+    if let Some(servers) = servers {
+        eprint!("{}", servers.summary());
+    }
+    // Far above, between the output of all others, nobody finds it.
+    for line in &tally.said {
+        eprintln!("{line}");
+    }
     for name in &tally.names {
         eprintln!("failed: {name}");
     }
@@ -53,6 +69,11 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode, String> {
     }
     println!("{tally}");
     Ok(if wrong.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Whether one of them is.
+fn any(packages: &[&str], is: impl Fn(&str) -> Result<bool, String>) -> Result<bool, String> {
+    packages.iter().try_fold(false, |found, package| Ok(found || is(package)?))
 }
 
 /// Packages to test and filters for their tests.

@@ -1,0 +1,95 @@
+//! When each event was acknowledged, and when it arrived.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hydrant::{
+    Acknowledges, Batch, Checkpoint, CheckpointStore, Event, EventSink, EventSource, EventStream, Primary,
+    ReadFrom,
+};
+use tokio::time::Instant;
+
+use crate::micros;
+
+/// When something happened to each event.
+#[derive(Debug)]
+pub struct Stamps {
+    origin: Instant,
+    nanos: Vec<AtomicU64>,
+}
+
+impl Stamps {
+    /// For events with the ids 0 to `events`; the clock begins to run.
+    pub fn new(events: u64) -> Self {
+        Self { origin: Instant::now(), nanos: (0..events).map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    /// For the same events, on the same clock.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        Self { origin: self.origin, nanos: self.nanos.iter().map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    /// It happened to these now. A batch that comes again does not count.
+    pub fn stamp(&self, events: &[Event]) {
+        let now = u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        for event in events {
+            if let Some(nanos) = usize::try_from(event.id().get()).ok().and_then(|at| self.nanos.get(at)) {
+                nanos.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed).ok();
+            }
+        }
+    }
+
+    /// From each of these to each of those, in microseconds.
+    pub fn until(&self, later: &Self) -> Vec<f64> {
+        let nanos = |stamps: &Self| -> Vec<u64> {
+            stamps.nanos.iter().map(|nanos| nanos.load(Ordering::Relaxed)).collect()
+        };
+        let pairs = nanos(self).into_iter().zip(nanos(later));
+        pairs.map(|(from, to)| micros(Duration::from_nanos(to.saturating_sub(from)))).collect()
+    }
+}
+
+/// A store that notes when it acknowledged.
+#[derive(Debug)]
+pub struct Stamped<S> {
+    /// The store itself.
+    pub store: S,
+    /// When it acknowledged.
+    pub stamps: Arc<Stamps>,
+}
+
+#[async_trait]
+impl<S: EventSink> EventSink for Stamped<S> {
+    async fn append(&self, batch: Batch<'_>) -> hydrant::Result<()> {
+        self.store.append(batch).await?;
+        self.stamps.stamp(batch.events());
+        Ok(())
+    }
+
+    async fn checkpoint(&self) -> hydrant::Result<Checkpoint> {
+        self.store.checkpoint().await
+    }
+}
+
+impl<S: EventSource> EventSource for Stamped<S> {
+    fn read(&self, from: ReadFrom) -> EventStream {
+        self.store.read(from)
+    }
+
+    fn follow(&self, from: ReadFrom) -> EventStream {
+        self.store.follow(from)
+    }
+}
+
+impl<S: Primary> Primary for Stamped<S> {
+    fn roster(&self) -> Arc<dyn CheckpointStore> {
+        self.store.roster()
+    }
+
+    fn acknowledges(&self) -> Acknowledges {
+        self.store.acknowledges()
+    }
+}

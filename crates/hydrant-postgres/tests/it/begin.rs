@@ -1,0 +1,115 @@
+//! What is sent behind a BEGIN before it is answered, where that BEGIN fails.
+
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, Pool};
+use hydrant::{Checkpoint, CheckpointStore, Entry, ErrorKind, EventSink, EventSourceExt, ReadFrom, Retry};
+use hydrant_postgres::{PostgresCheckpoints, PostgresCheckpointsOptions, PostgresConnect, PostgresStore};
+use test_servers::proxy::{Fault, Tcp, When};
+use tokio_postgres::NoTls;
+
+use crate::support::{Place, append, client, event, events, in_a_schema};
+
+/// The server answers as it does to a cancel that was meant for the statement before.
+const CANCELLED: Fault =
+    Fault::Replace("BEGIN ISOLATION LEVEL READ COMMITTED", "DO 'BEGIN RAISE query_canceled;END' ");
+
+fn pool(place: &Place, proxy: &Tcp) -> PostgresConnect {
+    let manager = Manager::new(place.config(proxy.address()), NoTls);
+    Pool::builder(manager).max_size(2).build().unwrap().into()
+}
+
+/// Over a connection of its own, by COPY; and from a pool, by one statement and by COPY.
+fn ways(place: &Place, proxy: &Tcp) -> [(PostgresConnect, usize); 3] {
+    [(place.through(proxy), 0), (pool(place, proxy), usize::MAX), (pool(place, proxy), 0)]
+}
+
+#[test]
+fn an_append_whose_begin_fails_adds_nothing_and_says_so() {
+    in_a_schema(async |place| {
+        let proxy = place.proxy().await;
+        for (way, (connect, copy_bytes_min)) in ways(&place, &proxy).into_iter().enumerate() {
+            let log = format!("way {way}");
+            let options = place.options().with_copy_bytes_min(copy_bytes_min);
+            let store = PostgresStore::open(connect, &log, options).await.unwrap();
+            append(&store, None, &events(0..3)).await.unwrap();
+            proxy.once(When::Sends(b"BEGIN ISOLATION".to_vec()), CANCELLED);
+            let error = append(&store, Some(2), &events(3..6)).await.unwrap_err();
+            assert_eq!(
+                (error.kind(), error.retry()),
+                (ErrorKind::Unavailable, Retry::Safe),
+                "{way}: {error}"
+            );
+            let beside = place.open(&log).await;
+            assert_eq!(beside.collect(ReadFrom::Origin).await.unwrap(), events(0..3), "way {way}");
+            assert_eq!(store.checkpoint().await.unwrap(), Checkpoint::behind(&event(2)), "way {way}");
+            append(&store, Some(2), &events(3..6)).await.unwrap();
+            assert_eq!(store.collect(ReadFrom::Origin).await.unwrap(), events(0..6), "way {way}");
+        }
+    });
+}
+
+#[test]
+fn a_checkpoint_whose_begin_fails_does_not_move() {
+    in_a_schema(async |place| {
+        let proxy = place.proxy().await;
+        let options = PostgresCheckpointsOptions::default().with_schema(&place.schema);
+        let checkpoints = PostgresCheckpoints::open(place.through(&proxy), options).await.unwrap();
+        let at = |at: u64| Entry {
+            name: "sink".to_owned(),
+            target: "there".to_owned(),
+            checkpoint: Checkpoint::behind(&event(at)),
+        };
+        // Made, moved, removed.
+        for (held, new) in [(None, Some(at(1))), (Some(at(1)), Some(at(2))), (Some(at(2)), None)] {
+            proxy.once(When::Sends(b"BEGIN ISOLATION".to_vec()), CANCELLED);
+            let error = checkpoints.swap("sink", held.as_ref(), new.as_ref()).await.unwrap_err();
+            assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Safe), "{error}");
+            assert_eq!(checkpoints.load("sink").await.unwrap(), held);
+            checkpoints.swap("sink", held.as_ref(), new.as_ref()).await.unwrap();
+        }
+    });
+}
+
+/// Cancels arrive at any time, also for the statement behind the one that they were meant for.
+#[test]
+fn cancels_that_come_at_any_time_break_no_log() {
+    in_a_schema(async |place| {
+        let proxy = place.proxy().await;
+        let cancel = format!(
+            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name = '{}'",
+            place.schema
+        );
+        let mut cancelled = 0;
+        for (way, (connect, copy_bytes_min)) in ways(&place, &proxy).into_iter().enumerate() {
+            let log = format!("way {way}");
+            let options = place.options().with_copy_bytes_min(copy_bytes_min);
+            let store = PostgresStore::open(connect, &log, options).await.unwrap();
+            append(&store, None, &events(0..1)).await.unwrap();
+            let operator = client(&place.url).await;
+            let storm = async {
+                loop {
+                    operator.batch_execute(&cancel).await.unwrap();
+                }
+            };
+            let writing = async {
+                for at in 1..60 {
+                    while let Err(error) = append(&store, Some(at - 1), &[event(at)]).await {
+                        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+                        assert_ne!(error.retry(), Retry::Never, "{error}");
+                        cancelled += 1;
+                        // Long enough for one to come through between two cancels, some time.
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                }
+            };
+            tokio::select! {
+                () = writing => {}
+                () = storm => {}
+            }
+            let beside = place.open(&log).await;
+            assert_eq!(beside.collect(ReadFrom::Origin).await.unwrap(), events(0..60), "way {way}");
+        }
+        println!("{cancelled} cancelled");
+    });
+}

@@ -1,0 +1,249 @@
+//! Checkpoints in a bucket: one small object for each sink, replaced by compare-and-swap.
+
+mod content;
+mod options;
+mod requests;
+
+use std::collections::HashMap;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use aws_sdk_s3::Client;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use hydrant::{CheckpointStore, Entry, Error, Result, Retry};
+use tokio::sync::{Mutex, MutexGuard};
+
+use self::content::Content;
+pub use self::options::S3CheckpointsOptions;
+use self::requests::{Put, Requests, Version};
+use crate::backoff::Backoff;
+use crate::bucket::Bucket;
+
+/// Calls that concern the same name wait for each other; a fixed number of gates bounds what that costs.
+const GATES: usize = 16;
+
+/// How often a swap is sent: as often as the SDK sends what only asks.
+const SWAPS_MAX: u32 = 3;
+
+/// How often a swap looks again that met others who wrote the same.
+const LOOKS_MAX: u32 = 4;
+
+/// Entries of a list that are fetched at the same time.
+const FETCHES_MAX: usize = 8;
+
+/// Checkpoints kept as objects under a prefix of their own, one for each sink.
+///
+/// `Ok` from [`swap`](CheckpointStore::swap) means that S3 has stored the entry, as durably as it stores
+/// anything. Any number of handles and processes may share the prefix: entries move by conditional writes
+/// only (`If-None-Match`, then `If-Match` on what was read), so that of two runners of one sink one is told
+/// `Fenced`. A server that ignores these conditions is refused at open.
+///
+/// Each swap leaves a mark of its own in the object. By it, a swap whose answer was lost is found to have been
+/// made, and a request that was given up cannot take effect later: before the next call for that name on this
+/// handle answers, the object was written once more if need be, and its old version with it is out of date.
+///
+/// A removed entry leaves a small object that says so: to delete it could not be made conditional on every
+/// server. A swap costs one request where this handle made the last one; a load costs one; a list one for each
+/// 1,000 objects and one for each entry. A name may hold any characters, up to what fits in a key of 1,024 bytes.
+///
+/// ```no_run
+/// # async fn keep() -> hydrant::Result<()> {
+/// use hydrant::{Checkpoint, CheckpointStore, Entry};
+/// use hydrant_s3::{ClientOptions, S3Checkpoints, S3CheckpointsOptions, connect};
+///
+/// let client = connect(&ClientOptions::default()).await?;
+/// let checkpoints =
+///     S3Checkpoints::open(client, "bucket", "checkpoints", S3CheckpointsOptions::default()).await?;
+/// let entry = Entry { name: "mail".into(), target: "smtp".into(), checkpoint: Checkpoint::Empty };
+/// checkpoints.swap("mail", None, Some(&entry)).await?;
+/// assert_eq!(checkpoints.load("mail").await?, Some(entry));
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct S3Checkpoints {
+    requests: Arc<Requests>,
+    gates: Arc<[Mutex<Names>; GATES]>,
+}
+
+/// What this handle knows of some names.
+type Names = HashMap<String, Known>;
+
+/// What this handle knows of the object of one name.
+#[derive(Debug)]
+enum Known {
+    /// It wrote or read this version last. Somebody else may have replaced it since.
+    Last(Version),
+    /// It sent a swap with this mark to replace that version, and got no answer.
+    Open { mark: String, replaces: Version },
+}
+
+impl S3Checkpoints {
+    /// Opens the checkpoints under `prefix`, which holds nothing else.
+    ///
+    /// # Errors
+    /// `Unsupported` where the server ignores conditional writes; `Invalid` for options that cannot work; `Denied`,
+    /// `Invalid` or `Unavailable` as the server answers.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves at most the object `.probe`, which stays anyway.
+    pub async fn open(
+        client: Client,
+        bucket: &str,
+        prefix: &str,
+        options: S3CheckpointsOptions,
+    ) -> Result<Self> {
+        let checkpoints = Self::unopened(Bucket::new(client, bucket, prefix, options.into_store())?);
+        checkpoints.requests.must_be_conditional().await?;
+        Ok(checkpoints)
+    }
+
+    /// Nothing is asked before the first swap, which is refused where the server ignores conditional writes.
+    pub(crate) fn unopened(bucket: Bucket) -> Self {
+        let requests = Arc::new(Requests::new(bucket));
+        Self { requests, gates: Arc::new(std::array::from_fn(|_| Mutex::default())) }
+    }
+
+    /// Waits for the call that is under way for this name.
+    async fn gate(&self, name: &str) -> MutexGuard<'_, Names> {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        let index = usize::try_from(hasher.finish() % GATES as u64).expect("a remainder below 16 fits");
+        self.gates[index].lock().await
+    }
+
+    /// The version that is there now. What a call that was given up still does cannot change it any more.
+    async fn settled(&self, names: &mut Names, name: &str) -> Result<Version> {
+        let version = self.requests.get(name).await?;
+        match names.get(name) {
+            // That swap may still be on its way. It asks for this version: so there must be another one.
+            Some(Known::Open { replaces, .. }) if version == *replaces => {
+                let content = Content { entry: version.entry().cloned(), swap: self.requests.mark() };
+                match self.requests.put(name, content, &version).await? {
+                    Put::Done(version) => Ok(version),
+                    // Somebody's write came between; the version that the swap asks for is gone.
+                    Put::Changed => self.requests.get(name).await,
+                }
+            }
+            _ => Ok(version),
+        }
+    }
+
+    async fn look(&self, names: &mut Names, name: &str) -> Result<Version> {
+        let version = self.settled(names, name).await?;
+        names.insert(name.to_owned(), Known::Last(version.clone()));
+        Ok(version)
+    }
+
+    async fn try_swap(
+        &self,
+        names: &mut Names,
+        name: &str,
+        expected: Option<&Entry>,
+        new: Option<&Entry>,
+    ) -> Result<()> {
+        self.requests.must_be_conditional().await?;
+        let open = match names.get(name) {
+            Some(Known::Open { mark, .. }) => Some(mark.clone()),
+            _ => None,
+        };
+        let mut version = match names.get(name) {
+            Some(Known::Last(version)) if version.entry() == expected => version.clone(),
+            _ => self.look(names, name).await?,
+        };
+        // The same swap again, whose first answer was lost.
+        if open.is_some() && version.mark() == open.as_deref() && version.entry() == new {
+            return Ok(());
+        }
+        for _ in 0..LOOKS_MAX {
+            if version.entry() != expected {
+                break;
+            }
+            if version == Version::Absent && new.is_none() {
+                return Ok(());
+            }
+            let content = Content { entry: new.cloned(), swap: self.requests.mark() };
+            let mark = content.swap.clone();
+            // Stays so if this future is dropped, or the answer is lost.
+            let open = Known::Open { mark: mark.clone(), replaces: version.clone() };
+            names.insert(name.to_owned(), open);
+            match self.requests.put(name, content, &version).await {
+                Ok(Put::Done(version)) => {
+                    names.insert(name.to_owned(), Known::Last(version));
+                    return Ok(());
+                }
+                Ok(Put::Changed) => {
+                    // By an answer that says no, this swap is over; but the HTTP client may have sent it twice.
+                    version = self.requests.get(name).await.map_err(Error::maybe_applied)?;
+                    names.insert(name.to_owned(), Known::Last(version.clone()));
+                    if version.mark() == Some(&mark) {
+                        return Ok(());
+                    }
+                }
+                Err(error) => {
+                    if error.retry() != Retry::AfterCheckpoint {
+                        names.insert(name.to_owned(), Known::Last(version));
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Err(Error::fenced("another runner moved this checkpoint; end one of the two")
+            .in_log(self.requests.target(name)))
+    }
+}
+
+/// # Cancel safety
+/// A dropped `swap` is made or not made as a whole; the next call for that name on this handle finds out, and
+/// sees to it that it stays so.
+#[async_trait]
+impl CheckpointStore for S3Checkpoints {
+    async fn load(&self, name: &str) -> Result<Option<Entry>> {
+        self.requests.check(name)?;
+        let mut names = self.gate(name).await;
+        let version = self.look(&mut names, name).await?;
+        Ok(version.entry().cloned())
+    }
+
+    async fn list(&self) -> Result<Vec<Entry>> {
+        for gate in self.gates.iter() {
+            let mut names = gate.lock().await;
+            let is_open =
+                |(name, known): (&String, &Known)| matches!(known, Known::Open { .. }).then(|| name.clone());
+            let open: Vec<String> = names.iter().filter_map(is_open).collect();
+            for name in open {
+                self.look(&mut names, &name).await?;
+            }
+        }
+        let keys = self.requests.list().await?;
+        let fetch = |encoded: String| async move { self.requests.get_encoded(&encoded).await };
+        let versions = stream::iter(keys).map(fetch).buffer_unordered(FETCHES_MAX);
+        let mut entries: Vec<Entry> =
+            versions.try_filter_map(|version| async move { Ok(version.into_entry()) }).try_collect().await?;
+        entries.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(entries)
+    }
+
+    async fn swap(&self, name: &str, expected: Option<&Entry>, new: Option<&Entry>) -> Result<()> {
+        self.requests.check(name)?;
+        for entry in [expected, new].into_iter().flatten() {
+            if entry.name != name {
+                return Err(Error::invalid(format!("the entry is named {:?}, not {name:?}", entry.name)));
+            }
+        }
+        let mut names = self.gate(name).await;
+        let mut rng = fastrand::Rng::new();
+        let mut backoff = Backoff::new(&mut rng);
+        let mut is_open = false;
+        for attempt in 1.. {
+            let Err(error) = self.try_swap(&mut names, name, expected, new).await else { break };
+            is_open |= error.retry() == Retry::AfterCheckpoint;
+            if error.retry() == Retry::Never || attempt == SWAPS_MAX {
+                return Err(if is_open { error.maybe_applied() } else { error });
+            }
+            tokio::time::sleep(backoff.pause()).await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,57 @@
+//! A client of S3 whose every wait has a bound.
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::{Builder, StalledStreamProtectionConfig};
+use hydrant::Result;
+pub use hydrant_aws::ClientOptions;
+
+/// A client by these options. It connects with the first request, not here.
+///
+/// ```no_run
+/// # async fn connect() -> hydrant::Result<()> {
+/// let options = hydrant_s3::ClientOptions::default().with_region("eu-central-1");
+/// let client = hydrant_s3::connect(&options).await?;
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+/// `Invalid` where the region, or without the SDK's chain the credentials, are missing, and for options that
+/// make no sense.
+pub async fn connect(options: &ClientOptions) -> Result<Client> {
+    // An upload is bounded by the attempt's time-out as a whole; a download goes on behind it.
+    let stalled = StalledStreamProtectionConfig::enabled()
+        .upload_enabled(false)
+        .grace_period(options.attempt_timeout)
+        .build();
+    let config = Builder::from(&hydrant_aws::config(options).await?)
+        .stalled_stream_protection(stalled)
+        .force_path_style(options.path_style);
+    Ok(Client::from_conf(config.build()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use aws_credential_types::Credentials;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn our_bounds_reach_the_client() {
+        let options = ClientOptions::default()
+            .with_region("eu-central-1")
+            .with_credentials(Credentials::new("id", "secret-key", None, None, "test"))
+            .with_attempts_max(7)
+            .with_attempt_timeout(Duration::from_secs(2));
+        let client = connect(&options).await.unwrap();
+        let config = client.config();
+        assert_eq!(config.retry_config().unwrap().max_attempts(), 7);
+        let timeouts = config.timeout_config().unwrap();
+        assert_eq!(timeouts.operation_attempt_timeout(), Some(Duration::from_secs(2)));
+        let stalled = config.stalled_stream_protection().unwrap();
+        assert!(stalled.download_enabled() && !stalled.upload_enabled());
+        assert_eq!(stalled.grace_period(), Duration::from_secs(2));
+        assert!(!format!("{client:?}").contains("secret-key"));
+    }
+}

@@ -1,0 +1,216 @@
+//! The store: what callers hold.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use aws_sdk_s3::Client;
+use hydrant::{
+    Acknowledges, Batch, Capabilities, Checkpoint, CheckpointStore, Error, ErrorKind, EventSink, EventSource,
+    EventStream, Primary, ReadFrom, Result, Retry,
+};
+use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
+
+use crate::append::Writer;
+use crate::bucket::Bucket;
+use crate::head::View;
+use crate::options::S3StoreOptions;
+use crate::{S3Checkpoints, S3Source, probe};
+
+/// A log in a bucket: one object a batch, fenced by conditional writes.
+///
+/// Acknowledged means: S3 answered that it stored the object, which on AWS means in several data centres.
+///
+/// A batch is one PUT: whole or not at all. Any number of handles, here and elsewhere, may write the same log:
+/// each append names its predecessor, and of two behind the same one the other is `Fenced`. Reading takes no
+/// lock and is seen by nobody.
+///
+/// Handles are cheap to clone and share one view of the log. There is nothing to release when the last is
+/// dropped; [`close`](S3Store::close) waits for a write that is under way.
+///
+/// ```no_run
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> hydrant::Result<()> {
+/// use hydrant::{Batch, Event, EventId, EventSink, EventSourceExt, ReadFrom};
+/// use hydrant_s3::{ClientOptions, S3Store, S3StoreOptions};
+///
+/// let client = hydrant_s3::connect(&ClientOptions::default()).await?;
+/// let log = S3Store::open(client, "bucket", "logs/alice", S3StoreOptions::default()).await?;
+/// let events = [Event::new(EventId::ZERO, "hello")?];
+/// log.append(Batch::new(None, &events)?).await?;
+/// assert_eq!(log.collect(ReadFrom::Origin).await?, events);
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct S3Store {
+    pub(crate) source: S3Source,
+    writer: Arc<Mutex<Writer>>,
+    roster: Arc<S3Checkpoints>,
+}
+
+impl fmt::Debug for S3Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3Store").field("log", &self.url()).finish_non_exhaustive()
+    }
+}
+
+/// Where the roster of a fan-out is, beside the log.
+const ROSTER: &str = "secondaries";
+
+impl S3Store {
+    /// What `append` and the rest of the laws can count on, from a server that holds to conditional writes.
+    /// What this one holds to: [`capabilities`](S3Store::capabilities).
+    pub const CAPABILITIES: Capabilities = Capabilities::ALL;
+
+    /// Opens the log under a prefix of a bucket, or begins one there.
+    ///
+    /// `client` comes from [`connect`](crate::connect), or is your own. It needs `s3:ListBucket`, `s3:GetObject`
+    /// and `s3:PutObject`. Three requests for a log of less than 1,000 objects (the very first time four), and at
+    /// most two more each time that its ids double.
+    ///
+    /// # Errors
+    /// `Unsupported` for a server that ignores conditional writes, unless the options say
+    /// `unsafe_single_writer`; `Denied`; `Invalid` for options that cannot work; `Corrupt` where the end
+    /// of the log makes no sense; `Unavailable`, also for a bucket that does not exist.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves at most the small object `probe`.
+    pub async fn open(client: Client, bucket: &str, prefix: &str, options: S3StoreOptions) -> Result<Self> {
+        let mut bucket = Bucket::new(client, bucket, prefix, options)?;
+        bucket.is_conditional = probe::is_conditional(&bucket).await?;
+        if !bucket.is_conditional && !bucket.options.unsafe_single_writer {
+            return Err(probe::refusal(&bucket));
+        }
+        let roster = Arc::new(S3Checkpoints::unopened(bucket.for_checkpoints(ROSTER)));
+        let source = S3Source::over(bucket).await?;
+        let writer = Arc::new(Mutex::new(Writer::new(source.seen(), source.bucket().options.seed)));
+        Ok(Self { source, writer, roster })
+    }
+
+    /// What this store can do with its server: without conditional writes no `Fencing`.
+    pub fn capabilities(&self) -> Capabilities {
+        if self.source.bucket().is_conditional {
+            Self::CAPABILITIES
+        } else {
+            Self::CAPABILITIES.without(Capabilities::FENCING)
+        }
+    }
+
+    /// Where the log is: `s3://bucket/prefix/log/`.
+    pub fn url(&self) -> String {
+        self.source.url()
+    }
+
+    /// Waits for a write that is under way, and refuses all calls from then on. Followers end with `Closed`.
+    ///
+    /// # Errors
+    /// None so far: everything acknowledged is stored already.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves the store closed to new calls.
+    pub async fn close(&self) -> Result<()> {
+        self.source.close();
+        drop(self.writer.lock().await);
+        Ok(())
+    }
+
+    /// Runs one call of the writer in a task of its own: a caller that leaves cuts nothing off, and the next
+    /// call waits until it is through.
+    pub(crate) async fn with_writer<T, C, F>(&self, call: C) -> Result<T>
+    where
+        T: Send + 'static,
+        C: FnOnce(Self, OwnedMutexGuard<Writer>, oneshot::Sender<Result<T>>) -> F + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let writer = self.writer.clone().lock_owned().await;
+        self.source.check_open()?;
+        let (reply, answer) = oneshot::channel();
+        tokio::spawn(call(self.clone(), writer, reply));
+        answer.await.unwrap_or_else(|_| {
+            let message = "the task that wrote is gone: it panicked, or its runtime ended";
+            Err(Error::new(ErrorKind::Bug, Retry::AfterCheckpoint, message).in_log(self.url()))
+        })
+    }
+}
+
+#[async_trait]
+impl EventSink for S3Store {
+    /// Appends a batch as one object; acknowledged when S3 has stored it.
+    ///
+    /// One request, if nobody else writes. Throttling, conflicts and lost answers are tried again, with the
+    /// same bytes, until `append_timeout` is over.
+    ///
+    /// # Errors
+    /// `Gap`, `Fenced` and `Compacted` as the contract says; `Invalid` for an event above `event_bytes_max`, or one that
+    /// the server finds too large;
+    /// `Denied`; `Unavailable`, as `AfterCheckpoint` where the object may be stored all the same.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves all of the batch or none; the next call on this log waits until that is
+    /// settled.
+    async fn append(&self, batch: Batch<'_>) -> Result<()> {
+        let max = self.source.bucket().options.event_bytes_max;
+        if let Some(event) = batch.events().iter().find(|event| event.size() > max) {
+            let size = event.size();
+            let message = format!(
+                "{size} bytes are more than `event_bytes_max` = {max}; raise it, or keep large values elsewhere"
+            );
+            return Err(Error::invalid(message).at(event.id()).in_log(self.url()));
+        }
+        let (after, events) = (batch.after(), batch.events().to_vec());
+        self.with_writer(move |store, mut writer, reply| async move {
+            let source = &store.source;
+            let appended = match Batch::new(after, &events) {
+                Ok(batch) => writer.append(source.bucket(), source, batch).await,
+                Err(error) => Err(error),
+            };
+            store.source.publish(writer.view());
+            let whole = match appended {
+                Ok(whole) => whole,
+                Err(error) => return drop(reply.send(Err(error))),
+            };
+            // Committed: that a caller left changes nothing, and dividing it is not waited for.
+            reply.send(Ok(())).ok();
+            let Some(whole) = whole else { return };
+            match whole.divide(source.bucket()).await {
+                Ok(head) => {
+                    writer.divided(head);
+                    store.source.publish(writer.view());
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a segment was not divided at its snapshot; it reads as before");
+                }
+            }
+        })
+        .await
+    }
+
+    /// The end of the log, by asking for it: one request where nothing changed.
+    async fn checkpoint(&self) -> Result<Checkpoint> {
+        self.with_writer(|store, mut writer, reply| async move {
+            let told = writer.look(store.source.bucket()).await.map(View::checkpoint);
+            store.source.publish(writer.view());
+            reply.send(told).ok();
+        })
+        .await
+    }
+}
+
+impl EventSource for S3Store {
+    fn read(&self, from: ReadFrom) -> EventStream {
+        self.source.read(from)
+    }
+
+    fn follow(&self, from: ReadFrom) -> EventStream {
+        self.source.follow(from)
+    }
+}
+
+impl Primary for S3Store {
+    fn roster(&self) -> Arc<dyn CheckpointStore> {
+        self.roster.clone()
+    }
+
+    fn acknowledges(&self) -> Acknowledges {
+        Acknowledges::Durable
+    }
+}

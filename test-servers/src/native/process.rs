@@ -1,0 +1,123 @@
+//! A child process that cannot be left behind.
+
+use std::ffi::OsStr;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// Runs a server (`$3`..) with a watcher beside it in its process group, which holds our end of a pipe: when we are
+/// gone, in whatever way, it ends the group with the signal `$1`. A line instead lets the server live on, until the
+/// file `$2` is removed (`cargo clean`).
+const LEASH: &str = r#"
+exec 3<&0 </dev/null
+signal=$1 file=$2
+shift 2
+{
+    read -r _ <&3 && while kill -0 $$ && [ -e "$file" ]; do sleep 5 || exit; done
+    kill -s "$signal" 0
+} >/dev/null 2>&1 &
+exec 3<&-
+exec "$@"
+"#;
+
+/// How long a process gets to end after its signal, before it is killed.
+const ENDING: Duration = Duration::from_secs(10);
+
+/// A server's process and all that it started, apart from what left its group.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+    leash: Option<ChildStdin>,
+    log: PathBuf,
+    /// The log's bytes that earlier processes wrote.
+    log_before: usize,
+}
+
+impl Process {
+    /// What runs a program on a leash, for [`Process::spawn`]. `signal` ends it in an orderly way. `file` is one in its
+    /// directory that nobody makes anew.
+    pub(crate) fn command(signal: &str, dir: &Path, file: &str, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", LEASH, "leash", signal]).arg(dir.join(file)).arg(program).current_dir(dir);
+        command
+    }
+
+    /// Starts what [`Process::command`] made; its output goes to the end of `log`.
+    pub(crate) fn spawn(mut command: Command, log: &Path) -> io::Result<Self> {
+        let output = OpenOptions::new().create(true).append(true).open(log)?;
+        let log_before = usize::try_from(output.metadata()?.len()).unwrap_or(0);
+        let errors = output.try_clone()?;
+        command.process_group(0).stdin(Stdio::piped()).stdout(output).stderr(errors);
+        let mut child = command.spawn()?;
+        let leash = child.stdin.take();
+        Ok(Self { child, leash, log: log.to_owned(), log_before })
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// The last lines that it wrote.
+    pub(crate) fn log_tail(&self) -> String {
+        let log = fs::read(&self.log).unwrap_or_default();
+        let log = String::from_utf8_lossy(log.get(self.log_before..).unwrap_or_default());
+        format!("the end of {}:\n{}", self.log.display(), tail(&log))
+    }
+
+    /// Ends it with -9 and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        // It may have ended by itself; then there is nothing to kill.
+        drop(self.child.kill());
+        self.end();
+    }
+
+    /// Ends the group with its signal, with -9 if that takes too long, and waits until it is gone.
+    fn end(&mut self) {
+        if self.leash.take().is_some() && until(ENDING, || self.ended()).is_none() {
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
+    }
+
+    /// Lets it live on without us.
+    pub(crate) fn detach(mut self) -> io::Result<()> {
+        let mut leash = self.leash.take().expect("only an ended process has none");
+        leash.write_all(b"\n")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The last 20 lines.
+pub(crate) fn tail(text: &str) -> String {
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
+}
+
+/// Asks 50 times a second until there is an answer, or until `patience` ends: for what a process outside does, which
+/// knows no paused clock.
+#[expect(clippy::disallowed_methods, reason = "a process outside knows no paused clock")]
+pub fn until<T>(patience: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return Some(answer);
+        }
+        if start.elapsed() > patience {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
