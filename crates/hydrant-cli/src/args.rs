@@ -19,7 +19,8 @@ Exit codes:
   3    a store cannot be reached, or refused
   130  ended at once by a second Ctrl-C (143 by a second SIGTERM)
 
-URLs: file:DIR, udp://HOST:PORT, - (standard input or output); options follow as ?NAME=VALUE&...
+URLs: file:DIR, postgres://USER@HOST/DATABASE?log=NAME, s3://BUCKET/PREFIX, kinesis://STREAM?log=NAME,
+udp://HOST:PORT, - (standard input or output); options follow as ?NAME=VALUE&...
 `hydrant stores` lists them all. Documentation: docs/cli.md";
 
 /// One durable log, and everything downstream of it: relay, print, copy, check and mend event logs.
@@ -61,10 +62,16 @@ pub(crate) enum Command {
     Tail(TailArgs),
     /// Copy a log into another store; the same command goes on where an earlier one ended
     Copy(CopyArgs),
-    /// Check every checksum, the order of ids and the structure of commits; a line for each place that is wrong
-    Verify(UrlArgs),
+    /// Check every checksum, the order of ids and the structure of commits, or compare two stores event by
+    /// event; a line for each place that is wrong
+    Verify(VerifyArgs),
     /// Mend what can be mended; whatever is taken out is kept aside
     Repair(UrlArgs),
+    /// Drop old events: all before the newest snapshot that stands before an event, but nothing that a
+    /// secondary of the log still needs
+    Prune(PruneArgs),
+    /// Merge small segments into larger ones; the log stays the same (s3)
+    Compact(UrlArgs),
     /// Show what a store holds: first and last id, count, bytes, segments, checkpoint
     Status(UrlArgs),
     /// List the schemes of URLs and their options
@@ -83,6 +90,33 @@ pub(crate) struct UrlArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct PruneArgs {
+    /// The store
+    pub(crate) url: StoreUrl,
+    /// Keep this event and all behind it, and whatever stands between it and the snapshot before it
+    #[arg(long, value_name = "ID", allow_hyphen_values = true, value_parser = event_id)]
+    pub(crate) before: EventId,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The store
+    pub(crate) url: StoreUrl,
+    /// Compare it with this store, event by event, byte for byte
+    #[arg(long, value_name = "URL")]
+    pub(crate) against: Option<StoreUrl>,
+    /// Compare what stands behind this event
+    #[arg(long, value_name = "ID", allow_hyphen_values = true, value_parser = event_id, requires = "against")]
+    pub(crate) after: Option<EventId>,
+    /// Compare up to this event
+    #[arg(long, value_name = "ID", allow_hyphen_values = true, value_parser = event_id, requires = "against")]
+    pub(crate) until: Option<EventId>,
+    /// Compare what both keep, where one was pruned further than the other
+    #[arg(long, requires = "against")]
+    pub(crate) common: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct RelayArgs {
     /// The log to deliver
     #[arg(long, value_name = "URL")]
@@ -93,7 +127,7 @@ pub(crate) struct RelayArgs {
     /// Go on with whatever comes, until Ctrl-C
     #[arg(long)]
     pub(crate) follow: bool,
-    /// Where checkpoints are kept for sinks that have no memory (udp, -)
+    /// Where checkpoints are kept for sinks that have no memory (udp, -), and for kinesis
     #[arg(long, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
     /// End after so long, naming what each sink still lacks; without it, retries go on

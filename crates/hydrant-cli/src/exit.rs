@@ -60,8 +60,7 @@ pub(crate) fn exit_of(error: &Error) -> Exit {
 
 impl Failure {
     /// What the parser of the command line says, on one line, without the help it adds for people.
-    pub(crate) fn of_the_command_line(error: &clap::Error) -> Self {
-        let told = error.to_string();
+    pub(crate) fn of_the_command_line(told: &str) -> Self {
         let what = told.split("\n\nUsage:").next().unwrap_or_default();
         let what = what.split("\n\nFor more information").next().unwrap_or_default();
         let what = what.trim_start_matches("error: ").replace("\n\n", "; ");

@@ -10,6 +10,9 @@ use crate::url::did_you_mean;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
+/// What the AWS SDK warns of stands in its errors, or is none, such as a machine that is not on AWS.
+const SDK: &str = "aws_config=error,aws_runtime=error,aws_smithy_runtime=error";
+
 /// Logs what `filter` lets through, above whatever progress bars there are.
 pub(crate) fn start(filter: &str) -> Outcome<()> {
     if let Some(word) = filter.split(',').map(str::trim).find(|word| lets_nothing_through(word)) {
@@ -19,7 +22,8 @@ pub(crate) fn start(filter: &str) -> Outcome<()> {
             "--log {filter}: `{word}` is no level{near} (levels: {levels}; or a filter like hydrant=debug)"
         )));
     }
-    let filter = EnvFilter::builder().parse(filter).map_err(|cause| {
+    let quiet = if filter == "warn" { format!("{filter},{SDK}") } else { filter.to_owned() };
+    let filter = EnvFilter::builder().parse(quiet).map_err(|cause| {
         Failure::Usage(format!("--log {filter}: {cause}; write for example debug or hydrant=debug"))
     })?;
     tracing_subscriber::fmt()

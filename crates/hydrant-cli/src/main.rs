@@ -1,13 +1,20 @@
 //! The program `hydrant`: relay, cat, tail, copy, verify and repair event logs, between any two stores, by
 //! URL. docs/cli.md is its manual.
 
+#![cfg_attr(
+    not(all(feature = "kinesis", feature = "postgres", feature = "s3")),
+    allow(dead_code, reason = "a program with fewer stores uses less of what they share")
+)]
+
 mod args;
 mod commands;
 mod exit;
 mod lines;
 mod log;
+mod options;
 mod output;
 mod progress;
+mod secrets;
 mod signals;
 mod stores;
 mod url;
@@ -18,16 +25,12 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 use crate::args::Cli;
-use crate::exit::{Failure, Outcome};
+use crate::exit::{Exit, Failure, Outcome};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") => {
-            let failure = Failure::of_the_command_line(&error);
-            failure.report(true);
-            return failure.exit().into();
-        }
+        Err(error) if error.use_stderr() => return wrong_usage(&error),
         Err(error) => error.exit(),
     };
     let json = cli.global.json;
@@ -36,6 +39,19 @@ fn main() -> ExitCode {
         failure.report(json);
     }
     outcome.unwrap_or_else(|failure| failure.exit()).into()
+}
+
+/// Tells what is wrong with the command line, which may quote any of it: without the passwords.
+fn wrong_usage(error: &clap::Error) -> ExitCode {
+    let arguments: Vec<_> =
+        std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let told = arguments.iter().fold(error.to_string(), |told, argument| secrets::hide_in(&told, argument));
+    if arguments.iter().any(|argument| argument == "--json") {
+        Failure::of_the_command_line(&told).report(true);
+    } else {
+        output::say(told.trim_end());
+    }
+    Exit::Usage.into()
 }
 
 fn run(cli: Cli) -> Outcome {

@@ -5,6 +5,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::stores::{self, Place};
+use crate::values::Parsed;
+
+/// The options of a URL, by name, percent-decoded.
+pub(crate) type Query = [(String, String)];
 
 /// A valid URL of a store: its scheme is known, its target and every option make sense.
 #[derive(Clone, Debug)]
@@ -52,12 +56,24 @@ impl FromStr for StoreUrl {
             return Err(format!("it has no scheme; for a directory write `file:{text}` {KNOW}"));
         };
         let Some(scheme) = stores::scheme(scheme) else {
-            let names = stores::SCHEMES.iter().map(|scheme| scheme.name());
+            if stores::OPTIONAL.contains(&scheme) {
+                return Err(format!(
+                    "this program was built without it; build one with `--features {scheme}`"
+                ));
+            }
+            let names = stores::SCHEMES.iter().map(|scheme| scheme.name);
             return Err(format!("unknown scheme `{scheme}`{} {KNOW}", did_you_mean(scheme, names)));
         };
         let (target, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let place = scheme.parse(&percent_decode(target)?, &parse_query(query)?)?;
-        Ok(Self { scheme: scheme.name(), place })
+        if query.contains('@') && !target.contains('@') {
+            // Half of a password, likely, which must not be quoted as an option.
+            return Err(
+                "there is an `@` behind the `?`; write `?` in a password as %3F, and `@` in an option as %40"
+                    .to_owned(),
+            );
+        }
+        let place = (scheme.parse)(target, &parse_query(query)?)?;
+        Ok(Self { scheme: scheme.name, place })
     }
 }
 
@@ -67,7 +83,7 @@ fn is_scheme(text: &str) -> bool {
     text.len() > 1 && text.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '+')
 }
 
-fn parse_query(query: &str) -> Result<Vec<(String, String)>, String> {
+fn parse_query(query: &str) -> Parsed<Vec<(String, String)>> {
     let mut pairs: Vec<(String, String)> = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair
@@ -81,7 +97,8 @@ fn parse_query(query: &str) -> Result<Vec<(String, String)>, String> {
     Ok(pairs)
 }
 
-fn percent_decode(text: &str) -> Result<String, String> {
+/// Undoes percent-encoding.
+pub(crate) fn percent_decode(text: &str) -> Parsed<String> {
     let wrong =
         || format!("`%` in `{text}` must be followed by two hexadecimal digits; write `%` itself as %25");
     let mut bytes = Vec::with_capacity(text.len());
@@ -103,6 +120,20 @@ fn percent_decode(text: &str) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|_| format!("`{text}` is not UTF-8"))
 }
 
+/// Writes what `percent_decode` reads, so that it can stand in a path or be the value of an option.
+pub(crate) fn percent_encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for &byte in text.as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~/:@,".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            let digit = |nibble: u8| char::from(b"0123456789ABCDEF"[usize::from(nibble)]);
+            encoded.extend(['%', digit(byte >> 4), digit(byte & 15)]);
+        }
+    }
+    encoded
+}
+
 /// `; did you mean ...?` for the nearest name, or nothing.
 pub(crate) fn did_you_mean<'a>(given: &str, names: impl IntoIterator<Item = &'a str>) -> String {
     let near = |name: &&str| {
@@ -110,33 +141,6 @@ pub(crate) fn did_you_mean<'a>(given: &str, names: impl IntoIterator<Item = &'a 
     };
     let best = names.into_iter().filter(near).min_by_key(|name| strsim::damerau_levenshtein(given, name));
     best.map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
-}
-
-/// One option of a scheme: a row from which parsing, help and `hydrant stores` are all made.
-pub(crate) struct OptionSpec<O: 'static> {
-    /// Its name, with its unit.
-    pub(crate) name: &'static str,
-    /// What its value looks like.
-    pub(crate) takes: &'static str,
-    /// What it does, in one sentence.
-    pub(crate) about: &'static str,
-    /// Its value in these settings, as it would be written.
-    pub(crate) show: fn(&O) -> String,
-    /// These settings with another value.
-    pub(crate) set: fn(O, &str) -> Result<O, String>,
-}
-
-/// The default settings, changed by what a query says.
-pub(crate) fn apply<O: Default>(specs: &[OptionSpec<O>], query: &[(String, String)]) -> Result<O, String> {
-    query.iter().try_fold(O::default(), |settings, (name, value)| {
-        let Some(spec) = specs.iter().find(|spec| spec.name == name) else {
-            let known = specs.iter().map(|spec| spec.name).collect::<Vec<_>>();
-            let near = did_you_mean(name, known.iter().copied());
-            let all = if known.is_empty() { "it has none".to_owned() } else { known.join(", ") };
-            return Err(format!("unknown option `{name}`{near} (options of this scheme: {all})"));
-        };
-        (spec.set)(settings, value).map_err(|cause| format!("option `{name}`: {cause}"))
-    })
 }
 
 #[cfg(test)]
@@ -169,5 +173,9 @@ mod tests {
         for bad in ["%", "%1", "%zz", "%+1", "%ff"] {
             assert!(percent_decode(bad).is_err(), "{bad:?}");
         }
+        for text in ["a?b%&=c d#+", "ä/ü:@,", "http://127.0.0.1:4567", ""] {
+            assert_eq!(percent_decode(&percent_encode(text)).as_deref(), Ok(text));
+        }
+        assert_eq!(percent_encode("http://127.0.0.1:1/a&b"), "http://127.0.0.1:1/a%26b");
     }
 }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// What a text stands for, or what is wrong with it, in words that help.
+pub(crate) type Parsed<T> = Result<T, String>;
+
 const SIZES: [(&str, u64); 7] = [
     ("GiB", 1 << 30),
     ("MiB", 1 << 20),
@@ -16,7 +19,7 @@ const SPANS: [(&str, u64); 5] =
     [("us", 1), ("ms", 1000), ("s", 1_000_000), ("min", 60_000_000), ("h", 3_600_000_000)];
 
 /// Reads a size: a number of bytes, or one with a unit.
-pub(crate) fn parse_bytes(text: &str) -> Result<usize, String> {
+pub(crate) fn parse_bytes(text: &str) -> Parsed<usize> {
     let wrong = || format!("`{text}` is not a size; write for example 65536, 64KiB or 1GiB");
     let (number, unit) = split_unit(text);
     let scale = match unit {
@@ -29,7 +32,7 @@ pub(crate) fn parse_bytes(text: &str) -> Result<usize, String> {
 }
 
 /// Reads a duration: a number with its unit.
-pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Parsed<Duration> {
     let wrong = || format!("`{text}` is not a duration; write for example 250ms, 5s or 2min");
     let (number, unit) = split_unit(text);
     let scale = SPANS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?.1;
@@ -37,13 +40,8 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(scale).map(Duration::from_micros).ok_or_else(wrong)
 }
 
-/// Reads `true` or `false`.
-pub(crate) fn parse_bool(text: &str) -> Result<bool, String> {
-    text.parse().map_err(|_| format!("`{text}` is neither true nor false"))
-}
-
 /// Reads a whole number.
-pub(crate) fn parse_number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+pub(crate) fn parse_number<T: std::str::FromStr>(text: &str) -> Parsed<T> {
     text.parse().map_err(|_| format!("`{text}` is not a whole number in range"))
 }
 

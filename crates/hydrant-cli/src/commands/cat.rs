@@ -35,7 +35,8 @@ pub(crate) async fn run(args: CatArgs, stop: &Stop) -> Outcome {
     ended
 }
 
-fn interrupted(last: Option<EventId>) -> Failure {
+/// Where it stands, and how to go on from there.
+pub(crate) fn interrupted(last: Option<EventId>) -> Failure {
     let behind =
         last.map_or_else(String::new, |last| format!(" behind event {last}; go on with --after {last}"));
     Failure::Incomplete(format!("stopped by a signal{behind}"))

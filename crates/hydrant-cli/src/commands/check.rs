@@ -6,16 +6,20 @@ use crate::args::UrlArgs;
 use crate::exit::{Exit, Outcome};
 use crate::output::Output;
 use crate::stores::Finding;
+use crate::url::StoreUrl;
 
 /// Checks, and changes nothing.
-pub(crate) async fn verify(args: UrlArgs, json: bool) -> Outcome {
-    args.url.must_hold_a_log().await?;
-    let mut findings = args.url.verify();
+pub(crate) async fn verify(url: &StoreUrl, json: bool) -> Outcome {
+    url.must_hold_a_log().await?;
+    let mut findings = url.verify().await?;
     let mut output = Output::lock();
     let mut exit = Exit::Fine;
     while let Some(finding) = findings.next().await {
-        exit = Exit::Data;
-        tell(&mut output, &finding?, json)?;
+        let finding = finding?;
+        if !finding.leftover {
+            exit = Exit::Data;
+        }
+        tell(&mut output, &finding, json)?;
         output.flush()?;
     }
     Ok(exit)
@@ -23,7 +27,6 @@ pub(crate) async fn verify(args: UrlArgs, json: bool) -> Outcome {
 
 /// Mends what can be mended.
 pub(crate) async fn repair(args: UrlArgs, json: bool) -> Outcome {
-    args.url.must_hold_a_log().await?;
     let findings = args.url.repair().await?;
     let mut output = Output::lock();
     findings.iter().try_for_each(|finding| tell(&mut output, finding, json))?;

@@ -44,7 +44,7 @@ pub(crate) async fn run(args: CopyArgs, json: bool, stop: &Stop) -> Outcome {
     refuse_live(&args.from)?;
     args.from.must_hold_a_log().await?;
     let source = args.from.source().await?;
-    let target = args.to.sink().await?;
+    let target = args.to.sink(None).await?;
     let checkpoint = target.sink.checkpoint().await?;
     let missing =
         lineage::missing(&*source, checkpoint, args.from.reads() == Reads::Again, args.from_snapshot).await?;

@@ -6,8 +6,9 @@ use serde::Serialize;
 
 use crate::args::Cli;
 use crate::exit::{Exit, Outcome};
+use crate::options::OptionRow;
 use crate::output::Output;
-use crate::stores::{OptionRow, SCHEMES};
+use crate::stores::{SCHEMES, Scheme};
 
 #[derive(Serialize)]
 struct SchemeRow {
@@ -20,15 +21,13 @@ struct SchemeRow {
 /// Lists every scheme with its options and their defaults.
 pub(crate) fn stores(json: bool) -> Outcome {
     let mut output = Output::lock();
-    for scheme in SCHEMES {
-        let options = scheme.options();
+    for Scheme { name: scheme, syntax, about, options, .. } in SCHEMES {
+        let options = options();
         if json {
-            let row =
-                SchemeRow { scheme: scheme.name(), syntax: scheme.syntax(), about: scheme.about(), options };
-            output.json(&row)?;
+            output.json(&SchemeRow { scheme, syntax, about, options })?;
             continue;
         }
-        output.text(format_args!("{}\n    {}", scheme.syntax(), scheme.about()))?;
+        output.text(format_args!("{syntax}\n    {about}"))?;
         let width = options.iter().map(|row| row.name.len() + row.takes.len() + 1).max().unwrap_or(0);
         for row in &options {
             let option = format!("{}={}", row.name, row.takes);

@@ -12,7 +12,7 @@ use futures_util::future::{BoxFuture, try_join_all};
 use hydrant::{Laggard, Relay, RelayOptions, Retry, SecondaryOptions, SecondaryStatus, Start, State, Status};
 use tokio::sync::watch;
 
-use self::opening::Opening;
+use self::opening::opening;
 use self::reader::UntilReaderLeaves;
 use self::report::Report;
 use self::state_dir::StateDir;
@@ -20,10 +20,10 @@ use crate::args::{NamedUrl, RelayArgs};
 use crate::commands::copy::{refuse_same, whole};
 use crate::exit::{Exit, Failure, Outcome, exit_of};
 use crate::signals::Stop;
-use crate::stores::{OpenSink, Reads};
+use crate::stores::{Keeper, OpenSink, Reads};
 
 /// Whoever reads standard output may take as long as they like: waiting for them is no failure.
-const PATIENCE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const PATIENCE: Duration = Duration::from_hours(365 * 24);
 
 /// Delivers to the end of the log, or for ever.
 pub(crate) async fn run(args: RelayArgs, json: bool, stop: &Stop) -> Outcome {
@@ -71,7 +71,7 @@ async fn attach(
 ) -> Outcome<(Closings, Option<Reader>)> {
     let mut sinks = Vec::with_capacity(args.to.len());
     for to in &args.to {
-        sinks.push(open(to, args.follow).await?);
+        sinks.push(open(to, state_dir.keeper(&to.name), args.follow).await?);
     }
     let mut reader = None;
     let mut closings = Vec::with_capacity(sinks.len());
@@ -147,11 +147,11 @@ fn check(args: &RelayArgs) -> Outcome<()> {
 }
 
 /// Opens a sink. One that is down does not keep a relay that follows from serving the others.
-async fn open(to: &NamedUrl, follow: bool) -> hydrant::Result<OpenSink> {
-    match to.url.sink().await {
+async fn open(to: &NamedUrl, keeper: Option<Keeper>, follow: bool) -> hydrant::Result<OpenSink> {
+    match to.url.sink(keeper.clone()).await {
         Err(error) if follow && error.retry() != Retry::Never => {
             tracing::warn!(name = to.name, %error, "the sink cannot be reached; it is tried again and again");
-            Ok(Opening::sink(to.url.clone()))
+            Ok(opening(to.url.clone(), keeper))
         }
         opened => opened,
     }

@@ -20,15 +20,17 @@ pub(crate) async fn run(args: UrlArgs, json: bool) -> Outcome {
             other => other.to_string(),
         };
         for (name, value) in [
-            ("store", status.target),
-            ("first event", id(status.first_id)),
-            ("last event", id(status.last_id)),
-            ("events", status.events.to_string()),
-            ("bytes", status.bytes.to_string()),
-            ("segments", status.segments.to_string()),
-            ("checkpoint", checkpoint),
+            ("store", Some(status.target)),
+            ("first event", Some(id(status.first_id))),
+            ("last event", Some(id(status.last_id))),
+            ("events", Some(status.events.to_string())),
+            ("bytes", Some(status.bytes.to_string())),
+            ("segments", status.segments.map(|segments| segments.to_string())),
+            ("checkpoint", Some(checkpoint)),
         ] {
-            output.text(format_args!("{name:12} {value}"))?;
+            if let Some(value) = value {
+                output.text(format_args!("{name:12} {value}"))?;
+            }
         }
     }
     output.flush()?;

@@ -6,16 +6,23 @@ use std::path::{self, Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use hydrant::{Checkpoint, Error, ErrorKind, Event, EventId, EventSource, ReadFrom, Result, Retry};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use hydrant::{Error, ErrorKind, EventId, EventSource, Result, Retry};
 use hydrant_file::{FileSource, FileSourceOptions, FileStore, FileStoreOptions, Fsync, TornTail};
 
-use crate::stores::{Finding, Findings, OpenSink, OptionRow, Place, Reads, Scheme, StoreStatus, rows};
-use crate::url::{OptionSpec, apply, did_you_mean};
-use crate::values::{parse_bool, parse_bytes, parse_duration, show_bytes, show_duration};
+use crate::options::{Kind, Options, bytes, choice, flag, interval};
+use crate::stores::{self, Finding, Findings, Keeper, OpenSink, Place, Reads, Scheme, StoreStatus};
+use crate::url::{Query, did_you_mean, percent_decode};
+use crate::values::{Parsed, parse_bytes, parse_duration, show_bytes, show_duration};
 
 /// The scheme `file`.
-pub(crate) struct File;
+pub(crate) const SCHEME: Scheme = Scheme {
+    name: "file",
+    syntax: "file:DIR[?OPTION=VALUE&...]",
+    about: "plain JSON lines in a directory, durable and rotated; also the persistence directory of a hydra-node",
+    options: || options().rows(),
+    parse,
+};
 
 /// Settings of the writer and of readers.
 #[derive(Clone, Debug, Default)]
@@ -24,134 +31,86 @@ struct Settings {
     source: FileSourceOptions,
 }
 
-const OPTIONS: &[OptionSpec<Settings>] = &[
-    OptionSpec {
-        name: "fsync",
-        takes: "always|never|DURATION",
-        about: "writing: when the disk is asked to keep it: before each acknowledgement, only on rotation and at the end, or so often",
-        show: |settings| match settings.store.fsync {
-            Fsync::Interval(interval) => show_duration(interval),
-            Fsync::Never => "never".to_owned(),
-            _ => "always".to_owned(),
-        },
-        set: |mut settings, value| {
-            settings.store.fsync = match value {
-                "always" => Fsync::Always,
-                "never" => Fsync::Never,
-                other => Fsync::Interval(parse_duration(other).map_err(|_| {
-                    let near = did_you_mean(other, ["always", "never"]);
-                    format!("`{other}` is none of always, never or a duration like 100ms{near}")
-                })?),
-            };
-            Ok(settings)
-        },
-    },
-    OptionSpec {
-        name: "event_bytes_max",
-        takes: "SIZE",
-        about: "the largest event written or read, the longest line",
-        show: |settings| show_bytes(settings.store.event_bytes_max),
-        set: |mut settings, value| {
-            settings.store.event_bytes_max = parse_bytes(value)?;
-            settings.source.event_bytes_max = settings.store.event_bytes_max;
-            Ok(settings)
-        },
-    },
-    OptionSpec {
-        name: "create",
-        takes: "true|false",
-        about: "writing: whether a directory that does not exist is created",
-        show: |settings| settings.store.create.to_string(),
-        set: |mut settings, value| {
-            settings.store.create = parse_bool(value)?;
-            Ok(settings)
-        },
-    },
-    OptionSpec {
-        name: "torn_tail",
-        takes: "set_aside|refuse",
-        about: "writing: what becomes of a commit that a crash cut off: it is kept beside the log, or opening is refused",
-        show: |settings| match settings.store.torn_tail {
-            TornTail::Refuse => "refuse".to_owned(),
-            _ => "set_aside".to_owned(),
-        },
-        set: |mut settings, value| {
-            settings.store.torn_tail = match value {
-                "set_aside" => TornTail::SetAside,
-                "refuse" => TornTail::Refuse,
-                _ => return Err(format!("`{value}` is neither set_aside nor refuse")),
-            };
-            Ok(settings)
-        },
-    },
-    OptionSpec {
-        name: "preallocate_bytes",
-        takes: "SIZE|none",
-        about: "writing: space written ahead, which makes syncing faster; hydra-node cannot read the file until it is closed",
-        show: |settings| match settings.store.preallocate_bytes {
-            0 => "none".to_owned(),
-            bytes => show_bytes(usize::try_from(bytes).unwrap_or(usize::MAX)),
-        },
-        set: |mut settings, value| {
-            settings.store.preallocate_bytes = if value == "none" { 0 } else { parse_bytes(value)? as u64 };
-            Ok(settings)
-        },
-    },
-    OptionSpec {
-        name: "compress",
-        takes: "true|false",
-        about: "writing: whether sealed segments are compressed (zstd); they are read either way",
-        show: |settings| settings.store.compress.to_string(),
-        set: |mut settings, value| {
-            settings.store.compress = parse_bool(value)?;
-            Ok(settings)
-        },
-    },
-    OptionSpec {
-        name: "poll_interval",
-        takes: "DURATION",
-        about: "following: how often to look for what another process wrote",
-        show: |settings| show_duration(settings.source.poll_interval),
-        set: |mut settings, value| {
-            settings.source.poll_interval = parse_duration(value)?;
-            if settings.source.poll_interval.is_zero() {
-                return Err("it must be longer than nothing".to_owned());
-            }
-            Ok(settings)
-        },
-    },
-];
+fn options() -> Options<Settings> {
+    let torn_tail = choice(&[("set_aside", TornTail::SetAside), ("refuse", TornTail::Refuse)]);
+    Options::<Settings>::new()
+        .with(
+            "fsync",
+            fsync(),
+            "writing: when the disk is asked to keep it: before each acknowledgement, only on rotation and at the end, or so often",
+            |settings| &mut settings.store.fsync,
+        )
+        .with("event_bytes_max", bytes(), "the largest event written or read, the longest line", |settings| {
+            &mut settings.store.event_bytes_max
+        })
+        .with("create", flag(), "writing: whether a directory that does not exist is created", |settings| {
+            &mut settings.store.create
+        })
+        .with(
+            "torn_tail",
+            torn_tail,
+            "writing: what becomes of a commit that a crash cut off: it is kept beside the log, or opening is refused",
+            |settings| &mut settings.store.torn_tail,
+        )
+        .with(
+            "preallocate_bytes",
+            preallocated(),
+            "writing: space written ahead, which makes syncing faster; hydra-node cannot read the file until it is closed",
+            |settings| &mut settings.store.preallocate_bytes,
+        )
+        .with(
+            "compress",
+            flag(),
+            "writing: whether sealed segments are compressed (zstd); they are read either way",
+            |settings| &mut settings.store.compress,
+        )
+        .with(
+            "poll_interval",
+            interval(),
+            "following: how often to look for what another process wrote",
+            |settings| &mut settings.source.poll_interval,
+        )
+}
 
-impl Scheme for File {
-    fn name(&self) -> &'static str {
-        "file"
-    }
+fn fsync() -> Kind<Fsync> {
+    let read = |text: &str| match text {
+        "always" => Ok(Fsync::Always),
+        "never" => Ok(Fsync::Never),
+        other => parse_duration(other).map(Fsync::Interval).map_err(|_| {
+            let near = did_you_mean(other, ["always", "never"]);
+            format!("`{other}` is none of always, never or a duration like 100ms{near}")
+        }),
+    };
+    Kind::new("always|never|DURATION", read, |fsync| match *fsync {
+        Fsync::Interval(interval) => show_duration(interval),
+        Fsync::Never => "never".to_owned(),
+        _ => "always".to_owned(),
+    })
+}
 
-    fn syntax(&self) -> &'static str {
-        "file:DIR[?OPTION=VALUE&...]"
-    }
+fn preallocated() -> Kind<u64> {
+    let read = |text: &str| if text == "none" { Ok(0) } else { parse_bytes(text).map(|bytes| bytes as u64) };
+    Kind::new("SIZE|none", read, |bytes| match *bytes {
+        0 => "none".to_owned(),
+        bytes => show_bytes(usize::try_from(bytes).unwrap_or(usize::MAX)),
+    })
+}
 
-    fn about(&self) -> &'static str {
-        "plain JSON lines in a directory, durable and rotated; also the persistence directory of a hydra-node"
-    }
-
-    fn options(&self) -> Vec<OptionRow> {
-        rows(OPTIONS)
-    }
-
-    fn parse(&self, target: &str, query: &[(String, String)]) -> std::result::Result<Arc<dyn Place>, String> {
-        let dir = match target.strip_prefix("//") {
-            Some(rest) if rest.starts_with('/') => rest,
-            Some(rest) => {
-                return Err(format!("file://{rest} names a host; write file:{rest} or file:///{rest}"));
-            }
-            None => target,
-        };
-        if dir.is_empty() {
-            return Err("it names no directory; write file:DIR".to_owned());
+fn parse(target: &str, query: &Query) -> Parsed<Arc<dyn Place>> {
+    let target = percent_decode(target)?;
+    let dir = match target.strip_prefix("//") {
+        Some(rest) if rest.starts_with('/') => rest,
+        Some(rest) => {
+            return Err(format!("file://{rest} names a host; write file:{rest} or file:///{rest}"));
         }
-        Ok(Arc::new(FilePlace { dir: dir.into(), settings: apply(OPTIONS, query)? }))
+        None => &target,
+    };
+    if dir.is_empty() {
+        return Err("it names no directory; write file:DIR".to_owned());
     }
+    let mut settings = options().apply(query)?;
+    settings.source.event_bytes_max = settings.store.event_bytes_max;
+    Ok(Arc::new(FilePlace { dir: dir.into(), settings }))
 }
 
 #[derive(Debug)]
@@ -266,7 +225,7 @@ impl Place for FilePlace {
         Ok(Arc::new(self.open_source().await?))
     }
 
-    async fn sink(&self) -> Result<OpenSink> {
+    async fn sink(&self, _: Option<Keeper>) -> Result<OpenSink> {
         self.check(!self.settings.store.create)?;
         let store = FileStore::open(&self.dir, self.settings.store.clone()).await?;
         let closing = store.clone();
@@ -290,15 +249,13 @@ impl Place for FilePlace {
         }))
     }
 
-    fn verify(&self) -> Findings {
-        if let Err(error) = self.check(true) {
-            return stream::iter([Err(error)]).boxed();
-        }
-        hydrant_file::verify(&self.dir, &self.settings.source).map_ok(Finding::from).boxed()
+    async fn verify(&self) -> Result<Findings> {
+        self.check(true)?;
+        Ok(hydrant_file::verify(&self.dir, &self.settings.source).map_ok(Finding::from).boxed())
     }
 
     async fn repair(&self) -> Result<Vec<Finding>> {
-        self.check(true)?;
+        self.must_hold_a_log().await?;
         let report = hydrant_file::repair(&self.dir, self.settings.store.clone()).await?;
         let repaired = report.repaired.into_iter().map(|repaired| {
             let kept = repaired.kept.display();
@@ -312,41 +269,18 @@ impl Place for FilePlace {
         Ok(repaired.chain(remaining).collect())
     }
 
+    async fn prune(&self, before: EventId) -> Result<()> {
+        let store = FileStore::open(&self.dir, self.settings.store.clone()).await?;
+        let pruned = stores::prune(store.clone(), before).await;
+        store.close().await.and(pruned)
+    }
+
     async fn status(&self) -> Result<StoreStatus> {
         let source = self.open_source().await?;
         let segments = source.segments().await?;
-        let mut status = StoreStatus {
-            target: self.target(),
-            first_id: None,
-            last_id: None,
-            events: 0,
-            bytes: segments.iter().map(|(_, bytes)| bytes).sum(),
-            segments: segments.len() as u64,
-            checkpoint: Checkpoint::Empty,
-        };
-        let mut events = source.read(ReadFrom::Origin);
-        let mut last = None;
-        loop {
-            match events.next().await.transpose() {
-                Ok(Some(event)) => {
-                    status.first_id = status.first_id.or(Some(event.id()));
-                    status.events += 1;
-                    last = Some(event);
-                }
-                Ok(None) => break,
-                // Of a pruned log: what is kept.
-                Err(error) => match error.kind() {
-                    ErrorKind::Compacted { oldest } if last.is_none() => {
-                        let before = oldest.get().checked_sub(1).map(EventId::new);
-                        events = source.read(ReadFrom::from(before));
-                    }
-                    _ => return Err(error),
-                },
-            }
-        }
-        status.last_id = last.as_ref().map(Event::id);
-        status.checkpoint = last.as_ref().map_or(Checkpoint::Empty, Checkpoint::behind);
-        Ok(status)
+        let bytes = segments.iter().map(|(_, bytes)| bytes).sum();
+        let read = StoreStatus::by_reading(self.target(), &source).await?;
+        Ok(StoreStatus { bytes, segments: Some(segments.len() as u64), ..read })
     }
 }
 
@@ -359,12 +293,8 @@ impl FilePlace {
 
 impl From<hydrant_file::Finding> for Finding {
     fn from(finding: hydrant_file::Finding) -> Self {
-        Self {
-            file: finding.file.display().to_string(),
-            line: finding.line,
-            offset: finding.offset,
-            torn_tail: finding.is_torn_tail,
-            message: finding.what,
-        }
+        let (line, offset) = (finding.line, Some(finding.offset));
+        let found = Self::new(finding.file.display().to_string(), finding.what);
+        Self { line, offset, torn_tail: finding.is_torn_tail, ..found }
     }
 }

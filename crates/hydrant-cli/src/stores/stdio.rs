@@ -12,9 +12,10 @@ use hydrant::{
 use tokio::sync::mpsc;
 
 use crate::lines::Lines;
-use crate::stores::{Finding, Findings, OpenSink, OptionRow, Place, Reads, Scheme, StoreStatus, rows};
-use crate::url::{OptionSpec, apply};
-use crate::values::{parse_bytes, show_bytes};
+use crate::options::{Options, bytes};
+use crate::stores::{Finding, Findings, Keeper, OpenSink, Place, Reads, Scheme, StoreStatus};
+use crate::url::Query;
+use crate::values::Parsed;
 
 /// The name of this scheme.
 pub(crate) const NAME: &str = "stdio";
@@ -25,7 +26,13 @@ const CHUNK_BYTES: usize = 1 << 20;
 const CHUNKS_WAITING: usize = 4;
 
 /// The scheme `-`.
-pub(crate) struct Stdio;
+pub(crate) const SCHEME: Scheme = Scheme {
+    name: NAME,
+    syntax: "- (or stdio:?OPTION=VALUE)",
+    about: "standard input or output, one event a line of JSON; reads all three generations of hydra-node's files",
+    options: || options().rows(),
+    parse,
+};
 
 /// Settings of standard input.
 #[derive(Clone, Copy, Debug)]
@@ -39,39 +46,19 @@ impl Default for Settings {
     }
 }
 
-const OPTIONS: &[OptionSpec<Settings>] = &[OptionSpec {
-    name: "line_bytes_max",
-    takes: "SIZE",
-    about: "the longest line that is read",
-    show: |settings| show_bytes(settings.line_bytes_max),
-    set: |_, value| Ok(Settings { line_bytes_max: parse_bytes(value)? }),
-}];
+fn options() -> Options<Settings> {
+    Options::<Settings>::new().with("line_bytes_max", bytes(), "the longest line that is read", |settings| {
+        &mut settings.line_bytes_max
+    })
+}
 
-impl Scheme for Stdio {
-    fn name(&self) -> &'static str {
-        NAME
+fn parse(target: &str, query: &Query) -> Parsed<Arc<dyn Place>> {
+    if !target.is_empty() {
+        return Err(format!(
+            "standard input and output have no name, but `{target}` is given; write - alone"
+        ));
     }
-
-    fn syntax(&self) -> &'static str {
-        "- (or stdio:?OPTION=VALUE)"
-    }
-
-    fn about(&self) -> &'static str {
-        "standard input or output, one event a line of JSON; reads all three generations of hydra-node's files"
-    }
-
-    fn options(&self) -> Vec<OptionRow> {
-        rows(OPTIONS)
-    }
-
-    fn parse(&self, target: &str, query: &[(String, String)]) -> std::result::Result<Arc<dyn Place>, String> {
-        if !target.is_empty() {
-            return Err(format!(
-                "standard input and output have no name, but `{target}` is given; write - alone"
-            ));
-        }
-        Ok(Arc::new(apply(OPTIONS, query)?))
-    }
+    Ok(Arc::new(options().apply(query)?))
 }
 
 #[async_trait]
@@ -92,7 +79,7 @@ impl Place for Settings {
         Ok(Arc::new(StdinSource { line_bytes_max: self.line_bytes_max, taken: Mutex::new(false) }))
     }
 
-    async fn sink(&self) -> Result<OpenSink> {
+    async fn sink(&self, _: Option<Keeper>) -> Result<OpenSink> {
         let sink = Arc::new(StdoutSink::default());
         Ok(OpenSink { sink, closing: Box::pin(future::ready(Ok(()))) })
     }
@@ -105,17 +92,17 @@ impl Place for Settings {
         Ok(None)
     }
 
-    fn verify(&self) -> Findings {
+    async fn verify(&self) -> Result<Findings> {
         let mut lines = Lines::new(io::stdin(), "standard input", self.line_bytes_max);
         // Nothing else happens meanwhile, so reading may block.
         let finding = move || {
             let error = std::iter::from_fn(|| lines.next_event()).find_map(Result::err)?;
             let (line, offset) = lines.place();
             let event = error.event().map(|id| format!("event {id}: ")).unwrap_or_default();
-            let message = format!("{event}{}", error.message());
-            Some(Ok(Finding { file: "standard input".to_owned(), line, offset, torn_tail: false, message }))
+            let found = Finding::new("standard input", format!("{event}{}", error.message()));
+            Some(Ok(Finding { line, offset: Some(offset), ..found }))
         };
-        stream::iter(std::iter::from_fn(finding)).boxed()
+        Ok(stream::iter(std::iter::from_fn(finding)).boxed())
     }
 
     async fn repair(&self) -> Result<Vec<Finding>> {

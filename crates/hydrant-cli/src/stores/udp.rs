@@ -1,18 +1,26 @@
 //! `udp://HOST:PORT`: datagrams out as a sink; as a source, a listener on that address.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures_util::{StreamExt as _, stream};
+use futures_util::StreamExt as _;
 use hydrant::{Error, ErrorKind, EventId, EventSource, EventStream, ReadFrom, Result, Retry};
 use hydrant_udp::{Interface, Oversize, Received, UdpListener, UdpListenerOptions, UdpSink, UdpSinkOptions};
 
-use crate::stores::{Finding, Findings, OpenSink, OptionRow, Place, Reads, Scheme, StoreStatus, rows};
-use crate::url::{OptionSpec, StoreUrl, apply};
-use crate::values::{parse_bool, parse_bytes, parse_duration, parse_number, show_bytes, show_duration};
+use crate::options::{Kind, Options, bytes, choice, duration, flag, number};
+use crate::stores::{Finding, Findings, Keeper, OpenSink, Place, Reads, Scheme, StoreStatus};
+use crate::url::{Query, StoreUrl, percent_decode};
+use crate::values::Parsed;
 
 /// The scheme `udp`.
-pub(crate) struct Udp;
+pub(crate) const SCHEME: Scheme = Scheme {
+    name: "udp",
+    syntax: "udp://HOST:PORT[?OPTION=VALUE&...]",
+    about: "one datagram an event, to a host or a multicast group; `tail` listens on that address",
+    options: || options().rows(),
+    parse,
+};
 
 /// Settings of both sides.
 #[derive(Clone, Debug, Default)]
@@ -23,178 +31,120 @@ struct Settings {
     refill: Option<StoreUrl>,
 }
 
-const OPTIONS: &[OptionSpec<Settings>] = &[
-    OptionSpec {
-        name: "datagram_bytes_max",
-        takes: "SIZE",
-        about: "sending: the largest payload of a datagram",
-        show: |settings| show_bytes(settings.sink.datagram_bytes_max),
-        set: |mut settings, value| {
-            let bytes = parse_bytes(value)?;
-            if !(128..=65_507).contains(&bytes) {
-                return Err(format!("{value} is out of range; take 128 to 65507, or 1472 for Ethernet"));
-            }
-            settings.sink.datagram_bytes_max = bytes;
-            Ok(settings)
-        },
-    },
-    OptionSpec {
-        name: "oversize",
-        takes: "park|skip|chunk",
-        about: "sending: what becomes of an event larger than a datagram: the sink parks, it is skipped, it is sent in chunks",
-        show: |settings| oversize_name(settings.sink.oversize).to_owned(),
-        set: |mut settings, value| {
-            settings.sink.oversize = match value {
-                "park" => Oversize::Park,
-                "skip" => Oversize::Skip,
-                "chunk" => Oversize::Chunk,
-                _ => return Err(format!("`{value}` is none of park, skip, chunk")),
-            };
-            Ok(settings)
-        },
-    },
-    OptionSpec {
-        name: "multicast_ttl",
-        takes: "N",
-        about: "sending: how many routers a multicast datagram may pass, 0 to 255",
-        show: |settings| settings.sink.multicast_ttl.to_string(),
-        set: |mut settings, value| {
-            settings.sink.multicast_ttl = parse_number(value)?;
-            Ok(settings)
-        },
-    },
-    OptionSpec {
-        name: "name_predecessor",
-        takes: "true|false",
-        about: "sending: whether each datagram names the event before it, so that listeners tell a loss from a gap in the ids",
-        show: |settings| settings.sink.name_predecessor.to_string(),
-        set: |mut settings, value| {
-            settings.sink.name_predecessor = parse_bool(value)?;
-            Ok(settings)
-        },
-    },
-    OptionSpec {
-        name: "event_bytes_max",
-        takes: "SIZE",
-        about: "the largest event sent or received in chunks",
-        show: |settings| show_bytes(settings.sink.event_bytes_max),
-        set: |mut settings, value| {
-            settings.sink.event_bytes_max = parse_bytes(value)?;
-            settings.listener.event_bytes_max = settings.sink.event_bytes_max;
-            Ok(settings)
-        },
-    },
-    OptionSpec {
-        name: "receive_buffer_bytes",
-        takes: "SIZE",
-        about: "listening: the kernel's receive buffer to ask for",
-        show: |settings| show_bytes(settings.listener.receive_buffer_bytes),
-        set: |mut settings, value| {
-            settings.listener.receive_buffer_bytes = parse_bytes(value)?;
-            Ok(settings)
-        },
-    },
-    OptionSpec {
-        name: "reorder_max",
-        takes: "DURATION",
-        about: "listening: how long an event waits for one with a lower id before the gap is told",
-        show: |settings| show_duration(settings.listener.reorder_max),
-        set: |mut settings, value| {
-            settings.listener.reorder_max = parse_duration(value)?;
-            Ok(settings)
-        },
-    },
-    OptionSpec {
-        name: "senders",
-        takes: "IP,IP,...",
-        about: "listening: whose datagrams are taken",
-        show: |settings| match &settings.listener.senders[..] {
+fn options() -> Options<Settings> {
+    let datagram = bytes().only(
+        |bytes| (128..=65_507).contains(bytes),
+        "is out of range; take 128 to 65507, or 1472 for Ethernet",
+    );
+    let oversize = choice(&[("park", Oversize::Park), ("skip", Oversize::Skip), ("chunk", Oversize::Chunk)]);
+    Options::<Settings>::new()
+        .with("datagram_bytes_max", datagram, "sending: the largest payload of a datagram", |settings| {
+            &mut settings.sink.datagram_bytes_max
+        })
+        .with(
+            "oversize",
+            oversize,
+            "sending: what becomes of an event larger than a datagram: the sink parks, it is skipped, it is sent in chunks",
+            |settings| &mut settings.sink.oversize,
+        )
+        .with(
+            "multicast_ttl",
+            number(),
+            "sending: how many routers a multicast datagram may pass, 0 to 255",
+            |settings| &mut settings.sink.multicast_ttl,
+        )
+        .with(
+            "name_predecessor",
+            flag(),
+            "sending: whether each datagram names the event before it, so that listeners tell a loss from a gap in the ids",
+            |settings| &mut settings.sink.name_predecessor,
+        )
+        .with("event_bytes_max", bytes(), "the largest event sent or received in chunks", |settings| {
+            &mut settings.sink.event_bytes_max
+        })
+        .with(
+            "receive_buffer_bytes",
+            bytes(),
+            "listening: the kernel's receive buffer to ask for",
+            |settings| &mut settings.listener.receive_buffer_bytes,
+        )
+        .with(
+            "reorder_max",
+            duration(),
+            "listening: how long an event waits for one with a lower id before the gap is told",
+            |settings| &mut settings.listener.reorder_max,
+        )
+        .with("senders", senders(), "listening: whose datagrams are taken", |settings| {
+            &mut settings.listener.senders
+        })
+        .with(
+            "interface",
+            interface().or("the system's choice"),
+            "the interface that multicast leaves or arrives by: its IPv4 address, or for IPv6 its index",
+            |settings| &mut settings.sink.multicast_interface,
+        )
+        .with(
+            "refill",
+            log().or("none"),
+            "listening: the log to fetch missing events from, its options percent-encoded",
+            |settings| &mut settings.refill,
+        )
+}
+
+fn senders() -> Kind<Vec<IpAddr>> {
+    let sender = |text: &str| text.parse().map_err(|_| format!("`{text}` is not an IP address"));
+    Kind::new(
+        "IP,IP,...",
+        move |text| text.split(',').map(sender).collect(),
+        |senders: &Vec<IpAddr>| match &senders[..] {
             [] => "everybody's".to_owned(),
             senders => senders.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
         },
-        set: |mut settings, value| {
-            let parse = |text: &str| text.parse().map_err(|_| format!("`{text}` is not an IP address"));
-            settings.listener.senders = value.split(',').map(parse).collect::<std::result::Result<_, _>>()?;
-            Ok(settings)
-        },
-    },
-    OptionSpec {
-        name: "interface",
-        takes: "IPV4|INDEX",
-        about: "the interface that multicast leaves or arrives by: its IPv4 address, or for IPv6 its index",
-        show: |settings| match settings.sink.multicast_interface {
-            Some(Interface::Address(address)) => address.to_string(),
-            Some(Interface::Index(index)) => index.to_string(),
-            None => "the system's choice".to_owned(),
-        },
-        set: |mut settings, value| {
-            let index = || value.parse().map(Interface::Index);
-            let interface = value.parse().map(Interface::Address).or_else(|_| index());
-            let interface =
-                interface.map_err(|_| format!("`{value}` is neither an IPv4 address nor an index"))?;
-            settings.sink.multicast_interface = Some(interface);
-            settings.listener.multicast_interface = Some(interface);
-            Ok(settings)
-        },
-    },
-    OptionSpec {
-        name: "refill",
-        takes: "URL",
-        about: "listening: the log to fetch missing events from, its options percent-encoded",
-        show: |settings| settings.refill.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
-        set: |mut settings, value| {
-            let refill: StoreUrl = value.parse()?;
-            if refill.reads() != Reads::Again {
-                return Err(format!("{refill} cannot be read again and again; name a log"));
-            }
-            settings.refill = Some(refill);
-            Ok(settings)
-        },
-    },
-];
-
-fn oversize_name(oversize: Oversize) -> &'static str {
-    match oversize {
-        Oversize::Skip => "skip",
-        Oversize::Chunk => "chunk",
-        _ => "park",
-    }
+    )
 }
 
-impl Scheme for Udp {
-    fn name(&self) -> &'static str {
-        "udp"
-    }
+fn interface() -> Kind<Interface> {
+    let read = |text: &str| {
+        let index = || text.parse().map(Interface::Index);
+        let interface = text.parse().map(Interface::Address).or_else(|_| index());
+        interface.map_err(|_| format!("`{text}` is neither an IPv4 address nor an index"))
+    };
+    Kind::new("IPV4|INDEX", read, |interface| match interface {
+        Interface::Address(address) => address.to_string(),
+        Interface::Index(index) => index.to_string(),
+    })
+}
 
-    fn syntax(&self) -> &'static str {
-        "udp://HOST:PORT[?OPTION=VALUE&...]"
-    }
-
-    fn about(&self) -> &'static str {
-        "one datagram an event, to a host or a multicast group; `tail` listens on that address"
-    }
-
-    fn options(&self) -> Vec<OptionRow> {
-        rows(OPTIONS)
-    }
-
-    fn parse(&self, target: &str, query: &[(String, String)]) -> std::result::Result<Arc<dyn Place>, String> {
-        let address = target.strip_prefix("//").unwrap_or(target).trim_end_matches('/');
-        let wrong = || {
-            format!(
-                "`{address}` is not HOST:PORT; write for example udp://127.0.0.1:9000 or udp://[::1]:9000"
-            )
-        };
-        let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
-        let bare = !host.contains(':') || (host.starts_with('[') && host.ends_with(']'));
-        if host.is_empty() || !bare || host.contains(['/', '@', ' ']) {
-            return Err(wrong());
+fn log() -> Kind<StoreUrl> {
+    let read = |text: &str| {
+        let log: StoreUrl = text.parse()?;
+        if log.reads() == Reads::Again {
+            Ok(log)
+        } else {
+            Err(format!("{log} cannot be read again and again; name a log"))
         }
-        if !matches!(port.parse::<u16>(), Ok(1..)) {
-            return Err(format!("`{port}` is not a port, a number from 1 to 65535"));
-        }
-        Ok(Arc::new(UdpPlace { address: address.to_owned(), settings: apply(OPTIONS, query)? }))
+    };
+    Kind::new("URL", read, StoreUrl::to_string)
+}
+
+fn parse(target: &str, query: &Query) -> Parsed<Arc<dyn Place>> {
+    let target = percent_decode(target)?;
+    let address = target.strip_prefix("//").unwrap_or(&target).trim_end_matches('/');
+    let wrong = || {
+        format!("`{address}` is not HOST:PORT; write for example udp://127.0.0.1:9000 or udp://[::1]:9000")
+    };
+    let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
+    let bare = !host.contains(':') || (host.starts_with('[') && host.ends_with(']'));
+    if host.is_empty() || !bare || host.contains(['/', '@', ' ']) {
+        return Err(wrong());
     }
+    if !matches!(port.parse::<u16>(), Ok(1..)) {
+        return Err(format!("`{port}` is not a port, a number from 1 to 65535"));
+    }
+    let mut settings = options().apply(query)?;
+    settings.listener.event_bytes_max = settings.sink.event_bytes_max;
+    settings.listener.multicast_interface = settings.sink.multicast_interface;
+    Ok(Arc::new(UdpPlace { address: address.to_owned(), settings }))
 }
 
 #[derive(Debug)]
@@ -227,7 +177,7 @@ impl Place for UdpPlace {
         Ok(if complete { listener } else { Arc::new(TellGaps { listener }) })
     }
 
-    async fn sink(&self) -> Result<OpenSink> {
+    async fn sink(&self, _: Option<Keeper>) -> Result<OpenSink> {
         let sink = Arc::new(UdpSink::open(&self.address, self.settings.sink.clone()).await?);
         let closing = sink.clone();
         let closing = Box::pin(async move {
@@ -248,8 +198,8 @@ impl Place for UdpPlace {
         Ok(None)
     }
 
-    fn verify(&self) -> Findings {
-        stream::iter([Err(self.keeps_nothing())]).boxed()
+    async fn verify(&self) -> Result<Findings> {
+        Err(self.keeps_nothing())
     }
 
     async fn repair(&self) -> Result<Vec<Finding>> {

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 /// No test waits for long; this only turns a program that hangs into a failure.
-const HANGS: Duration = Duration::from_secs(120);
+const HANGS: Duration = Duration::from_mins(2);
 
 /// What a run left.
 #[derive(Debug)]
@@ -140,4 +140,14 @@ pub(crate) fn store(ids: impl IntoIterator<Item = u64>) -> (tempfile::TempDir, S
 #[track_caller]
 pub(crate) fn held(url: &str) -> String {
     run(&["cat", url]).ends(0).stdout
+}
+
+/// A log whose first segment was pruned: events 5 (a snapshot) to 9 are kept.
+pub(crate) fn pruned() -> (tempfile::TempDir, String, String) {
+    let snapshot = r#"{"eventId":5,"stateChanged":{"tag":"Checkpoint","state":{}},"isSnapshot":true}"#;
+    let kept = format!("{snapshot}\n{}", log(6..10));
+    let (dir, from) = store(0..5);
+    run_with(&["copy", "-", &from], &*kept).ends(0);
+    std::fs::remove_file(dir.path().join("log").join("state-4")).unwrap();
+    (dir, from, kept)
 }

@@ -4,9 +4,11 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod bad_input;
+mod comparing;
 mod copying;
 mod kit;
 mod printing;
 mod relaying;
 mod stopping;
+mod upkeep;
 mod usage;

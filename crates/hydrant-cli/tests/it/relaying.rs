@@ -3,11 +3,13 @@
 use std::net::UdpSocket;
 use std::sync::mpsc::RecvTimeoutError;
 
-use crate::kit::{file, finish, held, line, lines_of, log, next_line, program, run, run_with, signal, store};
+use crate::kit::{
+    file, finish, held, line, lines_of, log, next_line, program, pruned, run, run_with, signal, store,
+};
 
 fn port() -> (UdpSocket, String) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.set_read_timeout(Some(std::time::Duration::from_secs(120))).unwrap();
+    socket.set_read_timeout(Some(std::time::Duration::from_mins(2))).unwrap();
     let url = format!("udp://{}", socket.local_addr().unwrap());
     (socket, url)
 }
@@ -154,16 +156,6 @@ fn a_name_keeps_its_target() {
     assert_ne!(run.code, Some(0), "{run:?}");
     assert!(run.stderr.contains("`x`") || run.stderr.contains("x:") || run.stderr.contains("x "), "{run:?}");
     assert!(run.stderr.contains(first.trim_start_matches("udp://")), "{run:?}");
-}
-
-/// A log whose first segment was pruned: events 5 (a snapshot) to 9 are kept.
-fn pruned() -> (tempfile::TempDir, String, String) {
-    let snapshot = r#"{"eventId":5,"stateChanged":{"tag":"Checkpoint","state":{}},"isSnapshot":true}"#;
-    let kept = format!("{snapshot}\n{}", log(6..10));
-    let (dir, from) = store(0..5);
-    run_with(&["copy", "-", &from], &*kept).ends(0);
-    std::fs::remove_file(dir.path().join("log").join("state-4")).unwrap();
-    (dir, from, kept)
 }
 
 #[test]

@@ -5,7 +5,19 @@ use crate::kit::run;
 #[test]
 fn help_names_every_command_and_every_exit_code() {
     let help = run(&["--help"]).ends(0).stdout;
-    for command in ["relay", "cat", "tail", "copy", "verify", "repair", "status", "stores", "completion"] {
+    for command in [
+        "relay",
+        "cat",
+        "tail",
+        "copy",
+        "verify",
+        "repair",
+        "prune",
+        "compact",
+        "status",
+        "stores",
+        "completion",
+    ] {
         assert!(help.contains(&format!("\n  {command} ")), "{command}: {help}");
         run(&[command, "--help"]).ends(0);
     }
@@ -47,6 +59,26 @@ fn wrong_usage_ends_with_2_and_says_what_is_right() {
         (&["cat", "file:/tmp?fsync=allways"], "did you mean `always`?"),
         (&["cat", "file:/tmp?fsync=-5ms"], "fsync"),
         (&["cat", "file://host/tmp"], "host"),
+        (&["cat", "postgres://app@db/shop"], "add log=NAME"),
+        (&["cat", "postgresql://app@db/shop?log=a&sslmod=require"], "did you mean `sslmode`?"),
+        (&["cat", "postgres://app@db/shop?log=a&sslmode=on"], "`sslmode` of the connection string"),
+        (&["cat", "postgres://app@db/shop?lgo=a"], "did you mean `log`?"),
+        (&["cat", "postgres:?log=a"], "write postgres://USER@HOST"),
+        (&["cat", "postgres:///shop?log=a"], "no `host`"),
+        (&["cat", "s3:"], "no bucket"),
+        (&["cat", "s3://key:secret@bucket/prefix"], "AWS_ACCESS_KEY_ID"),
+        (&["cat", "s3://bucket?endpoint=127.0.0.1:4566"], "http://"),
+        (&["cat", "s3://bucket?endpoint=http://key:secret%40127.0.0.1:4566"], "it holds credentials"),
+        (&["copy", "-", "s3://bucket?encoding=gzip"], "none of plain, zstd, zstd:LEVEL"),
+        (&["copy", "-", "s3://bucket?encoding=zstd:23"], "level of compression"),
+        (&["copy", "-", "s3://bucket?encryption=aes"], "none of bucket, s3, kms, kms:KEY"),
+        (&["copy", "-", "s3://bucket?tags=team"], "NAME:VALUE"),
+        (&["cat", "kinesis://stream"], "add log=NAME"),
+        (&["cat", "kinesis://stream/log"], "kinesis://STREAM?log=NAME"),
+        (&["cat", "kinesis://stream?log=a&start=yesterday"], "2026-01-05T09:00:00Z"),
+        (&["copy", "-", "kinesis://stream?log=a&packing=agregated"], "did you mean `aggregated`?"),
+        (&["cat", "kinesis://stream?log=a&explicit_hash_key=7&shards=all"], "exclude each other"),
+        (&["repair", "kinesis://stream?log=a"], "under another log=NAME"),
         (&["copy", "-", "udp://127.0.0.1"], "HOST:PORT"),
         (&["copy", "-", "udp://127.0.0.1:70000"], "not a port"),
         (&["copy", "-", "udp://127.0.0.1:9?datagram_bytes_max=1GiB"], "128 to 65507"),
@@ -93,6 +125,30 @@ fn wrong_usage_is_one_json_object_for_machines() {
 }
 
 #[test]
+fn no_password_is_shown_of_a_command_line_that_is_wrong() {
+    let url = "postgres://app:geheim@127.0.0.1:1/shop";
+    for args in [
+        &["cat", "file:a", url][..],
+        &["cat", &format!("{url}?lgo=a")],
+        &["cat", &format!("{url}?log=%zz")],
+        &["cat", &format!("{url}?log")],
+        &["cat", &url.replace("postgres", "postgre")],
+        &["cat", &url.replace("postgres://", "")],
+        &["cat", &url.replace("postgres://", "postgres:")],
+        &["cat", &url.replace("geheim", "ge?heim")],
+        &["relay", "--from=file:a", &format!("--to=a={url}?lgo=a")],
+        &["relay", "--from", &url.replace("geheim", "%geheim"), "--to", "file:a"],
+        &["cat", "postgres://127.0.0.1:1/shop?user=app&password=geheim&lgo=a"],
+        &["copy", &format!("file:a?password={url}"), "file:b"],
+    ] {
+        let told = run(args).ends(2).stderr;
+        assert!(!told.contains("heim"), "{told}");
+        let told = run(&[args, &["--json"]].concat()).ends(2).stderr;
+        assert!(!told.contains("heim"), "{told}");
+    }
+}
+
+#[test]
 fn levels_and_filters_of_the_log_are_taken() {
     for filter in ["off", "WARN", "hydrant", "hydrant_file=debug", "info,hydrant=trace", "tokio=error"] {
         run(&["stores", "--log", filter]).ends(0);
@@ -115,7 +171,7 @@ fn stores_lists_every_scheme_with_its_options_and_defaults() {
     let schemes: Vec<serde_json::Value> =
         run.lines().into_iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     let names: Vec<_> = schemes.iter().map(|scheme| scheme["scheme"].as_str().unwrap()).collect();
-    assert_eq!(names, ["file", "udp", "stdio"]);
+    assert_eq!(names, ["file", "postgres", "s3", "kinesis", "udp", "stdio"]);
     let fsync =
         &schemes[0]["options"].as_array().unwrap().iter().find(|option| option["name"] == "fsync").unwrap();
     assert_eq!(fsync["default"], "always");

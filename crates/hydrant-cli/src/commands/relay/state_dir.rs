@@ -9,12 +9,14 @@ use hydrant_file::FileCheckpoints;
 
 use crate::args::NamedUrl;
 use crate::exit::{Failure, Outcome};
+use crate::stores::Keeper;
 
 /// `--state-dir`, held by one relay at a time; or nothing, where every sink remembers by itself.
 pub(crate) struct StateDir {
     roster: Arc<dyn CheckpointStore>,
     checkpoints: Arc<dyn CheckpointStore>,
-    _lock: Option<File>,
+    /// Held as long as this lives; nothing is kept where there is none.
+    lock: Option<File>,
 }
 
 impl StateDir {
@@ -25,17 +27,22 @@ impl StateDir {
     pub(crate) async fn open(dir: Option<&Path>) -> Outcome<Self> {
         let Some(dir) = dir else {
             let memory = Arc::new(MemoryCheckpoints::default());
-            return Ok(Self { roster: memory.clone(), checkpoints: memory, _lock: None });
+            return Ok(Self { roster: memory.clone(), checkpoints: memory, lock: None });
         };
         let checkpoints = FileCheckpoints::open(dir.join("checkpoints")).await?;
         let lock = lock(dir)?;
         let roster = FileCheckpoints::open(dir.join("roster")).await?;
-        Ok(Self { roster: Arc::new(roster), checkpoints: Arc::new(checkpoints), _lock: Some(lock) })
+        Ok(Self { roster: Arc::new(roster), checkpoints: Arc::new(checkpoints), lock: Some(lock) })
     }
 
     /// Where the relay keeps the roster of its secondaries.
     pub(crate) fn roster(&self) -> Arc<dyn CheckpointStore> {
         self.roster.clone()
+    }
+
+    /// Where a sink that has a memory may keep its checkpoint beside it.
+    pub(crate) fn keeper(&self, name: &str) -> Option<Keeper> {
+        self.lock.as_ref().map(|_| Keeper { store: self.checkpoints.clone(), name: name.to_owned() })
     }
 
     /// A sink without memory, given one.
