@@ -1,4 +1,6 @@
-//! What tests of whole processes need: a log like hydra-node's, and the program `hydrant` to run and kill.
+//! What tests of whole processes need: a log like hydra-node's, the program `hydrant` to run and kill, and places
+//! of their own on real servers.
 
 pub mod hydra_node;
+pub mod places;
 pub mod program;

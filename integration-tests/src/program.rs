@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 
 /// How long a process may say nothing before the test gives up on it; far more than it ever needs.
-const SILENCE_MAX: Duration = Duration::from_secs(120);
+const SILENCE_MAX: Duration = Duration::from_mins(2);
 
 /// The path of the program, built now if it is not up to date.
 ///
@@ -46,11 +46,21 @@ where
     I: IntoIterator<Item = S>,
     S: AsRef<OsStr>,
 {
-    let output = Command::new(hydrant()).args(args).stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = command(hydrant()).args(args).stdin(Stdio::null()).kill_on_drop(true).output();
     tokio::time::timeout(SILENCE_MAX, output).await.expect("the program ends").expect("the program starts")
 }
 
-/// A run of the program that goes on beside the test. Dropped, also by a panic, it is killed.
+/// A program, with the keys that servers on loopback take unless there are others.
+fn command(path: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(path);
+    if std::env::var_os("AWS_ACCESS_KEY_ID").is_none() {
+        command.env("AWS_ACCESS_KEY_ID", test_servers::ACCESS_KEY_ID);
+        command.env("AWS_SECRET_ACCESS_KEY", test_servers::SECRET_ACCESS_KEY);
+    }
+    command
+}
+
+/// A run of a program that goes on beside the test. Dropped, also by a panic, it is killed.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
@@ -69,7 +79,19 @@ impl Running {
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
-        let mut child = Command::new(hydrant())
+        Self::start_program(hydrant(), args)
+    }
+
+    /// The same with another program.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_program<I, S>(program: impl AsRef<OsStr>, args: I) -> Self
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        let mut child = command(program)
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

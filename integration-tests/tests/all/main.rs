@@ -1,5 +1,10 @@
 //! Tests of whole processes, and of the workspace as a whole.
 #![allow(clippy::unwrap_used, reason = "a test, with its helpers, fails by panicking")]
 
+mod between_stores;
+mod cycles;
 mod documents;
+mod fan_out;
+mod killed_servers;
 mod main_job;
+mod whole_processes;
