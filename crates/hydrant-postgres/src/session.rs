@@ -28,10 +28,12 @@ impl Settings {
             let scope = if is_local { "LOCAL" } else { "SESSION" };
             // A role or a server may have less than `on`: then a commit is acknowledged before it is durable here, or
             // before a synchronous standby has flushed it, and a crash or a failover takes back what `Ok` promised.
-            // What is stronger stays.
+            // What is stronger stays. Set in any case: what a session has set, a reload of the configuration leaves
+            // alone.
             format!(
-                "SELECT pg_catalog.set_config('synchronous_commit', 'on', {is_local}) \
-                 WHERE pg_catalog.current_setting('synchronous_commit') NOT IN ('on', 'remote_apply'); \
+                "SELECT pg_catalog.set_config('synchronous_commit', \
+                 CASE pg_catalog.current_setting('synchronous_commit') \
+                 WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, {is_local}); \
                  SET {scope} statement_timeout = {call}; SET {scope} lock_timeout = {lock}; \
                  SET {scope} idle_in_transaction_session_timeout = {call}",
                 // Less than a millisecond is not 0, which would mean: none.

@@ -5,6 +5,7 @@
 mod balances;
 mod begin;
 mod checkpoints;
+mod commits;
 mod conformance;
 mod connecting;
 mod database;

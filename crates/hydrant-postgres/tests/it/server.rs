@@ -18,7 +18,7 @@ use tokio_postgres::NoTls;
 use crate::support::{append, client, event, events, id, snapshot, sql};
 
 /// Runs a test with a server of its own, or says that it is skipped.
-fn with_server<F: Future<Output = ()>>(settings: &[&str], test: impl FnOnce(Private) -> F) {
+pub(crate) fn with_server<F: Future<Output = ()>>(settings: &[&str], test: impl FnOnce(Private) -> F) {
     let dir = tempfile::tempdir().unwrap();
     let server = match Postgres::start_with(dir.path(), settings) {
         Ok(server) => server,
@@ -30,13 +30,13 @@ fn with_server<F: Future<Output = ()>>(settings: &[&str], test: impl FnOnce(Priv
 }
 
 #[derive(Clone)]
-struct Private {
+pub(crate) struct Private {
     server: Arc<Mutex<Postgres>>,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Private {
-    async fn open(&self, log: &str) -> PostgresStore {
+    pub(crate) async fn open(&self, log: &str) -> PostgresStore {
         PostgresStore::open(&*self.url, log, PostgresStoreOptions::default()).await.unwrap()
     }
 
@@ -178,43 +178,6 @@ fn what_was_acknowledged_survives_kill_9_also_where_synchronous_commit_is_off() 
         // The pool's other users have what they had.
         let shown = pool.get().await.unwrap().query_one("SHOW synchronous_commit", &[]).await.unwrap();
         assert_eq!(shown.get::<_, &str>(0), "off");
-    });
-}
-
-#[test]
-fn an_append_waits_for_more_than_the_local_disk_whatever_a_role_is_set_to() {
-    with_server(&[], async |private| {
-        drop(private.open("log").await);
-        // What the transaction of the store has, seen from within.
-        sql(
-            &private.url,
-            "CREATE TABLE seen (setting text); \
-             CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
-             INSERT INTO public.seen VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$; \
-             CREATE TRIGGER look AFTER INSERT ON hydrant.events FOR EACH STATEMENT EXECUTE FUNCTION look()",
-        )
-        .await;
-        let settings = [
-            ("off", "on"),
-            ("local", "on"),
-            ("remote_write", "on"),
-            ("on", "on"),
-            ("remote_apply", "remote_apply"),
-        ];
-        for (role, expected) in settings {
-            sql(&private.url, &format!("ALTER ROLE test SET synchronous_commit = {role}")).await;
-            let pool =
-                Pool::builder(Manager::new(private.url.parse().unwrap(), NoTls)).max_size(1).build().unwrap();
-            for connect in [PostgresConnect::from(&*private.url), pool.into()] {
-                let log = format!("{role} {}", connect.describe());
-                let store =
-                    PostgresStore::open(connect, &log, PostgresStoreOptions::default()).await.unwrap();
-                append(&store, None, &events(0..1)).await.unwrap();
-                let eyes = PostgresConnect::from(&*private.url).connect().await.unwrap();
-                let seen = eyes.query_one("DELETE FROM seen RETURNING setting", &[]).await.unwrap();
-                assert_eq!(seen.get::<_, &str>(0), expected, "{log}");
-            }
-        }
     });
 }
 
