@@ -52,23 +52,38 @@ impl Kept {
         entry.map_or(head, |entry| entry.checkpoint)
     }
 
-    /// Writes the checkpoint, if the last time is at least `interval` ago. What cannot be written now is written
-    /// later: the stream holds the events all the same.
+    /// Writes the checkpoint.
     ///
     /// # Errors
-    /// `Fenced` when another runner moved the entry: then two sinks write this log.
+    /// `Fenced` when another runner moved the entry: then two sinks write this log. Whatever else the store meets;
+    /// the entry may have been written all the same.
     ///
     /// # Cancel safety
     /// Dropped, the next call finds out what became of the entry.
-    pub(super) async fn save(&mut self, checkpoint: Checkpoint, interval: Duration) -> Result<()> {
+    pub(super) async fn save(&mut self, checkpoint: Checkpoint) -> Result<()> {
         // An entry would keep the sink from reading the stream back.
         let is_empty = checkpoint == Checkpoint::Empty;
-        if is_empty || self.checkpoint() == Some(checkpoint) || self.saved_at.elapsed() < interval {
+        if is_empty || self.checkpoint() == Some(checkpoint) {
             return Ok(());
         }
         self.saved_at = Instant::now();
         let saved = timeout(PATIENCE, self.swap(checkpoint)).await;
-        match saved.unwrap_or_else(|_| Err(late(&self.name))) {
+        saved.unwrap_or_else(|_| Err(late(&self.name)))
+    }
+
+    /// The same, if the last time is at least `interval` ago. What cannot be written now is written later: the
+    /// stream holds the events all the same.
+    ///
+    /// # Errors
+    /// `Fenced` as above, and nothing else.
+    ///
+    /// # Cancel safety
+    /// As above.
+    pub(super) async fn save_loosely(&mut self, checkpoint: Checkpoint, interval: Duration) -> Result<()> {
+        if self.saved_at.elapsed() < interval {
+            return Ok(());
+        }
+        match self.save(checkpoint).await {
             Err(error) if error.kind() != ErrorKind::Fenced => {
                 tracing::warn!(name = self.name, %error, "the checkpoint was not written; trying again later");
                 Ok(())
@@ -122,13 +137,13 @@ mod tests {
         let mut kept = load(&store, "a").await.unwrap();
         assert_eq!(kept.checkpoint(), None);
         let second = Duration::from_secs(1);
-        kept.save(at(1), second).await.unwrap();
+        kept.save_loosely(at(1), second).await.unwrap();
         assert_eq!(kept.checkpoint(), None, "not yet");
         tokio::time::advance(second).await;
-        kept.save(at(2), second).await.unwrap();
-        kept.save(at(3), second).await.unwrap();
+        kept.save_loosely(at(2), second).await.unwrap();
+        kept.save_loosely(at(3), second).await.unwrap();
         assert_eq!(load(&store, "a").await.unwrap().checkpoint(), Some(at(2)));
-        kept.save(at(4), Duration::ZERO).await.unwrap();
+        kept.save(at(4)).await.unwrap();
         assert_eq!(load(&store, "a").await.unwrap().checkpoint(), Some(at(4)));
     }
 
@@ -147,8 +162,8 @@ mod tests {
     async fn a_second_runner_and_another_target_are_told() {
         let store = MemoryCheckpoints::default();
         let (mut one, mut other) = (load(&store, "a").await.unwrap(), load(&store, "a").await.unwrap());
-        one.save(at(1), Duration::ZERO).await.unwrap();
-        let error = other.save(at(1), Duration::ZERO).await.unwrap_err();
+        one.save(at(1)).await.unwrap();
+        let error = other.save(at(1)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Fenced);
         let error = load(&store, "b").await.err().unwrap();
         assert!(error.to_string().contains("belongs to `a`"), "{error}");

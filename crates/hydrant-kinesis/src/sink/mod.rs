@@ -28,9 +28,12 @@ const RECORD_BYTES_MAX: usize = 10 << 20;
 /// Writes a log to a Kinesis stream, in order: as many events a record as fit, one record in flight.
 ///
 /// Acknowledged means: every record of the batch was acknowledged by Kinesis, which keeps it in three
-/// Availability Zones for the stream's retention (24 hours by default). Kinesis has no compare-and-append, so
-/// the sink is no [`Primary`](hydrant::Primary), and does not fence: **one process writes a log**. A second one is
-/// found out by readers (`Diverged`), and by the store of checkpoints where there is one (`Fenced`).
+/// Availability Zones for the stream's retention (24 hours by default), and then the checkpoint was written, where a
+/// store keeps it (but see [`checkpoint_interval`](KinesisSinkOptions::checkpoint_interval)).
+///
+/// Kinesis has no compare-and-append, so the sink is no [`Primary`](hydrant::Primary), and does not fence: **one
+/// process writes a log**. A second one is found out by readers (`Diverged`), and by the store of checkpoints where
+/// there is one (`Fenced`).
 ///
 /// # Order
 /// The log's name is the partition key of all its records, so they go to one shard at a time, one after the
@@ -44,7 +47,8 @@ const RECORD_BYTES_MAX: usize = 10 << 20;
 ///
 /// # Its checkpoint
 /// With [`with_checkpoints`](KinesisSinkOptions::with_checkpoints) the first call asks a store of checkpoints. What
-/// a crash left on the stream behind that entry is put again. Without a store, or when its entry is lost, the
+/// a crash left on the stream behind that entry is put again, unless somebody above counts it as delivered: so it is
+/// acknowledged only when the entry says so. Without a store, or when its entry is lost, the
 /// first call reads the stream back: only the shards that hold the log's key, the last minute first, then eight
 /// times as far and so on. That costs about as long as reading what all logs wrote to that shard since the
 /// log's last event, at 2 MB a second, and at most the whole retention. Where the stream keeps nothing of the log,
@@ -165,7 +169,7 @@ impl KinesisSink {
         let mut state = self.state.lock().await;
         state.closed = true;
         let State { head: Some(head), kept: Some(kept), .. } = &mut *state else { return Ok(()) };
-        let saved = kept.save(*head, Duration::ZERO).await;
+        let saved = kept.save_loosely(*head, Duration::ZERO).await;
         state.kept = None;
         saved
     }
@@ -319,8 +323,11 @@ impl Shared {
             rest = remaining;
         }
         let head = state.head.unwrap_or(head);
-        if let Some(kept) = &mut state.kept {
-            kept.save(head, self.options.checkpoint_interval).await?;
+        match (&mut state.kept, self.options.checkpoint_interval) {
+            (None, _) => {}
+            // What is acknowledged is known again after a crash: a wrapper above may have forgotten it by then.
+            (Some(kept), Duration::ZERO) => kept.save(head).await.map_err(|error| self.uncounted(error))?,
+            (Some(kept), interval) => kept.save_loosely(head, interval).await?,
         }
         Ok(head)
     }
@@ -330,8 +337,15 @@ impl Shared {
     async fn checkpoint(&self, state: &mut State, alive: watch::Receiver<()>) -> Result<Checkpoint> {
         let head = self.head(state, alive).await?;
         let Some(kept) = &mut state.kept else { return Ok(head) };
-        kept.save(head, Duration::ZERO).await?;
+        kept.save_loosely(head, Duration::ZERO).await?;
         Ok(kept.known_again(head))
+    }
+
+    /// The events are on the stream, and their checkpoint is not written, as far as one knows.
+    fn uncounted(&self, cause: Error) -> Error {
+        let message = "the records were put, but their checkpoint could not be written; check its store";
+        let error = Error::new(cause.kind(), cause.retry(), message).in_log(&self.name);
+        error.because(cause).maybe_applied()
     }
 
     fn unfinished(&self, why: &str) -> NotPut {

@@ -71,8 +71,13 @@ pub struct KinesisSinkOptions {
     /// process put that has just ended. AWS says: typically less than a second. Default: 1 second.
     pub settle: Duration,
     /// How often the checkpoint is written to the store of
-    /// [`with_checkpoints`](KinesisSinkOptions::with_checkpoints), at most. What a crash leaves behind it is put
-    /// again. Zero: with each append. Default: 1 second.
+    /// [`with_checkpoints`](KinesisSinkOptions::with_checkpoints), at most. Zero, the default: with each append, which
+    /// is acknowledged only then.
+    ///
+    /// Above zero an append does not wait for it, and what a crash leaves behind the entry is put again by a fan-out
+    /// that asks this sink where it stands. Under a [`Checkpointed`](hydrant::Checkpointed) nobody asks, so there it
+    /// must stay zero: below `Filtered` or `DeadLetter` what comes next would be written behind an event that is not
+    /// the last of the stream, which its readers refuse for ever, and below `Mapped` it would be a gap.
     pub checkpoint_interval: Duration,
     /// The clock that says where to look back. Default: the machine's.
     pub clock: Clock,
@@ -95,7 +100,7 @@ impl Default for KinesisSinkOptions {
             read_back_window: Duration::from_mins(1),
             read_back_interval: Duration::from_millis(250),
             settle: Duration::from_secs(1),
-            checkpoint_interval: Duration::from_secs(1),
+            checkpoint_interval: Duration::ZERO,
             clock: Clock::default(),
             checkpoints: None,
         }
@@ -197,7 +202,8 @@ impl KinesisSinkOptions {
         self
     }
 
-    /// Sets how often the checkpoint is written, at most.
+    /// Sets how often the checkpoint is written, at most. Not above zero under a
+    /// [`Checkpointed`](hydrant::Checkpointed).
     #[must_use]
     pub fn with_checkpoint_interval(mut self, interval: Duration) -> Self {
         self.checkpoint_interval = interval;

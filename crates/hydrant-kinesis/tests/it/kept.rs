@@ -7,16 +7,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_sdk_kinesis::Client;
 use hydrant::{
-    Batch, Checkpoint, CheckpointStore, Entry, Error, ErrorKind, Event, EventSink, MemoryCheckpoints, Result,
-    Retry,
+    Batch, Checkpoint, CheckpointStore, Checkpointed, DeadLetter, Entry, Error, ErrorKind, Event, EventSink,
+    EventSourceExt, Filtered, Mapped, MemoryCheckpoints, MemoryStore, ReadFrom, Result, Retry,
 };
 use hydrant_conformance::Generator;
-use hydrant_kinesis::{KinesisSink, KinesisSinkOptions, connect};
+use hydrant_kinesis::{KinesisSink, KinesisSinkOptions, KinesisSource, connect};
 use test_servers::proxy::{Fault, Tcp};
 
 use crate::raw;
 use crate::servers::{Server, at, make_stream, new_stream, remove_streams};
 use crate::source_faults::address;
+use crate::stream::quick;
 
 const LOG: &str = "orders";
 
@@ -97,6 +98,103 @@ async fn a_log_that_was_empty_when_the_sink_was_closed_is_read_back_all_the_same
     let anew = open(&client, &stream, kept_in(&store, Duration::ZERO)).await;
     assert_eq!(anew.checkpoint().await.unwrap(), Checkpoint::behind(&events[2]));
     remove_streams(&client, &stream).await;
+}
+
+/// What a source reads of the stream.
+async fn read(client: &Client, stream: &str) -> Vec<Event> {
+    let source = KinesisSource::open(client.clone(), stream, LOG, quick()).await.unwrap();
+    source.collect(ReadFrom::Origin).await.unwrap()
+}
+
+fn keep(event: &Event) -> bool {
+    event.id().get() % 3 != 1
+}
+
+fn map(event: &Event) -> Result<Event> {
+    Event::builder(event.id()).payload_json(format!("{{\"id\":{}}}", event.id())).build()
+}
+
+/// The sink under one of the wrappers, as its default is.
+async fn wrapped(
+    client: &Client,
+    stream: &str,
+    wrapper: &str,
+    (own, above): (&Arc<Breaking>, &Arc<MemoryCheckpoints>),
+) -> Checkpointed<Arc<dyn EventSink>> {
+    let options = Server::Kinesalite.options().with_checkpoints(own.clone(), LOG);
+    let sink = open(client, stream, options).await;
+    let sink: Arc<dyn EventSink> = match wrapper {
+        "filtered" => Arc::new(Filtered::new(sink, keep)),
+        "mapped" => Arc::new(Mapped::new(sink, map)),
+        _ => Arc::new(DeadLetter::new(sink, MemoryStore::default())),
+    };
+    Checkpointed::open(sink, above.clone(), LOG, stream).await.unwrap()
+}
+
+#[tokio::test]
+async fn under_a_wrapper_what_was_acknowledged_is_known_again_after_a_crash_on_kinesalite() {
+    let Some(client) = Server::Kinesalite.client().await else { return };
+    for wrapper in ["filtered", "mapped", "dead_letter"] {
+        let stream = new_stream(&client, 1).await;
+        let stores = (&Arc::default(), &Arc::default());
+        let events = Generator::new(9).log(30);
+        for at in (0..30).step_by(5) {
+            let sink = wrapped(&client, &stream, wrapper, stores).await;
+            for next in at..at + 5 {
+                let after = events[..next].last().map(Event::id);
+                sink.append(Batch::new(after, &events[next..=next]).unwrap()).await.unwrap();
+            }
+            // Nothing is closed.
+        }
+        assert_eq!(read(&client, &stream).await, given(wrapper, &events), "{wrapper}");
+        assert_eq!(raw::events(&client, &stream, LOG).await, given(wrapper, &events), "nothing twice");
+        remove_streams(&client, &stream).await;
+    }
+}
+
+#[tokio::test]
+async fn what_its_checkpoint_does_not_say_is_not_acknowledged_on_kinesalite() {
+    let Some(client) = Server::Kinesalite.client().await else { return };
+    for (wrapper, crashes) in
+        [("filtered", true), ("filtered", false), ("mapped", true), ("dead_letter", true)]
+    {
+        let stream = new_stream(&client, 1).await;
+        let stores = (&Arc::<Breaking>::default(), &Arc::default());
+        let events = Generator::new(10).log(30);
+        let batch = |from: usize, to: usize| {
+            Batch::new(events[..from].last().map(Event::id), &events[from..to]).unwrap()
+        };
+        let mut sink = wrapped(&client, &stream, wrapper, stores).await;
+        sink.append(batch(0, 10)).await.unwrap();
+        stores.0.is_broken.store(true, Ordering::Relaxed);
+        let error = sink.append(batch(10, 20)).await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.retry()),
+            (ErrorKind::Unavailable, Retry::AfterCheckpoint),
+            "{error}"
+        );
+        assert_eq!(sink.checkpoint().await.unwrap(), Checkpoint::behind(&events[9]));
+        assert_eq!(read(&client, &stream).await, given(wrapper, &events[..20]), "they are there, though");
+        stores.0.is_broken.store(false, Ordering::Relaxed);
+        if crashes {
+            sink = wrapped(&client, &stream, wrapper, stores).await;
+        }
+        // In other batches than before.
+        sink.append(batch(10, 13)).await.unwrap();
+        let anew = wrapped(&client, &stream, wrapper, stores).await;
+        anew.append(batch(13, 30)).await.unwrap();
+        assert_eq!(read(&client, &stream).await, given(wrapper, &events), "{wrapper}");
+        remove_streams(&client, &stream).await;
+    }
+}
+
+/// What the wrapper gives to the sink.
+fn given(wrapper: &str, events: &[Event]) -> Vec<Event> {
+    match wrapper {
+        "filtered" => events.iter().filter(|event| keep(event)).cloned().collect(),
+        "mapped" => events.iter().map(|event| map(event).unwrap()).collect(),
+        _ => events.to_vec(),
+    }
 }
 
 /// Deletes a stream, and waits until it is gone.

@@ -18,6 +18,10 @@ use crate::{Batch, Checkpoint, CheckpointStore, Entry, Error, ErrorKind, EventSi
 /// Acknowledged means: the sink acknowledged, and then the checkpoint was written. A crash between the two
 /// sends the batch again: at least once, in order. What lies at or below the checkpoint is never sent again.
 ///
+/// So the sink's `Ok` must be durable, and what it acknowledged it must still know after a crash, if it has a memory.
+/// One that acknowledges first and syncs, or writes its own checkpoint, later (a file that is synced by an interval, a
+/// stream whose checkpoint is) does not belong here: what a crash takes from it is lost.
+///
 /// The entry moves by compare-and-swap only: if somebody else moved it, two runners share one name, and the
 /// append is `Fenced`. Names must be unique in their store; the roster of a fan-out keeps entries of its
 /// own, so take another store than [`Primary::roster`](crate::Primary::roster), or another name.
