@@ -130,10 +130,9 @@ impl Pump {
             return Ok(begin);
         }
         let head = self.hub.feed.head();
-        let source = &*self.hub.source;
-        let begin =
-            guarded("reading the primary", timeout, begin(source, checkpoint, self.options.start, head))
-                .await?;
+        // Not bounded in time: a source that has no index may look long for its place, and would begin anew for ever.
+        let begin = begin(&*self.hub.source, checkpoint, self.options.start, head);
+        let begin = caught("reading the primary", begin).await?;
         self.remembered = (checkpoint == Checkpoint::Unknown).then_some(begin);
         let is_news = self.unsaved.is_none() || checkpoint.id() < self.entry.checkpoint.id();
         if checkpoint != Checkpoint::Unknown && self.entry.checkpoint != checkpoint && is_news {

@@ -23,6 +23,9 @@ impl Begin {
 /// # Errors
 /// `Diverged` when sink and primary have another history, `Unsupported` when a sink without memory was
 /// given no start, and what reading the primary meets.
+///
+/// # Cancel safety
+/// It only reads.
 pub(crate) async fn begin(
     source: &dyn EventSource,
     checkpoint: Checkpoint,

@@ -8,6 +8,7 @@ mod lineage;
 mod relay;
 mod roster;
 mod simulation;
+mod slow_source;
 
 use std::time::Duration;
 
