@@ -1,6 +1,7 @@
 //! A pump: the task that carries one secondary along the log, from its own checkpoint, for ever.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -163,17 +164,18 @@ impl Pump {
         }
     }
 
-    /// The next events; tells the roster meanwhile, when the log is quiet.
+    /// The next events; tells the roster meanwhile, when the log is quiet, or slow to read.
     async fn wait(&mut self, follower: &mut Follower) -> Result<Vec<Event>> {
-        let (events_max, bytes_max) = (self.options.batch_events_max, self.options.batch_bytes_max);
+        // One future all along: a read that is dropped begins anew, and may take longer than an interval to begin.
+        let mut chunk = pin!(follower.chunk(self.options.batch_events_max, self.options.batch_bytes_max));
         while self.unsaved.is_some() {
             let due = self.entry_at + ROSTER_INTERVAL;
-            match tokio::time::timeout_at(due, follower.chunk(events_max, bytes_max)).await {
+            match tokio::time::timeout_at(due, &mut chunk).await {
                 Ok(events) => return events,
                 Err(_) => self.save(self.options.call_timeout).await?,
             }
         }
-        follower.chunk(events_max, bytes_max).await
+        chunk.await
     }
 
     /// Appends once. An error that names no event is at the first of the batch.

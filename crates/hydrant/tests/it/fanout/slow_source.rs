@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use hydrant::{
-    EventSink, EventSource, EventSourceExt, EventStream, MemoryCheckpoints, MemoryStore, ReadFrom, Relay,
-    RelayOptions, SecondaryOptions, State,
+    Batch, Checkpoint, EventSink, EventSource, EventSourceExt, EventStream, MemoryCheckpoints, MemoryStore,
+    ReadFrom, Relay, RelayOptions, Result, SecondaryOptions, State,
 };
 
 use crate::support::{batch, events, id};
@@ -80,4 +81,29 @@ async fn who_parks_or_detaches_does_not_wait_for_a_read_that_never_begins() {
     relay.resume("a").unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     tokio::time::timeout(Duration::from_secs(1), relay.detach("a")).await.unwrap().unwrap();
+}
+
+/// Acknowledges at once, and never says that it holds anything durably.
+#[derive(Clone, Default)]
+struct NeverSynced(MemoryStore);
+
+#[async_trait]
+impl EventSink for NeverSynced {
+    async fn append(&self, batch: Batch<'_>) -> Result<()> {
+        self.0.append(batch).await
+    }
+
+    async fn checkpoint(&self) -> Result<Checkpoint> {
+        Ok(Checkpoint::Empty)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_roster_is_told_while_a_slow_read_goes_on() {
+    let relay = relay(Duration::ZERO, Duration::from_secs(5)).await;
+    let sink = NeverSynced::default();
+    let options = SecondaryOptions::default().with_batch(2, 1 << 20);
+    relay.attach("a", sink.clone(), options).await.unwrap();
+    relay.delivered(id(9), LONG).await.unwrap();
+    assert_eq!(sink.0.collect(ReadFrom::Origin).await.unwrap(), events(0..10));
 }
