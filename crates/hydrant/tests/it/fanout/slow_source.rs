@@ -12,7 +12,7 @@ use hydrant::{
 
 use crate::support::{batch, events, id};
 
-const LONG: Duration = Duration::from_hours(1);
+const LONG: Duration = Duration::from_secs(60 * 60);
 
 /// A store that has to look long for the place where a read begins, and takes its time for each event.
 #[derive(Clone)]
