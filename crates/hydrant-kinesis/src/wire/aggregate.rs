@@ -113,7 +113,8 @@ fn put_zero(tag: u32, out: &mut Vec<u8>) {
     encode_varint(0, out);
 }
 
-/// The data of the sub-records that have this partition key, in order: slices of the record.
+/// The data of the sub-records that have this partition key, in order: slices of the record, or copies where they are
+/// less than half of it, so that a few events do not keep what others wrote in memory.
 ///
 /// # Errors
 /// `Corrupt` when the record is cut off or its checksum differs.
@@ -129,14 +130,17 @@ pub(super) fn decode(record: &Bytes, partition_key: &str) -> Result<Vec<Bytes>> 
         .map_err(|cause| Error::corrupt("the aggregated record does not decode").because(cause))?;
     let keys = &message.partition_key_table;
     let mut data = Vec::with_capacity(message.records.len());
-    for record in message.records {
-        let index = usize::try_from(record.partition_key_index).unwrap_or(usize::MAX);
+    for sub_record in message.records {
+        let index = usize::try_from(sub_record.partition_key_index).unwrap_or(usize::MAX);
         let key = keys.get(index).ok_or_else(|| {
             Error::corrupt("the aggregated record names a partition key that its table does not have")
         })?;
         if key == partition_key {
-            data.push(record.data);
+            data.push(sub_record.data);
         }
+    }
+    if data.iter().map(Bytes::len).sum::<usize>() < record.len() / 2 {
+        data.iter_mut().for_each(|slice| *slice = Bytes::copy_from_slice(slice));
     }
     Ok(data)
 }
@@ -219,6 +223,31 @@ mod tests {
         assert_eq!(decode(&seal(&message), "log").unwrap(), ["x", "z"]);
         message.records[1].partition_key_index = 2;
         assert!(decode(&seal(&message), "log").unwrap_err().to_string().contains("table"));
+    }
+
+    #[test]
+    fn a_small_part_of_a_record_does_not_keep_all_of_it() {
+        let sub = |partition_key_index, data: Vec<u8>| SubRecord {
+            partition_key_index,
+            explicit_hash_key_index: None,
+            data: data.into(),
+            tags: Vec::new(),
+        };
+        let message = Aggregated {
+            partition_key_table: vec!["few".into(), "many".into()],
+            explicit_hash_key_table: Vec::new(),
+            records: vec![sub(0, vec![1; 100]), sub(1, vec![2; 1_000]), sub(0, vec![3; 100])],
+        };
+        let message = message.encode_to_vec();
+        let record = Bytes::from([&MAGIC, message.as_slice(), &md5_of(&message)].concat());
+        let are_slices = |data: &[Bytes]| {
+            let whole = record.as_ptr_range();
+            data.iter().map(|data| whole.contains(&data.as_ptr())).collect::<Vec<_>>()
+        };
+        let few = decode(&record, "few").unwrap();
+        assert_eq!(few, [vec![1; 100], vec![3; 100]]);
+        assert_eq!(are_slices(&few), [false, false]);
+        assert_eq!(are_slices(&decode(&record, "many").unwrap()), [true]);
     }
 
     #[test]
