@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::{Arc, Mutex as Lock, PoisonError};
 
-use hydrant::{Error, Result};
+use hydrant::{Error, ErrorKind, Result};
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
 
@@ -90,23 +90,29 @@ impl Shared {
         what: &str,
         query: impl AsyncFnOnce(&Session) -> Result<T>,
     ) -> Result<T> {
-        self.call(Doing::Reading, what, async {
-            let _turn = self.turn().await?;
-            let session = self.reader().await?;
-            let is_own = !session.is_pooled();
-            if !is_own {
-                session.mark_busy();
-            }
-            let result = query(&session).await;
-            match &result {
-                Ok(_) => session.mark_idle(),
-                // A connection in doubt is not used again.
-                Err(_) if is_own => self.forget(&session),
-                Err(_) => {}
-            }
-            result
-        })
-        .await
+        // Kept until the call has ended, however it ends: what did not answer in time is in doubt as well.
+        let mut used = None;
+        let result = self
+            .call(Doing::Reading, what, async {
+                let turn = self.turn().await?;
+                let (session, _) = used.insert((self.reader().await?, turn));
+                if session.is_pooled() {
+                    session.mark_busy();
+                }
+                let result = query(session).await;
+                if result.is_ok() {
+                    session.mark_idle();
+                }
+                result
+            })
+            .await;
+        if let (Err(error), Some((session, _))) = (&result, &used)
+            && error.kind() != ErrorKind::Closed
+        {
+            // A connection in doubt is not used again.
+            self.forget(session);
+        }
+        result
     }
 
     async fn reader(&self) -> Result<Arc<Session>> {

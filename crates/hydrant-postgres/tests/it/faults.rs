@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
-use futures_util::{StreamExt, TryStreamExt};
 use hydrant::{
     Batch, Checkpoint, Deferred, Error, ErrorKind, EventSink, EventSource, EventSourceExt, FanOut,
     FanOutOptions, MemoryStore, Prune, ReadFrom, Retry, SecondaryOptions, State,
 };
-use hydrant_conformance::drop_after;
 use hydrant_postgres::{PostgresConnect, PostgresStore, PostgresStoreOptions};
 use test_servers::proxy::{Fault, Tcp, When};
 
@@ -19,12 +18,17 @@ fn ways(place: &Place) -> [PostgresStoreOptions; 2] {
     [place.options(), place.options().with_copy_bytes_min(0)]
 }
 
-async fn through(place: &Place, proxy: &Tcp, log: &str, options: PostgresStoreOptions) -> PostgresStore {
+pub(crate) async fn through(
+    place: &Place,
+    proxy: &Tcp,
+    log: &str,
+    options: PostgresStoreOptions,
+) -> PostgresStore {
     PostgresStore::open(place.through(proxy), log, options).await.unwrap()
 }
 
 /// One server behind several addresses, each with so many seconds to connect.
-fn named(place: &Place, proxies: &[Tcp], seconds: u64) -> PostgresConnect {
+pub(crate) fn named(place: &Place, proxies: &[Tcp], seconds: u64) -> PostgresConnect {
     let hosts = vec!["127.0.0.1"; proxies.len()].join(",");
     let ports: Vec<_> = proxies.iter().map(|proxy| proxy.address().port().to_string()).collect();
     let config = place.config(proxies[0].address());
@@ -39,7 +43,7 @@ fn named(place: &Place, proxies: &[Tcp], seconds: u64) -> PostgresConnect {
 }
 
 /// The proxy takes a moment to see that a socket was closed; one that leaked would hang the test.
-async fn none_is_left(proxy: &Tcp) {
+pub(crate) async fn none_is_left(proxy: &Tcp) {
     while proxy.open() > 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -312,67 +316,6 @@ fn sessions_that_an_operator_ends_come_back_with_the_next_call() {
 }
 
 #[test]
-fn a_read_under_which_the_connection_breaks_says_so_and_can_go_on_behind_what_came() {
-    in_a_schema(async |place| {
-        let proxy = place.proxy().await;
-        let options = place.options().with_page_events_max(2);
-        let store = through(&place, &proxy, "log", options).await;
-        append(&store, None, &events(0..100)).await.unwrap();
-        let mut seen = Vec::new();
-        let mut breaks = 0;
-        while seen.len() < 100 {
-            let mut read = store.read(seen.last().map(hydrant::Event::id).into());
-            proxy.once(When::Exchange(9), [Fault::LoseAnswer, Fault::CutAnswer(100)][breaks % 2]);
-            while let Some(event) = read.next().await {
-                match event {
-                    Ok(event) => seen.push(event),
-                    Err(error) => {
-                        assert_eq!(
-                            (error.kind(), error.retry()),
-                            (ErrorKind::Unavailable, Retry::Safe),
-                            "{error}"
-                        );
-                        breaks += 1;
-                    }
-                }
-            }
-        }
-        assert!(breaks > 2, "{breaks}");
-        assert_eq!(seen, events(0..100));
-    });
-}
-
-#[test]
-fn a_listener_that_lost_its_connection_polls_and_listens_again() {
-    in_a_schema(async |place| {
-        let proxy = place.proxy().await;
-        let options = place.options().with_notify(true).with_poll_interval(Duration::from_millis(200));
-        let store = through(&place, &proxy, "log", options.clone()).await;
-        let mut follow = store.follow(ReadFrom::Origin);
-        let writer = PostgresStore::open(&*place.url, "log", options).await.unwrap();
-        for at in 0..30 {
-            append(&writer, u64::checked_sub(at, 1), &[event(at)]).await.unwrap();
-            loop {
-                match follow.next().await.unwrap() {
-                    Ok(next) => break assert_eq!(next, event(at)),
-                    // A read was under way.
-                    Err(error) => {
-                        assert_eq!(error.retry(), Retry::Safe, "{error}");
-                        follow = store.follow(at.checked_sub(1).map(id).into());
-                    }
-                }
-            }
-            if at % 10 == 5 {
-                proxy.cut();
-            }
-        }
-        drop(follow);
-        store.close().await.unwrap();
-        none_is_left(&proxy).await;
-    });
-}
-
-#[test]
 fn a_notification_is_heard_long_before_the_next_poll() {
     in_a_schema(async |place| {
         for options in ways(&place) {
@@ -468,24 +411,5 @@ fn a_thousand_attachments_leave_no_connection_behind() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         none_is_left(&proxy).await;
-    });
-}
-
-#[test]
-fn a_read_that_stands_still_holds_up_nobody_else_on_its_connection() {
-    in_a_schema(async |place| {
-        let options = place.options().with_page_bytes_max(64 << 10);
-        let store = PostgresStore::open(&*place.url, "log", options).await.unwrap();
-        let large = |at: u64| hydrant::Event::new(id(at), &"x".repeat(256 << 10)).unwrap();
-        let log: Vec<_> = (0..40).map(large).collect();
-        append(&store, None, &log).await.unwrap();
-        let mut still: Vec<_> = (0..8).map(|_| store.read(ReadFrom::Origin)).collect();
-        // Dropped in the middle of an answer, or never polled again.
-        for (polls, read) in still.iter_mut().enumerate() {
-            drop(drop_after(polls, read.next()).await);
-        }
-        assert_eq!(store.collect(ReadFrom::Origin).await.unwrap(), log);
-        let rest = join_all(still.into_iter().map(TryStreamExt::try_collect::<Vec<_>>)).await;
-        assert!(rest.into_iter().all(|read| read.unwrap().last() == log.last()));
     });
 }

@@ -16,6 +16,7 @@ mod primary;
 mod projection;
 mod projection_faults;
 mod projection_laws;
+mod read_faults;
 mod reading;
 mod server;
 mod support;
