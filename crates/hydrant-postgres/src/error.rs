@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 
 use hydrant::{Error, ErrorKind, Retry};
-use tokio_postgres::error::Severity;
+use tokio_postgres::error::{Severity, SqlState};
 
 /// What was under way, which decides what a lost answer leaves open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +108,12 @@ pub(crate) fn server_error(doing: Doing, what: &str, cause: tokio_postgres::Erro
         ),
     };
     Error::new(kind, retry, format!("{what} failed; {advice}")).because(OneLine(cause))
+}
+
+/// Whether the server said that it only reads, as one does that is not the primary any more.
+pub(crate) fn says_read_only(error: &Error) -> bool {
+    let said = error.source().and_then(|cause| cause.downcast_ref::<OneLine>());
+    said.is_some_and(|cause| cause.0.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION))
 }
 
 /// Whether values, not the connection, were at fault.

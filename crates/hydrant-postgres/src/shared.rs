@@ -8,7 +8,7 @@ use tokio::sync::{Mutex, Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
 
 use crate::PostgresConnect;
-use crate::error::{Doing, timed_out};
+use crate::error::{Doing, says_read_only, timed_out};
 use crate::listener::{Listener, Listening};
 use crate::options::PostgresStoreOptions;
 use crate::session::{Session, Settings};
@@ -33,7 +33,7 @@ pub(crate) struct Log {
 /// What all clones of a handle share.
 pub(crate) struct Shared {
     pub(crate) log: Log,
-    pub(crate) writer: Mutex<Writer>,
+    writer: Mutex<Writer>,
     reader: Lock<Option<Arc<Session>>>,
     fetches: Semaphore,
     /// Something was appended, or the handle was closed.
@@ -77,6 +77,25 @@ impl Shared {
             }
         };
         result.map_err(|error| error.in_log(&self.log.name))
+    }
+
+    /// Runs one call of the writer. Where its server only reads, the readers' connection is given up with its own:
+    /// both may be to one that is not the primary any more, and lacks what comes.
+    ///
+    /// # Errors
+    /// As [`call`](Shared::call).
+    pub(crate) async fn writing<T>(
+        &self,
+        doing: Doing,
+        what: &str,
+        call: impl AsyncFnOnce(&mut Writer) -> Result<T>,
+    ) -> Result<T> {
+        let writing = async { call(&mut *self.writer.lock().await).await };
+        self.call(doing, what, writing).await.inspect_err(|error| {
+            if says_read_only(error) {
+                *self.kept() = None;
+            }
+        })
     }
 
     /// A turn, for which closing waits.

@@ -16,6 +16,7 @@ use crate::schema::Tables;
 use crate::session::{Session, Settings};
 use crate::shared::{Log, Shared};
 use crate::sql::Statements;
+use crate::writer::Writer;
 use crate::{PostgresCheckpoints, PostgresCheckpointsOptions, PostgresConnect};
 use crate::{source, wire};
 
@@ -187,19 +188,19 @@ impl EventSink for PostgresStore {
     /// # Cancel safety
     /// A dropped future leaves all of the batch or none. The next call on this handle waits until it has ended.
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
-        let Shared { log, writer, appended, .. } = &*self.shared;
+        let Shared { log, appended, .. } = &*self.shared;
         self.check(&batch).map_err(|error| error.in_log(&log.name))?;
-        let append = async { writer.lock().await.append(log, batch).await };
-        if self.shared.call(Doing::Writing, "appending", append).await? {
+        let append = async |writer: &mut Writer| writer.append(log, batch).await;
+        if self.shared.writing(Doing::Writing, "appending", append).await? {
             appended.send_replace(());
         }
         Ok(())
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint> {
-        let Shared { log, writer, .. } = &*self.shared;
-        let checkpoint = async { writer.lock().await.checkpoint(log).await };
-        self.shared.call(Doing::Reading, "asking for the checkpoint", checkpoint).await
+        let log = &self.shared.log;
+        let checkpoint = async |writer: &mut Writer| writer.checkpoint(log).await;
+        self.shared.writing(Doing::Reading, "asking for the checkpoint", checkpoint).await
     }
 }
 

@@ -118,7 +118,7 @@ impl<P: Projection> PostgresProjection<P> {
             Ok(standing) => Ok((session, standing)),
             // What was locked is free again when the caller hears of it.
             Err(error) => {
-                if session.batch_execute("ROLLBACK").await.is_ok() {
+                if session.batch_execute("ROLLBACK").await.is_ok() && is_refusal(&error) {
                     session.mark_idle();
                     session.close().await;
                 }
@@ -263,7 +263,7 @@ impl<P: Projection> PostgresProjection<P> {
                 }
                 false
             }
-            Err(_) => session.batch_execute("ROLLBACK").await.is_ok(),
+            Err(error) => session.batch_execute("ROLLBACK").await.is_ok() && is_refusal(error),
         };
         if is_over {
             runner.session = session.kept();
@@ -342,6 +342,12 @@ impl<P: Projection> PostgresProjection<P> {
             }
         }
     }
+}
+
+/// Whether the batch or the model was refused, and nothing is wrong with the connection. Behind anything else it is
+/// not used again: a server that has become read-only, for example, stays so for whoever is connected to it.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Fenced | ErrorKind::Gap)
 }
 
 /// Names the event, where that does not make it poison.

@@ -309,6 +309,46 @@ async fn a_table_altered_under_a_prepared_statement_costs_one_safe_error() {
     assert_eq!(n.get::<_, i64>(0), 4);
 }
 
+/// A model whose first event makes its connection one that only reads, as all of a server's are that is not the
+/// primary any more.
+struct ReadsOnly;
+
+#[async_trait]
+impl Projection for ReadsOnly {
+    fn version(&self) -> u32 {
+        1
+    }
+
+    async fn prepare(&self, tx: &mut Transaction<'_>) -> Result<(), ProjectionError> {
+        Ok(tx.batch_execute("CREATE TABLE t (n bigint NOT NULL)").await?)
+    }
+
+    async fn apply(&self, tx: &mut Transaction<'_>, event: &Event) -> Result<(), ProjectionError> {
+        if event.id().get() == 0 {
+            tx.batch_execute("SET SESSION default_transaction_read_only = on").await?;
+        }
+        Ok(tx.batch_execute("INSERT INTO t VALUES (1)").await?)
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_only_reads_is_given_up() {
+    let Some(url) = server() else { return };
+    let log = deposits(0..3);
+    let pool = deadpool_postgres::Manager::new(url.parse().unwrap(), tokio_postgres::NoTls);
+    let pool = deadpool_postgres::Pool::builder(pool).max_size(1).build().unwrap();
+    for connect in [PostgresConnect::from(url.as_str()), pool.into()] {
+        let schema = Schema::new(&url);
+        let opened = PostgresProjection::open(&connect, &schema.name, ReadsOnly, options(&schema));
+        let sink = opened.await.unwrap();
+        append(&sink, &log[..1], 0).await.unwrap();
+        let refused = append(&sink, &log, 1).await.unwrap_err();
+        assert_eq!((refused.kind(), refused.retry()), (ErrorKind::Unavailable, Retry::Safe), "{refused}");
+        append(&sink, &log, 1).await.unwrap();
+        assert_eq!(sink.checkpoint().await.unwrap(), Checkpoint::behind(&log[2]));
+    }
+}
+
 #[tokio::test]
 async fn tables_that_cannot_be_made_leave_nothing() {
     let Some(url) = server() else { return };

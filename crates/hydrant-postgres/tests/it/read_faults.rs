@@ -118,3 +118,30 @@ fn a_read_that_stands_still_holds_up_nobody_else_on_its_connection() {
         assert!(rest.into_iter().all(|read| read.unwrap().last() == log.last()));
     });
 }
+
+/// As behind a failover: the connections go on, and the server is not the primary any more.
+#[test]
+fn where_the_writer_may_only_read_the_readers_connect_anew_too() {
+    in_a_schema(async |place| {
+        let proxy = place.proxy().await;
+        let store = through(&place, &proxy, "log", place.options()).await;
+        place
+            .sql(
+                "CREATE FUNCTION demote() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+                 PERFORM set_config('default_transaction_read_only', 'on', false); RETURN NULL; END $$; \
+                 CREATE TRIGGER demote AFTER INSERT ON events FOR EACH STATEMENT \
+                 WHEN (current_setting('default_transaction_read_only') = 'off') EXECUTE FUNCTION demote()",
+            )
+            .await;
+        append(&store, None, &events(0..3)).await.unwrap();
+        assert_eq!(store.collect(ReadFrom::Origin).await.unwrap(), events(0..3));
+        let before = proxy.connections();
+        let refused = append(&store, Some(2), &events(3..6)).await.unwrap_err();
+        assert_eq!((refused.kind(), refused.retry()), (ErrorKind::Unavailable, Retry::Safe), "{refused}");
+        assert_eq!(store.collect(ReadFrom::Origin).await.unwrap(), events(0..3));
+        assert_eq!(proxy.connections(), before + 1, "the reader's");
+        append(&store, Some(2), &events(3..6)).await.unwrap();
+        assert_eq!(proxy.connections(), before + 2, "the writer's");
+        assert_eq!(store.collect(ReadFrom::Origin).await.unwrap(), events(0..6));
+    });
+}
