@@ -172,13 +172,7 @@ impl Writer {
     }
 
     /// Puts a segment at the end of the log, until there is an answer or `append_timeout` is over.
-    async fn put(
-        &mut self,
-        bucket: &Bucket,
-        place: Place,
-        encoded: Encoded,
-        fate: Fate,
-    ) -> Result<Outcome> {
+    async fn put(&mut self, bucket: &Bucket, place: Place, encoded: Encoded, fate: Fate) -> Result<Outcome> {
         // Its own time: what came before it, however slow, leaves it enough to settle what is open.
         let deadline = Instant::now() + bucket.options.append_timeout;
         let object = Object::Segment(encoded.segment.clone());

@@ -75,7 +75,9 @@ pub struct S3StoreOptions {
     /// How many keys a listing asks for at a time, from 1 to 1,000. Default: 1,000.
     pub list_keys: u16,
     /// Whether a server is accepted that ignores conditional writes. Then nothing but you keeps two writers
-    /// apart, and [`Capabilities::FENCING`](hydrant::Capabilities::FENCING) is not declared. Default: no.
+    /// apart, one that crashed and its successor among them: let `append_timeout` pass between the two, and what the
+    /// server may still hold back of a request. [`Capabilities::FENCING`](hydrant::Capabilities::FENCING) is not
+    /// declared; to compact and to prune is `Unsupported`. Default: no.
     pub unsafe_single_writer: bool,
     /// What is added to waits at random follows from this. Default: chosen at random.
     pub seed: Option<u64>,

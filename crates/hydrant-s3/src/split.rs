@@ -23,7 +23,12 @@ pub(crate) struct Whole {
 
 impl Whole {
     /// `None` where there is nothing to divide, or nothing may be replaced.
-    pub(crate) fn of(bucket: &Bucket, head: &Head, events: &[Event], newest: Option<Snapshot>) -> Option<Self> {
+    pub(crate) fn of(
+        bucket: &Bucket,
+        head: &Head,
+        events: &[Event],
+        newest: Option<Snapshot>,
+    ) -> Option<Self> {
         let has_inside = bucket.is_conditional && events.iter().skip(1).any(Event::is_snapshot);
         has_inside.then(|| Self {
             place: head.place,

@@ -78,7 +78,7 @@ fn options() -> Options<Settings> {
         .with(
             "unsafe_single_writer",
             flag(),
-            "whether a server that ignores conditional writes will do: nothing but you keeps two writers apart then",
+            "whether a server that ignores conditional writes will do: nothing but you keeps two writers apart then, and nothing is compacted or pruned",
             |settings| &mut settings.store.unsafe_single_writer,
         )
 }

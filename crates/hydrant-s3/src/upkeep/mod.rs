@@ -29,7 +29,7 @@ impl S3Store {
     ///
     /// # Errors
     /// `Corrupt` at the first object that does not check; what was merged before stays merged. `Unsupported`
-    /// where the server ignores `If-Match`; `Denied`; `Unavailable`. Compacting again is safe.
+    /// where the server ignores `If-Match` or `If-None-Match`; `Denied`; `Unavailable`. Compacting again is safe.
     ///
     /// # Cancel safety
     /// A dropped future leaves a whole log. What was begun may still be done, or is done by the next compaction.

@@ -9,7 +9,7 @@ use hydrant_conformance::drop_after;
 use hydrant_s3::{CompactOptions, S3Store, S3StoreOptions};
 
 use crate::faulty::Place;
-use crate::logs::{append, events, findings_of, must_verify, objects, open, options, small_segments};
+use crate::logs::{append, events, findings_of, ids, must_verify, objects, open, options, small_segments};
 
 /// Everything from the first event on is there, and nothing before it.
 async fn must_begin_with(place: &Place, oldest: u64, events: &[Event]) -> S3Store {
@@ -99,6 +99,38 @@ async fn dead_at_any_request_it_leaves_the_old_floor_or_the_new_one() {
             append(&log, events.last(), &crate::logs::events(33..35), 1).await;
             place.remove().await;
             if pruned.is_ok() {
+                break;
+            }
+        }
+    }
+}
+
+/// The writer died between the commit of a batch with snapshots inside and its parts, and another went on behind it.
+#[tokio::test]
+async fn a_snapshot_inside_a_batch_that_nobody_divided_can_become_the_floor() {
+    let Some(place) = Place::find().await else { return };
+    for loses_answer in [false, true] {
+        for nth in 1.. {
+            let place = place.beside();
+            let (_, mut all) = small_segments(&place, 15).await;
+            let batch = events(ids(35).skip_while(|id| *id < 15));
+            let behind = all.last().map(Event::id);
+            let log = open(&place, options()).await;
+            place.faults.die_at(nth, loses_answer);
+            let appended = log.append(Batch::new(behind, &batch).unwrap()).await;
+            place.faults.heal();
+            let log = open(&place, options()).await;
+            if log.checkpoint().await.unwrap().id() == behind {
+                log.append(Batch::new(behind, &batch).unwrap()).await.unwrap();
+            }
+            all.extend(batch);
+            append(&log, all.last(), &events(35..36), 1).await;
+            all.extend(events(35..36));
+            log.prune(EventId::new(99)).await.unwrap();
+            must_begin_with(&place, 30, &all).await;
+            assert_eq!(must_verify(&place).await, 0, "request {nth}");
+            place.remove().await;
+            if appended.is_ok() && place.faults.sent() < nth {
                 break;
             }
         }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
 use futures_util::StreamExt;
-use hydrant::{Batch, Capabilities, ErrorKind, EventSink, EventSourceExt, ReadFrom, Retry};
+use hydrant::{Batch, Capabilities, ErrorKind, EventId, EventSink, EventSourceExt, Prune, ReadFrom, Retry};
 use hydrant_s3::{
-    ClientOptions, Encryption, S3Checkpoints, S3CheckpointsOptions, S3Source, S3Store, S3StoreOptions,
-    connect, verify,
+    ClientOptions, CompactOptions, Encryption, S3Checkpoints, S3CheckpointsOptions, S3Source, S3Store,
+    S3StoreOptions, connect, verify,
 };
 use test_servers::native::MiniStack;
 
@@ -119,9 +119,30 @@ async fn a_server_that_ignores_conditions_is_refused_unless_asked_for() {
     let error = store.append(Batch::new(Some(log(8..9)[0].id()), &other).unwrap()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
     assert_eq!(store.collect(ReadFrom::Origin).await.unwrap(), log(0..12));
+    // Nothing is replaced where a late PUT of an append could land on what it was replaced by.
+    let error = store.compact(&CompactOptions::default()).await.unwrap_err();
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::Unsupported, Retry::Never), "{error}");
+    let error = store.prune(EventId::new(9)).await.unwrap_err();
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::Unsupported, Retry::Never), "{error}");
     // One that holds to them needs no option, and with it stays what it is.
     let store = scratch.open(S3StoreOptions::default().with_unsafe_single_writer(true)).await;
     assert!(store.capabilities().has(Capabilities::FENCING));
+    scratch.remove().await;
+}
+
+/// An ACL that the bucket does not take, say: of conditions that tells nothing.
+#[tokio::test]
+async fn what_the_probe_is_refused_for_is_said_as_it_is() {
+    let scratch = or_skip!(Scratch::shared().await);
+    let faults = Faults::new();
+    faults.always(Kind::Put, Fault::Answer(400, "AccessControlListNotSupported"));
+    for is_single in [false, true] {
+        let options = S3StoreOptions::default().with_unsafe_single_writer(is_single);
+        let error = scratch.try_open(&faults, options).await.unwrap_err();
+        assert_eq!(error.retry(), Retry::Never, "{error}");
+        assert!(error.to_string().contains("AccessControlListNotSupported"), "{error}");
+        assert!(!error.to_string().contains("If-None-Match"), "{error}");
+    }
     scratch.remove().await;
 }
 

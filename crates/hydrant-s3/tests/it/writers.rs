@@ -106,6 +106,28 @@ async fn conflicts_and_throttling_are_waited_out() {
     scratch.remove().await;
 }
 
+/// The look before it takes longer than an append may: the PUT that settles has a time of its own.
+#[tokio::test]
+async fn what_is_open_is_settled_however_slow_the_look_before_it_was() {
+    let scratch = or_skip!(Scratch::shared().await);
+    let faults = Faults::new();
+    let options = S3StoreOptions::default().with_append_timeout(Duration::from_secs(1)).with_seed(7);
+    let store = scratch.open_through(&faults, options).await;
+    append(&store, None, &log(0..2)).await.unwrap();
+    faults.always(Kind::Put, Fault::Cut);
+    let error = append(&store, Some(1), &log(2..4)).await.unwrap_err();
+    assert_eq!(error.retry(), Retry::AfterCheckpoint, "{error}");
+    faults.clear();
+    faults.next(Kind::List, Fault::Hold);
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(1_300)).await;
+        faults.land();
+    };
+    let (checkpoint, ()) = tokio::join!(store.checkpoint(), late);
+    assert_eq!(checkpoint.unwrap(), Checkpoint::behind(&event(3)));
+    scratch.remove().await;
+}
+
 #[tokio::test]
 async fn what_does_not_end_in_time_says_whether_it_may_have_been_done() {
     let scratch = or_skip!(Scratch::shared().await);
