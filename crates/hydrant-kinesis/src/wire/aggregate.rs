@@ -140,7 +140,9 @@ pub(super) fn decode(record: &Bytes, partition_key: &str) -> Result<Vec<Bytes>> 
         }
     }
     if data.iter().map(Bytes::len).sum::<usize>() < record.len() / 2 {
-        data.iter_mut().for_each(|slice| *slice = Bytes::copy_from_slice(slice));
+        for slice in &mut data {
+            *slice = Bytes::copy_from_slice(slice);
+        }
     }
     Ok(data)
 }
