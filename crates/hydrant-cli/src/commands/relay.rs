@@ -8,7 +8,7 @@ mod state_dir;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use futures_util::future::{BoxFuture, try_join_all};
+use futures_util::future::{BoxFuture, join_all};
 use hydrant::{Laggard, Relay, RelayOptions, Retry, SecondaryOptions, SecondaryStatus, Start, State, Status};
 use tokio::sync::watch;
 
@@ -43,7 +43,7 @@ pub(crate) async fn run(args: RelayArgs, json: bool, stop: &Stop) -> Outcome {
     let laggards = relay.close(if late { Duration::ZERO } else { args.drain_timeout }).await;
     let status = relay.status();
     drop(relay);
-    let closed = try_join_all(closings).await;
+    let closed = close_all(closings).await;
     let satisfied = |laggard: &Laggard| {
         reader.as_ref().is_some_and(|reader| reader.name == laggard.name && *reader.left.borrow())
     };
@@ -62,6 +62,15 @@ pub(crate) async fn run(args: RelayArgs, json: bool, stop: &Stop) -> Outcome {
 
 /// What closes each sink.
 type Closings = Vec<BoxFuture<'static, hydrant::Result<()>>>;
+
+/// Closes every sink to its end, also where another fails: then the first of the errors is the answer.
+async fn close_all(closings: Closings) -> hydrant::Result<()> {
+    let closed = join_all(closings).await;
+    for error in closed.iter().filter_map(|closed| closed.as_ref().err()) {
+        tracing::warn!(%error, "a sink was not closed as it should be");
+    }
+    closed.into_iter().collect()
+}
 
 /// Opens all sinks, and then attaches them.
 async fn attach(
@@ -206,4 +215,35 @@ async fn deliver(
 /// The secondaries of this run; the state directory may know others from before.
 fn attached(status: &Status) -> impl Iterator<Item = &SecondaryStatus> {
     status.secondaries.iter().filter(|secondary| secondary.state != State::Detached)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::FutureExt as _;
+    use hydrant::Error;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_sink_that_fails_to_close_keeps_no_other_from_being_closed() {
+        let closed = Arc::new(AtomicUsize::new(0));
+        let closing = |fails: Option<&'static str>| {
+            let closed = closed.clone();
+            async move {
+                if let Some(message) = fails {
+                    return Err(Error::fenced(message));
+                }
+                tokio::task::yield_now().await;
+                closed.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            .boxed()
+        };
+        let closings = [None, Some("one"), None, Some("other"), None].into_iter().map(closing).collect();
+        assert_eq!(close_all(closings).await.unwrap_err().message(), "one");
+        assert_eq!(closed.load(Ordering::Relaxed), 3);
+    }
 }
