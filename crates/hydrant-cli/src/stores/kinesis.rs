@@ -182,9 +182,9 @@ impl KinesisPlace {
         options
     }
 
-    async fn reader(&self) -> Result<KinesisSource> {
+    async fn reader(&self, options: KinesisSourceOptions) -> Result<KinesisSource> {
         let client = hydrant_kinesis::connect(&self.client()).await?;
-        KinesisSource::open(client, &self.stream, &self.log, self.settings.source.clone()).await
+        KinesisSource::open(client, &self.stream, &self.log, options).await
     }
 
     async fn writer(&self, options: KinesisSinkOptions) -> Result<KinesisSink> {
@@ -215,7 +215,7 @@ impl Place for KinesisPlace {
     }
 
     async fn must_hold_a_log(&self) -> Result<()> {
-        self.reader().await?; // which says so where there is no stream
+        self.reader(self.settings.source.clone()).await?; // which says so where there is no stream
         if self.head().await?.is_some() {
             return Ok(());
         }
@@ -225,7 +225,7 @@ impl Place for KinesisPlace {
     }
 
     async fn source(&self) -> Result<Arc<dyn EventSource>> {
-        Ok(Arc::new(self.reader().await?))
+        Ok(Arc::new(self.reader(self.settings.source.clone()).await?))
     }
 
     async fn sink(&self, keeper: Option<Keeper>) -> Result<OpenSink> {
@@ -239,8 +239,13 @@ impl Place for KinesisPlace {
         Ok(OpenSink { sink, closing: Box::pin(async move { closing.close().await }) })
     }
 
-    /// Looks back from the end of the stream, which is quicker than reading all of it.
+    /// Looks back from the end of the shard that the log is written to, which is quicker than reading all of it. Where
+    /// it may lie in any shard, all of them are read.
     async fn head(&self) -> Result<Option<EventId>> {
+        if self.settings.source.shards == KinesisShards::All {
+            let everything = self.settings.source.clone().with_start(KinesisStart::TrimHorizon);
+            return Ok(self.reader(everything).await?.checkpoint().await?.id());
+        }
         let writer = self.writer(self.settings.sink.clone()).await?;
         let head = writer.checkpoint().await;
         writer.close().await?;
@@ -262,6 +267,6 @@ impl Place for KinesisPlace {
     }
 
     async fn status(&self) -> Result<StoreStatus> {
-        StoreStatus::by_reading(self.target(), &self.reader().await?).await
+        StoreStatus::by_reading(self.target(), &*self.source().await?).await
     }
 }

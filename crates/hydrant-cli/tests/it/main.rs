@@ -6,6 +6,8 @@
 mod bad_input;
 mod comparing;
 mod copying;
+#[cfg(feature = "kinesis")]
+mod kinesis;
 mod kit;
 mod printing;
 mod relaying;
