@@ -37,7 +37,8 @@ use crate::wire::Predecessor;
 /// - Each event names its predecessor, and is yielded only right behind it. The same event again (a put whose
 ///   answer was lost) is dropped. Another event under an id that came, or one that was passed over, is
 ///   `Diverged`: two writers.
-/// - What the stream no longer keeps is `Compacted`, at the beginning and in the middle.
+/// - What the stream no longer keeps is `Compacted`, at the beginning and in the middle. A read after an event does
+///   not ask for what is missing up to there, so who filled a gap from another copy reads on behind it.
 /// - `read` ends behind everything that was acknowledged before it began. It asks, also where
 ///   [`enhanced_fan_out`](KinesisSourceOptions::enhanced_fan_out) lets `follow` subscribe.
 /// - Memory is bounded: a page of each open shard (one shard, unless all are read) and the events remembered.
@@ -111,7 +112,7 @@ impl KinesisSource {
     /// # Cancel safety
     /// It only asks.
     pub async fn checkpoint(&self) -> Result<Checkpoint> {
-        let mut reader = Reader::open(self.upstream.clone(), Mode::Read, None).await?;
+        let mut reader = Reader::open(self.upstream.clone(), Mode::Read, None, None).await?;
         while reader.next().await?.is_some() {}
         Ok(reader.last())
     }
@@ -179,7 +180,7 @@ impl View {
         };
         let is_exact = behind.is_some() || upstream.options.start == KinesisStart::TrimHorizon;
         let position_interval_events = upstream.options.position_interval_events;
-        let reader = Reader::open(upstream, mode, at).await?;
+        let reader = Reader::open(upstream, mode, at, behind).await?;
         Ok(Self { reader, positions, behind, is_exact, unsaved_events: 0, position_interval_events })
     }
 
@@ -237,7 +238,7 @@ async fn newest_snapshot(upstream: &Arc<Upstream>, positions: Option<&Positions>
 }
 
 async fn scan(upstream: &Arc<Upstream>, at: Option<Position>) -> Result<Option<Found>> {
-    let mut reader = Reader::open(upstream.clone(), Mode::Read, at).await?;
+    let mut reader = Reader::open(upstream.clone(), Mode::Read, at, None).await?;
     let mut newest = None;
     while let Some(event) = reader.next().await? {
         if event.is_snapshot() {

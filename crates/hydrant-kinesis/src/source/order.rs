@@ -143,6 +143,11 @@ impl Order {
         }
     }
 
+    /// Forgets what came: the next event stands behind others.
+    pub(crate) fn forget(&mut self) {
+        self.newest.clear();
+    }
+
     /// The event is taken: it is the last one now.
     pub(crate) fn take(&mut self, marked: &Marked, place: &Arc<Place>) {
         if self.newest.len() >= self.compared_events_max {

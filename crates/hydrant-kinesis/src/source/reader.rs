@@ -43,6 +43,8 @@ pub(crate) struct Reader {
     lineage: Lineage,
     active: Vec<Active>,
     order: Order,
+    /// What the caller has already, with all before it.
+    behind: Option<EventId>,
     /// The first event that came, and the one before it.
     floor: Option<(EventId, Predecessor)>,
     /// Where a shard begins of which nothing was read, unless at its oldest record.
@@ -62,14 +64,20 @@ enum Picked {
 }
 
 impl Reader {
-    /// Begins at a saved position, or where the options say.
+    /// Begins at a saved position, or where the options say. What lies up to `behind` comes, too, as far as the stream
+    /// has it, but need not.
     ///
     /// # Errors
     /// What the service answers.
     ///
     /// # Cancel safety
     /// It only asks.
-    pub(crate) async fn open(upstream: Arc<Upstream>, mode: Mode, at: Option<Position>) -> Result<Self> {
+    pub(crate) async fn open(
+        upstream: Arc<Upstream>,
+        mode: Mode,
+        at: Option<Position>,
+        behind: Option<EventId>,
+    ) -> Result<Self> {
         let began = Instant::now();
         let options = &upstream.options;
         let hash = match options.shards {
@@ -94,13 +102,22 @@ impl Reader {
         for (shard, _) in &frontier {
             lineage.skip_ancestors(shard);
         }
-        let active = Vec::new();
         let places = frontier
             .iter()
             .map(|(shard, number)| number.clone().map(|number| Place { shard: shard.clone(), number }));
-        let places = places.collect();
-        let mut reader =
-            Self { upstream, mode, began, lineage, active, order, floor: None, start, frontier: places };
+        let frontier_places = places.collect();
+        let mut reader = Self {
+            upstream,
+            mode,
+            began,
+            lineage,
+            active: Vec::new(),
+            order,
+            behind,
+            floor: None,
+            start,
+            frontier: frontier_places,
+        };
         reader.begin_shards(&frontier);
         if reader.start == Some(Begin::Latest) {
             reader.start = None; // what appears from here on came later, all of it
@@ -268,6 +285,10 @@ impl Reader {
         Ok(match lowest {
             Some((_, _, at)) if !self.is_settled(at) => Picked::Nothing,
             Some(_) if self.active.iter().any(Active::is_unsure) => Picked::Unsure,
+            Some((_, Standing::Ahead, at)) if self.lacks_only_what_the_caller_has(at) => {
+                self.order.forget();
+                Picked::Event(self.take(at))
+            }
             Some((id, Standing::Ahead, _)) => Picked::Ahead(id),
             Some((_, _, at)) => Picked::Event(self.take(at)),
             None => Picked::Nothing,
@@ -285,6 +306,12 @@ impl Reader {
         let visible = Some(self.active[at].arrived + self.settle());
         let mut others = self.active.iter().enumerate().filter(|(other, _)| *other != at);
         others.all(|(_, other)| other.has_event() || other.at_tip >= visible)
+    }
+
+    /// Whether what is missing before the first event of this shard is what the caller has already.
+    fn lacks_only_what_the_caller_has(&self, at: usize) -> bool {
+        let Some(Step::Event(marked, _)) = self.active[at].events.front() else { return false };
+        matches!(self.order.predecessor(marked), Predecessor::Named(before) if before <= self.behind)
     }
 
     fn take(&mut self, at: usize) -> Event {

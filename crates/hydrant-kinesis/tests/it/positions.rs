@@ -181,3 +181,33 @@ async fn what_is_missing_behind_a_saved_position_has_expired_or_was_never_there(
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_is_missing_up_to_where_a_read_begins_is_not_asked_for() {
+    with_stream(1, async |stream| {
+        put_each(&stream, "log", &events(0..3)).await;
+        let kept = Arc::new(MemoryCheckpoints::default());
+        let options = quick().with_positions(kept, "reader").with_position_interval_events(1);
+        let saved = stream.source("log", options).await;
+        assert_eq!(saved.collect(ReadFrom::Origin).await.unwrap(), events(0..3));
+        let unsaved = stream.source("log", quick()).await;
+        // Events 3 to 5 are not there; the caller may have them from another copy.
+        stream.put("log", id(5), &events([7, 8])).await;
+        // One of those comes after all: put again, by a writer whose answer was lost.
+        stream.put("log", id(4), &events([5])).await;
+        stream.put("log", id(8), &events([9])).await;
+        for source in [saved, unsaved] {
+            for lacking in [ReadFrom::Origin, after(2), after(4)] {
+                let error = source.collect(lacking).await.unwrap_err();
+                assert_eq!((error.kind(), error.event()), (ErrorKind::Diverged, id(7)), "{error}");
+            }
+            for from in 5..10 {
+                let wanted = events((from + 1..10).filter(|id| *id != 6));
+                assert_eq!(source.collect(after(from)).await.unwrap(), wanted, "after {from}");
+            }
+            let mut follow = source.follow(after(5));
+            assert_eq!(follow.next().await.unwrap().unwrap().id().get(), 7);
+        }
+    })
+    .await;
+}
