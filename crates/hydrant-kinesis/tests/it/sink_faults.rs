@@ -203,7 +203,7 @@ async fn throttling_beyond_the_deadline_says_honestly_what_was_applied_on_kinesa
     // A record holds two of these events.
     let mut generator = Generator::new(1);
     let events: Vec<_> = (0..6).map(|id| generator.sized(id, 40 << 10)).collect();
-    let options = broken.options().with_append_timeout(Duration::from_millis(300));
+    let options = broken.options().with_append_timeout(Duration::from_secs(2));
     let sink = broken.sink(options.with_record_bytes_max(100 << 10)).await;
     sink.append(batch(&events, 0..1)).await.unwrap();
 
@@ -234,7 +234,7 @@ async fn throttling_beyond_the_deadline_says_honestly_what_was_applied_on_kinesa
 async fn a_record_that_lands_late_is_read_once_and_in_order_on_kinesalite() {
     let Some(broken) = Broken::stream(Server::Kinesalite).await else { return };
     let events = Generator::new(1).log(9);
-    let sink = broken.sink(broken.options().with_put_timeout(Duration::from_millis(200))).await;
+    let sink = broken.sink(broken.options().with_put_timeout(Duration::from_secs(1))).await;
     insist(&sink, &events[..3]).await;
     let gate = Gate::new();
     broken.puts(1, Action::Hold(gate.clone()));

@@ -405,9 +405,13 @@ async fn a_follower_of_many_shards_is_dropped_at_any_await_and_goes_on() {
         }
         let source = stream.source("log", small_pages().with_shards(KinesisShards::All)).await;
         let mut got: Vec<Event> = Vec::new();
-        while got.len() < log.len() {
+        for patience in 0.. {
+            if got.len() == log.len() {
+                break;
+            }
             let mut follow = source.follow(got.last().map(Event::id).into());
-            let patience = Duration::from_millis(rng.u64(20..200));
+            // More and more, for a machine that is busy.
+            let patience = Duration::from_millis(rng.u64(20..200) + patience * 10);
             let _ = tokio::time::timeout(patience, async {
                 while let Some(event) = follow.next().await {
                     got.push(event.unwrap());

@@ -175,7 +175,7 @@ async fn loading_waits_for_a_swap_that_is_still_under_way() {
     let late =
         PostgresCheckpoints::open(named(&through(&url, proxy.address()), &schema.name), options(&schema));
     let late = late.await.unwrap();
-    proxy.once(When::Sends(COMMIT.to_vec()), Fault::Delay(Duration::from_millis(300)));
+    proxy.once(When::Sends(COMMIT.to_vec()), Fault::Delay(Duration::from_secs(3)));
     let swap = late.swap("sink", Some(&held), Some(&new));
     let load = async {
         // Once the late one holds its lock.

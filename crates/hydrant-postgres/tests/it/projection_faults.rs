@@ -185,7 +185,7 @@ async fn a_server_that_hangs_is_given_up_and_found_again() {
     let schema = Schema::new(&url);
     let log = deposits(0..20);
     let proxy = Tcp::start(address(&url)).await;
-    let patient = options(&schema.name).with_call_timeout(Duration::from_millis(400));
+    let patient = options(&schema.name).with_call_timeout(Duration::from_secs(2));
     let through = through(&url, proxy.address());
     let opened = PostgresProjection::open(through.as_str(), &schema.name, Balances::version(1), patient);
     let sink = opened.await.unwrap();
@@ -197,7 +197,7 @@ async fn a_server_that_hangs_is_given_up_and_found_again() {
     }
     // And in the commit, which arrives when everybody has given it up.
     proxy.heal().await;
-    proxy.once(When::Sends(COMMIT.to_vec()), Fault::Delay(Duration::from_secs(2)));
+    proxy.once(When::Sends(COMMIT.to_vec()), Fault::Delay(Duration::from_secs(5)));
     let hung = append(&sink, &log, 10).await.unwrap_err();
     assert_eq!((hung.kind(), hung.retry()), (ErrorKind::Unavailable, Retry::AfterCheckpoint), "{hung}");
     // Until the server ends the session that holds the row and says nothing.
