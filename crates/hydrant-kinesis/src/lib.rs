@@ -28,9 +28,9 @@
 //! logs.
 //!
 //! # Permissions
-//! The sink needs `PutRecord`, and to find its checkpoint `ListShards`, `GetShardIterator` and `GetRecords`; with
-//! [`with_checkpoints`](KinesisSinkOptions::with_checkpoints) also `DescribeStreamSummary`. The source needs the last
-//! four, and for enhanced fan-out `RegisterStreamConsumer`, `DescribeStreamConsumer` and `SubscribeToShard`.
+//! The sink needs `PutRecord`, and to find its checkpoint `DescribeStreamSummary`, `ListShards`, `GetShardIterator` and
+//! `GetRecords`. The source needs the last four, and for enhanced fan-out `RegisterStreamConsumer`,
+//! `DescribeStreamConsumer` and `SubscribeToShard`.
 
 mod client;
 mod error;

@@ -56,6 +56,9 @@ const RECORD_BYTES_MAX: usize = 10 << 20;
 /// drop, as far as they had it). A [`Checkpointed`](hydrant::Checkpointed) around the sink would take such a log for
 /// one that lost its events; it belongs around a filter or a map, not here.
 ///
+/// A stream that is deleted and made anew while the sink is idle is not found out until the next put fails. Up to then
+/// the sink says that it holds what stood on the old one, and others prune by that: close it before, open it after.
+///
 /// Open asks nobody, so a stream that is down keeps no program from starting: the first call tells.
 ///
 /// # Throttling
