@@ -163,7 +163,11 @@ impl ConnectionString {
             match connected {
                 Ok(client) => return Ok(client),
                 Err(cause) if *way == Way::Tls && !tls_began && error::is_drivers_own(&cause) => {
-                    failed = Some(offer::not_taken(server, &config, cause).await);
+                    let said = offer::not_taken(server, &config, cause).await;
+                    // "No TLS here" says less than what the way before was answered, which may pass.
+                    if failed.is_none() || said.retry() != Retry::Never {
+                        failed = Some(said);
+                    }
                 }
                 // "No encryption is not allowed" says less than "wrong password" on the way before.
                 Err(cause) if failed.is_some() && error::is_refused_by_rule(&cause) => {}

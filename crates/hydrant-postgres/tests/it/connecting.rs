@@ -314,6 +314,36 @@ async fn a_server_that_cannot_fork_is_waited_for_and_one_without_tls_is_not() {
     }
 }
 
+/// A server that is starting and has no TLS, asked both ways.
+#[tokio::test]
+async fn that_a_starting_server_has_no_tls_does_not_make_it_final() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+    const STARTING: &[u8] = b"E\0\0\0\x24SFATAL\0VFATAL\0C57P03\0Mstarting\0\0";
+    assert_eq!(STARTING.len(), 1 + 0x24);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut begins = [0; 8];
+            client.read_exact(&mut begins).await.unwrap();
+            let answer = if begins == SSL_REQUEST { b"N" } else { STARTING };
+            client.write_all(answer).await.unwrap();
+            // All that it says is taken, or closing would reset the answer.
+            client.shutdown().await.unwrap();
+            drop(client.read_to_end(&mut Vec::new()).await);
+        }
+    });
+    for mode in ["allow", "prefer", "disable"] {
+        let url = format!("postgres://u:p@127.0.0.1:{port}/d?sslmode={mode}");
+        let error = PostgresConnect::from(url).connect().await.unwrap_err();
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Safe), "{mode}: {error}");
+        assert!(error.to_string().contains("57P03"), "{mode}: {error}");
+    }
+    server.abort();
+}
+
 #[tokio::test]
 async fn closed_or_dropped_a_connection_leaves_no_task_and_no_session() {
     let Some(server) = tls_server() else { return };
