@@ -48,7 +48,7 @@ async fn raise_and_remove(shared: &Shared, session: &Session, before: EventId) -
     loop {
         let remove = async {
             let params: [&(dyn ToSql + Sync); 3] = [&log.name, &floor_after, &CHUNK_EVENTS];
-            let rows = session.once(&log.settings, &log.sql.delete, &params).await.map_err(failed)?;
+            let rows = session.change(&log.settings, &log.sql.delete, &params).await.map_err(failed)?;
             Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0)))
         };
         if shared.call(Doing::Writing, "pruning", remove).await? == 0 {
@@ -67,7 +67,7 @@ async fn raise(log: &Log, session: &Session, before: i64) -> Result<Option<i64>>
     };
     let (id, after): (i64, i64) = (snapshot.get(0), snapshot.get(1));
     let params: [&(dyn ToSql + Sync); 3] = [&log.name, &after, &id];
-    let raised = session.once(&log.settings, &log.sql.raise_floor, &params).await.map_err(failed)?;
+    let raised = session.change(&log.settings, &log.sql.raise_floor, &params).await.map_err(failed)?;
     Ok(raised.first().and_then(|row| row.get(0)))
 }
 

@@ -61,6 +61,21 @@ impl Settings {
 /// takes it for a roll-back. So what changes anything behind a BEGIN that was not awaited asks for this.
 pub(crate) const BEGUN: &str = "pg_catalog.current_setting('hydrant.transaction', true) = 'begun'";
 
+/// A statement that changes something and is a transaction of its own.
+#[derive(Debug)]
+pub(crate) struct Change {
+    own: String,
+    /// For a connection of a pool, where it runs behind a BEGIN that may fail.
+    begun: String,
+}
+
+impl Change {
+    /// From what writes the statement, whose condition is to end with what it is given.
+    pub(crate) fn new(sql: impl Fn(&str) -> String) -> Self {
+        Self { own: sql(""), begun: sql(&format!(" AND {BEGUN}")) }
+    }
+}
+
 /// The longest time-out that a server takes.
 const MILLISECONDS_MAX: u128 = i32::MAX.unsigned_abs() as u128;
 
@@ -122,8 +137,18 @@ impl Session {
         self.batch_execute(&settings.begin).await
     }
 
+    /// A change, in one round trip.
+    pub(crate) async fn change(
+        &self,
+        settings: &Settings,
+        change: &Change,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, ServerError> {
+        self.once(settings, if self.is_pooled() { &change.begun } else { &change.own }, params).await
+    }
+
     /// One statement that is a transaction of its own, in one round trip. On a connection of a pool it runs behind
-    /// a BEGIN that may fail; see [`BEGUN`].
+    /// a BEGIN that may fail: what changes anything is a [`Change`].
     pub(crate) async fn once(
         &self,
         settings: &Settings,

@@ -1,7 +1,7 @@
 //! The statements of a log, each written once.
 
 use crate::schema::Tables;
-use crate::session::BEGUN;
+use crate::session::{BEGUN, Change};
 use crate::wire::{ARRAYS, COLUMNS, STORED};
 
 /// What every answer about a head says, in this order.
@@ -11,11 +11,10 @@ const HEAD: &str = "epoch, head_id, head_digest, floor_after, oldest_id";
 #[derive(Debug)]
 pub(crate) struct Statements {
     pub(crate) look: String,
-    pub(crate) bump: String,
-    pub(crate) claim: String,
-    pub(crate) append: String,
-    /// The same for within a transaction.
-    pub(crate) append_begun: String,
+    pub(crate) bump: Change,
+    pub(crate) claim: Change,
+    pub(crate) append: Change,
+    /// For within a transaction.
     pub(crate) move_head: String,
     pub(crate) copy: String,
     pub(crate) notify: Option<String>,
@@ -23,8 +22,8 @@ pub(crate) struct Statements {
     pub(crate) page: String,
     pub(crate) newest_snapshot: String,
     pub(crate) prunable: String,
-    pub(crate) raise_floor: String,
-    pub(crate) delete: String,
+    pub(crate) raise_floor: Change,
+    pub(crate) delete: Change,
 }
 
 impl Statements {
@@ -32,32 +31,35 @@ impl Statements {
         let Tables { events, heads, .. } = tables;
         let channel = tables.channel();
         let told = format!("pg_catalog.pg_notify('{}', $1)", channel.replace('\'', "''"));
-        let move_head_begun = format!("{} AND {BEGUN} RETURNING log", move_head(heads));
-        let move_head = format!("{} RETURNING log", move_head(heads));
+        let move_head = |and: &str| format!("{}{and} RETURNING log", move_head(heads));
         // Rows behind the head do not count.
         let head = format!("(SELECT head_id FROM {heads} WHERE log = $1)");
         let arrays: Vec<_> =
             ARRAYS.iter().enumerate().map(|(at, of)| format!("${}::{of}[]", at + 9)).collect();
         // The outcome is the row of `moved`; `added` runs to its end whether it is looked at or not.
-        let append = |move_head: &str| {
+        let append = |and: &str| {
             format!(
                 "WITH moved AS ({move_head}), added AS (INSERT INTO {events} ({COLUMNS}) \
              SELECT moved.log, new.* FROM moved, unnest({arrays}) AS new) \
              SELECT {seen} FROM moved",
+                move_head = move_head(and),
                 arrays = arrays.join(", "),
                 seen = if notify { &told } else { "NULL" },
             )
         };
         Self {
             look: format!("SELECT {HEAD} FROM {heads} WHERE log = $1"),
-            bump: format!("UPDATE {heads} SET epoch = epoch + 1 WHERE log = $1 RETURNING {HEAD}"),
-            claim: format!(
-                "INSERT INTO {heads} AS held (log) VALUES ($1) \
-                 ON CONFLICT (log) DO UPDATE SET epoch = held.epoch + 1 RETURNING {HEAD}"
-            ),
-            append: append(&move_head),
-            append_begun: append(&move_head_begun),
-            move_head: move_head_begun,
+            bump: Change::new(|and| {
+                format!("UPDATE {heads} SET epoch = epoch + 1 WHERE log = $1{and} RETURNING {HEAD}")
+            }),
+            claim: Change::new(|and| {
+                format!(
+                    "INSERT INTO {heads} AS held (log) SELECT $1::text WHERE true{and} \
+                     ON CONFLICT (log) DO UPDATE SET epoch = held.epoch + 1 RETURNING {HEAD}"
+                )
+            }),
+            append: Change::new(append),
+            move_head: move_head(&format!(" AND {BEGUN}")),
             copy: format!("COPY {events} ({COLUMNS}) FROM STDIN BINARY"),
             notify: notify.then(|| format!("SELECT {told}")),
             held: format!(
@@ -74,15 +76,21 @@ impl Statements {
                  WHERE log = $1 AND is_snapshot AND after_id < $2 AND event_id <= {head} \
                  ORDER BY event_id DESC LIMIT 1"
             ),
-            raise_floor: format!(
-                "UPDATE {heads} SET floor_after = greatest(floor_after, $2), oldest_id = greatest(oldest_id, $3) \
-                 WHERE log = $1 AND head_id >= $3 RETURNING floor_after"
-            ),
-            delete: format!(
-                "WITH deleted AS (DELETE FROM {events} WHERE log = $1 AND event_id <= (SELECT max(event_id) FROM (\
-                 SELECT event_id FROM {events} WHERE log = $1 AND event_id <= $2 ORDER BY event_id LIMIT $3\
-                 ) AS oldest) RETURNING 1) SELECT count(*) FROM deleted"
-            ),
+            raise_floor: Change::new(|and| {
+                format!(
+                    "UPDATE {heads} SET floor_after = greatest(floor_after, $2), \
+                     oldest_id = greatest(oldest_id, $3) \
+                     WHERE log = $1 AND head_id >= $3{and} RETURNING floor_after"
+                )
+            }),
+            delete: Change::new(|and| {
+                format!(
+                    "WITH deleted AS (DELETE FROM {events} WHERE log = $1 AND event_id <= \
+                     (SELECT max(event_id) FROM (SELECT event_id FROM {events} \
+                     WHERE log = $1 AND event_id <= $2 ORDER BY event_id LIMIT $3) AS oldest){and} RETURNING 1) \
+                     SELECT count(*) FROM deleted"
+                )
+            }),
         }
     }
 }

@@ -27,7 +27,6 @@ use tokio_postgres::{Error as ServerError, Row};
 use crate::error::{Doing, server_error};
 use crate::session::Session;
 use crate::shared::Log;
-use crate::sql::Statements;
 use crate::wire::{self, Columns, Copy, bigint, clamped};
 
 /// How often a writer looks again because others move the log under it.
@@ -183,9 +182,12 @@ impl Call<'_> {
         if is_answered && let Some(head) = self.head("asking for the head", &self.log.sql.look).await? {
             return Ok(head);
         }
-        let claimed = self.head("fencing what was under way", &self.log.sql.claim).await?;
-        claimed
-            .ok_or_else(|| Error::new(ErrorKind::Bug, Retry::AfterCheckpoint, "an upsert gave no row back"))
+        let claim = self.session.change(&self.log.settings, &self.log.sql.claim, &[&self.log.name]).await;
+        let claimed = claim.map_err(|cause| failed("fencing what was under way", cause))?;
+        let row = claimed.first().ok_or_else(|| {
+            Error::new(ErrorKind::Bug, Retry::AfterCheckpoint, "an upsert gave no row back")
+        })?;
+        self.read_head(row)
     }
 
     /// The same of a log that may not be there, and then is not made.
@@ -197,7 +199,7 @@ impl Call<'_> {
         if self.known.is_some() {
             return self.head("asking for the head", &self.log.sql.look).await;
         }
-        let bumped = self.session.once(&self.log.settings, &self.log.sql.bump, &[&self.log.name]).await;
+        let bumped = self.session.change(&self.log.settings, &self.log.sql.bump, &[&self.log.name]).await;
         let rows = match bumped {
             // A role that may only read, and a standby, have nothing under way.
             Err(cause) if !is_in_doubt && is_read_only(&cause) => {
@@ -283,9 +285,7 @@ impl Call<'_> {
         let moving = Moving::new(head, batch, events)?;
         let columns = Columns::of(after, events)?;
         let params: Vec<_> = moving.params(&self.log.name).into_iter().chain(columns.params()).collect();
-        let Statements { append, append_begun, .. } = &self.log.sql;
-        let sql = if self.session.is_pooled() { append_begun } else { append };
-        let rows = self.session.once(&self.log.settings, sql, &params).await;
+        let rows = self.session.change(&self.log.settings, &self.log.sql.append, &params).await;
         Ok(!rows.map_err(|cause| failed("appending", cause))?.is_empty())
     }
 

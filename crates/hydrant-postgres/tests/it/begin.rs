@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, Pool};
-use hydrant::{Checkpoint, CheckpointStore, Entry, ErrorKind, EventSink, EventSourceExt, ReadFrom, Retry};
+use hydrant::{
+    Checkpoint, CheckpointStore, Entry, ErrorKind, EventSink, EventSourceExt, Prune, ReadFrom, Retry,
+};
 use hydrant_postgres::{PostgresCheckpoints, PostgresCheckpointsOptions, PostgresConnect, PostgresStore};
 use test_servers::proxy::{Fault, Tcp, When};
 use tokio_postgres::NoTls;
 
-use crate::support::{Place, append, client, event, events, in_a_schema};
+use crate::support::{Place, append, client, event, events, id, in_a_schema, snapshot};
 
 /// The server answers as it does to a cancel that was meant for the statement before.
 const CANCELLED: Fault =
@@ -46,6 +48,55 @@ fn an_append_whose_begin_fails_adds_nothing_and_says_so() {
             append(&store, Some(2), &events(3..6)).await.unwrap();
             assert_eq!(store.collect(ReadFrom::Origin).await.unwrap(), events(0..6), "way {way}");
         }
+    });
+}
+
+/// Epoch and floor of a log, and how many rows it has.
+async fn told(place: &Place, log: &str) -> (i64, Option<i64>, i64) {
+    let schema = &place.schema;
+    let sql = format!(
+        "SELECT epoch, floor_after, (SELECT count(*) FROM {schema}.events WHERE log = $1) \
+         FROM {schema}.events_heads WHERE log = $1"
+    );
+    let row = client(&place.url).await.query_one(&sql, &[&log]).await.unwrap();
+    (row.get(0), row.get(1), row.get(2))
+}
+
+#[test]
+fn an_epoch_and_a_floor_whose_begin_fails_are_not_raised() {
+    in_a_schema(async |place| {
+        let proxy = place.proxy().await;
+        let log = [events(0..3), vec![snapshot(3)], events(4..6)].concat();
+        drop(place.holding("log", &log).await);
+        let open = async || PostgresStore::open(pool(&place, &proxy), "log", place.options()).await.unwrap();
+        // Of the transactions of a call, the one that fails is the first, the second ...
+        let nth = |n: usize| {
+            for _ in 1..n {
+                proxy.once(When::Sends(b"BEGIN ISOLATION".to_vec()), Fault::Delay(Duration::ZERO));
+            }
+            proxy.once(When::Sends(b"BEGIN ISOLATION".to_vec()), CANCELLED);
+        };
+        let is_cancelled = |called: hydrant::Result<()>| {
+            let error = called.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+            assert!(error.to_string().contains("57014"), "{error}");
+        };
+        let before = told(&place, "log").await;
+        let store = open().await;
+        nth(1);
+        is_cancelled(store.checkpoint().await.map(drop));
+        assert_eq!(told(&place, "log").await, before, "asked for");
+        nth(1);
+        is_cancelled(append(&open().await, Some(5), &events(6..7)).await);
+        assert_eq!(told(&place, "log").await, before, "claimed");
+        nth(2);
+        is_cancelled(store.prune(id(5)).await);
+        assert_eq!(told(&place, "log").await, before, "raised");
+        nth(3);
+        is_cancelled(store.prune(id(5)).await);
+        assert_eq!(told(&place, "log").await, (before.0, Some(2), 6), "removed");
+        store.prune(id(5)).await.unwrap();
+        assert_eq!(told(&place, "log").await, (before.0, Some(2), 3));
     });
 }
 
