@@ -113,11 +113,20 @@ impl Model {
             )));
         }
         session.batch_execute(&format!("CREATE SCHEMA {}", quoted(schema))).await.map_err(server)?;
-        let insert: [&(dyn ToSql + Sync); 3] = [&self.name, &self.version, &state.as_str()];
-        session.execute(&self.sql.insert, &insert).await.map_err(server)?;
-        self.lock(session).await?; // which sets the search path
+        let entered = session.query_one(&self.sql.enter, &[&quoted(schema)]).await.map_err(server)?;
+        let transaction: String = entered.get(0);
         let prepared = projection.prepare(&mut self.transaction(session, state)).await;
         prepared.map_err(|cause| projection_error("preparing its tables", cause))?;
+        // Last, so that tables which were not all made in this transaction have no row and are not taken for whole.
+        let params: [&(dyn ToSql + Sync); 4] = [&self.name, &self.version, &state.as_str(), &transaction];
+        let inserted = session.execute(&self.sql.insert, &params).await;
+        if inserted.map_err(|cause| behind_apply(what, cause))? == 0 {
+            let message = format!(
+                "the projection's `prepare` ended the transaction that it was given; take COMMIT and ROLLBACK out of \
+                 it, and drop what it left: the schema {schema:?}, or tables in another one"
+            );
+            return Err(Error::new(ErrorKind::Bug, Retry::Never, message));
+        }
         Ok(Standing { version: self.version, state, checkpoint: Checkpoint::Empty })
     }
 

@@ -17,6 +17,9 @@ pub(super) struct Statements {
     pub(super) look: String,
     pub(super) live: String,
     pub(super) lock_live: String,
+    /// The number of a transaction in which nothing is locked yet. Sets the search path: `$1`.
+    pub(super) enter: String,
+    /// `$3` is the state, `$4` is the transaction that made the tables.
     pub(super) insert: String,
     /// `$3` and `$4` are the checkpoint, `$5` is the transaction that locked the row.
     pub(super) advance: String,
@@ -60,8 +63,10 @@ COMMENT ON TABLE {table} IS 'Hydrant: how far each version of each projection is
             look: format!("SELECT {ROW} FROM {table} WHERE {KEY}"),
             live: format!("SELECT {ROW} FROM {table} WHERE name = $1 AND state = 'live'"),
             lock_live: format!("SELECT {ROW} FROM {table} WHERE name = $1 AND state = 'live' FOR UPDATE"),
+            enter: format!("SELECT {XACT}, pg_catalog.set_config('search_path', $1, true)"),
             insert: format!(
-                "INSERT INTO {table} (name, version, state, changed_at) VALUES ($1, $2, $3, pg_catalog.now())"
+                "INSERT INTO {table} (name, version, state, changed_at) \
+                 SELECT $1::text, $2::bigint, $3::text, pg_catalog.now() WHERE {XACT} = $4"
             ),
             advance: format!(
                 "UPDATE {table} SET event_id = $3::text::numeric, digest = $4, changed_at = pg_catalog.now() \

@@ -241,7 +241,9 @@ async fn a_model_that_is_wrong_says_so_and_leaves_nothing() {
 }
 
 /// A model that keeps an error to itself.
-struct Swallows;
+struct Swallows {
+    in_prepare: bool,
+}
 
 #[async_trait]
 impl Projection for Swallows {
@@ -250,7 +252,11 @@ impl Projection for Swallows {
     }
 
     async fn prepare(&self, tx: &mut Transaction<'_>) -> Result<(), ProjectionError> {
-        Ok(tx.batch_execute(TABLE).await?)
+        tx.batch_execute(TABLE).await?;
+        if self.in_prepare {
+            drop(tx.batch_execute("SELECT 1 / 0").await);
+        }
+        Ok(())
     }
 
     async fn apply(&self, tx: &mut Transaction<'_>, _: &Event) -> Result<(), ProjectionError> {
@@ -264,8 +270,12 @@ async fn an_error_that_the_model_keeps_to_itself_is_its_bug() {
     let Some(url) = server() else { return };
     let schema = Schema::new(&url);
     let log = deposits(0..2);
-    let sink =
-        PostgresProjection::open(url.as_str(), &schema.name, Swallows, options(&schema)).await.unwrap();
+    let opened = async |in_prepare| {
+        PostgresProjection::open(url.as_str(), &schema.name, Swallows { in_prepare }, options(&schema)).await
+    };
+    let error = opened(true).await.unwrap_err();
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::Bug, Retry::Never), "{error}");
+    let sink = opened(false).await.unwrap();
     for to in [1, 1, 2] {
         let error = append(&sink, &log[..to], 0).await.unwrap_err();
         assert_eq!((error.kind(), error.retry()), (ErrorKind::Bug, Retry::Never), "{error}");
@@ -360,6 +370,33 @@ async fn tables_that_cannot_be_made_leave_nothing() {
     let refused = opened("CREATE TABLE a (); CREATE TABLE a ()").await.unwrap_err();
     assert_eq!((refused.kind(), refused.retry()), (ErrorKind::Invalid, Retry::Never), "{refused}");
     opened(TABLE).await.unwrap();
+}
+
+#[tokio::test]
+async fn tables_that_were_not_made_in_the_transaction_are_not_taken_for_whole() {
+    let Some(url) = server() else { return };
+    for prepare in [
+        "CREATE TABLE t (); COMMIT",
+        "CREATE TABLE t (); ROLLBACK",
+        "CREATE TABLE t (); COMMIT; BEGIN",
+        "CREATE TABLE t (); ROLLBACK; BEGIN",
+    ] {
+        let schema = Schema::new(&url);
+        let opened = async |prepare| {
+            let model = Wrong { prepare, apply: "SELECT 1" };
+            PostgresProjection::open(url.as_str(), &schema.name, model, options(&schema)).await
+        };
+        let refused = opened(prepare).await.unwrap_err();
+        assert_eq!((refused.kind(), refused.retry()), (ErrorKind::Bug, Retry::Never), "{prepare}: {refused}");
+        // What was committed stands until somebody removes it.
+        if prepare.contains("COMMIT") {
+            let refused = opened(TABLE).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Invalid, "{prepare}: {refused}");
+            client(&url).await.batch_execute(&format!("DROP SCHEMA {} CASCADE", schema.name)).await.unwrap();
+        }
+        let sink = opened(TABLE).await.unwrap();
+        append(&sink, &deposits(0..2), 0).await.unwrap();
+    }
 }
 
 #[tokio::test]
