@@ -49,6 +49,12 @@ fn url_params(rest: &str) -> Result<Params> {
             "the URL has an `@` behind a `/`; write `/` in a password as %2F, `@` elsewhere as %40",
         ));
     }
+    if query.contains('@') && !authority.contains('@') {
+        // Of a password with a `?`, the half behind it would pass for parameters, and be shown.
+        return Err(Error::invalid(
+            "the URL has an `@` behind a `?` and none before; write `?` in a password as %3F, `@` elsewhere as %40",
+        ));
+    }
     let (credentials, hosts) = match authority.rsplit_once('@') {
         Some((credentials, hosts)) => (Some(credentials), hosts),
         None => (None, authority),
@@ -375,6 +381,8 @@ mod tests {
         for text in [
             "postgres://u:hunter2@h/d?port=x",
             "postgres://u:hunt?er2@h/d",
+            "postgres://u:1?options=hunter2@h/d",
+            "postgres://u:hunt?host=h&application_name=er2@h",
             "postgres://hunt:12/er2@h/d",
             "postgres://u:1/er2@h",
             "postgres://u:hunter2%zz@h/d",
@@ -385,6 +393,14 @@ mod tests {
             let message = refused(text).to_lowercase();
             assert!(!message.contains("hunt") && !message.contains("er2"), "{message}");
         }
+    }
+
+    #[test]
+    fn half_a_password_is_not_a_parameter() {
+        assert!(refused("postgres://u:1?options=2@h/d").contains("%3F"));
+        let settings = parse("postgres://h/d?user=u%40x&application_name=a%40b").unwrap();
+        assert_eq!(settings.config.get_user(), Some("u@x"));
+        assert_eq!(settings.config.get_application_name(), Some("a@b"));
     }
 
     #[test]
