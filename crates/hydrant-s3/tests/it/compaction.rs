@@ -179,8 +179,8 @@ async fn a_batch_with_snapshots_inside_that_was_not_divided_is_divided() {
     let all = events(1..35);
     for nth in 1..6 {
         let place = place.beside();
+        append(&open(&place, S3StoreOptions::default()).await, None, &all[..2], 1).await;
         let log = open(&place, options()).await;
-        append(&log, None, &all[..2], 1).await;
         // The writer dies while it divides what it had acknowledged.
         place.faults.die_at(nth, nth % 2 == 0);
         let appended = log.append(Batch::new(Some(all[1].id()), &all[2..32]).unwrap()).await;

@@ -23,8 +23,8 @@ async fn through_a_proxy() -> Result<(Tcp, Scratch), String> {
 
 fn options() -> S3StoreOptions {
     S3StoreOptions::default()
-        .with_request_timeout(Duration::from_millis(400))
-        .with_append_timeout(Duration::from_secs(2))
+        .with_request_timeout(Duration::from_secs(1))
+        .with_append_timeout(Duration::from_secs(5))
 }
 
 async fn append(store: &S3Store, events: &[Event], from: usize, to: usize) -> hydrant::Result<()> {

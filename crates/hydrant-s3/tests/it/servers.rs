@@ -21,8 +21,8 @@ async fn what_was_acknowledged_outlives_a_killed_server_and_the_handle_goes_on()
     let mut server = or_skip!(MiniStack::start(&dir));
     let scratch = Scratch::at(Place::parse(&server.url())).await;
     let options = S3StoreOptions::default()
-        .with_request_timeout(Duration::from_millis(500))
-        .with_append_timeout(Duration::from_millis(900));
+        .with_request_timeout(Duration::from_secs(1))
+        .with_append_timeout(Duration::from_secs(2));
     let store = scratch.open(options).await;
     let events = log(0..40);
     let mut held = 0;

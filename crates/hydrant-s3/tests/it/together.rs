@@ -23,7 +23,7 @@ async fn until<P: Primary + 'static>(
     name: &str,
     is_so: impl Fn(&SecondaryStatus) -> bool,
 ) -> SecondaryStatus {
-    for _ in 0..2_000 {
+    for _ in 0..12_000 {
         let status = fan_out.status();
         let found = status.secondaries.into_iter().find(|secondary| secondary.name == name).unwrap();
         if is_so(&found) {
@@ -39,8 +39,8 @@ async fn others_do_not_notice_a_bucket_that_fails_and_the_status_names_the_cause
     let scratch = or_skip!(Scratch::shared().await);
     let faults = Faults::new();
     let options = S3StoreOptions::default()
-        .with_request_timeout(Duration::from_millis(300))
-        .with_append_timeout(Duration::from_millis(300));
+        .with_request_timeout(Duration::from_secs(1))
+        .with_append_timeout(Duration::from_secs(1));
     let store = scratch.open_through(&faults, options).await;
     let (primary, beside) = (MemoryStore::default(), MemoryStore::default());
     let fan_out = FanOut::open(primary, FanOutOptions::default()).await.unwrap();

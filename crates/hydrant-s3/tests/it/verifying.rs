@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aws_sdk_s3::primitives::ByteStream;
 use hydrant::{ErrorKind, EventSourceExt, ReadFrom};
-use hydrant_s3::{CompactOptions, Finding};
+use hydrant_s3::{CompactOptions, Finding, S3StoreOptions};
 
 use crate::faulty::Place;
 use crate::logs::{findings, must_verify, open, options, small_segments};
@@ -90,7 +90,7 @@ async fn what_the_chain_does_not_reach_is_told_apart() {
     place.client.delete_object().bucket(&place.bucket).key(&kept.1).send().await.unwrap();
     // One that claims to belong there, and says something else.
     let other = place.beside();
-    let foreign = open(&other, options()).await;
+    let foreign = open(&other, S3StoreOptions::default()).await;
     let events = crate::logs::events([4, 6, 8]);
     crate::logs::append(&foreign, None, &events, 1).await;
     overwrite(&place, &key(&other, 6), &kept.1, |_| ()).await;

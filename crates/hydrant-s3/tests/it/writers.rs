@@ -22,8 +22,8 @@ async fn append(store: &S3Store, after: Option<u64>, events: &[Event]) -> hydran
 /// A quick end for what is never answered.
 fn impatient() -> S3StoreOptions {
     S3StoreOptions::default()
-        .with_request_timeout(Duration::from_millis(300))
-        .with_append_timeout(Duration::from_millis(600))
+        .with_request_timeout(Duration::from_secs(2))
+        .with_append_timeout(Duration::from_millis(1_500))
         .with_seed(7)
 }
 
@@ -71,7 +71,8 @@ async fn a_lost_answer_is_found_to_be_ones_own() {
 #[tokio::test]
 async fn what_another_wrote_of_the_same_events_counts_and_the_rest_is_appended() {
     let scratch = or_skip!(Scratch::shared().await);
-    let (one, other) = (scratch.open(impatient()).await, scratch.open(impatient()).await);
+    let open = || scratch.open(S3StoreOptions::default());
+    let (one, other) = (open().await, open().await);
     let events = log(0..9);
     append(&one, None, &events[..2]).await.unwrap();
     append(&other, Some(1), &events[2..4]).await.unwrap();
@@ -153,7 +154,7 @@ async fn what_does_not_end_in_time_says_whether_it_may_have_been_done() {
 async fn what_is_refused_parks_and_says_why() {
     let scratch = or_skip!(Scratch::shared().await);
     let faults = Faults::new();
-    let store = scratch.open_through(&faults, impatient()).await;
+    let store = scratch.open_through(&faults, S3StoreOptions::default()).await;
     for (status, code, word) in [
         (403, "AccessDenied", "policy"),
         (401, "Unauthorized", "credentials"),
