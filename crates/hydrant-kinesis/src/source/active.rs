@@ -2,10 +2,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use hydrant::{Error, Result};
-use tokio::time::Instant;
+use futures_util::{FutureExt, StreamExt};
+use hydrant::{Error, ErrorKind, Result, Retry};
+use tokio::time::{Instant, sleep_until};
 
 use super::lineage::ShardId;
 use super::order::Place;
@@ -17,7 +20,12 @@ use crate::wire::{self, Assembly, Marked, Unpacked};
 /// A shard that is being read.
 pub(super) struct Active {
     pub(super) shard: ShardId,
-    pub(super) pages: BoxStream<'static, Result<Page>>,
+    pages: BoxStream<'static, Result<Page>>,
+    /// Where pages go on that are pushed, and so do not tell how the shard ends now; `None` where they are asked for.
+    pushed_up_to: Option<Begin>,
+    /// One page that is asked for, to know that.
+    look: Option<BoxFuture<'static, Result<Page>>>,
+    next_look: Instant,
     records: VecDeque<Record>,
     /// What is unpacked of the records before those.
     pub(super) events: VecDeque<Step>,
@@ -44,13 +52,14 @@ pub(super) enum Step {
 
 impl Active {
     pub(super) fn new(upstream: &Arc<Upstream>, mode: Mode, shard: ShardId, begin: Begin) -> Self {
-        let pages = match (mode, &upstream.options.enhanced_fan_out) {
-            (Mode::Follow, Some(_)) => enhanced::pages(upstream.clone(), shard.clone(), begin.clone()),
-            _ => poll::pages(upstream.clone(), shard.clone(), begin.clone()),
-        };
+        let is_pushed = mode == Mode::Follow && upstream.options.enhanced_fan_out.is_some();
+        let pages = if is_pushed { enhanced::pages } else { poll::pages };
         Self {
+            pages: pages(upstream.clone(), shard.clone(), begin.clone()),
+            pushed_up_to: is_pushed.then(|| begin.clone()),
+            look: None,
+            next_look: Instant::now(),
             shard,
-            pages,
             records: VecDeque::new(),
             events: VecDeque::new(),
             assembly: Assembly::new(upstream.options.event_bytes_max),
@@ -69,12 +78,46 @@ impl Active {
             self.arrived = Instant::now();
         }
         self.records = page.records.into();
+        if let Some(begin) = &mut self.pushed_up_to {
+            *begin = page.next;
+        }
         self.is_last = page.is_last;
         if page.is_last {
             self.close();
         } else if page.at_tip.is_some() && !self.is_closed {
             (self.at_tip, self.is_sure) = (page.at_tip, false);
         }
+    }
+
+    /// The next page: pushed, polled, or looked for.
+    pub(super) fn poll_page(&mut self, cx: &mut Context<'_>) -> Poll<Result<Page>> {
+        if let Some(look) = &mut self.look
+            && let Poll::Ready(page) = look.poll_unpin(cx)
+        {
+            self.look = None;
+            return Poll::Ready(page);
+        }
+        let ended = || Err(Error::new(ErrorKind::Bug, Retry::Never, "a shard was read past its end"));
+        self.pages.poll_next_unpin(cx).map(|page| page.unwrap_or_else(ended))
+    }
+
+    /// An event of another shard waits to know that nothing of before `visible` is still to come from this one. Where
+    /// the pages do not tell, one is asked for then. What it brings is pushed, too, and dropped then.
+    pub(super) fn look(&mut self, upstream: &Arc<Upstream>, visible: Instant) {
+        let is_known = self.has_event() || self.at_tip >= Some(visible);
+        // The place of LATEST is not known before something was pushed.
+        let Some(begin) = self.pushed_up_to.clone().filter(|begin| *begin != Begin::Latest) else { return };
+        if is_known || self.look.is_some() {
+            return;
+        }
+        let at = self.next_look.max(visible);
+        self.next_look = at + upstream.options.poll_interval;
+        let (upstream, shard) = (upstream.clone(), self.shard.clone());
+        let look = async move {
+            sleep_until(at).await;
+            poll::page(upstream, shard, begin).await
+        };
+        self.look = Some(look.boxed());
     }
 
     /// Whether it is not known yet if the end of the shard is the end of the log there.
@@ -112,6 +155,7 @@ impl Active {
                 self.events.pop_front();
             }
             if self.has_event() {
+                self.look = None; // nobody would poll it
                 return Ok(());
             }
             let Some(record) = self.records.pop_front() else { return Ok(()) };

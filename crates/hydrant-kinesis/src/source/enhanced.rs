@@ -189,8 +189,8 @@ impl Subscription {
         } else if !is_last {
             self.begin = Begin::At(event.continuation_sequence_number.into());
         }
-        let at_tip = (event.millis_behind_latest == 0).then(Instant::now);
-        Page { records, at_tip, is_last }
+        // It may have waited for this reader: that it was at the end of the shard then does not tell when that was.
+        Page { records, at_tip: None, next: self.begin.clone(), is_last }
     }
 }
 
@@ -243,5 +243,37 @@ pub(super) async fn deregister(upstream: &Upstream) -> Result<()> {
     match upstream.ask("DeregisterStreamConsumer", ask.send()).await {
         Ok(_) | Err(Unanswered::Missing(_)) => Ok(()),
         Err(other) => Err(other.into_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_kinesis::types;
+    use hydrant::EventId;
+
+    use super::*;
+    use crate::KinesisSourceOptions;
+
+    #[tokio::test]
+    async fn a_push_tells_where_it_goes_on_and_not_that_nothing_came_since() {
+        let client = crate::client::nowhere().await;
+        let upstream = Arc::new(Upstream::new(client, "stream", "log", KinesisSourceOptions::default()));
+        let mut subscription = Subscription {
+            pause: Pause::new(&upstream),
+            upstream,
+            shard: "shardId-0".into(),
+            begin: Begin::TrimHorizon,
+            open: None,
+            granted: true,
+            idle_since: Instant::now(),
+        };
+        let event = hydrant::Event::new(EventId::ZERO, "x").unwrap();
+        let record = types::Record::builder().sequence_number("48").partition_key("log");
+        let record = record.data(event.to_vec().into()).build().unwrap();
+        for (records, next) in [(vec![], Begin::At("49".into())), (vec![record], Begin::After("48".into()))] {
+            let push = SubscribeToShardEvent::builder().set_records(Some(records)).millis_behind_latest(0);
+            let page = subscription.page(push.continuation_sequence_number("49").build().unwrap());
+            assert_eq!((page.next, page.at_tip, page.is_last), (next, None, false));
+        }
     }
 }

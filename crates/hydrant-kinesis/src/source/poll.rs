@@ -97,7 +97,7 @@ impl Poll {
         if let Some(last) = records.last() {
             self.begin = Begin::After(last.number.clone());
         }
-        Ok(Page { records, at_tip: at_tip.then_some(asked), is_last })
+        Ok(Page { records, at_tip: at_tip.then_some(asked), next: self.begin.clone(), is_last })
     }
 
     async fn new_iterator(&self) -> Result<String, Unanswered> {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use hydrant::{Checkpoint, Error, ErrorKind, Event, EventId, Result, Retry};
 use tokio::time::{Instant, sleep};
 
@@ -60,6 +59,8 @@ enum Picked {
     Ahead(EventId),
     /// As the shards seem to end, if they are open.
     Unsure,
+    /// Not before it is known that no other shard has anything that was visible then.
+    NotBefore(Instant),
     Nothing,
 }
 
@@ -146,8 +147,11 @@ impl Reader {
                     return Err(self.missing(id).await.in_log(self.upstream.name()));
                 }
                 // What was left of a shard had come before.
-                Picked::Nothing if self.first_done().is_some() => continue,
+                Picked::Nothing | Picked::NotBefore(_) if self.first_done().is_some() => continue,
                 Picked::Nothing => {}
+                Picked::NotBefore(visible) => {
+                    self.active.iter_mut().for_each(|active| active.look(&self.upstream, visible));
+                }
                 Picked::Unsure => {
                     self.ask_which_are_open().await?;
                     continue;
@@ -283,7 +287,7 @@ impl Reader {
             }
         }
         Ok(match lowest {
-            Some((_, _, at)) if !self.is_settled(at) => Picked::Nothing,
+            Some((_, _, at)) if !self.is_settled(at) => Picked::NotBefore(self.visible(at)),
             Some(_) if self.active.iter().any(Active::is_unsure) => Picked::Unsure,
             Some((_, Standing::Ahead, at)) if self.lacks_only_what_the_caller_has(at) => {
                 self.order.forget();
@@ -303,9 +307,14 @@ impl Reader {
     /// later event itself, or was at its end long enough after this one came. What belongs before it was
     /// acknowledged before it was put.
     fn is_settled(&self, at: usize) -> bool {
-        let visible = Some(self.active[at].arrived + self.settle());
+        let visible = Some(self.visible(at));
         let mut others = self.active.iter().enumerate().filter(|(other, _)| *other != at);
         others.all(|(_, other)| other.has_event() || other.at_tip >= visible)
+    }
+
+    /// When everything must be visible that was acknowledged before the first event of this shard came.
+    fn visible(&self, at: usize) -> Instant {
+        self.active[at].arrived + self.settle()
     }
 
     /// Whether what is missing before the first event of this shard is what the caller has already.
@@ -342,10 +351,8 @@ impl Reader {
     async fn page_of(&mut self, waiting: &[usize]) -> (usize, Result<Page>) {
         poll_fn(|cx| {
             for &at in waiting {
-                if let Poll::Ready(page) = self.active[at].pages.poll_next_unpin(cx) {
-                    let ended =
-                        || Err(Error::new(ErrorKind::Bug, Retry::Never, "a shard was read past its end"));
-                    return Poll::Ready((at, page.unwrap_or_else(ended)));
+                if let Poll::Ready(page) = self.active[at].poll_page(cx) {
+                    return Poll::Ready((at, page));
                 }
             }
             Poll::Pending

@@ -74,6 +74,8 @@ pub(crate) struct Page {
     /// When it was asked for, if it reaches the end of the shard as it was then. Of a closed shard this says nothing
     /// about the log, which goes on in its children: see [`Upstream::open_shards`].
     pub(crate) at_tip: Option<Instant>,
+    /// Where the shard goes on behind this page.
+    pub(crate) next: Begin,
     /// Whether the shard takes no more records, and these are its last.
     pub(crate) is_last: bool,
 }
@@ -81,7 +83,7 @@ pub(crate) struct Page {
 impl Page {
     /// The end of a shard that has expired.
     pub(super) fn of_the_end() -> Self {
-        Self { records: Vec::new(), at_tip: None, is_last: true }
+        Self { records: Vec::new(), at_tip: None, next: Begin::TrimHorizon, is_last: true }
     }
 }
 

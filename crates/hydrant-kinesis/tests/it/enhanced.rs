@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use hydrant::{ErrorKind, Event, EventId, EventSource, ReadFrom, Result, Retry};
-use hydrant_kinesis::{KinesisSourceOptions, KinesisStart};
+use hydrant_kinesis::{KinesisShards, KinesisSourceOptions, KinesisStart, Unnamed};
 use test_servers::proxy::{Action, Answer, Tcp, operation};
 
 use crate::servers::Server;
 use crate::source_faults::{address, through_http, with_log};
-use crate::stream::{Stream, events, quick};
+use crate::stream::{Stream, events, hashes, quick, with_stream_on};
 
 fn subscribing() -> KinesisSourceOptions {
     quick().with_enhanced_fan_out("reader")
@@ -126,6 +126,33 @@ async fn a_quota_that_keeps_a_consumer_from_being_registered_is_named() {
         let error = source.follow(ReadFrom::Origin).next().await.unwrap().unwrap_err();
         assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Safe), "{error}");
         assert!(error.to_string().contains("LimitExceededException"), "{error}");
+    })
+    .await;
+}
+
+/// A push does not tell that nothing older is on its way: an event that waits for the other shards is let go when they
+/// were asked, once each.
+#[tokio::test]
+async fn a_log_that_is_spread_over_shards_is_put_in_order_for_a_subscriber() {
+    with_stream_on(Server::KinesisLocal, 2, async |stream| {
+        // At this pace an idle subscription is not looked after within the time of the test.
+        let options = subscribing().with_poll_interval(Duration::from_secs(1));
+        let options = options.with_shards(KinesisShards::All).with_unnamed(Unnamed::Ascending);
+        let source = stream.source("log", options).await;
+        let mut follow = source.follow(ReadFrom::Origin);
+        let shards = stream.open_shards().await;
+        for round in 0..4 {
+            let two = events([2 * round, 2 * round + 1]);
+            for (event, shard) in two.iter().zip(shards.iter().rev()) {
+                let line = String::from_utf8(event.to_vec()).unwrap();
+                stream.put_lines("log", Some(hashes(shard).0), &line).await;
+            }
+            for event in two {
+                assert_eq!(follow.next().await.unwrap().unwrap(), event);
+            }
+        }
+        drop(follow);
+        source.deregister_consumer().await.unwrap();
     })
     .await;
 }
