@@ -1,9 +1,10 @@
 //! Reading: page by page along the primary key, the next one fetched while this one is consumed.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use futures_util::stream;
-use hydrant::{Error, Event, EventId, EventStream, ReadFrom, Result};
+use hydrant::{Digest, Error, Event, EventId, EventStream, ReadFrom, Result};
 use tokio::task::JoinHandle;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -18,16 +19,44 @@ const LOOKS_MAX: usize = 8;
 
 /// Everything from `from` on, up to what is the head when the first page is fetched.
 pub(crate) fn read(shared: Arc<Shared>, from: ReadFrom) -> EventStream {
-    let first = Some(Next::First(from));
-    let reading = Reading { shared, ready: Vec::new().into_iter(), next: first, failed: None };
-    Box::pin(stream::unfold(reading, |mut reading| async move {
+    Box::pin(stream::unfold(Reading::new(shared, from), |mut reading| async move {
         let item = reading.next().await?;
         Some((item, reading))
     }))
 }
 
+/// The same, and then whatever comes, in one history: where the event that came last is not the log's any more, what
+/// is behind it now is not told.
+///
+/// `arm` is called before each read, and what it gives is awaited behind it, so that no wake-up is lost.
+pub(crate) fn follow<W: Future<Output = ()> + Send + 'static>(
+    shared: Arc<Shared>,
+    from: ReadFrom,
+    mut arm: impl FnMut() -> W + Send + 'static,
+) -> EventStream {
+    let wait = Box::pin(arm());
+    let state = Some((Reading::new(shared, from), wait, arm));
+    Box::pin(stream::unfold(state, |state| async move {
+        let (mut reading, mut wait, mut arm) = state?;
+        loop {
+            match reading.next().await {
+                Some(Ok(event)) => return Some((Ok(event), Some((reading, wait, arm)))),
+                Some(Err(error)) => return Some((Err(error), None)),
+                None => {
+                    wait.await;
+                    wait = Box::pin(arm());
+                    reading.next = Some(Next::Wanted);
+                }
+            }
+        }
+    }))
+}
+
 struct Reading {
     shared: Arc<Shared>,
+    from: ReadFrom,
+    /// The last event of the last page; `None`: there was none yet.
+    last: Option<Position>,
     ready: std::vec::IntoIter<Event>,
     next: Option<Next>,
     /// Told behind what is ready.
@@ -36,11 +65,16 @@ struct Reading {
 
 enum Next {
     /// Nothing was asked for yet: a stream that nobody polls costs nothing.
-    First(ReadFrom),
+    Wanted,
     Fetching(Fetch),
 }
 
 impl Reading {
+    fn new(shared: Arc<Shared>, from: ReadFrom) -> Self {
+        let (ready, next) = (Vec::new().into_iter(), Some(Next::Wanted));
+        Self { shared, from, last: None, ready, next, failed: None }
+    }
+
     async fn next(&mut self) -> Option<Result<Event>> {
         loop {
             if let Some(event) = self.ready.next() {
@@ -51,9 +85,12 @@ impl Reading {
                 return Some(Err(error));
             }
             let fetch = match self.next.as_mut()? {
-                Next::First(from) => {
-                    let from = *from;
-                    self.next = Some(Next::Fetching(Fetch::first(self.shared.clone(), from)));
+                Next::Wanted => {
+                    let shared = self.shared.clone();
+                    self.next = Some(Next::Fetching(match self.last {
+                        Some(last) => Fetch::page(shared, last, None),
+                        None => Fetch::first(shared, self.from),
+                    }));
                     continue;
                 }
                 Next::Fetching(fetch) => fetch,
@@ -63,9 +100,13 @@ impl Reading {
             self.next = None;
             match fetched {
                 Ok(Ok(page)) => {
-                    if page.failed.is_none() && page.position.is_some() && page.position < page.end {
-                        let (after, end) = (page.position, page.end);
-                        self.next = Some(Next::Fetching(Fetch::behind(self.shared.clone(), after, end)));
+                    self.last = page.last.or(self.last);
+                    if page.failed.is_none()
+                        && let Some(last) = page.last
+                        && last.after < page.end
+                    {
+                        let fetch = Fetch::page(self.shared.clone(), last, page.end);
+                        self.next = Some(Next::Fetching(fetch));
                     }
                     self.ready = page.events.into_iter();
                     self.failed = page.failed;
@@ -96,21 +137,15 @@ impl Drop for Fetch {
 
 impl Fetch {
     fn first(shared: Arc<Shared>, from: ReadFrom) -> Self {
-        Self(tokio::spawn(async move {
-            let at = match from {
-                ReadFrom::After(id) => Position::at(Some(id)),
-                ReadFrom::Snapshot => return from_snapshot(&shared).await,
-                _ => Position::at(None),
-            };
-            page(&shared, at, None).await
-        }))
+        match from {
+            ReadFrom::After(id) => Self::page(shared, Position::at(Some(id)), None),
+            ReadFrom::Snapshot => Self(tokio::spawn(async move { from_snapshot(&shared).await })),
+            _ => Self::page(shared, Position::at(None), None),
+        }
     }
 
-    fn behind(shared: Arc<Shared>, after: Option<EventId>, end: Option<EventId>) -> Self {
-        Self(tokio::spawn(async move {
-            let at = Position { after, follows: true };
-            page(&shared, at, end).await
-        }))
+    fn page(shared: Arc<Shared>, at: Position, end: Option<EventId>) -> Self {
+        Self(tokio::spawn(async move { page(&shared, at, end).await }))
     }
 }
 
@@ -120,11 +155,17 @@ struct Position {
     after: Option<EventId>,
     /// Whether `after` is the event that the next one names as its predecessor, and not just any id.
     follows: bool,
+    /// Of the event `after`, where this reader had it: the log must still have the same.
+    digest: Option<Digest>,
 }
 
 impl Position {
     fn at(after: Option<EventId>) -> Self {
-        Self { after, follows: false }
+        Self { after, follows: false, digest: None }
+    }
+
+    fn behind(event: &Event) -> Self {
+        Self { after: Some(event.id()), follows: true, digest: Some(event.digest()) }
     }
 }
 
@@ -132,8 +173,8 @@ struct Page {
     events: Vec<Event>,
     /// Told behind the events.
     failed: Option<Error>,
-    /// The last event yielded, by this page or before it.
-    position: Option<EventId>,
+    /// The last of the events.
+    last: Option<Position>,
     /// The head when the read began.
     end: Option<EventId>,
 }
@@ -160,26 +201,30 @@ async fn newest(shared: &Shared, session: &Session) -> Result<Position> {
     let rows = session.once(&log.settings, &log.sql.newest_snapshot, &[&log.name]).await.map_err(failed)?;
     if let Some(row) = rows.first() {
         let after = row.get::<_, Option<i64>>(1).map(wire::event_id).transpose()?;
-        return Ok(Position { after, follows: true });
+        return Ok(Position { follows: true, ..Position::at(after) });
     }
     let rows = session.once(&log.settings, &log.sql.look, &[&log.name]).await.map_err(failed)?;
     let floor_after = rows.first().and_then(|row| row.get::<_, Option<i64>>(3));
-    Ok(Position { after: floor_after.map(wire::event_id).transpose()?, follows: floor_after.is_some() })
+    let after = floor_after.map(wire::event_id).transpose()?;
+    Ok(Position { follows: after.is_some(), ..Position::at(after) })
 }
 
 /// Fetches a page.
 ///
 /// # Errors
-/// `Compacted` when it begins below the floor; `Corrupt` when rows are missing; whatever the server answers.
+/// `Compacted` when it begins below the floor; `Diverged` when it begins behind an event that is another one now;
+/// `Corrupt` when rows are missing; whatever the server answers.
 async fn page(shared: &Shared, at: Position, end: Option<EventId>) -> Result<Page> {
     let log = &shared.log;
     let after = at.after.map_or(-1, clamped);
     let until = end.map(clamped);
+    let digest = at.digest.as_ref().map(|digest| &digest.as_bytes()[..]);
     let events_max = i64::try_from(log.options.page_events_max).unwrap_or(i64::MAX);
     let bytes_max = i64::try_from(log.options.page_bytes_max).unwrap_or(i64::MAX);
     let rows = shared
         .reading("reading", async |session| {
-            let params: [&(dyn ToSql + Sync); 5] = [&log.name, &after, &until, &events_max, &bytes_max];
+            let params: [&(dyn ToSql + Sync); 6] =
+                [&log.name, &after, &until, &events_max, &bytes_max, &digest];
             let rows = session.once(&log.settings, &log.sql.page, &params).await;
             rows.map_err(|cause| server_error(Doing::Reading, "reading", cause))
         })
@@ -190,8 +235,9 @@ async fn page(shared: &Shared, at: Position, end: Option<EventId>) -> Result<Pag
     })
 }
 
-/// The columns of a page that come before those of an event: head, floor, oldest event kept.
-const OF_HEAD: usize = 3;
+/// The columns of a page that come before those of an event: head, floor, oldest event kept, and whether the event
+/// before the page is the one that it was.
+const OF_HEAD: usize = 4;
 
 fn decode(rows: &[Row], at: Position, end: Option<EventId>) -> Result<Page> {
     let column = |at: usize| -> Result<Option<EventId>> {
@@ -199,7 +245,7 @@ fn decode(rows: &[Row], at: Position, end: Option<EventId>) -> Result<Page> {
         found.map(wire::event_id).transpose()
     };
     let (head, floor_after, oldest) = (column(0)?, column(1)?, column(2)?);
-    // Both are of the same snapshot: what is not there was pruned before it, and then the floor says so.
+    // All are of the same snapshot: what is not there was pruned before it, and then the floor says so.
     if at.after < floor_after {
         return Err(Error::compacted(oldest.or(floor_after).unwrap_or(EventId::ZERO)));
     }
@@ -208,27 +254,48 @@ fn decode(rows: &[Row], at: Position, end: Option<EventId>) -> Result<Page> {
             "this server is behind the one that the read began on, as a standby may be; read on later";
         return Err(Error::new(hydrant::ErrorKind::Unavailable, hydrant::Retry::Safe, message));
     }
-    let mut page = Page { events: Vec::new(), failed: None, position: at.after, end: end.or(head) };
+    let is_same = rows.first().is_none_or(|row| row.get(3));
+    // At the floor it was pruned. A head below it is that of a server that is behind, or may become so: nothing is
+    // told of it.
+    if !is_same && floor_after < at.after && at.after <= head {
+        return Err(diverged(at.after));
+    }
+    let mut page = Page { events: Vec::new(), failed: None, last: None, end: end.or(head) };
     debug_assert_eq!(STORED.split(", ").count(), 8);
     let is_event = |row: &&Row| row.get::<_, Option<i64>>(OF_HEAD).is_some();
-    let mut follows = at.follows;
+    let (mut position, mut follows) = (at.after, at.follows);
     for row in rows.iter().filter(is_event) {
-        match next(row, page.position, follows, head) {
+        match next(row, position, follows, head) {
             Ok(event) => {
-                page.position = Some(event.id());
+                (position, follows) = (Some(event.id()), true);
                 page.events.push(event);
-                follows = true;
             }
             Err(error) => {
                 page.failed = Some(error);
-                return Ok(page);
+                break;
             }
         }
     }
-    if page.events.is_empty() && page.position < page.end {
-        page.failed = Some(missing(page.position, page.end));
+    page.last = page.events.last().map(Position::behind);
+    if page.events.is_empty() && page.failed.is_none() && position < page.end {
+        page.failed = Some(missing(position, page.end));
     }
     Ok(page)
+}
+
+/// The log went on without the event that this reader had last.
+fn diverged(after: Option<EventId>) -> Error {
+    let error = Error::new(
+        hydrant::ErrorKind::Diverged,
+        hydrant::Retry::Never,
+        "the log has lost this event, which was read from it, and went on without it, as behind a failover to a standby \
+         that did not have it yet; undo what came of the events that were lost, then read on behind the last one that \
+         both have",
+    );
+    match after {
+        Some(after) => error.at(after),
+        None => error,
+    }
 }
 
 /// The event of a row, which must be the next one.

@@ -110,14 +110,17 @@ fn move_head(heads: &str) -> String {
 }
 
 /// Some events behind `$2`, up to `$3` or else the head, at most `$4` of them, and `$5` bytes but for the last
-/// one. Head and floor come from the same snapshot, so that what was pruned is told and not passed over.
+/// one. Head and floor come from the same snapshot, so that what was pruned is told and not passed over; and so does
+/// whether `$2` is still the event with the digest `$6`, where one is given.
 ///
 /// The sizes are known without the values being fetched: only the rows that are sent are.
 fn page(events: &str, heads: &str) -> String {
     let size =
         "octet_length(payload) + coalesce(octet_length(metadata), 0) + coalesce(octet_length(members), 0)";
     format!(
-        "SELECT head.head_id, head.floor_after, head.oldest_id, {stored} \
+        "SELECT head.head_id, head.floor_after, head.oldest_id, $6::bytea IS NULL OR EXISTS (\
+         SELECT FROM {events} AS last WHERE last.log = $1 AND last.event_id = $2::bigint AND last.digest = $6), \
+         {stored} \
          FROM (VALUES ($1::text)) AS asked (log) LEFT JOIN {heads} AS head ON head.log = asked.log \
          LEFT JOIN LATERAL (SELECT {STORED} FROM (\
          SELECT {STORED}, sum({size}) OVER (ORDER BY event_id ROWS UNBOUNDED PRECEDING) - ({size}) AS bytes_before \

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use hydrant::{
     Acknowledges, Batch, Capabilities, Checkpoint, CheckpointStore, Error, EventSink, EventSource,
-    EventStream, Primary, ReadFrom, Result, follow_by_reading,
+    EventStream, Primary, ReadFrom, Result,
 };
 use tokio::time::timeout;
 
@@ -213,7 +213,7 @@ impl EventSource for PostgresStore {
         self.shared.listen();
         let appended = self.shared.appended.subscribe();
         let interval = self.shared.log.options.poll_interval;
-        follow_by_reading(Arc::new(self.clone()), from, move || {
+        source::follow(Arc::clone(&self.shared), from, move || {
             let mut appended = appended.clone();
             appended.mark_unchanged();
             async move {

@@ -1,7 +1,7 @@
 //! Reading, and what it makes of rows that are not as they should be.
 
 use futures_util::StreamExt;
-use hydrant::{ErrorKind, EventSource, EventSourceExt, Prune, ReadFrom, Retry};
+use hydrant::{ErrorKind, Event, EventSource, EventSourceExt, Prune, ReadFrom, Retry};
 use hydrant_postgres::PostgresStore;
 
 use crate::support::{append, event, events, id, in_a_schema, snapshot};
@@ -51,5 +51,62 @@ fn a_server_that_is_behind_in_the_middle_of_a_read_is_not_called_corrupt() {
         };
         assert_eq!((behind.kind(), behind.retry()), (ErrorKind::Unavailable, Retry::Safe), "{behind}");
         assert!(read.next().await.is_none());
+    });
+}
+
+/// What a failover to a standby that lacks the newest events does to a log, under a follower that has them.
+#[test]
+fn a_follower_does_not_cross_over_to_another_history() {
+    in_a_schema(async |place| {
+        let other = |at: u64| Event::new(id(at), &format!("another event {at}")).unwrap();
+        let all = |ids: &[u64]| ids.iter().copied().map(other).collect::<Vec<_>>();
+        let rest = [
+            // Other events under the same ids; and an id that is passed over.
+            (all(&[8, 9, 10]), None),
+            (all(&[8, 10, 11]), None),
+            // The same again, as a writer sends them that still has them.
+            (events(8..11), Some(event(10))),
+        ];
+        for (way, (rest, next)) in rest.into_iter().enumerate() {
+            let log = format!("way {way}");
+            let store = place.holding(&log, &events(0..10)).await;
+            let mut follow = store.follow(ReadFrom::After(id(4)));
+            for at in 5..10 {
+                assert_eq!(follow.next().await.unwrap().unwrap(), event(at));
+            }
+            let lose = format!(
+                "DELETE FROM events WHERE log = '{log}' AND event_id > 7; \
+                 UPDATE events_heads SET (head_id, head_digest) = (SELECT event_id, digest FROM events \
+                 WHERE log = '{log}' AND event_id = 7) WHERE log = '{log}'"
+            );
+            place.sql(&lose).await;
+            append(&place.open(&log).await, Some(7), &rest).await.unwrap();
+            let told = follow.next().await.unwrap();
+            let Some(next) = next else {
+                let error = told.unwrap_err();
+                let said = (error.kind(), error.retry(), error.event());
+                assert_eq!(said, (ErrorKind::Diverged, Retry::Never, Some(id(9))), "{error}");
+                assert_eq!(error.log(), Some(&*log));
+                assert!(follow.next().await.is_none());
+                continue;
+            };
+            assert_eq!(told.unwrap(), next);
+        }
+    });
+}
+
+#[test]
+fn a_follower_goes_on_where_its_last_event_was_pruned() {
+    in_a_schema(async |place| {
+        let store = place.holding("log", &events(0..10)).await;
+        let mut follow = store.follow(ReadFrom::Origin);
+        for at in 0..10 {
+            assert_eq!(follow.next().await.unwrap().unwrap(), event(at));
+        }
+        append(&store, Some(9), &[snapshot(10)]).await.unwrap();
+        store.prune(id(11)).await.unwrap();
+        assert_eq!(follow.next().await.unwrap().unwrap(), snapshot(10));
+        append(&store, Some(10), &[event(11)]).await.unwrap();
+        assert_eq!(follow.next().await.unwrap().unwrap(), event(11));
     });
 }
