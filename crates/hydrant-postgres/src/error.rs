@@ -30,8 +30,8 @@ const fn row(kind: ErrorKind, retry: Retry, advice: &'static str) -> Meaning {
     Meaning { kind, retry, advice }
 }
 
-/// By whole code, or by class (its first two characters). `docs/postgres.md` shows the same table, and a test
-/// compares the two row by row.
+/// By whole code, or by class (its first two characters). `docs/postgres.md` shows the same table with
+/// [`NOTIFICATIONS_FULL`], and a test compares the two row by row.
 #[rustfmt::skip]
 const TABLE: &[(&str, Meaning)] = {
     use ErrorKind::{Corrupt, Denied, Full, Invalid, Unavailable, Unsupported};
@@ -72,6 +72,14 @@ const TABLE: &[(&str, Meaning)] = {
     ]
 };
 
+/// The code of a COMMIT for whose notification there is no space, and of what is too large in itself. Nothing of an
+/// append that notifies was applied, and the space comes back.
+const NOTIFICATIONS_FULL: (&str, Meaning) = {
+    let advice = "with `notify`: the queue of notifications may be full; end the session that stays in a transaction \
+                  behind its LISTEN (without: see `54`)";
+    ("54000", row(ErrorKind::Unavailable, Retry::Safe, advice))
+};
+
 /// For a code that no row names. In doubt, `AfterCheckpoint`.
 const UNKNOWN: Meaning =
     row(ErrorKind::Unavailable, Retry::AfterCheckpoint, "the server answered with an error; see its log");
@@ -84,6 +92,22 @@ pub(crate) fn meaning(code: &str) -> Meaning {
 
 /// What went wrong while `doing` something with a log, a checkpoint or the tables themselves.
 pub(crate) fn server_error(doing: Doing, what: &str, cause: tokio_postgres::Error) -> Error {
+    error_by(meaning, doing, what, cause)
+}
+
+/// What went wrong with an append, which may notify.
+pub(crate) fn append_error(notifies: bool, cause: tokio_postgres::Error) -> Error {
+    let (full, means) = NOTIFICATIONS_FULL;
+    let by = |code: &str| if notifies && code == full { means } else { meaning(code) };
+    error_by(by, Doing::Writing, "appending", cause)
+}
+
+fn error_by(
+    meaning: impl Fn(&str) -> Meaning,
+    doing: Doing,
+    what: &str,
+    cause: tokio_postgres::Error,
+) -> Error {
     let (kind, retry, advice) = match cause.as_db_error() {
         Some(said) => {
             let Meaning { kind, retry, advice } = meaning(said.code().code());
@@ -175,7 +199,9 @@ mod tests {
             .skip(2)
             .take_while(|line| line.starts_with('|'))
             .collect();
-        let expected: Vec<String> = TABLE.iter().map(|(code, meaning)| page_row(code, meaning)).collect();
+        let mut rows = TABLE.to_vec();
+        rows.insert(rows.partition_point(|(code, _)| *code < NOTIFICATIONS_FULL.0), NOTIFICATIONS_FULL);
+        let expected: Vec<String> = rows.iter().map(|(code, meaning)| page_row(code, meaning)).collect();
         assert_eq!(shown, expected);
     }
 

@@ -24,7 +24,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Error as ServerError, Row};
 
-use crate::error::{Doing, server_error};
+use crate::error::{Doing, append_error, server_error};
 use crate::session::Session;
 use crate::shared::Log;
 use crate::wire::{self, Columns, Copy, bigint, clamped};
@@ -286,7 +286,7 @@ impl Call<'_> {
         let columns = Columns::of(after, events)?;
         let params: Vec<_> = moving.params(&self.log.name).into_iter().chain(columns.params()).collect();
         let rows = self.session.change(&self.log.settings, &self.log.sql.append, &params).await;
-        Ok(!rows.map_err(|cause| failed("appending", cause))?.is_empty())
+        Ok(!rows.map_err(|cause| append_error(self.log.options.notify, cause))?.is_empty())
     }
 
     /// The same by COPY, in two round trips.
@@ -297,7 +297,7 @@ impl Call<'_> {
         after: Option<EventId>,
         events: &[Event],
     ) -> Result<bool> {
-        let failed = |cause| failed("appending", cause);
+        let failed = |cause| append_error(self.log.options.notify, cause);
         let (log, session) = (self.log, self.session);
         let moving = Moving::new(head, batch, events)?;
         let params = moving.params(&log.name);

@@ -1,11 +1,12 @@
 //! What a commit waits for before it is acknowledged, whatever the server is set to.
 
 use deadpool_postgres::{Manager, Pool};
+use hydrant::{ErrorKind, EventSourceExt, ReadFrom, Retry};
 use hydrant_postgres::{PostgresConnect, PostgresStore, PostgresStoreOptions};
 use tokio_postgres::NoTls;
 
 use crate::server::{Private, with_server};
-use crate::support::{append, client, event, events, sql};
+use crate::support::{append, client, event, events, in_a_schema, sql};
 
 /// Notes at each append what its transaction has for `synchronous_commit`, seen from within, and what this
 /// expression gives there.
@@ -80,6 +81,42 @@ fn an_append_waits_for_the_disk_also_behind_a_reload_that_turns_it_off() {
             }
             sql(&private.url, "ALTER SYSTEM RESET synchronous_commit").await;
             sql(&private.url, "SELECT pg_reload_conf()").await;
+        }
+    });
+}
+
+/// The code is one for what is too large as well: only an append that notifies takes it for a queue that is full.
+#[test]
+fn a_full_queue_of_notifications_is_waited_for() {
+    in_a_schema(async |place| {
+        drop(place.open("log").await);
+        for (way, copy_bytes_min) in [usize::MAX, 0].into_iter().enumerate() {
+            for notify in [true, false] {
+                let log = format!("way {way}, {notify}");
+                let options = place.options().with_notify(notify).with_copy_bytes_min(copy_bytes_min);
+                let store = PostgresStore::open(&*place.url, &log, options).await.unwrap();
+                append(&store, None, &events(0..3)).await.unwrap();
+                // Said by the COMMIT, as the server does.
+                place
+                    .sql(
+                        "CREATE FUNCTION full_queue() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+                         RAISE program_limit_exceeded USING MESSAGE = 'too many notifications'; END $$; \
+                         CREATE CONSTRAINT TRIGGER full_queue AFTER INSERT ON events \
+                         DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION full_queue()",
+                    )
+                    .await;
+                let refused = append(&store, Some(2), &events(3..6)).await.unwrap_err();
+                let expected = if notify {
+                    (ErrorKind::Unavailable, Retry::Safe)
+                } else {
+                    (ErrorKind::Invalid, Retry::Never)
+                };
+                assert_eq!((refused.kind(), refused.retry()), expected, "{log}: {refused}");
+                place.sql("DROP FUNCTION full_queue CASCADE").await;
+                assert_eq!(store.collect(ReadFrom::Origin).await.unwrap(), events(0..3), "{log}");
+                append(&store, Some(2), &events(3..6)).await.unwrap();
+                assert_eq!(store.collect(ReadFrom::Origin).await.unwrap(), events(0..6), "{log}");
+            }
         }
     });
 }
