@@ -235,14 +235,18 @@ async fn register(upstream: &Upstream, name: &str) -> Result<Option<Error>, Unan
     }
 }
 
-/// Deregisters the consumer; one that is not there is fine.
+/// Deregisters the consumer; one that is not there is fine, and one that is being changed is waited for.
 pub(super) async fn deregister(upstream: &Upstream) -> Result<()> {
     let Some(name) = &upstream.options.enhanced_fan_out else { return Ok(()) };
     upstream.forget_consumer();
-    let ask = upstream.client.deregister_stream_consumer().stream_arn(&upstream.arn).consumer_name(name);
-    match upstream.ask("DeregisterStreamConsumer", ask.send()).await {
-        Ok(_) | Err(Unanswered::Missing(_)) => Ok(()),
-        Err(other) => Err(other.into_error()),
+    let mut pause = Pause::new(upstream);
+    loop {
+        let ask = upstream.client.deregister_stream_consumer().stream_arn(&upstream.arn).consumer_name(name);
+        match upstream.ask("DeregisterStreamConsumer", ask.send()).await {
+            Ok(_) | Err(Unanswered::Missing(_)) => return Ok(()),
+            Err(Unanswered::TooFast(error)) => pause.take(error).await?,
+            Err(other) => return Err(other.into_error()),
+        }
     }
 }
 

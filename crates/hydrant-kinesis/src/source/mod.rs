@@ -121,7 +121,8 @@ impl KinesisSource {
     /// for every hour and shard. Subscriptions that are open end; a follower that is still there registers it again.
     ///
     /// # Errors
-    /// What the service answers; that there is none is fine.
+    /// What the service answers; that there is none is fine, and that it is being changed is waited out for
+    /// `throttled_max`.
     ///
     /// # Cancel safety
     /// Dropped, it may have deregistered it; call it again.
