@@ -13,7 +13,7 @@ use test_servers::native::{
 use test_servers::{Service, namespace, request};
 
 /// So long that only a hang takes longer: installing is in it.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// A directory that removes itself.
 struct Dir(PathBuf);
