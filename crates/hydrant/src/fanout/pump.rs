@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -170,9 +171,16 @@ impl Pump {
         let mut chunk = pin!(follower.chunk(self.options.batch_events_max, self.options.batch_bytes_max));
         while self.unsaved.is_some() {
             let due = self.entry_at + ROSTER_INTERVAL;
-            match tokio::time::timeout_at(due, &mut chunk).await {
-                Ok(events) => return events,
-                Err(_) => self.save(self.options.call_timeout).await?,
+            if let Ok(events) = tokio::time::timeout_at(due, &mut chunk).await {
+                return events;
+            }
+            // Both at once: a source may work only while it is waited for, and telling may take long.
+            match select(pin!(self.save(self.options.call_timeout)), &mut chunk).await {
+                Either::Left((saved, _)) => saved?,
+                Either::Right((events, saving)) => {
+                    saving.await?;
+                    return events;
+                }
             }
         }
         chunk.await

@@ -12,7 +12,10 @@ use super::hub::Hub;
 use super::options::{RelayOptions, SecondaryOptions};
 use super::secondary::Position;
 use super::status::{Laggards, Status};
-use crate::{CheckpointStore, Error, EventId, EventSink, EventSource, Result, Retry};
+use crate::{
+    CheckpointStore, Error, ErrorKind, Event, EventId, EventSink, EventSource, EventStream, ReadFrom, Result,
+    Retry,
+};
 
 /// The pauses before the source is read again after it failed.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -22,6 +25,10 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 const CHUNK_EVENTS: usize = 256;
 
 /// The same pumps as a [`FanOut`](crate::FanOut), over a log that somebody else writes: no append, no prune.
+///
+/// A source that fails is read again, with backoff, and must still have the event that came last: one that went on
+/// without it, as behind a failover that lost the tail, ends the relay with `Diverged`, and nothing of the other
+/// history is relayed.
 ///
 /// The roster of its secondaries is kept where the caller says, so that what each of them needs is known
 /// across restarts. All clones are handles of the same relay; when the last is dropped its tasks end. Its
@@ -136,7 +143,7 @@ impl Relay {
         self.hub.until(|| self.hub.stopped().is_some() || self.hub.all_parked()).await;
         self.hub.drained().await;
         match self.hub.stopped() {
-            Some(error) if error.kind() != crate::ErrorKind::Closed => Err(error),
+            Some(error) if error.kind() != ErrorKind::Closed => Err(error),
             _ => Ok(self.hub.laggards()),
         }
     }
@@ -168,15 +175,15 @@ async fn feed_from_source(hub: Arc<Hub>, options: RelayOptions) {
     let mut attempt = 0;
     // The log is not read for nobody; and what even the fastest secondary has need not be read again.
     hub.until(|| fastest(&hub).is_some()).await;
-    let mut position = fastest(&hub).flatten();
-    hub.feed.restart(position);
+    let mut fed = Fed { position: fastest(&hub).flatten(), last: None };
+    hub.feed.restart(fed.position);
     loop {
-        let before = position;
-        let fed = caught("the source", feed_once(&hub, &options, &mut position)).await;
-        if position != before {
+        let before = fed.position;
+        let ended = caught("the source", feed_once(&hub, &options, &mut fed)).await;
+        if fed.position != before {
             attempt = 0;
         }
-        let error = match fed {
+        let error = match ended {
             Ok(()) => Error::closed("the end of the log was reached"),
             Err(error) if error.retry() == Retry::Never => error,
             Err(error) => {
@@ -191,23 +198,28 @@ async fn feed_from_source(hub: Arc<Hub>, options: RelayOptions) {
     }
 }
 
-async fn feed_once(hub: &Hub, options: &RelayOptions, position: &mut Option<EventId>) -> Result<()> {
-    let from = (*position).into();
-    let events = if options.follow { hub.source.follow(from) } else { hub.source.read(from) };
-    let mut chunks = events.ready_chunks(CHUNK_EVENTS);
+/// How far the ring was filled.
+struct Fed {
+    position: Option<EventId>,
+    /// The event at the position, once one was read.
+    last: Option<Event>,
+}
+
+async fn feed_once(hub: &Hub, options: &RelayOptions, fed: &mut Fed) -> Result<()> {
+    let mut chunks = open(hub, options, fed).await?.ready_chunks(CHUNK_EVENTS);
     while let Some(chunk) = chunks.next().await {
         let (mut events, mut failed) = (Vec::with_capacity(chunk.len()), None);
         for event in chunk {
             event.map_or_else(|error| failed = Some(error), |event| events.push(event));
         }
-        if let Some(last) = events.last() {
+        if let Some(last) = events.last().cloned() {
             if !hub.feed.has_room_above(fastest(hub).flatten()) {
                 hub.until(|| hub.feed.has_room_above(fastest(hub).flatten())).await;
             }
-            hub.feed.stage(*position, &events);
+            hub.feed.stage(fed.position, &events);
             hub.feed.publish(last.id());
             hub.changed.send_replace(());
-            *position = Some(last.id());
+            *fed = Fed { position: Some(last.id()), last: Some(last) };
         }
         // An error is the last item: what came before it was fed first.
         if let Some(error) = failed {
@@ -215,6 +227,43 @@ async fn feed_once(hub: &Hub, options: &RelayOptions, position: &mut Option<Even
         }
     }
     Ok(())
+}
+
+/// The events to come. A source that failed may be another copy of the log now, as behind a failover to a standby that
+/// did not have all of it: so it is read from before the event that came last, which must come again.
+///
+/// # Errors
+/// `Diverged` when the log went on without that event; `Unavailable` when it ends before it; what the source meets.
+async fn open(hub: &Hub, options: &RelayOptions, fed: &Fed) -> Result<EventStream> {
+    let open = |from: ReadFrom| if options.follow { hub.source.follow(from) } else { hub.source.read(from) };
+    let behind = fed.position.into();
+    let Some(last) = &fed.last else { return Ok(open(behind)) };
+    let mut events = open(last.id().get().checked_sub(1).map(EventId::new).into());
+    match events.next().await {
+        Some(Ok(same)) if same.id() == last.id() && same.digest() == last.digest() => Ok(events),
+        Some(Ok(other)) => Err(diverged(last, &other)),
+        // It was pruned since.
+        Some(Err(error)) if matches!(error.kind(), ErrorKind::Compacted { .. }) => Ok(open(behind)),
+        Some(Err(error)) => Err(error),
+        None => {
+            let message =
+                "the log ends before this event, which was read from it, as a standby may that is behind";
+            Err(Error::new(ErrorKind::Unavailable, Retry::Safe, message).at(last.id()))
+        }
+    }
+}
+
+/// The log went on without the event that was read from it last.
+fn diverged(last: &Event, other: &Event) -> Error {
+    let message = format!(
+        "the log has lost this event (digest {}), which was read from it, and has event {} (digest {}) in its place, as \
+         behind a failover to a standby that did not have it yet, or a restored copy: rebuild the sinks that have it, or \
+         undo what came of it",
+        last.digest(),
+        other.id(),
+        other.digest(),
+    );
+    Error::new(ErrorKind::Diverged, Retry::Never, message).at(last.id())
 }
 
 /// How far the fastest secondary is; `None` until one has told.

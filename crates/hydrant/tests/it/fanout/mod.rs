@@ -3,6 +3,7 @@
 mod accepted;
 mod commit;
 mod delivery;
+mod failover;
 mod isolation;
 mod lineage;
 mod relay;

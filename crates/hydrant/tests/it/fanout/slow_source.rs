@@ -1,14 +1,15 @@
 //! A source that takes longer to answer than any call into a sink may take.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use hydrant::{
-    Batch, Checkpoint, EventSink, EventSource, EventSourceExt, EventStream, MemoryCheckpoints, MemoryStore,
-    ReadFrom, Relay, RelayOptions, Result, SecondaryOptions, State,
+    Batch, Checkpoint, CheckpointStore, EventSink, EventSource, EventSourceExt, EventStream,
+    MemoryCheckpoints, MemoryStore, ReadFrom, Relay, RelayOptions, Result, SecondaryOptions, State,
 };
+use tokio::time::Instant;
 
 use crate::support::{batch, events, id};
 
@@ -31,7 +32,10 @@ impl EventSource for Slow {
             store.read(from)
         };
         let events = stream::once(events).flatten().then(move |event| async move {
-            tokio::time::sleep(before_each).await;
+            // In steps, as one that asks a server again and again: it gets on only while somebody waits for it.
+            for _ in 0..before_each.as_secs() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
             event
         });
         events.boxed()
@@ -44,11 +48,19 @@ impl EventSource for Slow {
 
 /// A relay over a log of ten events of which almost none are in memory.
 async fn relay(before_the_first: Duration, before_each: Duration) -> Relay {
+    relay_by(Arc::new(MemoryCheckpoints::default()), before_the_first, before_each).await
+}
+
+async fn relay_by(
+    roster: Arc<dyn CheckpointStore>,
+    before_the_first: Duration,
+    before_each: Duration,
+) -> Relay {
     let store = MemoryStore::default();
     store.append(batch(&events(0..10))).await.unwrap();
     let source = Slow { store, before_the_first, before_each };
     let options = RelayOptions::default().with_ring(1, 1 << 20).with_seed(1);
-    Relay::open(source, Arc::new(MemoryCheckpoints::default()), options).await.unwrap()
+    Relay::open(source, roster, options).await.unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -83,27 +95,46 @@ async fn who_parks_or_detaches_does_not_wait_for_a_read_that_never_begins() {
     tokio::time::timeout(Duration::from_secs(1), relay.detach("a")).await.unwrap().unwrap();
 }
 
-/// Acknowledges at once, and never says that it holds anything durably.
+/// Acknowledges at once what it holds durably forty seconds later; and takes two to say where it stands.
 #[derive(Clone, Default)]
-struct NeverSynced(MemoryStore);
+struct SyncedLater {
+    store: MemoryStore,
+    acknowledged: Arc<Mutex<Vec<(Instant, Checkpoint)>>>,
+}
 
 #[async_trait]
-impl EventSink for NeverSynced {
+impl EventSink for SyncedLater {
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
-        self.0.append(batch).await
+        self.store.append(batch).await?;
+        self.acknowledged.lock().unwrap().push((Instant::now(), Checkpoint::behind(batch.last())));
+        Ok(())
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint> {
-        Ok(Checkpoint::Empty)
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let acknowledged = self.acknowledged.lock().unwrap();
+        let durable = acknowledged.iter().rfind(|(at, _)| at.elapsed() >= Duration::from_secs(40));
+        Ok(durable.map_or(Checkpoint::Empty, |(_, checkpoint)| *checkpoint))
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_roster_is_told_while_a_slow_read_goes_on() {
-    let relay = relay(Duration::ZERO, Duration::from_secs(5)).await;
-    let sink = NeverSynced::default();
+    let roster = Arc::new(MemoryCheckpoints::default());
+    let relay = relay_by(roster.clone(), Duration::ZERO, Duration::from_secs(30)).await;
+    let sink = SyncedLater::default();
     let options = SecondaryOptions::default().with_batch(2, 1 << 20);
+    let start = Instant::now();
     relay.attach("a", sink.clone(), options).await.unwrap();
+    for last in [1, 3, 5, 7] {
+        relay.delivered(id(last), LONG).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        // The next two events take a minute to read.
+        assert_eq!(sink.store.checkpoint().await.unwrap().id(), Some(id(last)));
+        assert_eq!(roster.load("a").await.unwrap().unwrap().checkpoint.id(), Some(id(last)));
+    }
     relay.delivered(id(9), LONG).await.unwrap();
-    assert_eq!(sink.0.collect(ReadFrom::Origin).await.unwrap(), events(0..10));
+    assert_eq!(sink.store.collect(ReadFrom::Origin).await.unwrap(), events(0..10));
+    // The read was not begun anew, nor did it stand still while the sink was asked.
+    assert!(start.elapsed() < Duration::from_secs(330), "{:?}", start.elapsed());
 }
