@@ -297,7 +297,7 @@ impl Call<'_> {
         after: Option<EventId>,
         events: &[Event],
     ) -> Result<bool> {
-        let failed = |cause| append_error(self.log.options.notify, cause);
+        let failed = |cause| failed("appending", cause);
         let (log, session) = (self.log, self.session);
         let moving = Moving::new(head, batch, events)?;
         let params = moving.params(&log.name);
@@ -335,7 +335,8 @@ impl Call<'_> {
             join3(sink.as_mut().finish(), told, session.batch_execute("COMMIT")).await;
         let copied = copied.map_err(failed)?;
         told.map_err(failed)?;
-        ended.map_err(failed)?;
+        // A queue of notifications that is full is said here.
+        ended.map_err(|cause| append_error(log.options.notify, cause))?;
         debug_assert_eq!(usize::try_from(copied).ok(), Some(events.len()));
         Ok(true)
     }

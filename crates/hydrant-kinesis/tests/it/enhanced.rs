@@ -164,7 +164,8 @@ async fn a_log_that_is_spread_over_shards_is_put_in_order_for_a_subscriber() {
                 stream.put_lines("log", Some(hashes(shard).0), &line).await;
             }
             for event in two {
-                assert_eq!(follow.next().await.unwrap().unwrap(), event);
+                let next = tokio::time::timeout(Duration::from_secs(30), follow.next()).await;
+                assert_eq!(next.expect("nobody looked").unwrap().unwrap(), event);
             }
         }
         drop(follow);

@@ -60,13 +60,13 @@ async fn tombstones_go_when_they_are_old_enough_and_old_objects_at_once() {
     let options = || {
         options()
             .with_append_timeout(Duration::from_millis(1_500))
-            .with_tombstones_kept(Duration::from_secs(5))
+            .with_tombstones_kept(Duration::from_secs(10))
     };
     let log = open(&place, options()).await;
     log.compact(&CompactOptions::default().with_segment_bytes_max(150)).await.unwrap();
     log.prune(EventId::new(12)).await.unwrap();
     assert!(objects(&place).await.1 >= 6, "young objects leave tombstones");
-    tokio::time::sleep(Duration::from_secs(7)).await;
+    tokio::time::sleep(Duration::from_secs(12)).await;
     let found = findings_of(&place, options()).await;
     assert!(!found.is_empty() && found.iter().all(|finding| finding.is_leftover), "{found:?}");
     log.prune(EventId::new(12)).await.unwrap();

@@ -112,16 +112,20 @@ async fn conflicts_and_throttling_are_waited_out() {
 async fn what_is_open_is_settled_however_slow_the_look_before_it_was() {
     let scratch = or_skip!(Scratch::shared().await);
     let faults = Faults::new();
-    let options = S3StoreOptions::default().with_append_timeout(Duration::from_secs(1)).with_seed(7);
+    append(&scratch.open(S3StoreOptions::default()).await, None, &log(0..2)).await.unwrap();
+    let options = S3StoreOptions::default().with_append_timeout(Duration::from_secs(3)).with_seed(7);
     let store = scratch.open_through(&faults, options).await;
-    append(&store, None, &log(0..2)).await.unwrap();
     faults.always(Kind::Put, Fault::Cut);
     let error = append(&store, Some(1), &log(2..4)).await.unwrap_err();
     assert_eq!(error.retry(), Retry::AfterCheckpoint, "{error}");
     faults.clear();
     faults.next(Kind::List, Fault::Hold);
+    faults.requests();
     let late = async {
-        tokio::time::sleep(Duration::from_millis(1_300)).await;
+        while faults.count(Kind::List) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        tokio::time::sleep(Duration::from_secs(4)).await;
         faults.land();
     };
     let (checkpoint, ()) = tokio::join!(store.checkpoint(), late);
