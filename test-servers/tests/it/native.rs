@@ -4,7 +4,7 @@ use std::fs;
 use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use test_servers::native::{
@@ -154,18 +154,29 @@ fn start_and_hang() {
     }
 }
 
+/// A process that does not outlive its test, also where that fails.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 #[test]
 fn servers_end_with_the_process_that_started_them() {
     let dir = Dir::new();
     fs::create_dir_all(&dir.0).unwrap();
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "native::start_and_hang", "--ignored"])
         .env("TEST_SERVERS_DIR", &dir.0)
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
+    let mut child = Killed(child);
     let ports = until(PATIENCE, || {
-        assert_eq!(child.try_wait().unwrap(), None);
+        assert_eq!(child.0.try_wait().unwrap(), None);
         fs::read_to_string(dir.0.join("ports")).ok()
     });
     let ports = ports.unwrap();
@@ -173,8 +184,7 @@ fn servers_end_with_the_process_that_started_them() {
     for port in &ports {
         assert!(TcpStream::connect(("127.0.0.1", *port)).is_ok());
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    drop(child);
     for port in &ports {
         let gone = until(PATIENCE, || TcpStream::connect(("127.0.0.1", *port)).is_err().then_some(()));
         assert!(gone.is_some(), "somebody still listens on {port}");
