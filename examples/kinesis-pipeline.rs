@@ -149,6 +149,6 @@ async fn main() -> Result<(), Failed> {
     let read = timeout(Duration::from_mins(2), reader).await???;
     println!("Saved {saved} cents, and read {read} cents from the stream, in order, each payment once.");
     journal.close().await?;
-    log.close(Duration::from_secs(5)).await;
+    drop(log.close(Duration::from_secs(5)).await);
     if saved == read { Ok(()) } else { Err("the sums differ".into()) }
 }

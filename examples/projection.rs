@@ -106,7 +106,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         Err(laggards) => laggards.iter().for_each(|laggard| println!("{laggard}")),
     }
     journal.close().await?;
-    log.close(Duration::from_secs(5)).await;
+    drop(log.close(Duration::from_secs(5)).await);
     println!("\nRun it again: it goes on. To begin anew, remove target/projection, and");
     println!("  DROP SCHEMA bank CASCADE; DELETE FROM hydrant.projections WHERE name = 'bank';");
     Ok(())

@@ -132,7 +132,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         save(&journal, &mut bank, decision).await?;
     }
     if journal.rotation_due() {
-        let id = journal.rotate(journal.head(), &Change::Snapshot(bank.clone())).await?;
+        let id = journal.snapshot(journal.head(), &Change::Snapshot(bank.clone())).await?;
         println!("  event {id}: the whole state; it opens a new file, and the next start reads from here");
     }
 
@@ -151,7 +151,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     journal.close().await?;
-    log.close(Duration::from_secs(5)).await;
+    drop(log.close(Duration::from_secs(5)).await);
     let dir = dir.canonicalize()?;
     println!("\nThe ledger is in   {}", dir.join("ledger/state").display());
     println!("the archive is in  {}", dir.join("archive/state").display());

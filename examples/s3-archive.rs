@@ -105,7 +105,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         laggards.iter().for_each(|laggard| println!("{laggard}"));
     }
     journal.close().await?;
-    log.close(Duration::from_secs(5)).await;
+    drop(log.close(Duration::from_secs(5)).await);
 
     // Once an hour would do: small objects become large ones, and cost less to keep and to read.
     let compacted = archive.compact(&CompactOptions::default()).await?;

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hydrant::{
-    Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, FanOut, FanOutOptions, MemoryStore,
-    Result, Retry, SecondaryOptions, Status,
+    Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, FanOut, FanOutOptions, FanOutStatus,
+    MemoryStore, Result, Retry, SecondaryOptions,
 };
 use tokio::time::{Instant, interval, sleep};
 
@@ -107,7 +107,7 @@ async fn main() -> Result<()> {
         Ok(()) => println!("\nAll five hold every event up to {last}, in order."),
         Err(laggards) => laggards.iter().for_each(|laggard| println!("{laggard}")),
     }
-    log.close(Duration::from_secs(1)).await;
+    drop(log.close(Duration::from_secs(1)).await);
     Ok(())
 }
 
@@ -143,7 +143,7 @@ impl Table {
         Self { every, redraw, drawn: false }
     }
 
-    fn show(&mut self, status: &Status, elapsed: Duration) {
+    fn show(&mut self, status: &FanOutStatus, elapsed: Duration) {
         let head = status.head.map_or(0, EventId::get);
         let mut lines = vec![
             format!("{:>4.1} s, the log ends at event {head}", elapsed.as_secs_f32()),

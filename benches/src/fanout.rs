@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hydrant::{
-    Batch, Checkpoint, Event, EventId, EventSink, FanOut, FanOutOptions, MemoryStore, SecondaryOptions, Start,
+    Batch, Checkpoint, Event, EventId, EventSink, FanOut, FanOutOptions, MemoryStore, SecondaryOptions,
+    StartAt,
 };
 use hydrant_benches::figure::{Bound, Figure, Series, tell};
 use hydrant_benches::stamps::{Stamped, Stamps};
@@ -72,7 +73,7 @@ async fn through(events: &Arc<[Event]>, batch: usize, sinks: usize, with_hung: b
             }
         }
         let took = start.elapsed();
-        log.close(Duration::ZERO).await;
+        drop(log.close(Duration::ZERO).await);
         Ok::<_, hydrant::Error>(took)
     });
     Ok(took.await??)
@@ -162,7 +163,7 @@ async fn handed_over(events: u64, pause: Option<Duration>) -> Result<Vec<f64>> {
     for at in 0..SINKS {
         let arrived = Arc::new(stamps.beside());
         arrivals.push(arrived.clone());
-        let options = SecondaryOptions::default().with_start(Start::Origin);
+        let options = SecondaryOptions::default().with_start(StartAt::Origin);
         log.attach(&format!("sink {at}"), Arrivals { stamps: arrived }, options).await?;
     }
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -181,7 +182,7 @@ async fn handed_over(events: u64, pause: Option<Duration>) -> Result<Vec<f64>> {
     })
     .await??;
     log.delivered(EventId::new(events - 1), DEADLINE).await.map_err(|laggards| format!("{laggards:?}"))?;
-    log.close(DEADLINE).await;
+    drop(log.close(DEADLINE).await);
     log.primary().store.close().await?;
     let took = arrivals.iter().flat_map(|arrived| stamps.until(arrived)).collect();
     remove(&dir)?;

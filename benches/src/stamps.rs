@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hydrant::{
-    Acknowledges, Batch, Checkpoint, CheckpointStore, Event, EventSink, EventSource, EventStream, Primary,
-    ReadFrom,
+    Batch, Checkpoint, CheckpointStore, CommitPoint, Durability, Event, EventSink, EventSource, EventStream,
+    Primary, ReadFrom,
 };
 use tokio::time::Instant;
 
@@ -84,12 +84,23 @@ impl<S: EventSource> EventSource for Stamped<S> {
     }
 }
 
+#[async_trait]
+impl<S: CommitPoint> CommitPoint for Stamped<S> {
+    async fn head(&self) -> hydrant::Result<Checkpoint> {
+        self.store.head().await
+    }
+
+    fn event_bytes_max(&self) -> usize {
+        self.store.event_bytes_max()
+    }
+}
+
 impl<S: Primary> Primary for Stamped<S> {
     fn roster(&self) -> Arc<dyn CheckpointStore> {
         self.store.roster()
     }
 
-    fn acknowledges(&self) -> Acknowledges {
-        self.store.acknowledges()
+    fn durability(&self) -> Durability {
+        self.store.durability()
     }
 }

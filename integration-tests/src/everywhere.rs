@@ -42,7 +42,7 @@ async fn run<P: Primary + 'static>(primary: P, count: u64, secondaries: Vec<Plac
         let id = journal.append(&value).await?;
         writeln!(std::io::stdout(), "{id}").expect("the test listens");
     }
-    log.close(Duration::from_mins(1)).await;
+    drop(log.close(Duration::from_mins(1)).await);
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hydrant::{Batch, EventId, EventSink, FanOut, FanOutOptions, Primary, SecondaryOptions, State};
+use hydrant::{Batch, EventId, EventSink, FanOut, FanOutOptions, Primary, SecondaryOptions, SecondaryState};
 use hydrant_benches::figure::{Bound, Figure, Series, tell};
 use hydrant_benches::stamps::{Stamped, Stamps};
 use hydrant_benches::{Result, fresh, machine, micros, percentile, remove, workload};
@@ -90,7 +90,7 @@ async fn paced(secondaries: Option<(&Servers, &str)>) -> Result<Vec<f64>> {
     })
     .await??;
     log.delivered(EventId::new(PACED - 1), DEADLINE).await?;
-    log.close(DEADLINE).await;
+    drop(log.close(DEADLINE).await);
     log.primary().close().await?;
     remove(&dir)?;
     Ok(took)
@@ -143,7 +143,7 @@ async fn lagged(servers: &Servers, name: &str) -> Result<[Vec<f64>; 3]> {
     log.attach("kinesis", Stamped { store: servers.kinesis(name).await?, stamps: kinesis }, options())
         .await?;
     // Kinesis looks back for the end of its log first: what comes meanwhile would be measured as lag.
-    while log.status().secondaries.iter().any(|secondary| secondary.state != State::Live) {
+    while log.status().secondaries.iter().any(|secondary| secondary.state != SecondaryState::Live) {
         tokio::time::sleep(PACE).await;
     }
     let events = workload::events(0, PACED)?;
@@ -155,7 +155,7 @@ async fn lagged(servers: &Servers, name: &str) -> Result<[Vec<f64>; 3]> {
         after = Some(event.id());
     }
     log.delivered(EventId::new(PACED - 1), DEADLINE).await?;
-    log.close(DEADLINE).await;
+    drop(log.close(DEADLINE).await);
     log.primary().store.close().await?;
     remove(&dir)?;
     Ok(arrived.map(|arrived| stamps.until(&arrived)))
@@ -203,7 +203,7 @@ pub(crate) async fn child(events: u64, name: &str) -> Result<()> {
         after = batch.last().map(hydrant::Event::id);
     }
     log.delivered(EventId::new(events - 1), DEADLINE).await?;
-    log.close(DEADLINE).await;
+    drop(log.close(DEADLINE).await);
     log.primary().close().await?;
     remove(&dir)?;
     println!("{}", machine::memory_peak().unwrap_or(0) as f64 / f64::from(1 << 20));

@@ -51,7 +51,7 @@ pub(crate) type Outcome<T = Exit> = Result<T, Failure>;
 pub(crate) fn exit_of(error: &Error) -> Exit {
     match error.kind() {
         // What stands in the logs, or no longer does.
-        ErrorKind::Corrupt | ErrorKind::Gap | ErrorKind::Diverged | ErrorKind::Compacted { .. } => Exit::Data,
+        ErrorKind::Corrupt | ErrorKind::Gap | ErrorKind::Diverged | ErrorKind::Pruned { .. } => Exit::Data,
         ErrorKind::Invalid if error.event().is_some() => Exit::Data,
         ErrorKind::Unsupported => Exit::Usage,
         _ => Exit::Store,
@@ -139,7 +139,7 @@ impl From<&Error> for ErrorObject {
         let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
         Self {
             kind: kind_name(error.kind()),
-            log: error.log().map(ToOwned::to_owned),
+            log: error.target().map(ToOwned::to_owned),
             event_id: error.event().map(hydrant::EventId::get),
             message: format!("{}{cause}", error.message()),
         }

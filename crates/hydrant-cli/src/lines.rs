@@ -62,7 +62,7 @@ impl<R: Read> Lines<R> {
             };
             let whole = line.len() as u64;
             let complete = line.ends_with(b"\n");
-            let event = self.decode(line, complete).map_err(|error| error.in_log(self.named_place()));
+            let event = self.decode(line, complete).map_err(|error| error.at_target(self.named_place()));
             self.number += 1;
             self.offset += whole;
             match event {
@@ -138,7 +138,7 @@ impl<R: Read> Lines<R> {
                 Err(cause) => {
                     self.discard();
                     let error = Error::new(ErrorKind::Unavailable, Retry::Never, "reading failed");
-                    return Some(Err(error.in_log(self.named_place()).because(cause)));
+                    return Some(Err(error.at_target(self.named_place()).because(cause)));
                 }
             }
         }
@@ -165,7 +165,7 @@ impl<R: Read> Lines<R> {
             "the line is longer than `line_bytes_max` = {most}; if it really is one event, allow more: \
              stdio:?line_bytes_max=SIZE"
         ))
-        .in_log(self.named_place())
+        .at_target(self.named_place())
     }
 
     fn discard(&mut self) {

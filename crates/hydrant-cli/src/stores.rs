@@ -102,12 +102,12 @@ pub(crate) trait Place: fmt::Debug + Send + Sync {
     /// still needs.
     async fn prune(&self, _before: EventId) -> Result<()> {
         let message = "nothing is pruned here: what is old goes as the store itself says";
-        Err(Error::new(ErrorKind::Unsupported, Retry::Never, message).in_log(self.target()))
+        Err(Error::new(ErrorKind::Unsupported, Retry::Never, message).at_target(self.target()))
     }
     /// Merges small segments.
     async fn compact(&self) -> Result<Compaction> {
         let message = "there is nothing to merge here: it is logs in S3 that are one object a batch";
-        Err(Error::new(ErrorKind::Unsupported, Retry::Never, message).in_log(self.target()))
+        Err(Error::new(ErrorKind::Unsupported, Retry::Never, message).at_target(self.target()))
     }
     /// What it holds.
     async fn status(&self) -> Result<StoreStatus>;
@@ -201,10 +201,10 @@ pub(crate) fn by_reading(place: String, source: Arc<dyn EventSource>) -> Finding
                 }
                 Err(error) => error,
             };
-            let before = |id: EventId| id.get().checked_sub(1).map(EventId::new);
+            let before = |id: EventId| id.prev();
             let next = match (error.kind(), error.event()) {
                 // Of a pruned log: what is kept.
-                (ErrorKind::Compacted { oldest }, _) if reading.last.is_none() => {
+                (ErrorKind::Pruned { oldest }, _) if reading.last.is_none() => {
                     reading.events = Some(reading.source.read(ReadFrom::from(before(oldest))));
                     continue;
                 }
@@ -219,7 +219,7 @@ pub(crate) fn by_reading(place: String, source: Arc<dyn EventSource>) -> Finding
             }
             let event = error.event().map(|id| format!("event {id}: ")).unwrap_or_default();
             let finding =
-                Finding::new(error.log().unwrap_or(&reading.place), format!("{event}{}", error.message()));
+                Finding::new(error.target().unwrap_or(&reading.place), format!("{event}{}", error.message()));
             return Some((Ok(finding), reading));
         }
     })
@@ -231,7 +231,7 @@ pub(crate) async fn prune<P: Primary + Prune + 'static>(store: P, before: EventI
     let log = FanOut::open(store, FanOutOptions::default()).await?;
     let pruned = log.prune(before).await;
     // Nothing is attached, so there is nothing to wait for.
-    log.close(Duration::ZERO).await;
+    drop(log.close(Duration::ZERO).await);
     pruned
 }
 
@@ -277,8 +277,8 @@ impl StoreStatus {
                 Ok(None) => break,
                 // Of a pruned log: what is kept.
                 Err(error) => match error.kind() {
-                    ErrorKind::Compacted { oldest } if last.is_none() => {
-                        let before = oldest.get().checked_sub(1).map(EventId::new);
+                    ErrorKind::Pruned { oldest } if last.is_none() => {
+                        let before = oldest.prev();
                         events = source.read(ReadFrom::from(before));
                     }
                     _ => return Err(error),
@@ -286,7 +286,7 @@ impl StoreStatus {
             }
         }
         status.last_id = last.as_ref().map(Event::id);
-        status.checkpoint = last.as_ref().map_or(Checkpoint::Empty, Checkpoint::behind);
+        status.checkpoint = last.as_ref().map_or(Checkpoint::Empty, Checkpoint::at);
         Ok(status)
     }
 }

@@ -27,8 +27,8 @@ use async_trait::async_trait;
 use fastrand::Rng;
 use futures_util::{StreamExt, stream};
 use hydrant::{
-    Acknowledges, Batch, Checkpoint, CheckpointStore, Entry, Error, ErrorKind, EventId, EventSink,
-    EventSource, EventStream, Primary, Prune, ReadFrom, Result, Retry,
+    Batch, Checkpoint, CheckpointEntry, CheckpointStore, CommitPoint, Durability, Error, ErrorKind, EventId,
+    EventSink, EventSource, EventStream, Primary, Prune, ReadFrom, Result, Retry,
 };
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -256,27 +256,43 @@ impl<S: Prune> Prune for Faulty<S> {
     }
 }
 
+#[async_trait]
+impl<S: CommitPoint> CommitPoint for Faulty<S> {
+    async fn head(&self) -> Result<Checkpoint> {
+        self.faults.around(self.inner.head()).await
+    }
+
+    fn event_bytes_max(&self) -> usize {
+        self.inner.event_bytes_max()
+    }
+}
+
 impl<S: Primary> Primary for Faulty<S> {
     fn roster(&self) -> Arc<dyn CheckpointStore> {
         self.inner.roster()
     }
 
-    fn acknowledges(&self) -> Acknowledges {
-        self.inner.acknowledges()
+    fn durability(&self) -> Durability {
+        self.inner.durability()
     }
 }
 
 #[async_trait]
 impl<S: CheckpointStore> CheckpointStore for Faulty<S> {
-    async fn load(&self, name: &str) -> Result<Option<Entry>> {
+    async fn load(&self, name: &str) -> Result<Option<CheckpointEntry>> {
         self.faults.around(self.inner.load(name)).await
     }
 
-    async fn list(&self) -> Result<Vec<Entry>> {
+    async fn list(&self) -> Result<Vec<CheckpointEntry>> {
         self.faults.around(self.inner.list()).await
     }
 
-    async fn swap(&self, name: &str, expected: Option<&Entry>, new: Option<&Entry>) -> Result<()> {
+    async fn swap(
+        &self,
+        name: &str,
+        expected: Option<&CheckpointEntry>,
+        new: Option<&CheckpointEntry>,
+    ) -> Result<()> {
         self.faults.around(self.inner.swap(name, expected, new)).await
     }
 }

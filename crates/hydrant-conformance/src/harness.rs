@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, stream};
 use hydrant::{
-    Acknowledges, Capabilities, Event, EventId, EventSink, EventSource, EventStream, Prune, ReadFrom, Result,
+    Capabilities, Durability, Event, EventId, EventSink, EventSource, EventStream, Prune, ReadFrom, Result,
     Store, follow_by_reading,
 };
 
@@ -31,8 +31,8 @@ pub trait Harness: Send + Sync + 'static {
     async fn open(&self, namespace: &str) -> Result<Opened>;
 
     /// What `Ok` from an append means.
-    fn acknowledges(&self) -> Acknowledges {
-        Acknowledges::Durable
+    fn durability(&self) -> Durability {
+        Durability::Durable
     }
 
     /// What the store can take and how long it may need.
@@ -231,10 +231,10 @@ impl<F: Fn() -> Result<Vec<Event>> + Send + Sync + 'static> EventSource for Held
             Ok(events) => events,
             Err(error) => return stream::iter([Err(error)]).boxed(),
         };
-        let start = match from {
+        let start = match from.exclusive() {
             ReadFrom::After(id) => events.partition_point(|event| event.id() <= id),
             ReadFrom::Snapshot => events.iter().rposition(Event::is_snapshot).unwrap_or(0),
-            _ => 0,
+            ReadFrom::Origin | ReadFrom::At(_) => 0,
         };
         stream::iter(events.into_iter().skip(start).map(Ok)).boxed()
     }

@@ -33,7 +33,7 @@ impl Law {
             1 => "Acknowledged is held: after Ok, a crash loses nothing that the store promises.",
             2 => "Order: ids strictly grow, gaps allowed; the order of arrival is the order held.",
             3 => "Idempotent: appending what is held is Ok and changes nothing.",
-            4 => "Compare-and-append: a hole is Gap, another event is Fenced, below the floor is Compacted.",
+            4 => "Compare-and-append: a hole is Gap, another event is Fenced, below the floor is Pruned.",
             5 => "Checkpoint = prefix: never ahead of what is durable, never hiding a hole.",
             6 => {
                 "Whole batches: a crash or a dropped future leaves all of a batch or none, or else a prefix."

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use hydrant::{
-    Acknowledges, Batch, Capabilities, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, EventSource,
+    Batch, Capabilities, Checkpoint, Durability, Error, ErrorKind, Event, EventId, EventSink, EventSource,
     EventSourceExt, EventStream, Prune, ReadFrom, Result,
 };
 use tokio::time::{Instant, sleep};
@@ -43,7 +43,7 @@ impl Trial {
 
     /// Whether `Ok` already means durable and shown.
     pub(crate) fn is_durable(&self) -> bool {
-        self.harness.acknowledges() == Acknowledges::Durable
+        self.harness.durability() == Durability::Durable
     }
 
     /// Whether what was acknowledged may take a moment to be seen.
@@ -227,10 +227,8 @@ impl Log<'_> {
         if let Some(source) = &self.opened.source {
             let seen = match (source.collect(ReadFrom::Origin).await, expected.first()) {
                 // A sink that started at a snapshot has no origin.
-                (Err(error), Some(first))
-                    if error.kind() == (ErrorKind::Compacted { oldest: first.id() }) =>
-                {
-                    let before = first.id().get().checked_sub(1).map(EventId::new);
+                (Err(error), Some(first)) if error.kind() == (ErrorKind::Pruned { oldest: first.id() }) => {
+                    let before = first.id().prev();
                     self.read(before.into()).await?
                 }
                 (read, _) => read.expected(|| "a read from the origin without an error".to_owned())?,
@@ -238,7 +236,7 @@ impl Log<'_> {
             same_events("the log", expected, &seen)?;
         }
         if self.trial.has(Capabilities::MEMORY) {
-            let wanted = expected.last().map_or(Checkpoint::Empty, Checkpoint::behind);
+            let wanted = expected.last().map_or(Checkpoint::Empty, Checkpoint::at);
             let seen = self.checkpoint().await?;
             if seen != wanted {
                 return broken(format!("the checkpoint {wanted:?}"), format!("{seen:?}"));

@@ -28,7 +28,7 @@ impl Harness for OverMemory {
         let log = FanOut::open(primary, FanOutOptions::default()).await?;
         let closing = log.clone();
         Ok(Opened::prunable(log).closed_by(async move {
-            closing.close(Duration::from_secs(1)).await;
+            drop(closing.close(Duration::from_secs(1)).await);
             Ok(())
         }))
     }

@@ -75,7 +75,7 @@ impl Directory {
         put(&packer.finish()?)?;
         out.sync().map_err(fail("syncing"))?;
         self.compare(&*file, stat.len, &ZstFile::open(out, fail("reading back"))?)
-            .map_err(|error| error.in_log(packed.display().to_string()))?;
+            .map_err(|error| error.at_target(packed.display().to_string()))?;
         self.disk.rename(&temp, &packed).map_err(fail("renaming"))?;
         sync_dir(self)?;
         self.disk.remove(&plain).map_err(|cause| io_error(&plain, "removing", Retry::Safe, cause))?;

@@ -109,7 +109,7 @@ impl Directory {
             return Err(Error::invalid(
                 "a log is a regular file, and this is a directory, a pipe or a device; move it away",
             )
-            .in_log(path.display().to_string()));
+            .at_target(path.display().to_string()));
         }
         Ok(found)
     }
@@ -140,7 +140,7 @@ impl Directory {
             }
             let unread = |cause| self.unread(&path, cause);
             let file =
-                ZstFile::open(file, unread).map_err(|error| error.in_log(path.display().to_string()))?;
+                ZstFile::open(file, unread).map_err(|error| error.at_target(path.display().to_string()))?;
             let stat = file.stat().map_err(unread)?;
             return Ok(Some((path, Arc::new(file), stat)));
         }
@@ -169,7 +169,7 @@ impl Directory {
             Retry::Never,
             format!("line {line}, byte {offset}: {}{help}", what.message()),
         )
-        .in_log(path.display().to_string());
+        .at_target(path.display().to_string());
         match (what.event(), std::error::Error::source(what)) {
             (Some(event), _) => error.at(event),
             (None, Some(cause)) => error.because(cause.to_string()),

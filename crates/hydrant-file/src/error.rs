@@ -9,7 +9,7 @@ use hydrant::{Error, ErrorKind, Retry};
 pub(crate) fn io_error(path: &Path, doing: &str, retry: Retry, cause: io::Error) -> Error {
     // What a compressed segment says about itself comes this way, too.
     let cause = match cause.downcast::<Error>() {
-        Ok(error) => return error.in_log(path.display().to_string()),
+        Ok(error) => return error.at_target(path.display().to_string()),
         Err(cause) => cause,
     };
     let (kind, advice) = match cause.kind() {
@@ -28,6 +28,6 @@ pub(crate) fn io_error(path: &Path, doing: &str, retry: Retry, cause: io::Error)
         _ => (ErrorKind::Unavailable, "check the disk"),
     };
     Error::new(kind, retry, format!("{doing} failed; {advice}"))
-        .in_log(path.display().to_string())
+        .at_target(path.display().to_string())
         .because(cause)
 }

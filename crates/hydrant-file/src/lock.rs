@@ -105,7 +105,7 @@ impl Record {
             Error::corrupt(
                 "`state` is missing, and was synced; put it back (to begin anew where it was, remove `lock` too)",
             )
-            .in_log(state.display().to_string())
+            .at_target(state.display().to_string())
         })
     }
 
@@ -158,7 +158,7 @@ impl Lock {
             Retry::Safe,
             format!("{holder} has this log open for writing, and a log has one writer; end it first, or only read (`FileSource`)"),
         )
-        .in_log(dir.path.display().to_string())
+        .at_target(dir.path.display().to_string())
     }
 
     /// Keeps the lock held as long as it can be upgraded and is: for work that must end before another

@@ -30,7 +30,7 @@ impl Opening {
     pub(crate) fn predecessor(&self) -> Option<EventId> {
         match self.opens {
             Some(opens) => opens.predecessor(),
-            None if self.snapshot.is_some() => self.id.get().checked_sub(1).map(EventId::new),
+            None if self.snapshot.is_some() => self.id.prev(),
             None => None,
         }
     }

@@ -53,7 +53,7 @@ pub struct RepairReport {
 /// 1. Lines that were glued together, as hydra-node leaves them after a crash, are taken apart, and half
 ///    events between whole ones are taken out, where the ids prove that no event is missing then.
 /// 2. Where a sealed segment is damaged, the log begins behind it: the next segment opens with a snapshot.
-///    The segments before are set aside; whoever still needs them is told `Compacted`.
+///    The segments before are set aside; whoever still needs them is told `Pruned`.
 /// 3. Where `state` is damaged, the log ends with the last whole commit before the damage.
 ///
 /// The rest of the log is contiguous and checks. Files, or parts of them, that were taken out are kept as

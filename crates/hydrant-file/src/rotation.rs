@@ -65,7 +65,7 @@ pub(crate) fn taken(name: &Path) -> Error {
         Retry::Never,
         "a segment of this name is there already, and is not overwritten; move it away",
     )
-    .in_log(name.display().to_string())
+    .at_target(name.display().to_string())
 }
 
 pub(crate) fn sync_dir(dir: &Directory) -> Result<()> {

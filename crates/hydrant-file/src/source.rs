@@ -66,7 +66,7 @@ impl FileSource {
                     Retry::Safe,
                     "there is no such directory; name the one that holds the log's `state`",
                 )
-                .in_log(looked.path.display().to_string()));
+                .at_target(looked.path.display().to_string()));
             }
             looked.list().map(drop)
         })
@@ -87,7 +87,7 @@ impl FileSource {
             })
             .await?;
             if let Some(last) = found {
-                return Ok(last.as_ref().map_or(Checkpoint::Empty, Checkpoint::behind));
+                return Ok(last.as_ref().map_or(Checkpoint::Empty, Checkpoint::at));
             }
             tokio::time::sleep(self.options.poll_interval).await;
         }
@@ -197,7 +197,7 @@ impl Views for DirectoryViews {
             return self.find_end();
         }
         Err(Error::new(ErrorKind::Unavailable, Retry::Safe, "`state` is replaced all the time; try again")
-            .in_log(path.display().to_string()))
+            .at_target(path.display().to_string()))
     }
 
     fn changed(&mut self) -> Signal {

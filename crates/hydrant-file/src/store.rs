@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hydrant::{
-    Acknowledges, Batch, Capabilities, Checkpoint, CheckpointStore, Error, ErrorKind, EventSink, EventSource,
-    EventStream, Primary, ReadFrom, Result, Retry,
+    Batch, Capabilities, Checkpoint, CheckpointStore, CommitPoint, Durability, Error, ErrorKind, EventSink,
+    EventSource, EventStream, Primary, ReadFrom, Result, Retry,
 };
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -247,19 +247,6 @@ impl FileStore {
         let stopped = self.shared.published.borrow().stopped.clone();
         stopped.unwrap_or_else(|| Error::closed("the log was closed; open it again"))
     }
-
-    /// Nothing that a reader would refuse is accepted.
-    fn check_sizes(&self, batch: &Batch<'_>) -> Result<()> {
-        let max = self.shared.options.event_bytes_max;
-        match batch.events().iter().find(|event| event.size() > max) {
-            Some(event) => {
-                let size = event.size();
-                Err(Error::invalid(format!("{size} bytes are more than `event_bytes_max` = {max}"))
-                    .at(event.id()))
-            }
-            None => Ok(()),
-        }
-    }
 }
 
 mod upkeep;
@@ -312,14 +299,14 @@ impl EventSink for FileStore {
     /// Appends a batch; acknowledged as [`Fsync`] says. Appends that wait at the same time share one sync.
     ///
     /// # Errors
-    /// `Gap`, `Fenced` and `Compacted` as the contract says; `Invalid` for an event above
+    /// `Gap`, `Fenced` and `Pruned` as the contract says; `Invalid` for an event above
     /// `event_bytes_max`; `Full` when the disk is (`Safe`: nothing was applied); `Closed` after a failure
     /// that only reopening settles.
     ///
     /// # Cancel safety
     /// A dropped future leaves all of the batch or none, and the next call on this log is served after it.
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
-        self.check_sizes(&batch)?;
+        batch.check_size(self.event_bytes_max())?;
         let (after, events) = (batch.after(), batch.events().to_vec());
         let is_small = events.len() <= LOOK_EVENTS_MAX;
         let (reply, mut answer) = oneshot::channel();
@@ -341,7 +328,7 @@ impl EventSink for FileStore {
         };
         match stopped {
             Some(stopped) => Err(stopped),
-            None => Ok(head.as_ref().map_or(Checkpoint::Empty, Checkpoint::behind)),
+            None => Ok(head.as_ref().map_or(Checkpoint::Empty, Checkpoint::at)),
         }
     }
 }
@@ -363,15 +350,28 @@ impl EventSource for FileStore {
     }
 }
 
+#[async_trait]
+impl CommitPoint for FileStore {
+    async fn head(&self) -> Result<Checkpoint> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Head(reply)).await?;
+        answer.await.unwrap_or_else(|_| Err(self.stopped()))
+    }
+
+    fn event_bytes_max(&self) -> usize {
+        self.shared.options.event_bytes_max
+    }
+}
+
 impl Primary for FileStore {
     fn roster(&self) -> Arc<dyn CheckpointStore> {
         self.shared.roster.clone()
     }
 
-    fn acknowledges(&self) -> Acknowledges {
+    fn durability(&self) -> Durability {
         match self.shared.options.fsync {
-            Fsync::Always => Acknowledges::Durable,
-            Fsync::Interval(_) | Fsync::Never => Acknowledges::Accepted,
+            Fsync::Always => Durability::Durable,
+            Fsync::Interval(_) | Fsync::Never => Durability::Accepted,
         }
     }
 }

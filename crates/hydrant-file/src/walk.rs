@@ -131,11 +131,10 @@ impl Walk {
     }
 
     fn start(&mut self, view: &View, from: ReadFrom) -> Result<()> {
-        match from {
+        match from.exclusive() {
             ReadFrom::Snapshot => return self.start_at_snapshot(view),
             ReadFrom::After(id) => self.position = Some(id),
-            ReadFrom::Origin => {}
-            _ => return Err(Error::invalid("this store does not know where such a read begins")),
+            ReadFrom::Origin | ReadFrom::At(_) => {}
         }
         self.segment = self.choose(view)?;
         if let (Some(segment), Some(position)) = (&mut self.segment, self.position) {
@@ -190,7 +189,7 @@ impl Walk {
         if let Some((_, oldest)) = self.oldest(view)?
             && oldest.predecessor() > self.position
         {
-            return Err(Error::compacted(oldest.id).in_log(self.dir.path.display().to_string()));
+            return Err(Error::pruned(oldest.id).at_target(self.dir.path.display().to_string()));
         }
         match view.sealed.iter().find(|sealed| Some(sealed.last) > self.position) {
             Some(sealed) => match self.open(*sealed)? {
@@ -230,7 +229,7 @@ impl Walk {
                     "the file with the events up to {} is missing; put it back",
                     sealed.last
                 ))
-                .in_log(self.dir.file(&sealed.name()).display().to_string())
+                .at_target(self.dir.file(&sealed.name()).display().to_string())
             })
         };
         let now = match self.dir.list() {
@@ -239,7 +238,7 @@ impl Walk {
         };
         match self.oldest(&now) {
             Ok(Some((_, oldest))) if oldest.predecessor() > self.position => {
-                Error::compacted(oldest.id).in_log(self.dir.path.display().to_string())
+                Error::pruned(oldest.id).at_target(self.dir.path.display().to_string())
             }
             Ok(_) => lost(None),
             Err(error) => lost(Some(error)),

@@ -148,16 +148,16 @@ impl Writer {
             return Ok(append.events.len());
         }
         let batch = Batch::new(append.after, &append.events)?;
-        let checkpoint = head.map_or(Checkpoint::Empty, Checkpoint::behind);
-        let fresh = batch.behind(&checkpoint)?.len();
+        let checkpoint = head.map_or(Checkpoint::Empty, Checkpoint::at);
+        let fresh = batch.fresh_after(&checkpoint)?.len();
         if !batch.held_by(&checkpoint).is_empty() {
             self.flush(pending);
             if let Some(stopped) = &self.stopped {
                 return Err(stopped.clone());
             }
             // A flush that failed has taken the head back.
-            let checkpoint = self.head.as_ref().map_or(Checkpoint::Empty, Checkpoint::behind);
-            let fresh = batch.behind(&checkpoint)?.len();
+            let checkpoint = self.head.as_ref().map_or(Checkpoint::Empty, Checkpoint::at);
+            let fresh = batch.fresh_after(&checkpoint)?.len();
             self.check_held(append.after, batch.held_by(&checkpoint))?;
             return Ok(fresh);
         }
@@ -170,11 +170,11 @@ impl Writer {
         let mut walk = Walk::new(self.dir.clone(), ReadFrom::from(after));
         let mut first = walk.next(&view);
         if let (Err(error), Some(event)) = (&first, held.first())
-            && let ErrorKind::Compacted { oldest } = error.kind()
+            && let ErrorKind::Pruned { oldest } = error.kind()
             && event.id() >= oldest
         {
             // What lies below the floor is not compared: nothing of it was sent.
-            let before = oldest.get().checked_sub(1).map(EventId::new);
+            let before = oldest.prev();
             walk = Walk::new(self.dir.clone(), ReadFrom::from(before));
             first = walk.next(&view);
         }

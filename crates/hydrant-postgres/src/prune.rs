@@ -16,7 +16,7 @@ const CHUNK_EVENTS: i64 = 1_000;
 #[async_trait]
 impl Prune for PostgresStore {
     /// Raises the floor to the newest snapshot whose predecessor is below `before`, then removes the rows below
-    /// it in chunks. Readers get `Compacted` from the moment that the floor is raised.
+    /// it in chunks. Readers get `Pruned` from the moment that the floor is raised.
     ///
     /// # Errors
     /// Whatever the server answers; pruning again is safe, and removes what was left.

@@ -76,7 +76,7 @@ impl Shared {
                 result.unwrap_or_else(|_| Err(timed_out(doing, what, patience)))
             }
         };
-        result.map_err(|error| error.in_log(&self.log.name))
+        result.map_err(|error| error.at_target(&self.log.name))
     }
 
     /// Runs one call of the writer. Where its server only reads, the readers' connection is given up with its own:

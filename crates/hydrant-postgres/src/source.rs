@@ -118,7 +118,7 @@ impl Reading {
                         hydrant::Retry::Safe,
                         "fetching a page failed inside; report it",
                     );
-                    return Some(Err(error.in_log(&self.shared.log.name).because(gone)));
+                    return Some(Err(error.at_target(&self.shared.log.name).because(gone)));
                 }
             }
         }
@@ -137,10 +137,10 @@ impl Drop for Fetch {
 
 impl Fetch {
     fn first(shared: Arc<Shared>, from: ReadFrom) -> Self {
-        match from {
+        match from.exclusive() {
             ReadFrom::After(id) => Self::page(shared, Position::at(Some(id)), None),
             ReadFrom::Snapshot => Self(tokio::spawn(async move { from_snapshot(&shared).await })),
-            _ => Self::page(shared, Position::at(None), None),
+            ReadFrom::Origin | ReadFrom::At(_) => Self::page(shared, Position::at(None), None),
         }
     }
 
@@ -188,8 +188,7 @@ async fn from_snapshot(shared: &Shared) -> Result<Page> {
             shared.reading("looking for the newest snapshot", async |session| newest(shared, session).await);
         match page(shared, at.await?, None).await {
             // A newer snapshot was appended, and what was before it pruned, since the look.
-            Err(error)
-                if matches!(error.kind(), hydrant::ErrorKind::Compacted { .. }) && looks < LOOKS_MAX => {}
+            Err(error) if matches!(error.kind(), hydrant::ErrorKind::Pruned { .. }) && looks < LOOKS_MAX => {}
             page => return page,
         }
     }
@@ -212,7 +211,7 @@ async fn newest(shared: &Shared, session: &Session) -> Result<Position> {
 /// Fetches a page.
 ///
 /// # Errors
-/// `Compacted` when it begins below the floor; `Diverged` when it begins behind an event that is another one now;
+/// `Pruned` when it begins below the floor; `Diverged` when it begins behind an event that is another one now;
 /// `Corrupt` when rows are missing; whatever the server answers.
 async fn page(shared: &Shared, at: Position, end: Option<EventId>) -> Result<Page> {
     let log = &shared.log;
@@ -229,8 +228,8 @@ async fn page(shared: &Shared, at: Position, end: Option<EventId>) -> Result<Pag
             rows.map_err(|cause| server_error(Doing::Reading, "reading", cause))
         })
         .await?;
-    decode(&rows, at, end).map_err(|error| error.in_log(&log.name)).map(|mut page| {
-        page.failed = page.failed.map(|error| error.in_log(&log.name));
+    decode(&rows, at, end).map_err(|error| error.at_target(&log.name)).map(|mut page| {
+        page.failed = page.failed.map(|error| error.at_target(&log.name));
         page
     })
 }
@@ -247,7 +246,7 @@ fn decode(rows: &[Row], at: Position, end: Option<EventId>) -> Result<Page> {
     let (head, floor_after, oldest) = (column(0)?, column(1)?, column(2)?);
     // All are of the same snapshot: what is not there was pruned before it, and then the floor says so.
     if at.after < floor_after {
-        return Err(Error::compacted(oldest.or(floor_after).unwrap_or(EventId::ZERO)));
+        return Err(Error::pruned(oldest.or(floor_after).unwrap_or(EventId::ZERO)));
     }
     if end > head {
         let message =

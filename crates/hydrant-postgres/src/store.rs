@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use hydrant::{
-    Acknowledges, Batch, Capabilities, Checkpoint, CheckpointStore, Error, EventSink, EventSource,
+    Batch, Capabilities, Checkpoint, CheckpointStore, CommitPoint, Durability, Error, EventSink, EventSource,
     EventStream, Primary, ReadFrom, Result,
 };
 use tokio::time::timeout;
@@ -92,7 +92,7 @@ impl PostgresStore {
                 "the name of a log must have 1 to {LOG_BYTES_MAX} bytes and no NUL; choose another"
             )));
         }
-        options.check().map_err(|error| error.in_log(log))?;
+        options.check().map_err(|error| error.at_target(log))?;
         let connect = connect.into();
         let tables = Tables::new(&options.schema, &options.table)?;
         let settings = Settings::new(options.call_timeout, options.lock_timeout);
@@ -108,7 +108,7 @@ impl PostgresStore {
         let opened = timeout(patience, opening).await;
         let session = opened
             .unwrap_or_else(|_| Err(timed_out(Doing::Reading, "opening", patience)))
-            .map_err(|error: Error| if error.log().is_some() { error } else { error.in_log(log) })?;
+            .map_err(|error: Error| if error.target().is_some() { error } else { error.at_target(log) })?;
         let roster = PostgresCheckpointsOptions::default()
             .with_schema(&tables.schema)
             .with_table(tables.roster())
@@ -148,18 +148,8 @@ impl PostgresStore {
 
     /// Nothing that a row cannot hold or a reader would refuse is accepted.
     fn check(&self, batch: &Batch<'_>) -> Result<()> {
-        let max = self.shared.log.options.event_bytes_max;
-        for event in batch.events() {
-            wire::bigint(event.id())?;
-            let size = event.size();
-            if size > max {
-                return Err(Error::invalid(format!(
-                    "{size} bytes are more than `event_bytes_max` = {max}; raise it, or keep large values elsewhere"
-                ))
-                .at(event.id()));
-            }
-        }
-        Ok(())
+        batch.check_size(self.event_bytes_max())?;
+        batch.events().iter().try_for_each(|event| wire::bigint(event.id()).map(drop))
     }
 }
 
@@ -182,14 +172,14 @@ impl EventSink for PostgresStore {
     /// COPY in two.
     ///
     /// # Errors
-    /// `Gap`, `Fenced` and `Compacted` as the contract says; `Invalid` for an event above `event_bytes_max` or an
+    /// `Gap`, `Fenced` and `Pruned` as the contract says; `Invalid` for an event above `event_bytes_max` or an
     /// id above 2^63-1; `Full` when the server's disk is; what `docs/postgres.md` lists by SQLSTATE.
     ///
     /// # Cancel safety
     /// A dropped future leaves all of the batch or none. The next call on this handle waits until it has ended.
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
         let Shared { log, appended, .. } = &*self.shared;
-        self.check(&batch).map_err(|error| error.in_log(&log.name))?;
+        self.check(&batch).map_err(|error| error.at_target(&log.name))?;
         let append = async |writer: &mut Writer| writer.append(log, batch).await;
         if self.shared.writing(Doing::Writing, "appending", append).await? {
             appended.send_replace(());
@@ -224,13 +214,24 @@ impl EventSource for PostgresStore {
     }
 }
 
+#[async_trait]
+impl CommitPoint for PostgresStore {
+    async fn head(&self) -> Result<Checkpoint> {
+        self.checkpoint().await
+    }
+
+    fn event_bytes_max(&self) -> usize {
+        self.shared.log.options.event_bytes_max
+    }
+}
+
 impl Primary for PostgresStore {
     /// Kept in a table beside the log's, under the log's name; made when it is used first.
     fn roster(&self) -> Arc<dyn CheckpointStore> {
         self.roster.clone()
     }
 
-    fn acknowledges(&self) -> Acknowledges {
-        Acknowledges::Durable
+    fn durability(&self) -> Durability {
+        Durability::Durable
     }
 }

@@ -56,7 +56,7 @@ impl Head {
     /// The head once `events` stand behind it.
     fn moved(self, batch: &Batch<'_>, events: &[Event]) -> Self {
         let Some(last) = events.last() else { return self };
-        let checkpoint = Checkpoint::behind(last);
+        let checkpoint = Checkpoint::at(last);
         match self.checkpoint {
             Checkpoint::Empty => {
                 Self { checkpoint, floor_after: batch.after(), oldest: Some(events[0].id()), ..self }
@@ -218,7 +218,7 @@ impl Call<'_> {
     }
 
     fn read_head(&self, row: &Row) -> Result<Head> {
-        Head::of(row).map_err(|error| error.in_log(&self.log.name))
+        Head::of(row).map_err(|error| error.at_target(&self.log.name))
     }
 
     /// A server that was put back to an older state, or a standby that lacked the last events, has other events
@@ -240,9 +240,9 @@ impl Call<'_> {
         if let (Some(first), Some(oldest)) = (held.first(), head.oldest)
             && batch.after() < head.floor_after
         {
-            return Ok(Err(Error::compacted(oldest).at(first.id())));
+            return Ok(Err(Error::pruned(oldest).at(first.id())));
         }
-        let fresh = match batch.behind(&head.checkpoint) {
+        let fresh = match batch.fresh_after(&head.checkpoint) {
             Ok(fresh) => fresh,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -269,7 +269,7 @@ impl Call<'_> {
         let now = self.refreshed(true).await?;
         Ok(match now.oldest {
             Some(oldest) if now.floor_after > head.floor_after && event.id() < oldest => {
-                Error::compacted(oldest).at(event.id())
+                Error::pruned(oldest).at(event.id())
             }
             _ => differs(event.id()),
         })

@@ -75,9 +75,9 @@ impl Writer {
         let mut was_sent = false;
         let appended = self.append_behind(bucket, log, batch, &mut was_sent).await;
         appended.map_err(|error| if was_sent { error.maybe_applied() } else { error }).map_err(|error| {
-            match error.log() {
+            match error.target() {
                 Some(_) => error,
-                None => error.in_log(bucket.url(&bucket.keys.log())),
+                None => error.at_target(bucket.url(&bucket.keys.log())),
             }
         })
     }
@@ -99,7 +99,7 @@ impl Writer {
                 }
             };
             let view = self.view.insert(view).clone();
-            let fresh = match batch.behind(&view.checkpoint()) {
+            let fresh = match batch.fresh_after(&view.checkpoint()) {
                 Ok(fresh) => fresh,
                 // Others may have written since.
                 Err(_) if !is_fresh => {
@@ -221,7 +221,7 @@ impl Writer {
 fn unclear(bucket: &Bucket, place: Place) -> Error {
     let message = "the server says that the key is taken, and lists nothing there: ask it again, and check that it \
                    is consistent";
-    Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message).in_log(bucket.url_at(place))
+    Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message).at_target(bucket.url_at(place))
 }
 
 /// Encodes events, on a thread of their own where they are many.

@@ -305,7 +305,7 @@ impl Bucket {
 const SDK_ATTEMPTS: u32 = 3;
 
 fn object(target: &str, metadata: Option<Metadata>) -> Result<Object> {
-    Object::from_metadata(&metadata.unwrap_or_default()).map_err(|error: Error| error.in_log(target))
+    Object::from_metadata(&metadata.unwrap_or_default()).map_err(|error: Error| error.at_target(target))
 }
 
 pub(crate) fn status<E>(cause: &SdkError<E, HttpResponse>) -> Option<u16> {

@@ -28,7 +28,7 @@ pub(crate) async fn root(bucket: &Bucket) -> Result<Option<Root>> {
         }
         Object::Moved { .. } | Object::Pruned => {
             Err(Error::corrupt("a tombstone stands where the log begins; run `hydrant verify`")
-                .in_log(bucket.url_at(None)))
+                .at_target(bucket.url_at(None)))
         }
     }
 }
@@ -46,19 +46,19 @@ pub(crate) struct Root {
 /// Where to begin a read of a log that ends with `head`.
 ///
 /// # Errors
-/// `Compacted` for what begins below the floor; `Corrupt` where the log has no beginning.
+/// `Pruned` for what begins below the floor; `Corrupt` where the log has no beginning.
 pub(crate) async fn begin(bucket: &Bucket, from: ReadFrom, head: &Head) -> Result<Beginning> {
     let root = root(bucket).await?.ok_or_else(|| hole(bucket, None, head.place))?;
-    let after = match from {
+    let after = match from.exclusive() {
         ReadFrom::After(id) => Some(id),
         ReadFrom::Snapshot => match head.segment.snapshot {
             Some(newest) if newest.after >= root.after => newest.after,
             _ => root.after,
         },
-        _ => None,
+        ReadFrom::Origin | ReadFrom::At(_) => None,
     };
     if after < root.after {
-        return Err(Error::compacted(root.oldest).in_log(bucket.url(&bucket.keys.log())));
+        return Err(Error::pruned(root.oldest).at_target(bucket.url(&bucket.keys.log())));
     }
     if after == root.after {
         return Ok(Beginning { place: root.place, skip: None });
@@ -92,7 +92,7 @@ async fn follow_moves(bucket: &Bucket, mut place: Place, mut object: Object) -> 
         // Merged into what is before it: so this ends.
         if into >= place {
             let message = "a tombstone that points forward; run `hydrant verify`";
-            return Err(Error::corrupt(message).in_log(bucket.url_at(place)));
+            return Err(Error::corrupt(message).at_target(bucket.url_at(place)));
         }
         place = into;
         object = bucket.head(place).await?.ok_or_else(|| hole(bucket, place, None))?.object;

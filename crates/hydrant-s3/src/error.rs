@@ -39,7 +39,8 @@ where
             // The SDK's own error shows codes and the server's words, but neither keys nor tokens.
             let code = answer.err().code().unwrap_or("no code");
             let said = answer.err().message().unwrap_or_default().to_owned();
-            let error = Error::new(kind, retry, format!("{advice} (HTTP {status}, {code})")).in_log(target);
+            let error =
+                Error::new(kind, retry, format!("{advice} (HTTP {status}, {code})")).at_target(target);
             let is_unknown = status == 501 || code == "NotImplemented";
             return if is_unknown { error.because(NotImplemented(said)) } else { error.because(said) };
         }
@@ -62,7 +63,7 @@ where
             "the answer could not be read; check that the endpoint speaks S3",
         ),
     };
-    error.in_log(target).because(Causes(Box::new(cause)))
+    error.at_target(target).because(Causes(Box::new(cause)))
 }
 
 /// What a server says that does not know what it was asked for.
@@ -118,7 +119,7 @@ fn late(request: Request) -> Error {
 
 /// A request that outlived the time that the store gives it.
 pub(crate) fn elapsed(target: &str, request: Request, cause: Elapsed) -> Error {
-    late(request).in_log(target).because(cause)
+    late(request).at_target(target).because(cause)
 }
 
 /// A body that broke off, or does not have the checksum that S3 keeps of it.
@@ -126,10 +127,10 @@ pub(crate) fn body_error(target: &str, cause: impl std::error::Error + Send + Sy
     if is_mismatch(&cause) {
         let message =
             "the bytes are not those that were stored: their checksum differs; run `hydrant verify`";
-        return Error::corrupt(message).in_log(target).because(Causes(Box::new(cause)));
+        return Error::corrupt(message).at_target(target).because(Causes(Box::new(cause)));
     }
     Error::new(ErrorKind::Unavailable, Retry::Safe, "the object broke off while it was read")
-        .in_log(target)
+        .at_target(target)
         .because(Causes(Box::new(cause)))
 }
 

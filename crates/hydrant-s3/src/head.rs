@@ -107,7 +107,7 @@ pub(crate) async fn look(bucket: &Bucket, known: Option<&Head>) -> Result<View> 
         }
     }
     let message = "the end of the log is a tombstone, or goes as soon as it is seen; run `hydrant verify`";
-    Err(Error::corrupt(message).in_log(bucket.url(&bucket.keys.log())))
+    Err(Error::corrupt(message).at_target(bucket.url(&bucket.keys.log())))
 }
 
 /// A segment stands where it says that it does.
@@ -117,7 +117,7 @@ pub(crate) fn check_place(bucket: &Bucket, place: Place, segment: &Segment) -> R
         return Ok(());
     }
     let message = "the object says that it belongs elsewhere: it was copied or renamed; run `hydrant verify`";
-    Err(Error::corrupt(message).in_log(bucket.url_at(place)).at(segment.first))
+    Err(Error::corrupt(message).at_target(bucket.url_at(place)).at(segment.first))
 }
 
 /// The chain is broken behind `place`'s event: where the next segment should be, there is none.
@@ -128,7 +128,7 @@ pub(crate) fn hole(bucket: &Bucket, after: Place, greater: Place) -> Error {
         "the chain is broken: the object with the events {behind} is missing{beyond}; put it back from another \
          version of the bucket, or from another sink"
     ))
-    .in_log(bucket.url_at(after));
+    .at_target(bucket.url_at(after));
     match after.and_then(EventId::next) {
         Some(next) => error.at(next),
         None => error,

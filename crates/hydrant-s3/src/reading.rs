@@ -92,7 +92,7 @@ impl Reading {
                 self.next_segment().await?;
                 continue;
             };
-            match lines.next().transpose().map_err(|error| error.in_log(self.bucket.url_at(self.reach)))? {
+            match lines.next().transpose().map_err(|error| error.at_target(self.bucket.url_at(self.reach)))? {
                 // A head that was read is no less than what it once was, so the end is always met.
                 Some(event) if Some(event.id()) > self.skip => {
                     self.skip = Some(event.id());
@@ -131,7 +131,7 @@ impl Reading {
     /// Goes on with this object, behind what was read.
     async fn take(&mut self, place: Place, segment: Segment, body: Bytes) -> Result<()> {
         let named = |error: Error| {
-            let error = error.in_log(self.bucket.url_at(place));
+            let error = error.at_target(self.bucket.url_at(place));
             if error.event().is_some() { error } else { error.at(segment.first) }
         };
         let next = next_place(&self.bucket, place, &segment)?;
@@ -226,7 +226,7 @@ impl Reading {
         let (bucket, reach) = (&self.bucket, self.reach);
         let root = chain::root(bucket).await?.ok_or_else(|| hole(bucket, reach, greater))?;
         if reach < root.place {
-            return Err(Error::compacted(root.oldest).in_log(bucket.url(&bucket.keys.log())));
+            return Err(Error::pruned(root.oldest).at_target(bucket.url(&bucket.keys.log())));
         }
         let place = match reach {
             Some(id) => chain::seek(bucket, id).await?,

@@ -129,7 +129,7 @@ impl S3Source {
     /// too long ago that a listing said so, which alone tells a hole from the end.
     async fn ends_at(&self, from: ReadFrom) -> Result<bool> {
         let seen = self.seen();
-        match from {
+        match from.exclusive() {
             ReadFrom::After(id) if Some(id) == seen.end() && seen.is_fresh(&self.bucket().options) => {
                 Ok(self.bucket().head(seen.end()).await?.is_none())
             }

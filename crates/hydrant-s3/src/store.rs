@@ -6,8 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use hydrant::{
-    Acknowledges, Batch, Capabilities, Checkpoint, CheckpointStore, Error, ErrorKind, EventSink, EventSource,
-    EventStream, Primary, ReadFrom, Result, Retry,
+    Batch, Capabilities, Checkpoint, CheckpointStore, CommitPoint, Durability, Error, ErrorKind, EventSink,
+    EventSource, EventStream, Primary, ReadFrom, Result, Retry,
 };
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
@@ -127,7 +127,7 @@ impl S3Store {
         tokio::spawn(call(self.clone(), writer, reply));
         answer.await.unwrap_or_else(|_| {
             let message = "the task that wrote is gone: it panicked, or its runtime ended";
-            Err(Error::new(ErrorKind::Bug, Retry::AfterCheckpoint, message).in_log(self.url()))
+            Err(Error::new(ErrorKind::Bug, Retry::AfterCheckpoint, message).at_target(self.url()))
         })
     }
 }
@@ -140,7 +140,7 @@ impl EventSink for S3Store {
     /// same bytes, until `append_timeout` is over.
     ///
     /// # Errors
-    /// `Gap`, `Fenced` and `Compacted` as the contract says; `Invalid` for an event above `event_bytes_max`, or one that
+    /// `Gap`, `Fenced` and `Pruned` as the contract says; `Invalid` for an event above `event_bytes_max`, or one that
     /// the server finds too large;
     /// `Denied`; `Unavailable`, as `AfterCheckpoint` where the object may be stored all the same.
     ///
@@ -148,14 +148,7 @@ impl EventSink for S3Store {
     /// A dropped future leaves all of the batch or none; the next call on this log waits until that is
     /// settled.
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
-        let max = self.source.bucket().options.event_bytes_max;
-        if let Some(event) = batch.events().iter().find(|event| event.size() > max) {
-            let size = event.size();
-            let message = format!(
-                "{size} bytes are more than `event_bytes_max` = {max}; raise it, or keep large values elsewhere"
-            );
-            return Err(Error::invalid(message).at(event.id()).in_log(self.url()));
-        }
+        batch.check_size(self.event_bytes_max()).map_err(|error| error.at_target(self.url()))?;
         let (after, events) = (batch.after(), batch.events().to_vec());
         self.with_writer(move |store, mut writer, reply| async move {
             let source = &store.source;
@@ -205,12 +198,23 @@ impl EventSource for S3Store {
     }
 }
 
+#[async_trait]
+impl CommitPoint for S3Store {
+    async fn head(&self) -> Result<Checkpoint> {
+        self.checkpoint().await
+    }
+
+    fn event_bytes_max(&self) -> usize {
+        self.source.bucket().options.event_bytes_max
+    }
+}
+
 impl Primary for S3Store {
     fn roster(&self) -> Arc<dyn CheckpointStore> {
         self.roster.clone()
     }
 
-    fn acknowledges(&self) -> Acknowledges {
-        Acknowledges::Durable
+    fn durability(&self) -> Durability {
+        Durability::Durable
     }
 }

@@ -30,7 +30,7 @@ pub(crate) fn sending(
             "the datagram could not be handed to the kernel; look at the network",
         ),
     };
-    error.at(event).in_log(target).because(cause)
+    error.at(event).at_target(target).because(cause)
 }
 
 /// EMSGSIZE, for which `std` has no stable kind.
@@ -73,7 +73,7 @@ pub(crate) fn opening(cause: io::Error, address: &str) -> Error {
             "the socket cannot be opened; look at the network, and at the limit of open files",
         ),
     };
-    Error::new(kind, retry, message).in_log(address).because(cause)
+    Error::new(kind, retry, message).at_target(address).because(cause)
 }
 
 /// An address that is none, or a name that cannot be resolved.
@@ -82,7 +82,7 @@ pub(crate) fn resolving(cause: io::Error, address: &str) -> Error {
         return Error::invalid(
             "this is no address; write host:port, for example 127.0.0.1:9000 or [::1]:9000",
         )
-        .in_log(address)
+        .at_target(address)
         .because(cause);
     }
     Error::new(
@@ -90,7 +90,7 @@ pub(crate) fn resolving(cause: io::Error, address: &str) -> Error {
         Retry::Safe,
         "the host name cannot be resolved; check it, or write an IP address",
     )
-    .in_log(address)
+    .at_target(address)
     .because(cause)
 }
 
@@ -110,7 +110,7 @@ mod tests {
         ] {
             let error = sending(code.into(), "host:1", EventId::new(7), 1472, true);
             assert_eq!((error.kind(), error.retry()), (kind, retry), "{error}");
-            assert_eq!((error.event(), error.log()), (Some(EventId::new(7)), Some("host:1")));
+            assert_eq!((error.event(), error.target()), (Some(EventId::new(7)), Some("host:1")));
         }
         let in_part = sending(Errno::NOBUFS.into(), "host:1", EventId::new(7), 1472, false);
         assert_eq!(in_part.retry(), Retry::AfterCheckpoint, "some of the batch was sent");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hydrant::{Error, EventId, Result};
+use hydrant::{Error, Result};
 use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
@@ -142,7 +142,7 @@ impl Receiver {
         let id = event.id();
         let (after, named) = match (predecessor, self.shared.options.unnamed) {
             (Predecessor::Named(after), _) => (after, true),
-            (Predecessor::Unnamed, Unnamed::Contiguous) => (id.get().checked_sub(1).map(EventId::new), false),
+            (Predecessor::Unnamed, Unnamed::Contiguous) => (id.prev(), false),
             (Predecessor::Unnamed, Unnamed::Refuse) => {
                 return Err(Error::invalid("the datagram does not name its predecessor").at(id));
             }

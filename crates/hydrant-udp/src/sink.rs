@@ -94,7 +94,7 @@ impl UdpSink {
             return Err(Error::invalid(format!(
                 "`datagram_bytes_max` is {max}; take 128 to 65,507, or 1,472 for Ethernet"
             ))
-            .in_log(target));
+            .at_target(target));
         }
         let address = socket::resolve(target).await?;
         let socket = socket::sending(address, &options)?;
@@ -166,7 +166,7 @@ impl UdpSink {
             "{bytes} bytes are more than `{limit}` = {max}; raise it, or choose another `oversize`"
         ))
         .at(event)
-        .in_log(&self.target)
+        .at_target(&self.target)
     }
 }
 
@@ -176,7 +176,7 @@ impl EventSink for UdpSink {
         let socket = self.socket.lock().await;
         let socket = socket
             .as_ref()
-            .ok_or_else(|| Error::closed("the sink was closed; open it again").in_log(&self.target))?;
+            .ok_or_else(|| Error::closed("the sink was closed; open it again").at_target(&self.target))?;
         let max = self.options.datagram_bytes_max;
         let mut group = Vec::with_capacity(DATAGRAMS_PER_CALL);
         let mut sent = 0;

@@ -87,7 +87,7 @@ fn interface_of(address: SocketAddr, interface: Option<Interface>) -> Result<Opt
         Some(Interface::Index(_)) => address.is_ipv6(),
     };
     let wrong = "`multicast_interface` is an address over IPv4 and an index over IPv6";
-    if fits { Ok(interface) } else { Err(Error::invalid(wrong).in_log(address.to_string())) }
+    if fits { Ok(interface) } else { Err(Error::invalid(wrong).at_target(address.to_string())) }
 }
 
 /// Hands datagrams to the kernel, each in two parts; says how many it took, at least one.

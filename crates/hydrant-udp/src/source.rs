@@ -24,7 +24,7 @@ use crate::view::{Reader, Shared, Step, View, closed};
 /// - As an [`EventSource`] it is complete and in order, or says that it cannot be. With a
 ///   [`refill`](UdpListenerOptions::refill), every read begins there, goes on with what is held beyond, and
 ///   fetches what was lost on the way (by asking now and then, also what was lost last). Without one, a read
-///   that begins below the oldest event held ends with `Compacted`, and one that comes to a gap with `Gap`,
+///   that begins below the oldest event held ends with `Pruned`, and one that comes to a gap with `Gap`,
 ///   naming the ids. `read` ends at the newest event that was there when it began, `follow` goes on.
 ///
 /// Whether ids have a gap because events were lost or because the log has one is told by the datagrams: each

@@ -98,10 +98,10 @@ impl Reader {
     }
 
     pub(crate) fn following(shared: Arc<Shared>, from: ReadFrom) -> Self {
-        let position = match from {
+        let position = match from.exclusive() {
             ReadFrom::After(id) => Some(id),
             ReadFrom::Snapshot => shared.lock().held.before_snapshot(),
-            _ => None,
+            ReadFrom::Origin | ReadFrom::At(_) => None,
         };
         let changed = shared.changed.subscribe();
         Self { shared, changed, position, until: Until::Forever }
@@ -293,10 +293,10 @@ impl View {
             let message = format!(
                 "the events {place} were {why}; give the listener a refill, or read from event {next}"
             );
-            return Error::new(ErrorKind::Compacted { oldest: next }, Retry::Never, message).in_log(address);
+            return Error::new(ErrorKind::Pruned { oldest: next }, Retry::Never, message).at_target(address);
         }
         let message = format!("the events {place} were lost on the way; give the listener a refill");
-        Error::gap(message).with_retry(Retry::Never).at(next).in_log(address)
+        Error::gap(message).with_retry(Retry::Never).at(next).at_target(address)
     }
 
     fn refill_lacks(&self, hole: &Hole) -> Error {
@@ -306,12 +306,12 @@ impl View {
         );
         Error::new(ErrorKind::Unavailable, Retry::Safe, message)
             .at(hole.next.event.id())
-            .in_log(&self.reader.shared.address)
+            .at_target(&self.reader.shared.address)
     }
 
     fn diverged(&self, id: EventId) -> Error {
         let message = "the refill source has another history than what is sent; refill from the same log";
-        Error::new(ErrorKind::Diverged, Retry::Never, message).at(id).in_log(&self.reader.shared.address)
+        Error::new(ErrorKind::Diverged, Retry::Never, message).at(id).at_target(&self.reader.shared.address)
     }
 }
 
@@ -321,5 +321,5 @@ fn place(hole: &Hole) -> String {
 }
 
 pub(crate) fn closed(address: &str) -> Error {
-    Error::closed("the listener was closed; open it again").in_log(address)
+    Error::closed("the listener was closed; open it again").at_target(address)
 }

@@ -1,6 +1,7 @@
 //! A batch: events in order, and the id of the event they stand behind.
 
 use futures_util::StreamExt;
+use tokio::time::Instant;
 
 use crate::{Checkpoint, Error, ErrorKind, Event, EventId, EventSource, Result, Retry};
 
@@ -12,6 +13,7 @@ use crate::{Checkpoint, Error, ErrorKind, Event, EventId, EventSource, Result, R
 pub struct Batch<'a> {
     after: Option<EventId>,
     events: &'a [Event],
+    deadline: Option<Instant>,
 }
 
 impl<'a> Batch<'a> {
@@ -33,7 +35,23 @@ impl<'a> Batch<'a> {
             }
             last = Some(event.id());
         }
-        Ok(Self { after, events })
+        Ok(Self { after, events, deadline: None })
+    }
+
+    /// The same batch, to be answered before `deadline`.
+    ///
+    /// A component that forwards batches and receives one with a deadline calls the `append` below exactly once,
+    /// with the same deadline. One that receives a batch without a deadline sets it, and resolves an unknown
+    /// outcome. So each composition has one resolver and at most one attempt in flight.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Option<Instant>) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// When `append` has to return. `None`: the callee sets its own time-out.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
     }
 
     /// The event that the batch stands right behind; `None` at the beginning of a log.
@@ -66,7 +84,7 @@ impl<'a> Batch<'a> {
     /// # Errors
     /// `Gap` when the sink does not hold the predecessor yet, `Fenced` when another event stands where one
     /// of these should, `Unsupported` for a checkpoint that is `Unknown`.
-    pub fn behind(&self, checkpoint: &Checkpoint) -> Result<&'a [Event]> {
+    pub fn fresh_after(&self, checkpoint: &Checkpoint) -> Result<&'a [Event]> {
         let (head, digest) = match *checkpoint {
             Checkpoint::At { id, digest } => (id, digest),
             // An empty sink may start at a snapshot: that is its floor.
@@ -104,10 +122,10 @@ impl<'a> Batch<'a> {
 
     /// Compares the part that a store says it holds already with the events it really holds.
     ///
-    /// The second line of a store's `append`, behind [`behind`](Batch::behind).
+    /// The second line of a store's `append`, behind [`fresh_after`](Batch::fresh_after).
     ///
     /// # Errors
-    /// `Fenced`, naming the first event that differs; `Compacted` when it was pruned; what the read meets.
+    /// `Fenced`, naming the first event that differs; `Pruned` when it was pruned; what the read meets.
     ///
     /// # Cancel safety
     /// Reads only.
@@ -127,6 +145,23 @@ impl<'a> Batch<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Checks that no event is larger than `bytes_max` bytes, by [`Event::size`].
+    ///
+    /// # Errors
+    /// `Invalid`, naming the first event that is too large, its size and the limit.
+    pub fn check_size(&self, bytes_max: usize) -> Result<()> {
+        match self.events.iter().find(|event| event.size() > bytes_max) {
+            Some(event) => {
+                let size = event.size();
+                let message = format!(
+                    "{size} bytes are more than `event_bytes_max` = {bytes_max}; raise it, or keep large values elsewhere"
+                );
+                Err(Error::invalid(message).at(event.id()))
+            }
+            None => Ok(()),
+        }
     }
 
     fn gap(&self, holds: &str) -> Error {
@@ -163,29 +198,29 @@ mod tests {
     }
 
     #[test]
-    fn behind_tells_what_is_still_to_write() {
+    fn fresh_after_returns_what_is_still_to_write() {
         let log = events(&[0, 2, 4, 6, 8]);
-        let at = |index: usize| Checkpoint::behind(&log[index]);
+        let at = |index: usize| Checkpoint::at(&log[index]);
         let batch = Batch::new(Some(EventId::new(2)), &log[2..]).unwrap(); // 4 6 8 behind 2
 
-        assert_eq!(batch.behind(&at(1)).unwrap().len(), 3); // right behind
-        assert_eq!(batch.behind(&at(2)).unwrap().len(), 2); // overlaps
-        assert_eq!(batch.behind(&at(4)).unwrap().len(), 0); // all held
-        assert_eq!(batch.behind(&at(0)).unwrap_err().kind(), ErrorKind::Gap);
-        assert_eq!(batch.behind(&Checkpoint::Empty).unwrap_err().kind(), ErrorKind::Gap);
-        let other = |id| Checkpoint::behind(&Event::new(EventId::new(id), &"other").unwrap());
-        assert_eq!(batch.behind(&other(6)).unwrap_err().kind(), ErrorKind::Fenced); // diverges
-        assert_eq!(batch.behind(&other(3)).unwrap_err().kind(), ErrorKind::Fenced); // passed over
-        assert_eq!(batch.behind(&other(5)).unwrap_err().kind(), ErrorKind::Fenced); // passed over, inside
-        assert_eq!(batch.behind(&other(99)).unwrap().len(), 0); // below: the store compares by reading
+        assert_eq!(batch.fresh_after(&at(1)).unwrap().len(), 3); // right behind
+        assert_eq!(batch.fresh_after(&at(2)).unwrap().len(), 2); // overlaps
+        assert_eq!(batch.fresh_after(&at(4)).unwrap().len(), 0); // all held
+        assert_eq!(batch.fresh_after(&at(0)).unwrap_err().kind(), ErrorKind::Gap);
+        assert_eq!(batch.fresh_after(&Checkpoint::Empty).unwrap_err().kind(), ErrorKind::Gap);
+        let other = |id| Checkpoint::at(&Event::new(EventId::new(id), &"other").unwrap());
+        assert_eq!(batch.fresh_after(&other(6)).unwrap_err().kind(), ErrorKind::Fenced); // diverges
+        assert_eq!(batch.fresh_after(&other(3)).unwrap_err().kind(), ErrorKind::Fenced); // passed over
+        assert_eq!(batch.fresh_after(&other(5)).unwrap_err().kind(), ErrorKind::Fenced); // passed over, inside
+        assert_eq!(batch.fresh_after(&other(99)).unwrap().len(), 0); // below: the store compares by reading
         assert_eq!(batch.held_by(&at(3)).len(), 2);
-        assert_eq!(batch.behind(&Checkpoint::Unknown).unwrap_err().kind(), ErrorKind::Unsupported);
+        assert_eq!(batch.fresh_after(&Checkpoint::Unknown).unwrap_err().kind(), ErrorKind::Unsupported);
     }
 
     #[test]
     fn an_empty_sink_starts_at_a_snapshot() {
         let snapshot = Event::builder(EventId::new(7)).payload_json("{}").snapshot().build().unwrap();
         let batch = Batch::new(Some(EventId::new(6)), std::slice::from_ref(&snapshot)).unwrap();
-        assert_eq!(batch.behind(&Checkpoint::Empty).unwrap().len(), 1);
+        assert_eq!(batch.fresh_after(&Checkpoint::Empty).unwrap().len(), 1);
     }
 }

@@ -24,8 +24,8 @@ pub enum Checkpoint {
 }
 
 impl Checkpoint {
-    /// The checkpoint behind `event`.
-    pub fn behind(event: &Event) -> Self {
+    /// The checkpoint of a sink that holds everything up to `event`.
+    pub fn at(event: &Event) -> Self {
         Self::At { id: event.id(), digest: event.digest() }
     }
 

@@ -11,7 +11,7 @@ use crate::{Checkpoint, Error, Result};
 /// One sink's checkpoint, kept for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Entry {
+pub struct CheckpointEntry {
     /// The sink's name.
     pub name: String,
     /// What the checkpoint belongs to, for example the sink's URL without secrets. A sink of another
@@ -30,13 +30,13 @@ pub trait CheckpointStore: Send + Sync {
     ///
     /// # Errors
     /// Whatever the server or disk meets; `Corrupt` for an entry that does not check.
-    async fn load(&self, name: &str) -> Result<Option<Entry>>;
+    async fn load(&self, name: &str) -> Result<Option<CheckpointEntry>>;
 
     /// All entries, by name.
     ///
     /// # Errors
     /// As [`load`](CheckpointStore::load).
-    async fn list(&self) -> Result<Vec<Entry>>;
+    async fn list(&self) -> Result<Vec<CheckpointEntry>>;
 
     /// Replaces the entry `name` by `new` (`None` removes it), durably, if it still is `expected`.
     ///
@@ -45,36 +45,46 @@ pub trait CheckpointStore: Send + Sync {
     ///
     /// # Cancel safety
     /// A dropped future leaves the old entry or the new one, whole; [`load`](CheckpointStore::load) tells which.
-    async fn swap(&self, name: &str, expected: Option<&Entry>, new: Option<&Entry>) -> Result<()>;
+    async fn swap(
+        &self,
+        name: &str,
+        expected: Option<&CheckpointEntry>,
+        new: Option<&CheckpointEntry>,
+    ) -> Result<()>;
 }
 
 /// Checkpoints in memory, shared by clones. For tests, and for logs that end with the process.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryCheckpoints {
-    entries: Arc<Mutex<BTreeMap<String, Entry>>>,
+    entries: Arc<Mutex<BTreeMap<String, CheckpointEntry>>>,
 }
 
 impl MemoryCheckpoints {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, CheckpointEntry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[async_trait]
 impl CheckpointStore for MemoryCheckpoints {
-    async fn load(&self, name: &str) -> Result<Option<Entry>> {
+    async fn load(&self, name: &str) -> Result<Option<CheckpointEntry>> {
         Ok(self.lock().get(name).cloned())
     }
 
-    async fn list(&self) -> Result<Vec<Entry>> {
+    async fn list(&self) -> Result<Vec<CheckpointEntry>> {
         Ok(self.lock().values().cloned().collect())
     }
 
-    async fn swap(&self, name: &str, expected: Option<&Entry>, new: Option<&Entry>) -> Result<()> {
+    async fn swap(
+        &self,
+        name: &str,
+        expected: Option<&CheckpointEntry>,
+        new: Option<&CheckpointEntry>,
+    ) -> Result<()> {
         let mut entries = self.lock();
         if entries.get(name) != expected {
             return Err(
-                Error::fenced("another runner moved this checkpoint; end one of the two").in_log(name)
+                Error::fenced("another runner moved this checkpoint; end one of the two").at_target(name)
             );
         }
         match new {
@@ -82,20 +92,5 @@ impl CheckpointStore for MemoryCheckpoints {
             None => drop(entries.remove(name)),
         }
         Ok(())
-    }
-}
-
-#[async_trait]
-impl<T: CheckpointStore + ?Sized> CheckpointStore for Arc<T> {
-    async fn load(&self, name: &str) -> Result<Option<Entry>> {
-        (**self).load(name).await
-    }
-
-    async fn list(&self) -> Result<Vec<Entry>> {
-        (**self).list().await
-    }
-
-    async fn swap(&self, name: &str, expected: Option<&Entry>, new: Option<&Entry>) -> Result<()> {
-        (**self).swap(name, expected, new).await
     }
 }

@@ -6,21 +6,35 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 
-use crate::{Batch, Checkpoint, CheckpointStore, Event, EventId, Result};
+use crate::{Batch, Checkpoint, CheckpointEntry, CheckpointStore, Event, EventId, Result};
 
 /// Events in order; an error is the last item.
 pub type EventStream = BoxStream<'static, Result<Event>>;
 
 /// Where a read begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum ReadFrom {
     /// The first event that the log ever had.
     Origin,
-    /// Right behind this event, whether the log has it or not.
+    /// The first event after this one, whether the log has it or not.
     After(EventId),
-    /// The newest snapshot event and all behind it; the origin where there is none.
+    /// This event, or the first after it if the log does not have it.
+    At(EventId),
+    /// The newest snapshot event; the origin if there is none.
     Snapshot,
+}
+
+impl ReadFrom {
+    /// The same beginning without `At`: a read at an event is a read after the id before it.
+    ///
+    /// A store matches on this, so that it implements one of the two.
+    #[must_use]
+    pub fn exclusive(self) -> Self {
+        match self {
+            Self::At(id) => id.prev().into(),
+            other => other,
+        }
+    }
 }
 
 impl From<Option<EventId>> for ReadFrom {
@@ -38,10 +52,10 @@ impl From<Option<EventId>> for ReadFrom {
 pub trait EventSink: Send + Sync {
     /// Appends a batch right behind its predecessor. `Ok`: acknowledged, as this sink's page defines it.
     ///
-    /// [`Batch::behind`] gives an author what is still to write.
+    /// [`Batch::fresh_after`] gives an author what is still to write.
     ///
     /// # Errors
-    /// `Gap` when the predecessor is missing, `Fenced` when another event stands there, `Compacted` below
+    /// `Gap` when the predecessor is missing, `Fenced` when another event stands there, `Pruned` below
     /// the floor, `Invalid` naming an event that this sink can never take, and whatever the server or disk meets.
     /// [`Retry::Safe`](crate::Retry::Safe) only when nothing was applied.
     ///
@@ -64,7 +78,7 @@ pub trait EventSink: Send + Sync {
 pub trait EventSource: Send + Sync {
     /// Events in order, in bounded memory, up to what was the end of the log when the read began.
     ///
-    /// An error is the last item. What begins below the floor is `Compacted`. Nothing is yielded that may be
+    /// An error is the last item. What begins below the floor is `Pruned`. Nothing is yielded that may be
     /// taken back.
     fn read(&self, from: ReadFrom) -> EventStream;
 
@@ -92,22 +106,41 @@ pub trait Prune: Store {
     async fn prune(&self, before: EventId) -> Result<()>;
 }
 
-/// A store that is fit to be the commit point of a [`FanOut`](crate::FanOut): it fences writers, keeps
-/// batches whole and knows its checkpoint.
-pub trait Primary: Store {
-    /// Where the roster of secondaries is kept, beside the log.
+/// A store that a [`Journal`](crate::Journal) writes to: it fences writers and keeps batches whole.
+///
+/// A [`FanOut`](crate::FanOut) is one too.
+#[async_trait]
+pub trait CommitPoint: Store {
+    /// The newest event that was acknowledged, durable or not: the predecessor of the next batch.
+    ///
+    /// Equals [`checkpoint`](EventSink::checkpoint) unless `Ok` from `append` means [`Durability::Accepted`].
+    ///
+    /// # Errors
+    /// Whatever the server or disk meets.
+    ///
+    /// # Cancel safety
+    /// Reads only.
+    async fn head(&self) -> Result<Checkpoint>;
+
+    /// The largest event that it takes, in bytes of [`Event::size`].
+    fn event_bytes_max(&self) -> usize;
+}
+
+/// A store that is fit to be the commit point of a [`FanOut`](crate::FanOut), and keeps its roster.
+pub trait Primary: CommitPoint {
+    /// The roster of secondaries, kept beside the log.
     fn roster(&self) -> Arc<dyn CheckpointStore>;
 
     /// What `Ok` from `append` means.
-    fn acknowledges(&self) -> Acknowledges;
+    fn durability(&self) -> Durability;
 }
 
 /// What `Ok` from a primary's `append` means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Acknowledges {
+pub enum Durability {
     /// The batch is durable.
     Durable,
-    /// The batch is accepted; `checkpoint` follows when it is durable, and only then do readers see it.
+    /// The batch is accepted. `checkpoint` follows once it is durable, and only then do readers see it.
     Accepted,
 }
 
@@ -183,40 +216,80 @@ impl fmt::Display for Capabilities {
     }
 }
 
-#[async_trait]
-impl<T: EventSink + ?Sized> EventSink for Arc<T> {
-    async fn append(&self, batch: Batch<'_>) -> Result<()> {
-        (**self).append(batch).await
-    }
+/// Forwards the contract through a pointer, so that `Arc<dyn EventSink>` and `Box<dyn Primary>` are themselves
+/// sinks and primaries.
+macro_rules! forward {
+    ($pointer:ident) => {
+        #[async_trait]
+        impl<T: EventSink + ?Sized> EventSink for $pointer<T> {
+            async fn append(&self, batch: Batch<'_>) -> Result<()> {
+                (**self).append(batch).await
+            }
 
-    async fn checkpoint(&self) -> Result<Checkpoint> {
-        (**self).checkpoint().await
-    }
+            async fn checkpoint(&self) -> Result<Checkpoint> {
+                (**self).checkpoint().await
+            }
+        }
+
+        impl<T: EventSource + ?Sized> EventSource for $pointer<T> {
+            fn read(&self, from: ReadFrom) -> EventStream {
+                (**self).read(from)
+            }
+
+            fn follow(&self, from: ReadFrom) -> EventStream {
+                (**self).follow(from)
+            }
+        }
+
+        #[async_trait]
+        impl<T: Prune + ?Sized> Prune for $pointer<T> {
+            async fn prune(&self, before: EventId) -> Result<()> {
+                (**self).prune(before).await
+            }
+        }
+
+        #[async_trait]
+        impl<T: CommitPoint + ?Sized> CommitPoint for $pointer<T> {
+            async fn head(&self) -> Result<Checkpoint> {
+                (**self).head().await
+            }
+
+            fn event_bytes_max(&self) -> usize {
+                (**self).event_bytes_max()
+            }
+        }
+
+        impl<T: Primary + ?Sized> Primary for $pointer<T> {
+            fn roster(&self) -> Arc<dyn CheckpointStore> {
+                (**self).roster()
+            }
+
+            fn durability(&self) -> Durability {
+                (**self).durability()
+            }
+        }
+
+        #[async_trait]
+        impl<T: CheckpointStore + ?Sized> CheckpointStore for $pointer<T> {
+            async fn load(&self, name: &str) -> Result<Option<CheckpointEntry>> {
+                (**self).load(name).await
+            }
+
+            async fn list(&self) -> Result<Vec<CheckpointEntry>> {
+                (**self).list().await
+            }
+
+            async fn swap(
+                &self,
+                name: &str,
+                expected: Option<&CheckpointEntry>,
+                new: Option<&CheckpointEntry>,
+            ) -> Result<()> {
+                (**self).swap(name, expected, new).await
+            }
+        }
+    };
 }
 
-impl<T: EventSource + ?Sized> EventSource for Arc<T> {
-    fn read(&self, from: ReadFrom) -> EventStream {
-        (**self).read(from)
-    }
-
-    fn follow(&self, from: ReadFrom) -> EventStream {
-        (**self).follow(from)
-    }
-}
-
-#[async_trait]
-impl<T: Prune + ?Sized> Prune for Arc<T> {
-    async fn prune(&self, before: EventId) -> Result<()> {
-        (**self).prune(before).await
-    }
-}
-
-impl<T: Primary + ?Sized> Primary for Arc<T> {
-    fn roster(&self) -> Arc<dyn CheckpointStore> {
-        (**self).roster()
-    }
-
-    fn acknowledges(&self) -> Acknowledges {
-        (**self).acknowledges()
-    }
-}
+forward!(Arc);
+forward!(Box);

@@ -26,7 +26,7 @@ pub enum ErrorKind {
     /// The sink does not hold the predecessor that the batch names; appending would leave a hole.
     Gap,
     /// The events asked for were pruned; `oldest` is the first that is still kept.
-    Compacted {
+    Pruned {
         /// The oldest event kept (the floor).
         oldest: EventId,
     },
@@ -51,7 +51,7 @@ impl fmt::Display for ErrorKind {
             Self::Corrupt => f.write_str("corrupt"),
             Self::Fenced => f.write_str("fenced"),
             Self::Gap => f.write_str("gap"),
-            Self::Compacted { oldest } => write!(f, "compacted (oldest event kept: {oldest})"),
+            Self::Pruned { oldest } => write!(f, "pruned (oldest event kept: {oldest})"),
             Self::Diverged => f.write_str("diverged"),
             Self::Full => f.write_str("full"),
             Self::Closed => f.write_str("closed"),
@@ -84,7 +84,7 @@ struct Inner {
     kind: ErrorKind,
     retry: Retry,
     message: String,
-    log: Option<String>,
+    target: Option<String>,
     event: Option<EventId>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
@@ -92,7 +92,14 @@ struct Inner {
 impl Error {
     /// `retry` has no default, so that nobody can forget to decide.
     pub fn new(kind: ErrorKind, retry: Retry, message: impl Into<String>) -> Self {
-        Self(Arc::new(Inner { kind, retry, message: message.into(), log: None, event: None, source: None }))
+        Self(Arc::new(Inner {
+            kind,
+            retry,
+            message: message.into(),
+            target: None,
+            event: None,
+            source: None,
+        }))
     }
 
     /// [`ErrorKind::Invalid`] with [`Retry::Never`]: the input is at fault.
@@ -115,10 +122,10 @@ impl Error {
         Self::new(ErrorKind::Gap, Retry::AfterCheckpoint, message)
     }
 
-    /// [`ErrorKind::Compacted`] with [`Retry::Never`]: read from `oldest`, or from the newest snapshot.
-    pub fn compacted(oldest: EventId) -> Self {
+    /// [`ErrorKind::Pruned`] with [`Retry::Never`]: read from `oldest`, or from the newest snapshot.
+    pub fn pruned(oldest: EventId) -> Self {
         Self::new(
-            ErrorKind::Compacted { oldest },
+            ErrorKind::Pruned { oldest },
             Retry::Never,
             format!(
                 "events before {oldest} were pruned; read from event {oldest} or from the newest snapshot"
@@ -140,8 +147,8 @@ impl Error {
 
     /// Names the log, file or target that the error is about. Must hold no secret.
     #[must_use]
-    pub fn in_log(mut self, log: impl Into<String>) -> Self {
-        Arc::make_mut(&mut self.0).log = Some(log.into());
+    pub fn at_target(mut self, target: impl Into<String>) -> Self {
+        Arc::make_mut(&mut self.0).target = Some(target.into());
         self
     }
 
@@ -189,8 +196,8 @@ impl Error {
     }
 
     /// The log, file or target that the error is about, where it was named.
-    pub fn log(&self) -> Option<&str> {
-        self.0.log.as_deref()
+    pub fn target(&self) -> Option<&str> {
+        self.0.target.as_deref()
     }
 
     /// What happened and what to do next, without kind, place and cause.
@@ -200,11 +207,11 @@ impl Error {
 }
 
 impl fmt::Display for Error {
-    /// One line: `kind: log: event N: message: cause`.
+    /// One line: `kind: target: event N: message: cause`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.0.kind)?;
-        if let Some(log) = &self.0.log {
-            write!(f, "{log}: ")?;
+        if let Some(target) = &self.0.target {
+            write!(f, "{target}: ")?;
         }
         if let Some(event) = self.0.event {
             write!(f, "event {event}: ")?;
@@ -236,7 +243,7 @@ mod tests {
     #[test]
     fn says_what_where_and_why_in_one_line() {
         let error = Error::corrupt("checksum differs; run `hydrant verify`")
-            .in_log("state")
+            .at_target("state")
             .at(EventId::new(7))
             .because(std::io::Error::other("boom"));
         assert_eq!(

@@ -27,10 +27,16 @@ impl EventId {
         self.0
     }
 
-    /// The id after this one; `None` behind the last that a log can hold.
+    /// The id after this one; `None` after the largest id that a log can hold.
     #[must_use]
     pub fn next(self) -> Option<Self> {
         self.0.checked_add(1).map(Self)
+    }
+
+    /// The id before this one; `None` before the first.
+    #[must_use]
+    pub fn prev(self) -> Option<Self> {
+        self.0.checked_sub(1).map(Self)
     }
 }
 

@@ -55,16 +55,17 @@ mod wrap;
 
 pub use batch::Batch;
 pub use checkpoint::Checkpoint;
-pub use checkpoints::{CheckpointStore, Entry, MemoryCheckpoints};
+pub use checkpoints::{CheckpointEntry, CheckpointStore, MemoryCheckpoints};
 pub use contract::{
-    Acknowledges, Capabilities, EventSink, EventSource, EventStream, Primary, Prune, ReadFrom, Store,
+    Capabilities, CommitPoint, Durability, EventSink, EventSource, EventStream, Primary, Prune, ReadFrom,
+    Store,
 };
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result, Retry};
 pub use event::{Event, EventBuilder, EventId, Layout};
 pub use fanout::{
-    FanOut, FanOutOptions, Laggard, Laggards, Relay, RelayOptions, SecondaryOptions, SecondaryStatus, Start,
-    State, Status,
+    FanOut, FanOutOptions, FanOutStatus, Laggard, Laggards, Relay, RelayOptions, SecondaryOptions,
+    SecondaryState, SecondaryStatus, StartAt,
 };
 pub use journal::{Clock, Hydrated, Journal, JournalOptions, Metadata, Saved, SavedStream};
 pub use memory::{MemoryStore, MemoryStoreOptions};

@@ -9,8 +9,8 @@ use tokio::sync::watch;
 
 use crate::batch::differs;
 use crate::{
-    Acknowledges, Batch, Checkpoint, CheckpointStore, Error, Event, EventId, EventSink, EventSource,
-    EventStream, MemoryCheckpoints, Primary, Prune, ReadFrom, Result, follow_by_reading,
+    Batch, Checkpoint, CheckpointStore, CommitPoint, Durability, Error, Event, EventId, EventSink,
+    EventSource, EventStream, MemoryCheckpoints, Primary, Prune, ReadFrom, Result, follow_by_reading,
 };
 
 /// How many events a read copies while it holds the lock.
@@ -98,7 +98,7 @@ impl Default for MemoryStore {
 
 impl Log {
     fn checkpoint(&self) -> Checkpoint {
-        self.events.back().map_or(Checkpoint::Empty, Checkpoint::behind)
+        self.events.back().map_or(Checkpoint::Empty, Checkpoint::at)
     }
 
     /// The index of the first event behind `after`.
@@ -108,8 +108,8 @@ impl Log {
 
     /// Where a read starts, as the event before it.
     fn start(&self, from: ReadFrom) -> Result<Option<EventId>> {
-        let after = match from {
-            ReadFrom::Origin => None,
+        let after = match from.exclusive() {
+            ReadFrom::Origin | ReadFrom::At(_) => None,
             ReadFrom::After(id) => Some(id),
             ReadFrom::Snapshot => match self.events.iter().rposition(Event::is_snapshot) {
                 Some(0) => return Ok(self.floor_after),
@@ -118,19 +118,19 @@ impl Log {
             },
         };
         match self.events.front() {
-            Some(oldest) if after < self.floor_after => Err(Error::compacted(oldest.id())),
+            Some(oldest) if after < self.floor_after => Err(Error::pruned(oldest.id())),
             _ => Ok(after),
         }
     }
 
     fn append(&mut self, batch: Batch<'_>) -> Result<bool> {
         let checkpoint = self.checkpoint();
-        let fresh = batch.behind(&checkpoint)?;
+        let fresh = batch.fresh_after(&checkpoint)?;
         let held = batch.held_by(&checkpoint);
         if let (Some(first), Some(oldest)) = (held.first(), self.events.front())
             && batch.after() < self.floor_after
         {
-            return Err(Error::compacted(oldest.id()).at(first.id()));
+            return Err(Error::pruned(oldest.id()).at(first.id()));
         }
         let stored = self.events.range(self.behind(batch.after())..);
         if let Some((event, _)) = held.iter().zip(stored).find(|(event, stored)| event != stored) {
@@ -157,14 +157,7 @@ impl Log {
 #[async_trait]
 impl EventSink for MemoryStore {
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
-        let bytes_max = self.shared.options.event_bytes_max;
-        if let Some(event) = batch.events().iter().find(|event| event.size() > bytes_max) {
-            let size = event.size();
-            return Err(Error::invalid(format!(
-                "{size} bytes are more than `event_bytes_max` = {bytes_max}; raise it, or keep large values elsewhere"
-            ))
-            .at(event.id()));
-        }
+        batch.check_size(self.event_bytes_max())?;
         let changed = self.lock().append(batch)?;
         if changed {
             self.shared.changed.send_replace(());
@@ -237,13 +230,24 @@ impl Prune for MemoryStore {
     }
 }
 
+#[async_trait]
+impl CommitPoint for MemoryStore {
+    async fn head(&self) -> Result<Checkpoint> {
+        self.checkpoint().await
+    }
+
+    fn event_bytes_max(&self) -> usize {
+        self.shared.options.event_bytes_max
+    }
+}
+
 impl Primary for MemoryStore {
     fn roster(&self) -> Arc<dyn CheckpointStore> {
         Arc::new(self.shared.roster.clone())
     }
 
-    fn acknowledges(&self) -> Acknowledges {
-        Acknowledges::Durable
+    fn durability(&self) -> Durability {
+        Durability::Durable
     }
 }
 
@@ -267,12 +271,12 @@ mod tests {
         store.append(Batch::new(None, &log).unwrap()).await.unwrap();
         store.prune(EventId::new(3)).await.unwrap();
         let error = store.collect(ReadFrom::Origin).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Compacted { oldest: EventId::new(2) });
+        assert_eq!(error.kind(), ErrorKind::Pruned { oldest: EventId::new(2) });
         assert_eq!(store.collect(ReadFrom::After(EventId::new(1))).await.unwrap(), log[2..]);
         store.prune(EventId::new(99)).await.unwrap();
         assert_eq!(store.collect(ReadFrom::Snapshot).await.unwrap(), log[4..]);
         let below = Batch::new(None, &log[..2]).unwrap();
         let error = store.append(below).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Compacted { oldest: EventId::new(4) });
+        assert_eq!(error.kind(), ErrorKind::Pruned { oldest: EventId::new(4) });
     }
 }

@@ -69,7 +69,7 @@ impl Table {
         let (mut checkpoint, mut whole) = (Checkpoint::Empty, 0);
         for row in rows(&path)? {
             let (event, bytes) = row?;
-            checkpoint = Checkpoint::behind(&event);
+            checkpoint = Checkpoint::at(&event);
             whole += bytes;
         }
         // A last row without its line break was never acknowledged: it was cut off by a crash.
@@ -87,7 +87,7 @@ impl Table {
             let size = event.size();
             return Err(Error::invalid(format!("{size} bytes, of at most {EVENT_BYTES_MAX}")).at(event.id()));
         }
-        let new = batch.behind(&self.checkpoint)?; // what is still to write, or Gap, or Fenced
+        let new = batch.fresh_after(&self.checkpoint)?; // what is still to write, or Gap, or Fenced
         self.compare(batch.after(), batch.held_by(&self.checkpoint))?;
         let mut bytes = Vec::new();
         for event in new {
@@ -99,7 +99,7 @@ impl Table {
             self.failed = true;
             self.file.write_all(&bytes).and_then(|()| self.file.sync_data()).map_err(disk)?;
             self.failed = false;
-            self.checkpoint = Checkpoint::behind(last);
+            self.checkpoint = Checkpoint::at(last);
         }
         Ok(())
     }
@@ -137,7 +137,7 @@ pub fn rows(path: &Path) -> Result<impl Iterator<Item = Result<(Event, u64)>> + 
         };
         number += 1;
         let place = format!("{log}:{number}");
-        Some(event(row).map(|event| (event, bytes)).map_err(|cause| cause.in_log(place)))
+        Some(event(row).map(|event| (event, bytes)).map_err(|cause| cause.at_target(place)))
     }))
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use hydrant::{
     Batch, Checkpoint, Deferred, ErrorKind, Event, EventId, EventSink, EventSource, EventSourceExt as _,
-    FanOut, FanOutOptions, ReadFrom, SecondaryOptions, SecondaryStatus, State,
+    FanOut, FanOutOptions, ReadFrom, SecondaryOptions, SecondaryState, SecondaryStatus,
 };
 use hydrant_file::{FileStore, FileStoreOptions};
 use integration_tests::places::Place;
@@ -174,10 +174,15 @@ impl Everywhere {
             });
             let status = status.await;
             assert_eq!(status.retries, retries[other], "{other} noticed {what} of {name}: {status:?}");
-            assert_ne!(status.state, State::Parked, "{other} parked at {what} of {name}: {status:?}");
+            assert_ne!(
+                status.state,
+                SecondaryState::Parked,
+                "{other} parked at {what} of {name}: {status:?}"
+            );
         }
         if fails {
-            let failed = |status: &SecondaryStatus| status.retries > errors || status.state == State::Parked;
+            let failed =
+                |status: &SecondaryStatus| status.retries > errors || status.state == SecondaryState::Parked;
             let status = self.until(name, &format!("failed by {what}"), failed).await;
             let error = status.last_error.expect("what fails says why");
             println!("{name}, {what}: {error}");
@@ -193,7 +198,7 @@ impl Everywhere {
             http.heal();
         }
         far.tcp.heal().await;
-        if self.status(far.name()).state == State::Parked {
+        if self.status(far.name()).state == SecondaryState::Parked {
             self.log.resume(far.name()).unwrap();
         }
         self.all_delivered().await;
@@ -208,7 +213,7 @@ impl Everywhere {
         for far in self.far {
             let (held, checkpoint) = far.held().await;
             assert!(held == self.events, "{} holds each event once, in order", far.name());
-            assert_eq!(checkpoint, Checkpoint::behind(self.events.last().unwrap()), "{}", far.name());
+            assert_eq!(checkpoint, Checkpoint::at(self.events.last().unwrap()), "{}", far.name());
             far.place.remove().await;
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hydrant::{
     Deferred, EventSink, EventSourceExt as _, FanOut, FanOutOptions, Journal, JournalOptions, ReadFrom,
-    SecondaryOptions, State,
+    SecondaryOptions, SecondaryState,
 };
 use hydrant_file::{FileStore, FileStoreOptions};
 use integration_tests::places::Place;
@@ -99,7 +99,7 @@ async fn each_server_is_killed_in_turn_and_gets_what_it_missed_when_it_is_back()
             }
             let status = log.status();
             let broken = status.secondaries.iter().find(|it| it.name == place.service().name()).unwrap();
-            assert_ne!(broken.state, State::Parked, "{broken:?}");
+            assert_ne!(broken.state, SecondaryState::Parked, "{broken:?}");
             println!("{} was killed: {:?}", broken.name, broken.last_error);
             server.restart();
             delivered().await;

@@ -149,7 +149,7 @@ async fn begin(url: &StoreUrl, source: &Arc<dyn EventSource>, after: Option<Even
     match source.read(ReadFrom::from(after)).next().await.transpose() {
         Ok(first) => Ok(Begins::At(first.map(|event| event.id()))),
         Err(error) => match error.kind() {
-            ErrorKind::Compacted { oldest } => Ok(Begins::Pruned(oldest)),
+            ErrorKind::Pruned { oldest } => Ok(Begins::Pruned(oldest)),
             _ => Err(error.into()),
         },
     }
@@ -176,7 +176,7 @@ impl Side {
             if let Some(last) = self.last.filter(|last| id <= *last) {
                 let message = format!("it gave this event behind event {last}; please report it");
                 let error = Error::new(ErrorKind::Bug, Retry::Never, message);
-                return Err(error.in_log(&self.name).at(id).into());
+                return Err(error.at_target(&self.name).at(id).into());
             }
             self.last = Some(id);
             if self.until.is_some_and(|until| id > until) {

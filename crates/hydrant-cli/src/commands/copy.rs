@@ -160,7 +160,7 @@ impl Copy {
 
 /// The reader of standard output may leave; anything else is an error.
 fn refused(error: Error) -> Failure {
-    if error.log() == Some("-") && error.kind() == ErrorKind::Closed {
+    if error.target() == Some("-") && error.kind() == ErrorKind::Closed {
         return Failure::ReaderGone;
     }
     error.into()

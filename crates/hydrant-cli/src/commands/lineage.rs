@@ -20,7 +20,7 @@ pub(crate) struct Missing {
 ///
 /// # Errors
 /// `Diverged` when the target holds events of another history, `Gap` when nothing proves that none is missing
-/// in between, `Compacted` when the log no longer has them.
+/// in between, `Pruned` when the log no longer has them.
 pub(crate) async fn missing(
     source: &dyn EventSource,
     checkpoint: Checkpoint,
@@ -31,11 +31,11 @@ pub(crate) async fn missing(
         let mut missing = beginning(source, from_snapshot).await?;
         if let (Checkpoint::Unknown, false, Some(first)) = (checkpoint, rewinds, &missing.first) {
             // Input may begin anywhere: a listener is told of a gap rather than of a beginning.
-            missing.after = first.id().get().checked_sub(1).map(EventId::new);
+            missing.after = first.id().prev();
         }
         return Ok(missing);
     };
-    let before = if rewinds { id.get().checked_sub(1).map(EventId::new) } else { None };
+    let before = if rewinds { id.prev() } else { None };
     let mut events = source.read(ReadFrom::from(before));
     let mut seen = None;
     loop {
@@ -78,14 +78,14 @@ async fn beginning(source: &dyn EventSource, from_snapshot: bool) -> Result<Miss
         Ok(None) => Ok(Missing { after: None, first: None, events: stream::empty().boxed() }),
         Ok(first) => Ok(Missing { after: None, first, events }),
         Err(error) => {
-            let ErrorKind::Compacted { oldest } = error.kind() else { return Err(error) };
+            let ErrorKind::Pruned { oldest } = error.kind() else { return Err(error) };
             if !from_snapshot {
                 let message = format!(
                     "the events before {oldest} were pruned; start the target at event {oldest} with --from-snapshot"
                 );
                 return Err(Error::new(error.kind(), Retry::Never, message));
             }
-            let after = oldest.get().checked_sub(1).map(EventId::new);
+            let after = oldest.prev();
             Ok(Missing { after, first: None, events: source.read(ReadFrom::from(after)) })
         }
     }
@@ -93,7 +93,7 @@ async fn beginning(source: &dyn EventSource, from_snapshot: bool) -> Result<Miss
 
 /// The log was pruned up to right behind the checkpoint: the event to compare is gone, none that is needed is.
 fn at_floor(id: EventId) -> ErrorKind {
-    ErrorKind::Compacted { oldest: id.next().unwrap_or(id) }
+    ErrorKind::Pruned { oldest: id.next().unwrap_or(id) }
 }
 
 fn check(event: &Event, held: Digest) -> Result<()> {

@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, join_all};
-use hydrant::{Laggard, Relay, RelayOptions, Retry, SecondaryOptions, SecondaryStatus, Start, State, Status};
+use hydrant::{
+    FanOutStatus, Laggard, Relay, RelayOptions, Retry, SecondaryOptions, SecondaryState, SecondaryStatus,
+    StartAt,
+};
 use tokio::sync::watch;
 
 use self::opening::opening;
@@ -85,7 +88,7 @@ async fn attach(
     let mut reader = None;
     let mut closings = Vec::with_capacity(sinks.len());
     for (to, OpenSink { mut sink, closing }) in args.to.iter().zip(sinks) {
-        let start = if args.from_snapshot { Start::OldestSnapshot } else { Start::Checkpoint };
+        let start = if args.from_snapshot { StartAt::OldestSnapshot } else { StartAt::Checkpoint };
         let mut options = SecondaryOptions::default().with_target(to.url.target()).with_start(start);
         if to.url.is_stdio() {
             let (until_reader_leaves, left) = UntilReaderLeaves::new(sink);
@@ -194,7 +197,7 @@ async fn deliver(
                 return Err(Failure::Incomplete(message.to_owned()));
             }
             ended = &mut finished => {
-                ended?;
+                drop(ended?); // closing the relay reports the laggards
                 return Ok(Ended::InTime);
             }
             () = &mut deadline, if args.deadline.is_some() => return Ok(Ended::Late),
@@ -204,7 +207,7 @@ async fn deliver(
             }
             Some(status) = statuses.next() => {
                 report.show(&status)?;
-                if attached(&status).all(|secondary| secondary.state == State::Parked) {
+                if attached(&status).all(|secondary| secondary.state == SecondaryState::Parked) {
                     return Ok(Ended::InTime);
                 }
             }
@@ -213,8 +216,8 @@ async fn deliver(
 }
 
 /// The secondaries of this run; the state directory may know others from before.
-fn attached(status: &Status) -> impl Iterator<Item = &SecondaryStatus> {
-    status.secondaries.iter().filter(|secondary| secondary.state != State::Detached)
+fn attached(status: &FanOutStatus) -> impl Iterator<Item = &SecondaryStatus> {
+    status.secondaries.iter().filter(|secondary| secondary.state != SecondaryState::Detached)
 }
 
 #[cfg(test)]

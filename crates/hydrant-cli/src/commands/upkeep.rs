@@ -44,7 +44,7 @@ async fn oldest(source: &dyn EventSource) -> Result<Option<EventId>> {
     match source.read(ReadFrom::Origin).next().await.transpose() {
         Ok(event) => Ok(event.map(|event| event.id())),
         Err(error) => match error.kind() {
-            ErrorKind::Compacted { oldest } => Ok(Some(oldest)),
+            ErrorKind::Pruned { oldest } => Ok(Some(oldest)),
             _ => Err(error),
         },
     }

@@ -123,7 +123,7 @@ impl FilePlace {
     /// Says what stands there instead of a directory, and what to do about it.
     fn check(&self, must_exist: bool) -> Result<()> {
         let refuse =
-            |kind, message: String| Err(Error::new(kind, Retry::Never, message).in_log(self.target()));
+            |kind, message: String| Err(Error::new(kind, Retry::Never, message).at_target(self.target()));
         let found = match fs::metadata(&self.dir) {
             Ok(found) => found,
             Err(cause) if cause.kind() == IoKind::NotFound && !must_exist => return Ok(()),
@@ -218,7 +218,7 @@ impl Place for FilePlace {
         self.open_source().await?.checkpoint().await?;
         let near = log_below(&self.dir);
         let message = format!("this directory holds no log (there is no file `state`); check the path{near}");
-        Err(Error::new(ErrorKind::Unavailable, Retry::Never, message).in_log(self.target()))
+        Err(Error::new(ErrorKind::Unavailable, Retry::Never, message).at_target(self.target()))
     }
 
     async fn source(&self) -> Result<Arc<dyn EventSource>> {
@@ -245,7 +245,7 @@ impl Place for FilePlace {
                  writing; `hydrant verify {}` shows them, and the next writer sets them aside",
                 self.target()
             ))
-            .in_log(self.dir.join("state").display().to_string())
+            .at_target(self.dir.join("state").display().to_string())
         }))
     }
 

@@ -221,7 +221,7 @@ impl Place for KinesisPlace {
         }
         let message =
             format!("the stream keeps nothing of a log `{}`; check stream, log=NAME and endpoint", self.log);
-        Err(Error::new(ErrorKind::Unavailable, Retry::Never, message).in_log(self.target()))
+        Err(Error::new(ErrorKind::Unavailable, Retry::Never, message).at_target(self.target()))
     }
 
     async fn source(&self) -> Result<Arc<dyn EventSource>> {
@@ -263,7 +263,7 @@ impl Place for KinesisPlace {
     async fn repair(&self) -> Result<Vec<Finding>> {
         let message = "what stands in a stream cannot be changed; copy the log anew, from where it is whole, under \
                        another log=NAME";
-        Err(Error::new(ErrorKind::Unsupported, Retry::Never, message).in_log(self.target()))
+        Err(Error::new(ErrorKind::Unsupported, Retry::Never, message).at_target(self.target()))
     }
 
     async fn status(&self) -> Result<StoreStatus> {

@@ -220,7 +220,7 @@ impl Place for PostgresPlace {
         }
         let (log, table) = (&self.log, &self.options.table);
         let message = format!("the table `{table}` holds no log `{log}`; check log=NAME, schema and table");
-        Err(Error::new(ErrorKind::Unavailable, Retry::Never, message).in_log(self.target()))
+        Err(Error::new(ErrorKind::Unavailable, Retry::Never, message).at_target(self.target()))
     }
 
     async fn source(&self) -> Result<Arc<dyn EventSource>> {
@@ -248,7 +248,7 @@ impl Place for PostgresPlace {
     async fn repair(&self) -> Result<Vec<Finding>> {
         let message = "nothing is mended in a table; copy the log anew, from where it is whole, under another \
                        log=NAME";
-        Err(Error::new(ErrorKind::Unsupported, Retry::Never, message).in_log(self.target()))
+        Err(Error::new(ErrorKind::Unsupported, Retry::Never, message).at_target(self.target()))
     }
 
     async fn prune(&self, before: EventId) -> Result<()> {

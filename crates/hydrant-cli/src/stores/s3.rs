@@ -208,7 +208,7 @@ impl Place for S3Place {
             return Ok(());
         }
         let message = "there is no log under this prefix; check bucket, prefix and endpoint";
-        Err(Error::new(ErrorKind::Unavailable, Retry::Never, message).in_log(self.target()))
+        Err(Error::new(ErrorKind::Unavailable, Retry::Never, message).at_target(self.target()))
     }
 
     async fn source(&self) -> Result<Arc<dyn EventSource>> {
@@ -243,7 +243,7 @@ impl Place for S3Place {
     async fn repair(&self) -> Result<Vec<Finding>> {
         let message = "nothing is mended in a bucket, where other writers may be at work; copy the log anew, from \
                        where it is whole, under another prefix";
-        Err(Error::new(ErrorKind::Unsupported, Retry::Never, message).in_log(self.target()))
+        Err(Error::new(ErrorKind::Unsupported, Retry::Never, message).at_target(self.target()))
     }
 
     async fn prune(&self, before: EventId) -> Result<()> {

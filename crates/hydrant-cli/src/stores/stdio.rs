@@ -115,7 +115,7 @@ impl Place for Settings {
 }
 
 fn unsupported(message: &str) -> Error {
-    Error::new(ErrorKind::Unsupported, Retry::Never, message).in_log("-")
+    Error::new(ErrorKind::Unsupported, Retry::Never, message).at_target("-")
 }
 
 /// Events from standard input, which can be read once.
@@ -128,7 +128,7 @@ struct StdinSource {
 impl EventSource for StdinSource {
     fn read(&self, from: ReadFrom) -> EventStream {
         let taken = std::mem::replace(&mut *self.taken.lock().unwrap_or_else(PoisonError::into_inner), true);
-        let after = match from {
+        let after = match from.exclusive() {
             ReadFrom::Origin if !taken => None,
             ReadFrom::After(id) if !taken => Some(id),
             _ => {
@@ -226,5 +226,5 @@ fn not_written(cause: io::Error) -> Error {
         IoKind::StorageFull | IoKind::QuotaExceeded => ErrorKind::Full,
         _ => ErrorKind::Unavailable,
     };
-    Error::new(kind, Retry::Never, "standard output cannot be written").in_log("-").because(cause)
+    Error::new(kind, Retry::Never, "standard output cannot be written").at_target("-").because(cause)
 }

@@ -215,7 +215,7 @@ impl UdpPlace {
     fn keeps_nothing(&self) -> Error {
         let message =
             "datagrams are not kept, so there is nothing to look at; `hydrant tail` listens to them";
-        Error::new(ErrorKind::Unsupported, Retry::Never, message).in_log(self.target())
+        Error::new(ErrorKind::Unsupported, Retry::Never, message).at_target(self.target())
     }
 }
 

@@ -203,7 +203,7 @@ pub(super) async fn damage_is_told(trial: &Trial) -> Verdict {
 
 fn says_where(error: &hydrant::Error) -> Verdict {
     match error.kind() {
-        ErrorKind::Corrupt if error.event().is_some() || error.log().is_some() => Ok(()),
+        ErrorKind::Corrupt if error.event().is_some() || error.target().is_some() => Ok(()),
         _ => broken("Corrupt, naming the event or the log for damaged bytes", format!("{error:?}")),
     }
 }
@@ -247,9 +247,9 @@ pub(super) async fn error_is_last(trial: &Trial) -> Verdict {
     log.reads(ReadFrom::Snapshot, &events).await?;
     for mut stream in [log.source().read(ReadFrom::Origin), log.source().follow(ReadFrom::Origin)] {
         match stream.next().await {
-            Some(Err(error)) if matches!(error.kind(), ErrorKind::Compacted { .. }) => {}
+            Some(Err(error)) if matches!(error.kind(), ErrorKind::Pruned { .. }) => {}
             other => {
-                return broken("Compacted for a read from the origin below the floor", format!("{other:?}"));
+                return broken("Pruned for a read from the origin below the floor", format!("{other:?}"));
             }
         }
         is_last(&mut stream).await?;

@@ -224,8 +224,8 @@ pub(super) async fn starts_at_a_snapshot(trial: &Trial) -> Verdict {
     log.holds(&events).await?;
     // Below that floor there is nothing to compare with.
     let below = [generator.event(3)];
-    log.refused(id(2), &below, "Compacted or Fenced", |kind| {
-        matches!(kind, ErrorKind::Compacted { .. } | ErrorKind::Fenced)
+    log.refused(id(2), &below, "Pruned or Fenced", |kind| {
+        matches!(kind, ErrorKind::Pruned { .. } | ErrorKind::Fenced)
     })
     .await?;
     log.holds(&events).await?;
@@ -239,9 +239,9 @@ pub(super) async fn below_the_floor(trial: &Trial) -> Verdict {
         .prune(EventId::new(20))
         .await
         .or_else(|error| broken("Ok for pruning", format!("{error:?}")))?;
-    let compacted = |kind| matches!(kind, ErrorKind::Compacted { .. });
-    log.refused(None, &events[..1], "Compacted", compacted).await?;
-    log.refused(None, &events[..10], "Compacted", compacted).await?;
+    let compacted = |kind| matches!(kind, ErrorKind::Pruned { .. });
+    log.refused(None, &events[..1], "Pruned", compacted).await?;
+    log.refused(None, &events[..10], "Pruned", compacted).await?;
     log.append(last(&events[..29]), &events[29..]).await?;
     log.reads(ReadFrom::After(EventId::new(19)), &events[20..]).await?;
     log.close().await

@@ -140,15 +140,15 @@ async fn check_floor(log: &Log<'_>, events: &[Event], floor: usize) -> Verdict {
         let from = begins.checked_sub(1).map(|before| events[before].id()).into();
         let read = log.source().read(from).next().await;
         let followed = log.source().follow(from).next().await;
-        let compacted = |first: &Option<hydrant::Result<Event>>| matches!(first, Some(Err(error)) if error.kind() == ErrorKind::Compacted { oldest });
+        let compacted = |first: &Option<hydrant::Result<Event>>| matches!(first, Some(Err(error)) if error.kind() == ErrorKind::Pruned { oldest });
         if !compacted(&read) {
-            let expected = format!("Compacted, naming {oldest} as the oldest, for a read from {from:?}");
+            let expected = format!("Pruned, naming {oldest} as the oldest, for a read from {from:?}");
             return broken(expected, format!("{read:?}"));
         }
         // A follower may still be fed from memory; then it lacks nothing.
         let fed = matches!(&followed, Some(Ok(event)) if *event == events[begins]);
         if !compacted(&followed) && !fed {
-            let expected = format!("Compacted, or event {begins}, for a follower from {from:?}");
+            let expected = format!("Pruned, or event {begins}, for a follower from {from:?}");
             return broken(expected, format!("{followed:?}"));
         }
     }
@@ -176,12 +176,12 @@ pub(super) async fn prune_under_a_read(trial: &Trial) -> Verdict {
         while let Some(event) = read.next().await {
             match event {
                 Ok(event) if Some(&event) == events.get(next) => next += 1,
-                Err(error) if matches!(error.kind(), ErrorKind::Compacted { .. }) => next = events.len(),
-                other => return broken(format!("event {next}, or Compacted"), format!("{other:?}")),
+                Err(error) if matches!(error.kind(), ErrorKind::Pruned { .. }) => next = events.len(),
+                other => return broken(format!("event {next}, or Pruned"), format!("{other:?}")),
             }
         }
         if next != events.len() {
-            return broken(format!("{} events, or Compacted", events.len()), format!("the end after {next}"));
+            return broken(format!("{} events, or Pruned", events.len()), format!("the end after {next}"));
         }
     }
     log.close().await

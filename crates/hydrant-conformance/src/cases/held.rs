@@ -176,7 +176,7 @@ pub(super) async fn checkpoint_follows(trial: &Trial) -> Verdict {
     for at in 0..events.len() {
         log.append(last(&events[..at]), &events[at..=at]).await?;
         let seen = log.checkpoint().await?;
-        let appended = Checkpoint::behind(&events[at]);
+        let appended = Checkpoint::at(&events[at]);
         if trial.is_durable() && seen != appended {
             return broken(format!("the checkpoint {appended:?} right after Ok"), format!("{seen:?}"));
         }

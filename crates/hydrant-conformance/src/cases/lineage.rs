@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hydrant::{
     Batch, Checkpoint, ErrorKind, Event, EventSink, EventSource, EventSourceExt, MemoryCheckpoints,
-    MemoryStore, ReadFrom, Relay, RelayOptions, SecondaryOptions, SecondaryStatus, State,
+    MemoryStore, ReadFrom, Relay, RelayOptions, SecondaryOptions, SecondaryState, SecondaryStatus,
 };
 
 use crate::Trial;
@@ -43,7 +43,7 @@ async fn relay(
         }
     };
     let verdict = trial.settled(true, look).await;
-    relay.close(Duration::ZERO).await;
+    drop(relay.close(Duration::ZERO).await);
     verdict
 }
 
@@ -53,7 +53,7 @@ fn diverged(at: &Event) -> impl Fn(&SecondaryStatus) -> bool {
     move |status| {
         let error = status.last_error.as_ref();
         let names_it = error.is_some_and(|error| error.event() == Some(id));
-        status.state == State::Parked
+        status.state == SecondaryState::Parked
             && names_it
             && error.map(hydrant::Error::kind) == Some(ErrorKind::Diverged)
     }

@@ -97,11 +97,11 @@ pub(super) async fn cancel_prune(trial: &Trial) -> Verdict {
         log.append(last(&events[..30]), &events[30..]).await?;
         log.reads(ReadFrom::Snapshot, &events[30..]).await?;
         log.reads(ReadFrom::After(EventId::new(19)), &events[20..]).await?;
-        // Half pruned is Compacted; nothing is passed over.
+        // Half pruned is Pruned; nothing is passed over.
         match log.source().collect(ReadFrom::Origin).await {
             Ok(seen) => same_events("an origin that was not pruned", &events, &seen)?,
-            Err(error) if matches!(error.kind(), ErrorKind::Compacted { .. }) => {}
-            Err(error) => return broken("all events, or Compacted", format!("{error:?}")),
+            Err(error) if matches!(error.kind(), ErrorKind::Pruned { .. }) => {}
+            Err(error) => return broken("all events, or Pruned", format!("{error:?}")),
         }
         prune.prune(EventId::new(20)).await.expected(|| "Ok for pruning again".to_owned())?;
         drop(prune);

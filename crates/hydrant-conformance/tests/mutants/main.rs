@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hydrant::{Acknowledges, Capabilities, Checkpoint, Error, EventId, Result};
+use hydrant::{Capabilities, Checkpoint, Durability, Error, EventId, Result};
 use hydrant_conformance::{Case, Damage, Harness, Law, Limits, Opened, cases, check, seed};
 
 use crate::bugs::Bug;
@@ -50,8 +50,8 @@ impl Harness for OnPaper {
         }
     }
 
-    fn acknowledges(&self) -> Acknowledges {
-        if self.weak { Acknowledges::Accepted } else { Acknowledges::Durable }
+    fn durability(&self) -> Durability {
+        if self.weak { Durability::Accepted } else { Durability::Durable }
     }
 
     fn limits(&self) -> Limits {
@@ -79,7 +79,7 @@ impl Harness for OnPaper {
             _ => {}
         }
         page.locked = true;
-        let own_head = page.events.last().map_or(Checkpoint::Empty, Checkpoint::behind);
+        let own_head = page.events.last().map_or(Checkpoint::Empty, Checkpoint::at);
         drop(page);
         let paper = Paper { shared: Arc::clone(&shared), own_head: Arc::new(Mutex::new(own_head)) };
         let (pages, bug, weak, name) = (Arc::clone(&self.pages), self.bug, self.weak, namespace.to_owned());

@@ -77,7 +77,7 @@ pub(crate) struct Paper {
 
 impl Page {
     fn head(&self) -> Checkpoint {
-        self.events.last().map_or(Checkpoint::Empty, Checkpoint::behind)
+        self.events.last().map_or(Checkpoint::Empty, Checkpoint::at)
     }
 
     fn behind(&self, after: Option<EventId>) -> usize {
@@ -100,14 +100,14 @@ impl Page {
             }
             _ => {}
         }
-        let fresh = match batch.behind(&head) {
+        let fresh = match batch.fresh_after(&head) {
             Err(error) if error.kind() == ErrorKind::Gap && bug == Bug::AcceptsHoles => batch.events(),
             Err(_) if bug == Bug::AcceptsPassedOver && held.is_empty() => batch.events(),
             other => other?,
         };
         if !held.is_empty() && batch.after() < self.floor_after && bug != Bug::ForgetsTheFloor {
             let oldest = self.events.first().map_or(EventId::ZERO, Event::id);
-            return Err(Error::compacted(oldest));
+            return Err(Error::pruned(oldest));
         }
         let same = |event: &Event, stored: &Event| match bug {
             Bug::ComparesTheHeadOnly | Bug::ForgetsTheFloor => true,
@@ -125,7 +125,7 @@ impl Page {
     fn start(&self, from: ReadFrom, bug: Bug) -> Result<Option<EventId>> {
         let after = match from {
             ReadFrom::Origin => None,
-            ReadFrom::After(id) if bug == Bug::AfterIsInclusive => id.get().checked_sub(1).map(EventId::new),
+            ReadFrom::After(id) if bug == Bug::AfterIsInclusive => id.prev(),
             ReadFrom::After(id) if bug == Bug::RefusesUnknownPositions => {
                 let known = self.events.iter().any(|event| event.id() == id);
                 return if known { Ok(Some(id)) } else { Err(Error::invalid("no such event").at(id)) };
@@ -146,7 +146,7 @@ impl Page {
         };
         match self.events.first() {
             Some(oldest) if after < self.floor_after && bug != Bug::SilentBelowTheFloor => {
-                Err(Error::compacted(oldest.id()))
+                Err(Error::pruned(oldest.id()))
             }
             _ => Ok(after),
         }
@@ -183,7 +183,7 @@ impl EventSink for Paper {
         }
         let fresh = match self.compare(&batch) {
             Err(error) if error.kind() == ErrorKind::Gap && shared.has(Bug::CheckpointHidesHoles) => {
-                shared.page().claims = Some(Checkpoint::behind(batch.last()));
+                shared.page().claims = Some(Checkpoint::at(batch.last()));
                 return Err(error);
             }
             other => other?,
@@ -223,7 +223,7 @@ impl EventSink for Paper {
                 Checkpoint::At { id: EventId::new(last.id().get() + 1), digest: last.digest() }
             }
             Bug::DigestOfNothing => Checkpoint::At { id: last.id(), digest: [0; 16].into() },
-            _ => Checkpoint::behind(last),
+            _ => Checkpoint::at(last),
         })
     }
 }
@@ -232,7 +232,7 @@ impl Paper {
     fn compare<'a>(&self, batch: &Batch<'a>) -> Result<&'a [Event]> {
         if self.shared.bug == Bug::TrustsItsOwnHead {
             let own = *self.own_head.lock().unwrap_or_else(PoisonError::into_inner);
-            return batch.behind(&own);
+            return batch.fresh_after(&own);
         }
         let compared = self.shared.page().compare(batch, self.shared.bug);
         compared.map_err(|error| match (self.shared.bug, error.kind()) {

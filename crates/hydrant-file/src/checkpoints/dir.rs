@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hydrant::{Entry, Error, Result, Retry};
+use hydrant::{CheckpointEntry, Error, Result, Retry};
 
 use super::entry_file;
 use crate::error::io_error;
@@ -33,32 +33,32 @@ impl Dir {
         create_dir_synced(&self.path).map_err(fail)?;
         if !fs::metadata(&self.path).map_err(fail)?.is_dir() {
             return Err(Error::invalid("this is not a directory; name one to keep checkpoints in")
-                .in_log(self.path.display().to_string()));
+                .at_target(self.path.display().to_string()));
         }
         // A runner may have been killed between its rename and its sync.
         self.settle()
     }
 
-    pub(super) fn read(&self, name: &str) -> Result<Option<Entry>> {
+    pub(super) fn read(&self, name: &str) -> Result<Option<CheckpointEntry>> {
         let path = self.path.join(entry_file::file_name(name));
         match Self::read_file(&path)? {
             Some(entry) if entry.name != name => Err(Error::corrupt(format!(
                 "this file holds the entry of {:?}; move it back to where it belongs",
                 entry.name
             ))
-            .in_log(path.display().to_string())),
+            .at_target(path.display().to_string())),
             entry => Ok(entry),
         }
     }
 
-    fn read_file(path: &Path) -> Result<Option<Entry>> {
+    fn read_file(path: &Path) -> Result<Option<CheckpointEntry>> {
         let fail = |cause| io_error(path, "reading the checkpoint", Retry::Safe, cause);
         let found = match fs::symlink_metadata(path) {
             Ok(found) => found,
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(cause) => return Err(fail(cause)),
         };
-        let damaged = |what| entry_file::damaged(what).in_log(path.display().to_string());
+        let damaged = |what| entry_file::damaged(what).at_target(path.display().to_string());
         // Opening a pipe would wait for its writer.
         if !found.is_file() {
             return Err(damaged("this is not a regular file"));
@@ -73,10 +73,10 @@ impl Dir {
             Err(cause) => return Err(fail(cause)),
         };
         file.take(ENTRY_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(fail)?;
-        entry_file::decode(&bytes).map(Some).map_err(|error| error.in_log(path.display().to_string()))
+        entry_file::decode(&bytes).map(Some).map_err(|error| error.at_target(path.display().to_string()))
     }
 
-    pub(super) fn list(&self) -> Result<Vec<Entry>> {
+    pub(super) fn list(&self) -> Result<Vec<CheckpointEntry>> {
         let fail = |cause| io_error(&self.path, "listing the checkpoints", Retry::Safe, cause);
         let mut entries = Vec::new();
         for found in fs::read_dir(&self.path).map_err(fail)? {
@@ -92,7 +92,7 @@ impl Dir {
                     "this file holds the entry of {:?}; move it back to where it belongs",
                     entry.name
                 ))
-                .in_log(path.display().to_string()));
+                .at_target(path.display().to_string()));
             }
             entries.push(entry);
         }
@@ -100,7 +100,12 @@ impl Dir {
         Ok(entries)
     }
 
-    pub(super) fn swap(&self, name: &str, expected: Option<&Entry>, new: Option<&Entry>) -> Result<()> {
+    pub(super) fn swap(
+        &self,
+        name: &str,
+        expected: Option<&CheckpointEntry>,
+        new: Option<&CheckpointEntry>,
+    ) -> Result<()> {
         self.check_sync()?;
         let file_name = entry_file::file_name(name);
         let path = self.path.join(&file_name);
@@ -116,7 +121,7 @@ impl Dir {
 
         if self.read(name)?.as_ref() != expected {
             return Err(
-                Error::fenced("another runner moved this checkpoint; end one of the two").in_log(name)
+                Error::fenced("another runner moved this checkpoint; end one of the two").at_target(name)
             );
         }
         let temp = self.path.join(format!(".{file_name}.tmp"));
@@ -166,7 +171,7 @@ impl Dir {
             return Err(Error::closed(
                 "a sync failed before, so this handle cannot tell what is durable; check the disk and open again",
             )
-            .in_log(self.path.display().to_string()));
+            .at_target(self.path.display().to_string()));
         }
         Ok(())
     }

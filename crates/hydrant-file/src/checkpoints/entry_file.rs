@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use hydrant::{Digest, Entry, Error, ErrorKind, Result, Retry};
+use hydrant::{CheckpointEntry, Digest, Error, ErrorKind, Result, Retry};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
@@ -51,7 +51,7 @@ struct Sealed<'a> {
     checksum: Digest,
 }
 
-pub(super) fn encode(entry: &Entry) -> Result<Vec<u8>> {
+pub(super) fn encode(entry: &CheckpointEntry) -> Result<Vec<u8>> {
     let unable = |cause| Error::invalid("the entry cannot be written as JSON").because(cause);
     let raw = serde_json::value::to_raw_value(entry).map_err(unable)?;
     let sealed = Sealed { version: VERSION, entry: &raw, checksum: checksum(raw.get().as_bytes()) };
@@ -60,7 +60,7 @@ pub(super) fn encode(entry: &Entry) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-pub(super) fn decode(bytes: &[u8]) -> Result<Entry> {
+pub(super) fn decode(bytes: &[u8]) -> Result<CheckpointEntry> {
     #[derive(Deserialize)]
     struct Version {
         version: u32,

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use hydrant::{CheckpointStore, Entry, Error, ErrorKind, Result, Retry};
+use hydrant::{CheckpointEntry, CheckpointStore, Error, ErrorKind, Result, Retry};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use self::dir::Dir;
@@ -35,13 +35,13 @@ const GATES: usize = 16;
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> hydrant::Result<()> {
-/// use hydrant::{Checkpoint, CheckpointStore, Entry};
+/// use hydrant::{Checkpoint, CheckpointStore, CheckpointEntry};
 /// use hydrant_file::FileCheckpoints;
 ///
 /// # let dir = tempfile::tempdir().unwrap();
 /// # let dir = dir.path();
 /// let checkpoints = FileCheckpoints::open(dir.join("checkpoints")).await?;
-/// let entry = Entry {
+/// let entry = CheckpointEntry {
 ///     name: "archive".into(),
 ///     target: "s3://bucket/log".into(),
 ///     checkpoint: Checkpoint::Empty,
@@ -82,7 +82,7 @@ impl FileCheckpoints {
 /// A dropped `swap` is made or not made as a whole, and has ended before the next call for that name begins.
 #[async_trait]
 impl CheckpointStore for FileCheckpoints {
-    async fn load(&self, name: &str) -> Result<Option<Entry>> {
+    async fn load(&self, name: &str) -> Result<Option<CheckpointEntry>> {
         let gate = self.gate(name).await;
         let (dir, name) = (self.dir.clone(), name.to_owned());
         blocking(move || {
@@ -94,7 +94,7 @@ impl CheckpointStore for FileCheckpoints {
         .await
     }
 
-    async fn list(&self) -> Result<Vec<Entry>> {
+    async fn list(&self) -> Result<Vec<CheckpointEntry>> {
         let mut gates = Vec::with_capacity(GATES);
         for gate in self.gates.iter() {
             gates.push(gate.clone().lock_owned().await);
@@ -109,7 +109,12 @@ impl CheckpointStore for FileCheckpoints {
         .await
     }
 
-    async fn swap(&self, name: &str, expected: Option<&Entry>, new: Option<&Entry>) -> Result<()> {
+    async fn swap(
+        &self,
+        name: &str,
+        expected: Option<&CheckpointEntry>,
+        new: Option<&CheckpointEntry>,
+    ) -> Result<()> {
         for entry in [expected, new].into_iter().flatten() {
             if entry.name != name {
                 return Err(Error::invalid(format!("the entry is named {:?}, not {name:?}", entry.name)));

@@ -1,18 +1,18 @@
 use std::fs;
 use std::path::Path;
 
-use hydrant::{Checkpoint, CheckpointStore, Entry, ErrorKind, Event, EventId, Retry};
+use hydrant::{Checkpoint, CheckpointEntry, CheckpointStore, ErrorKind, Event, EventId, Retry};
 use tempfile::TempDir;
 
 use super::FileCheckpoints;
 use super::dir::Step;
 
-fn entry(name: &str, id: u64) -> Entry {
+fn entry(name: &str, id: u64) -> CheckpointEntry {
     let event = Event::new(EventId::new(id), &id).unwrap();
-    Entry {
+    CheckpointEntry {
         name: name.to_owned(),
         target: "udp://[::1]:9".to_owned(),
-        checkpoint: Checkpoint::behind(&event),
+        checkpoint: Checkpoint::at(&event),
     }
 }
 
@@ -58,7 +58,7 @@ async fn a_swap_moves_only_what_it_expects() {
     checkpoints.swap("a", None, Some(&entry("a", 1))).await.unwrap();
     fenced(checkpoints.swap("a", None, Some(&entry("a", 2))).await);
     fenced(checkpoints.swap("a", Some(&entry("a", 2)), None).await);
-    let other_target = Entry { target: "udp://[::1]:10".to_owned(), ..entry("a", 1) };
+    let other_target = CheckpointEntry { target: "udp://[::1]:10".to_owned(), ..entry("a", 1) };
     fenced(checkpoints.swap("a", Some(&other_target), Some(&entry("a", 2))).await);
     assert_eq!(checkpoints.load("a").await.unwrap(), Some(entry("a", 1)));
     let error = checkpoints.swap("a", Some(&entry("a", 1)), Some(&entry("b", 2))).await.unwrap_err();
@@ -69,7 +69,7 @@ async fn a_swap_moves_only_what_it_expects() {
 async fn of_two_runners_that_swap_at_once_one_is_fenced() {
     let dir = TempDir::new().unwrap();
     let runners = [open(dir.path()).await, open(dir.path()).await]; // as two processes would
-    let mut before: Option<Entry> = None;
+    let mut before: Option<CheckpointEntry> = None;
     for round in 0..50 {
         let next = [entry("a", 2 * round), entry("a", 2 * round + 1)];
         let swaps = std::array::from_fn::<_, 2, _>(|at| {

@@ -122,7 +122,7 @@ impl FileStore {
 #[async_trait]
 impl Prune for FileStore {
     /// Removes sealed segments from the oldest on, each durably before the next, so that a crash in between
-    /// leaves a log that begins at one of them. Reads under way that still need them end with `Compacted`.
+    /// leaves a log that begins at one of them. Reads under way that still need them end with `Pruned`.
     ///
     /// # Errors
     /// What the disk answers; pruning again is safe.

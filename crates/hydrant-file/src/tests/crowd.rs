@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 use futures_util::future::join_all;
-use hydrant::{Batch, Event, EventId, EventSink, EventSourceExt, MemoryCheckpoints, ReadFrom};
+use hydrant::{Batch, Event, EventSink, EventSourceExt, MemoryCheckpoints, ReadFrom};
 
 use super::{EVENT_BYTES_MAX, dir, event, snapshot};
 use crate::directory::Directory;
@@ -38,7 +38,7 @@ async fn run(seed: u64, step: usize, fault: Fault) -> bool {
     let before = disk.steps().len();
     disk.fail_at(before + step, fault);
     let appends = pieces[1..].iter().map(|piece| {
-        let after = piece[0].id().get().checked_sub(1).map(EventId::new);
+        let after = piece[0].id().prev();
         log.append(Batch::new(after, piece).unwrap())
     });
     let answers = join_all(appends).await;

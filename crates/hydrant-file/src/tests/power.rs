@@ -202,7 +202,7 @@ impl<'a> Run<'a> {
     /// How far a read comes; every event is the one that was appended there, none is passed over.
     async fn read(&self, source: &impl EventSource) -> (usize, Option<hydrant::Error>) {
         let (count, error) = self.read_on(source.read(ReadFrom::Origin), 0).await;
-        let Some(ErrorKind::Compacted { oldest }) = error.as_ref().map(hydrant::Error::kind) else {
+        let Some(ErrorKind::Pruned { oldest }) = error.as_ref().map(hydrant::Error::kind) else {
             return (count, error);
         };
         let floor = self.history.events.partition_point(|event| event.id() < oldest);

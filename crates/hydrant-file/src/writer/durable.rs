@@ -34,7 +34,7 @@ impl Writer {
                 let other = Error::fenced(format!(
                     "somebody else wrote to the file: it had {was} bytes, and has {is}; end that writer and reopen the log"
                 ));
-                Err(self.stop(&other.in_log(self.dir.state().display().to_string())))
+                Err(self.stop(&other.at_target(self.dir.state().display().to_string())))
             }
             Err(cause) => Err(self.dir.unread(&self.dir.state(), cause)),
         }
@@ -51,7 +51,7 @@ impl Writer {
                     Retry::AfterCheckpoint,
                     "the file was deleted, moved or replaced while it was written to; put it back and reopen the log",
                 );
-                Err(self.stop(&gone.in_log(path.display().to_string())))
+                Err(self.stop(&gone.at_target(path.display().to_string())))
             }
             Err(cause) => Err(self.stop(&io_error(&path, "finding", Retry::AfterCheckpoint, cause))),
         }
@@ -61,8 +61,8 @@ impl Writer {
     pub(super) fn stop(&mut self, cause: &Error) -> Error {
         let path = self.dir.path.display().to_string();
         tracing::error!(%cause, dir = %path, "the log stopped");
-        let stopped =
-            Error::closed(format!("an earlier failure stopped this log; reopen it ({cause})")).in_log(path);
+        let stopped = Error::closed(format!("an earlier failure stopped this log; reopen it ({cause})"))
+            .at_target(path);
         self.stopped = Some(stopped.clone());
         self.record.phase = Phase::Stopped;
         self.publish_record();
@@ -108,7 +108,7 @@ impl Writer {
     pub(super) fn close(&mut self) -> Result<()> {
         let closed = self.sync().and_then(|()| self.leave());
         let why =
-            Error::closed("the log was closed; open it again").in_log(self.dir.path.display().to_string());
+            Error::closed("the log was closed; open it again").at_target(self.dir.path.display().to_string());
         // Dropped before it is told, so that whoever is told can open the log again.
         self.lock = None;
         let stopped = self.stopped.get_or_insert(why).clone();

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hydrant::{Event, EventId, Result};
+use hydrant::{Checkpoint, Event, EventId, Result};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
@@ -18,6 +18,8 @@ pub(crate) enum Command {
     Append(Append),
     /// Answers when everything asked before is done.
     Barrier(oneshot::Sender<Result<()>>),
+    /// Answers with the newest event accepted.
+    Head(oneshot::Sender<Result<Checkpoint>>),
     /// Makes everything accepted durable.
     Sync(oneshot::Sender<Result<()>>),
     /// The timer of [`Fsync::Interval`](crate::Fsync::Interval).
@@ -96,6 +98,10 @@ impl Writer {
             match command {
                 Command::Append(append) => ahead = self.appends(append, &mut queue),
                 Command::Barrier(reply) => self.answer(reply, self.stopped.clone().map_or(Ok(()), Err)),
+                Command::Head(reply) => {
+                    let head = self.head.as_ref().map_or(Checkpoint::Empty, Checkpoint::at);
+                    self.answer(reply, self.stopped.clone().map_or(Ok(head), Err));
+                }
                 Command::Sync(reply) => {
                     let synced = self.sync();
                     self.answer(reply, synced);
@@ -119,7 +125,7 @@ impl Writer {
         }
     }
 
-    pub(super) fn answer(&self, reply: oneshot::Sender<Result<()>>, answer: Result<()>) {
+    pub(super) fn answer<T>(&self, reply: oneshot::Sender<Result<T>>, answer: Result<T>) {
         self.counters.under_way.fetch_sub(1, Ordering::Release);
         // The caller may have left; what it asked for is done all the same.
         drop(reply.send(answer));

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hydrant::{Acknowledges, Capabilities, Result};
+use hydrant::{Capabilities, Durability, Result};
 use hydrant_conformance::{Damage, Harness, Opened};
 use hydrant_file::{FileStore, FileStoreOptions, Fsync};
 
@@ -35,10 +35,10 @@ impl Harness for InFiles {
         Ok(Opened::prunable(store.clone()).closed_by(async move { store.close().await }))
     }
 
-    fn acknowledges(&self) -> Acknowledges {
+    fn durability(&self) -> Durability {
         match self.options.fsync {
-            Fsync::Always => Acknowledges::Durable,
-            _ => Acknowledges::Accepted,
+            Fsync::Always => Durability::Durable,
+            _ => Durability::Accepted,
         }
     }
 

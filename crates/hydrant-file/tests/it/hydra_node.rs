@@ -107,7 +107,7 @@ async fn a_log_that_ends_with_a_reused_id_has_the_checkpoint_of_what_its_readers
     let dir = dir_of(&[("state-3", lines(timed, 0..4).as_bytes()), ("state", checkpoint(3).as_bytes())]);
     let store = open(dir.path()).await;
     let events = read(&store, ReadFrom::Origin).await;
-    assert_eq!(store.checkpoint().await.unwrap(), Checkpoint::behind(&events[3]));
+    assert_eq!(store.checkpoint().await.unwrap(), Checkpoint::at(&events[3]));
     // A sink that took them over and the log itself agree on their lineage.
     append(&store, &[event(4)]).await.unwrap();
     assert_eq!(ids(&store, ReadFrom::After(id(3))).await, [4]);

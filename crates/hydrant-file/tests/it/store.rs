@@ -100,18 +100,18 @@ async fn an_empty_log_may_begin_at_a_snapshot_and_tells_its_floor() {
     store.append(Batch::new(Some(EventId::new(6)), &[snapshot(7), event(8)]).unwrap()).await.unwrap();
     for _ in 0..2 {
         let error = store.collect(ReadFrom::Origin).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Compacted { oldest: EventId::new(7) });
+        assert_eq!(error.kind(), ErrorKind::Pruned { oldest: EventId::new(7) });
         assert_eq!(store.collect(ReadFrom::After(EventId::new(6))).await.unwrap().len(), 2);
         assert_eq!(store.collect(ReadFrom::Snapshot).await.unwrap().len(), 2);
     }
     store.close().await.unwrap();
     let store = open(dir.path()).await;
     let error = store.collect(ReadFrom::After(EventId::new(5))).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Compacted { oldest: EventId::new(7) });
+    assert_eq!(error.kind(), ErrorKind::Pruned { oldest: EventId::new(7) });
     let below =
         Batch::new(None, std::slice::from_ref(&below_event())).map(|batch| batch.first().clone()).unwrap();
     let error = store.append(Batch::new(None, &[below]).unwrap()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Compacted { oldest: EventId::new(7) });
+    assert_eq!(error.kind(), ErrorKind::Pruned { oldest: EventId::new(7) });
 }
 
 fn below_event() -> hydrant::Event {
@@ -263,7 +263,7 @@ async fn another_process_reads_a_file_once_that_has_two_names_in_a_rotation() {
         assert_eq!(other.collect(ReadFrom::Origin).await.unwrap(), log, "closed: {closed}");
         assert_eq!(other.collect(ReadFrom::After(EventId::new(12))).await.unwrap(), log[13..]);
         assert_eq!(other.collect(ReadFrom::Snapshot).await.unwrap(), log[10..]);
-        assert_eq!(other.checkpoint().await.unwrap(), hydrant::Checkpoint::behind(&log[19]));
+        assert_eq!(other.checkpoint().await.unwrap(), hydrant::Checkpoint::at(&log[19]));
         std::fs::remove_file(dir.path().join("state-19")).unwrap();
         store.close().await.unwrap();
     }

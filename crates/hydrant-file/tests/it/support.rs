@@ -52,7 +52,7 @@ pub(crate) async fn goes_on(dir: &Path, expected: &[u64]) {
     all.extend(next..next + 4);
     let events = read(&store, ReadFrom::Origin).await;
     assert_eq!(events.iter().map(|event| event.id().get()).collect::<Vec<_>>(), all);
-    assert_eq!(store.checkpoint().await.unwrap(), Checkpoint::behind(events.last().unwrap()));
+    assert_eq!(store.checkpoint().await.unwrap(), Checkpoint::at(events.last().unwrap()));
     assert_eq!(ids(&store, ReadFrom::Snapshot).await, [next + 2, next + 3]);
     store.close().await.unwrap();
 }

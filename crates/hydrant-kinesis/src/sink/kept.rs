@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hydrant::{Checkpoint, CheckpointStore, Entry, Error, ErrorKind, Result, Retry};
+use hydrant::{Checkpoint, CheckpointEntry, CheckpointStore, Error, ErrorKind, Result, Retry};
 use tokio::time::{Instant, timeout};
 
 /// How long the store may take to answer.
@@ -13,9 +13,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Kept {
     name: String,
     target: String,
-    entry: Option<Entry>,
+    entry: Option<CheckpointEntry>,
     /// What a swap wanted to write whose outcome is open.
-    pending: Option<Entry>,
+    pending: Option<CheckpointEntry>,
     saved_at: Instant,
     store: Arc<dyn CheckpointStore>,
 }
@@ -35,7 +35,7 @@ impl Kept {
                  beginning; if it holds later events already, send the log under another name",
                 entry.target
             );
-            return Err(Error::invalid(message).in_log(name));
+            return Err(Error::invalid(message).at_target(name));
         }
         let name = name.to_owned();
         Ok(Self { name, target, entry, pending: None, saved_at: Instant::now(), store })
@@ -100,7 +100,7 @@ impl Kept {
             }
             self.pending = None;
         }
-        let new = Entry { name: self.name.clone(), target: self.target.clone(), checkpoint };
+        let new = CheckpointEntry { name: self.name.clone(), target: self.target.clone(), checkpoint };
         self.pending = Some(new.clone());
         let swapped = self.store.swap(&self.name, self.entry.as_ref(), Some(&new)).await;
         match &swapped {
@@ -114,7 +114,7 @@ impl Kept {
 
 fn late(name: &str) -> Error {
     let message = format!("the store of checkpoints did not answer within {PATIENCE:?}; check it");
-    Error::new(ErrorKind::Unavailable, Retry::Safe, message).in_log(name)
+    Error::new(ErrorKind::Unavailable, Retry::Safe, message).at_target(name)
 }
 
 #[cfg(test)]
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     fn at(id: u64) -> Checkpoint {
-        Checkpoint::behind(&Event::new(EventId::new(id), &id).unwrap())
+        Checkpoint::at(&Event::new(EventId::new(id), &id).unwrap())
     }
 
     async fn load(store: &MemoryCheckpoints, target: &str) -> Result<Kept> {
@@ -151,7 +151,7 @@ mod tests {
     async fn an_entry_whose_outcome_is_open_is_what_may_be_known_again() {
         let mut kept = load(&MemoryCheckpoints::default(), "a").await.unwrap();
         assert_eq!(kept.known_again(at(3)), at(3), "the stream is read back");
-        let of = |id| Entry { name: "sink".into(), target: "a".into(), checkpoint: at(id) };
+        let of = |id| CheckpointEntry { name: "sink".into(), target: "a".into(), checkpoint: at(id) };
         kept.pending = Some(of(2));
         assert_eq!(kept.known_again(at(3)), at(2));
         kept.entry = Some(of(1));

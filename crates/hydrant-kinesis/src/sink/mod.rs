@@ -138,7 +138,7 @@ impl KinesisSink {
             record_bytes_max: options.record_bytes_max,
             event_bytes_max: options.event_bytes_max,
         };
-        check(stream, &wire).map_err(|message| Error::invalid(message).in_log(&name))?;
+        check(stream, &wire).map_err(|message| Error::invalid(message).at_target(&name))?;
         let rng = options.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
         let state = State {
             head: None,
@@ -187,7 +187,7 @@ impl KinesisSink {
         let alive = self.alive.subscribe();
         let state = Arc::clone(&self.state).lock_owned().await;
         if state.closed {
-            return Err(Error::closed("the sink was closed; open it again").in_log(&self.shared.name));
+            return Err(Error::closed("the sink was closed; open it again").at_target(&self.shared.name));
         }
         let (answer, answered) = oneshot::channel();
         let running = call(Arc::clone(&self.shared), state, Caller(answer), alive);
@@ -197,7 +197,7 @@ impl KinesisSink {
         });
         answered.await.unwrap_or_else(|_| {
             let message = "the sink panicked; report it";
-            Err(Error::new(ErrorKind::Bug, Retry::AfterCheckpoint, message).in_log(&self.shared.name))
+            Err(Error::new(ErrorKind::Bug, Retry::AfterCheckpoint, message).at_target(&self.shared.name))
         })
     }
 }
@@ -244,7 +244,7 @@ impl Shared {
         tokio::select! {
             biased;
             _ = alive.changed() => {
-                Err(Error::closed("the sink was closed before it knew its checkpoint").in_log(&self.name))
+                Err(Error::closed("the sink was closed before it knew its checkpoint").at_target(&self.name))
             }
             found = self.find_head(state) => found,
         }
@@ -279,7 +279,7 @@ impl Shared {
         let answer = answer.map_err(Unanswered::into_error)?;
         let stream = answer.stream_description_summary().ok_or_else(|| {
             let message = "DescribeStreamSummary: the answer describes no stream; check the endpoint";
-            Error::new(ErrorKind::Unavailable, Retry::Safe, message).in_log(&self.name)
+            Error::new(ErrorKind::Unavailable, Retry::Safe, message).at_target(&self.name)
         })?;
         let made = stream.stream_creation_timestamp().secs();
         Ok(format!("{} of {made}, log {}", stream.stream_arn(), self.wire.log))
@@ -294,13 +294,13 @@ impl Shared {
         alive: watch::Receiver<()>,
     ) -> Result<Checkpoint> {
         let head = self.head(state, alive).await?;
-        let fresh = batch.behind(&head).map_err(|error| error.in_log(&self.name))?;
+        let fresh = batch.fresh_after(&head).map_err(|error| error.at_target(&self.name))?;
         let held = batch.events().len() - fresh.len();
         let after = if held == 0 { batch.after() } else { Some(batch.events()[held - 1].id()) };
         let mut rest = fresh;
         let mut put_any = false;
         let deadline = Instant::now() + self.options.append_timeout;
-        let packed = self.wire.pack(after, fresh).map_err(|error| error.in_log(&self.name))?;
+        let packed = self.wire.pack(after, fresh).map_err(|error| error.at_target(&self.name))?;
         for Packed { data, completes } in packed {
             let previous = state.previous.as_deref();
             let put = match (caller.0.is_closed(), put_any && Instant::now() >= deadline) {
@@ -321,7 +321,7 @@ impl Shared {
             put_any = true;
             let (completed, remaining) = rest.split_at(completes);
             if let Some(last) = completed.last() {
-                state.head = Some(Checkpoint::behind(last));
+                state.head = Some(Checkpoint::at(last));
             }
             rest = remaining;
         }
@@ -347,13 +347,13 @@ impl Shared {
     /// The events are on the stream, and their checkpoint is not written, as far as one knows.
     fn uncounted(&self, cause: Error) -> Error {
         let message = "the records were put, but their checkpoint could not be written; check its store";
-        let error = Error::new(cause.kind(), cause.retry(), message).in_log(&self.name);
+        let error = Error::new(cause.kind(), cause.retry(), message).at_target(&self.name);
         error.because(cause).maybe_applied()
     }
 
     fn unfinished(&self, why: &str) -> NotPut {
         let message = format!("{why} while the batch was put; a part of it is on the stream");
-        Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message).in_log(&self.name).into()
+        Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message).at_target(&self.name).into()
     }
 }
 

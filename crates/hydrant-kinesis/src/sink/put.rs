@@ -50,7 +50,7 @@ impl Shared {
                 Ok(Err(cause)) => cause,
                 Err(_) => return Err(self.late().into()),
             };
-            let error = error::putting(&cause).in_log(&self.name);
+            let error = error::putting(&cause).at_target(&self.name);
             if !error::is_throttled(&cause) {
                 let may_be_another = error::is_missing(&cause) || error.kind() == ErrorKind::Invalid;
                 return Err(NotPut { error, may_be_another });
@@ -82,6 +82,6 @@ impl Shared {
             "a record was not acknowledged within {:?}; check the network, or raise `put_timeout`",
             self.options.put_timeout
         );
-        Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message).in_log(&self.name)
+        Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message).at_target(&self.name)
     }
 }

@@ -52,7 +52,7 @@ impl Shared {
                 looked => looked?,
             };
             if let Some(head) = looked.head {
-                return Ok(Found { checkpoint: Checkpoint::behind(&head), number: looked.number });
+                return Ok(Found { checkpoint: Checkpoint::at(&head), number: looked.number });
             }
             if since.is_none() {
                 break;
@@ -87,7 +87,7 @@ impl Shared {
                     let page = page?;
                     for record in page.records {
                         self.take(&record, &mut looked).map_err(|error| {
-                            error.in_log(format!("{name}: sequence number {}", record.number))
+                            error.at_target(format!("{name}: sequence number {}", record.number))
                         })?;
                     }
                     // Of a closed shard that is not the end: the log went on in a child.
@@ -105,7 +105,7 @@ impl Shared {
             sleep(self.options.backoff_max).await;
         }
         let message = "the stream is resharded all the time; wait until it is ACTIVE";
-        Err(Error::new(ErrorKind::Unavailable, Retry::Safe, message).in_log(&self.name))
+        Err(Error::new(ErrorKind::Unavailable, Retry::Safe, message).at_target(&self.name))
     }
 
     fn take(&self, record: &Record, looked: &mut Look) -> Result<()> {

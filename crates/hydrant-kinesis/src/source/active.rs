@@ -160,7 +160,7 @@ impl Active {
             }
             let Some(record) = self.records.pop_front() else { return Ok(()) };
             let place = Arc::new(Place { shard: self.shard.clone(), number: record.number.clone() });
-            let stands = |error: Error| error.in_log(upstream.place(&place.shard, Some(&place.number)));
+            let stands = |error: Error| error.at_target(upstream.place(&place.shard, Some(&place.number)));
             for unpacked in
                 wire::unpack(&upstream.log, &record.partition_key, &record.data).map_err(stands)?
             {

@@ -131,7 +131,7 @@ impl Subscription {
                     Retry::Never,
                     "the subscription says what this version does not know; update the reader",
                 )
-                .in_log(self.upstream.place(&self.shard, None)),
+                .at_target(self.upstream.place(&self.shard, None)),
             )),
             Ok(None) => Ok(None),
             // Whatever ended it, subscribing again tells whether it lasts.
@@ -148,7 +148,7 @@ impl Subscription {
     fn broke_off(&self) -> Error {
         let message = "the subscription broke off; subscribing again";
         Error::new(ErrorKind::Unavailable, Retry::Safe, message)
-            .in_log(self.upstream.place(&self.shard, None))
+            .at_target(self.upstream.place(&self.shard, None))
     }
 
     async fn subscribe(&self) -> Result<Events, Unanswered> {
@@ -218,7 +218,7 @@ async fn consumer(upstream: &Upstream) -> Result<String, Unanswered> {
         };
         let not_yet = not_yet.unwrap_or_else(|| {
             let message = format!("the consumer {name} is not ACTIVE yet; check it, or wait longer");
-            Error::new(ErrorKind::Unavailable, Retry::Safe, message).in_log(upstream.name())
+            Error::new(ErrorKind::Unavailable, Retry::Safe, message).at_target(upstream.name())
         });
         pause.take(not_yet).await.map_err(Unanswered::Failed)?;
     }

@@ -37,7 +37,7 @@ use crate::wire::Predecessor;
 /// - Each event names its predecessor, and is yielded only right behind it. The same event again (a put whose
 ///   answer was lost) is dropped. Another event under an id that came, or one that was passed over, is
 ///   `Diverged`: two writers.
-/// - What the stream no longer keeps is `Compacted`, at the beginning and in the middle. A read after an event does
+/// - What the stream no longer keeps is `Pruned`, at the beginning and in the middle. A read after an event does
 ///   not ask for what is missing up to there, so who filled a gap from another copy reads on behind it.
 /// - `read` ends behind everything that was acknowledged before it began. It asks, also where
 ///   [`enhanced_fan_out`](KinesisSourceOptions::enhanced_fan_out) lets `follow` subscribe.
@@ -92,7 +92,7 @@ impl KinesisSource {
         log: &str,
         options: KinesisSourceOptions,
     ) -> Result<Self> {
-        options.check().map_err(|error| error.in_log(format!("{stream}/{log}")))?;
+        options.check().map_err(|error| error.at_target(format!("{stream}/{log}")))?;
         let mut upstream = Upstream::new(client, stream, log, options);
         let ask = upstream.client.describe_stream_summary().stream_name(stream).send();
         let answer = upstream.ask("DescribeStreamSummary", ask).await.map_err(Unanswered::into_error)?;
@@ -171,13 +171,13 @@ impl View {
     async fn open(source: KinesisSource, from: ReadFrom, mode: Mode) -> Result<Self> {
         let upstream = source.upstream;
         let positions = Positions::load(&upstream, &source.incarnation).await;
-        let (at, behind) = match from {
+        let (at, behind) = match from.exclusive() {
             ReadFrom::After(id) => (positions.as_ref().and_then(|kept| kept.best(from)), Some(id)),
             ReadFrom::Snapshot => match newest_snapshot(&upstream, positions.as_ref()).await? {
-                Some(found) => (found.at, found.id.get().checked_sub(1).map(EventId::new)),
+                Some(found) => (found.at, found.id.prev()),
                 None => (None, None),
             },
-            _ => (None, None),
+            ReadFrom::Origin | ReadFrom::At(_) => (None, None),
         };
         let is_exact = behind.is_some() || upstream.options.start == KinesisStart::TrimHorizon;
         let position_interval_events = upstream.options.position_interval_events;
@@ -200,7 +200,7 @@ impl View {
                 && self.is_exact
                 && before > self.behind
             {
-                return Err(Error::compacted(oldest).in_log(self.reader.name()));
+                return Err(Error::pruned(oldest).at_target(self.reader.name()));
             }
             if Some(event.id()) > self.behind {
                 return Ok(Some(event));
@@ -231,7 +231,7 @@ async fn newest_snapshot(upstream: &Arc<Upstream>, positions: Option<&Positions>
     let saved = positions.and_then(|positions| positions.best(ReadFrom::Snapshot));
     match scan(upstream, saved.clone()).await {
         // What was saved has expired since.
-        Err(error) if saved.is_some() && matches!(error.kind(), ErrorKind::Compacted { .. }) => {
+        Err(error) if saved.is_some() && matches!(error.kind(), ErrorKind::Pruned { .. }) => {
             scan(upstream, None).await
         }
         found => found,

@@ -11,7 +11,7 @@ use hydrant::{CheckpointStore, Error, Result};
 #[non_exhaustive]
 pub enum KinesisStart {
     /// At the oldest record that the stream keeps (`TRIM_HORIZON`). The event there must be the first of the
-    /// log, else a read from the origin is `Compacted`. The default.
+    /// log, else a read from the origin is `Pruned`. The default.
     #[default]
     TrimHorizon,
     /// At the first record that arrived at this time or later (`AT_TIMESTAMP`), by the clock of the service.

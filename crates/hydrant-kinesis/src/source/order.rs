@@ -81,7 +81,7 @@ impl Order {
     /// The event before this one, named or taken for it.
     pub(crate) fn predecessor(&self, marked: &Marked) -> Predecessor {
         if marked.predecessor == Predecessor::Unnamed && self.unnamed == Unnamed::Contiguous {
-            return Predecessor::Named(marked.event.id().get().checked_sub(1).map(EventId::new));
+            return Predecessor::Named(marked.event.id().prev());
         }
         marked.predecessor
     }

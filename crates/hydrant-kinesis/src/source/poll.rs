@@ -110,7 +110,7 @@ impl Poll {
             let message = "GetShardIterator answered without an iterator";
             Unanswered::Failed(
                 Error::new(ErrorKind::Unavailable, Retry::Safe, message)
-                    .in_log(self.upstream.place(&self.shard, None)),
+                    .at_target(self.upstream.place(&self.shard, None)),
             )
         })
     }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hydrant::{Checkpoint, CheckpointStore, Digest, Entry, EventId, ReadFrom, Result};
+use hydrant::{Checkpoint, CheckpointEntry, CheckpointStore, Digest, EventId, ReadFrom, Result};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
@@ -64,7 +64,7 @@ pub(crate) struct Positions {
 #[derive(Clone, Debug)]
 struct Slot {
     name: String,
-    entry: Option<Entry>,
+    entry: Option<CheckpointEntry>,
     position: Option<Position>,
 }
 
@@ -104,13 +104,13 @@ impl Positions {
 
     /// The newest position that a read from there may begin at.
     pub(crate) fn best(&self, from: ReadFrom) -> Option<Position> {
-        match from {
+        match from.exclusive() {
             ReadFrom::After(id) => {
                 let below = self.slots.iter().filter(|slot| slot.id().is_some_and(|at| at <= id));
                 below.max_by_key(|slot| slot.id()).and_then(|slot| slot.position.clone())
             }
             ReadFrom::Snapshot => self.snapshot.position.clone(),
-            _ => None,
+            ReadFrom::Origin | ReadFrom::At(_) => None,
         }
     }
 
@@ -157,7 +157,7 @@ impl Positions {
     async fn replace(&mut self, at: usize, position: Position) {
         let slot = if at < POSITIONS_MAX { &mut self.slots[at] } else { &mut self.snapshot };
         let (id, digest) = position.last;
-        let entry = Entry {
+        let entry = CheckpointEntry {
             name: slot.name.clone(),
             target: format!("{}{}", self.target, position.encode()),
             checkpoint: Checkpoint::At { id, digest },
@@ -231,17 +231,22 @@ mod tests {
 
     #[async_trait]
     impl CheckpointStore for Failing {
-        async fn load(&self, name: &str) -> Result<Option<Entry>> {
+        async fn load(&self, name: &str) -> Result<Option<CheckpointEntry>> {
             self.answer().await?;
             self.entries.load(name).await
         }
 
-        async fn list(&self) -> Result<Vec<Entry>> {
+        async fn list(&self) -> Result<Vec<CheckpointEntry>> {
             self.answer().await?;
             self.entries.list().await
         }
 
-        async fn swap(&self, name: &str, expected: Option<&Entry>, new: Option<&Entry>) -> Result<()> {
+        async fn swap(
+            &self,
+            name: &str,
+            expected: Option<&CheckpointEntry>,
+            new: Option<&CheckpointEntry>,
+        ) -> Result<()> {
             self.answer().await?;
             self.entries.swap(name, expected, new).await
         }

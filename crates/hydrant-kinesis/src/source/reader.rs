@@ -129,7 +129,7 @@ impl Reader {
     /// The next event; `None` where a read ends.
     ///
     /// # Errors
-    /// What the service answers; `Corrupt` for what does not decode; `Compacted` and `Diverged` where the log
+    /// What the service answers; `Corrupt` for what does not decode; `Pruned` and `Diverged` where the log
     /// does not go on behind the last event.
     ///
     /// # Cancel safety
@@ -144,7 +144,7 @@ impl Reader {
             match self.pick()? {
                 Picked::Event(event) => return Ok(Some(event)),
                 Picked::Ahead(id) => {
-                    return Err(self.missing(id).await.in_log(self.upstream.name()));
+                    return Err(self.missing(id).await.at_target(self.upstream.name()));
                 }
                 // What was left of a shard had come before.
                 Picked::Nothing | Picked::NotBefore(_) if self.first_done().is_some() => continue,
@@ -243,7 +243,7 @@ impl Reader {
                 let message =
                     "the shard ended, and no shard is listed that goes on; is the stream being deleted?";
                 return Err(Error::new(ErrorKind::Unavailable, Retry::Safe, message)
-                    .in_log(self.upstream.place(&shard, None)));
+                    .at_target(self.upstream.place(&shard, None)));
             }
             sleep(self.upstream.options.poll_interval.max(Duration::from_millis(10))).await;
         }
@@ -270,7 +270,7 @@ impl Reader {
                 at += 1;
                 continue;
             };
-            let error_at = |error: Error| error.in_log(self.upstream.name());
+            let error_at = |error: Error| error.at_target(self.upstream.name());
             match self.order.stand(marked, place).map_err(error_at)? {
                 Standing::Next => return Ok(Picked::Event(self.take(at))),
                 Standing::Again => {
@@ -366,7 +366,7 @@ impl Reader {
         match self.still_keeps_the_last().await {
             Err(error) => error,
             Ok(false) => Error::new(
-                ErrorKind::Compacted { oldest: before },
+                ErrorKind::Pruned { oldest: before },
                 Retry::Never,
                 format!(
                     "what stood between {last} and event {before} has left the stream, because its retention is \

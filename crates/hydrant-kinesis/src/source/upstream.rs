@@ -174,7 +174,7 @@ impl Upstream {
                 }
             };
             for shard in page.shards() {
-                shards.push(Shard::listed(shard).map_err(|error| error.in_log(self.name()))?);
+                shards.push(Shard::listed(shard).map_err(|error| error.at_target(self.name()))?);
             }
             next = page.next_token;
             if next.is_none() {
@@ -213,10 +213,10 @@ impl Upstream {
         let Ok(answer) = timeout(limit, answer).await else {
             let message = format!("{call} did not answer within {limit:?}; check the network");
             let error = Error::new(ErrorKind::Unavailable, Retry::Safe, message);
-            return Err(Unanswered::Failed(error.in_log(self.name())));
+            return Err(Unanswered::Failed(error.at_target(self.name())));
         };
         answer.map_err(|cause| {
-            let error = error::reading(&cause, call).in_log(self.name());
+            let error = error::reading(&cause, call).at_target(self.name());
             let code = cause.as_service_error().and_then(ProvideErrorMetadata::code);
             if error::is_expired(&cause) {
                 Unanswered::Expired(error)
@@ -234,7 +234,7 @@ impl Upstream {
     pub(super) fn lost_its_place(&self, shard: &ShardId) -> Error {
         let message = "the place of LATEST was lost before the first record came, so that what came since cannot be \
                        told; take the events faster, or begin at a time";
-        Error::new(ErrorKind::Unavailable, Retry::Never, message).in_log(self.place(shard, None))
+        Error::new(ErrorKind::Unavailable, Retry::Never, message).at_target(self.place(shard, None))
     }
 
     /// Where an error happened: the shard, and the record where there is one.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_sdk_kinesis::Client;
 use hydrant::{
-    Batch, Checkpoint, CheckpointStore, Checkpointed, DeadLetter, Entry, Error, ErrorKind, Event, EventSink,
-    EventSourceExt, Filtered, Mapped, MemoryCheckpoints, MemoryStore, ReadFrom, Result, Retry,
+    Batch, Checkpoint, CheckpointEntry, CheckpointStore, Checkpointed, DeadLetter, Error, ErrorKind, Event,
+    EventSink, EventSourceExt, Filtered, Mapped, MemoryCheckpoints, MemoryStore, ReadFrom, Result, Retry,
 };
 use hydrant_conformance::Generator;
 use hydrant_kinesis::{KinesisSink, KinesisSinkOptions, KinesisSource, connect};
@@ -46,15 +46,20 @@ struct Breaking {
 
 #[async_trait]
 impl CheckpointStore for Breaking {
-    async fn load(&self, name: &str) -> Result<Option<Entry>> {
+    async fn load(&self, name: &str) -> Result<Option<CheckpointEntry>> {
         self.entries.load(name).await
     }
 
-    async fn list(&self) -> Result<Vec<Entry>> {
+    async fn list(&self) -> Result<Vec<CheckpointEntry>> {
         self.entries.list().await
     }
 
-    async fn swap(&self, name: &str, expected: Option<&Entry>, new: Option<&Entry>) -> Result<()> {
+    async fn swap(
+        &self,
+        name: &str,
+        expected: Option<&CheckpointEntry>,
+        new: Option<&CheckpointEntry>,
+    ) -> Result<()> {
         if self.is_broken.load(Ordering::Relaxed) {
             return Err(Error::new(ErrorKind::Unavailable, Retry::Safe, "broken for a test"));
         }
@@ -69,14 +74,14 @@ async fn a_sink_opened_anew_stands_where_it_said_that_it_stood_on_kinesalite() {
     let events = Generator::new(5).log(40);
     let store = Arc::new(Breaking::default());
     append(&open(&client, &stream, kept_in(&store, Duration::ZERO)).await, None, &events[..10]).await;
-    let mut said = Checkpoint::behind(&events[9]);
+    let mut said = Checkpoint::at(&events[9]);
     for at in [10, 20, 30] {
         let sink = open(&client, &stream, kept_in(&store, HOUR)).await;
         assert_eq!(sink.checkpoint().await.unwrap(), said, "what it said before it was dropped");
         store.is_broken.store(at == 30, Ordering::Relaxed);
         append(&sink, Some(&events[at - 1]), &events[at..at + 10]).await;
         let now = sink.checkpoint().await.unwrap();
-        let wanted = if at == 30 { said } else { Checkpoint::behind(&events[at + 9]) };
+        let wanted = if at == 30 { said } else { Checkpoint::at(&events[at + 9]) };
         assert_eq!(now, wanted, "only what it will know again, for others prune by it");
         said = now;
     }
@@ -96,7 +101,7 @@ async fn a_log_that_was_empty_when_the_sink_was_closed_is_read_back_all_the_same
     let events = Generator::new(6).log(3);
     append(&open(&client, &stream, Server::Kinesalite.options()).await, None, &events).await;
     let anew = open(&client, &stream, kept_in(&store, Duration::ZERO)).await;
-    assert_eq!(anew.checkpoint().await.unwrap(), Checkpoint::behind(&events[2]));
+    assert_eq!(anew.checkpoint().await.unwrap(), Checkpoint::at(&events[2]));
     remove_streams(&client, &stream).await;
 }
 
@@ -173,7 +178,7 @@ async fn what_its_checkpoint_does_not_say_is_not_acknowledged_on_kinesalite() {
             (ErrorKind::Unavailable, Retry::AfterCheckpoint),
             "{error}"
         );
-        assert_eq!(sink.checkpoint().await.unwrap(), Checkpoint::behind(&events[9]));
+        assert_eq!(sink.checkpoint().await.unwrap(), Checkpoint::at(&events[9]));
         assert_eq!(read(&client, &stream).await, given(wrapper, &events[..20]), "they are there, though");
         stores.0.is_broken.store(false, Ordering::Relaxed);
         if crashes {

@@ -177,7 +177,7 @@ async fn what_is_missing_behind_a_saved_position_has_expired_or_was_never_there(
         let (proxy, proxied) = through_http(&stream).await;
         proxy.next(usize::MAX, |request| operation(request) == "GetRecords", keeping_from(kept));
         let error = proxied.source("log", options).await.collect(after(2)).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Compacted { oldest: EventId::new(6) }, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Pruned { oldest: EventId::new(6) }, "{error}");
     })
     .await;
 }

@@ -60,7 +60,7 @@ async fn a_sink_opened_anew_finds_its_checkpoint_among_other_logs_on_kinesalite(
     for (log, events) in &logs {
         let sink =
             KinesisSink::open(client.clone(), &stream, log, Server::Kinesalite.options()).await.unwrap();
-        assert_eq!(sink.checkpoint().await.unwrap(), Checkpoint::behind(&events[14]));
+        assert_eq!(sink.checkpoint().await.unwrap(), Checkpoint::at(&events[14]));
         append(&sink, None, events).await;
         assert_eq!(raw::events(&client, &stream, log).await, *events, "nothing twice");
     }
@@ -89,14 +89,14 @@ async fn a_kept_checkpoint_is_where_the_sink_goes_on_and_a_lost_one_is_read_back
     append(&direct, Some(&events[9]), &events[10..20]).await;
 
     let kept = open(&store).await.unwrap();
-    assert_eq!(kept.checkpoint().await.unwrap(), Checkpoint::behind(&events[9]));
+    assert_eq!(kept.checkpoint().await.unwrap(), Checkpoint::at(&events[9]));
     append(&kept, Some(&events[9]), &events[10..]).await;
     let held = raw::events(&client, &stream, "orders").await;
     assert_eq!(held.len(), 40, "what a crash left behind the entry is put again");
     assert_eq!(raw::first_of_each(held), events);
 
     let lost = open(&MemoryCheckpoints::default()).await.unwrap();
-    assert_eq!(lost.checkpoint().await.unwrap(), Checkpoint::behind(&events[29]));
+    assert_eq!(lost.checkpoint().await.unwrap(), Checkpoint::at(&events[29]));
     remove_streams(&client, &stream).await;
 }
 

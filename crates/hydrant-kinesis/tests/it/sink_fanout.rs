@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hydrant::{
     Batch, Checkpoint, ErrorKind, Event, EventSink, EventSourceExt, FanOut, FanOutOptions, MemoryStore,
-    ReadFrom, SecondaryOptions, SecondaryStatus, State,
+    ReadFrom, SecondaryOptions, SecondaryState, SecondaryStatus,
 };
 use hydrant_conformance::Generator;
 use hydrant_kinesis::KinesisSink;
@@ -133,7 +133,7 @@ async fn a_refusal_parks_the_stream_alone_until_it_is_resumed_on_kinesalite() {
     for code in ["ExpiredTokenException", "AccessDeniedException", "InvalidSignatureException"] {
         broken.puts(usize::MAX, Action::Answer(Answer::kinesis(400, code)));
         log.append(4).await;
-        until(|| log.status("stream").state == State::Parked).await;
+        until(|| log.status("stream").state == SecondaryState::Parked).await;
         let error = log.status("stream").last_error.unwrap();
         assert!(error.kind() == ErrorKind::Denied && error.to_string().contains(code), "{error}");
         log.append(4).await;
@@ -155,7 +155,7 @@ async fn an_event_that_no_record_takes_parks_the_stream_by_its_name_on_kinesalit
     let after = log.events.last().map(Event::id);
     log.fan_out.append(Batch::new(after, std::slice::from_ref(&large)).unwrap()).await.unwrap();
     log.events.push(large.clone());
-    until(|| log.status("stream").state == State::Parked).await;
+    until(|| log.status("stream").state == SecondaryState::Parked).await;
     let error = log.status("stream").last_error.unwrap();
     assert_eq!((error.kind(), error.event()), (ErrorKind::Invalid, Some(large.id())), "{error}");
     assert!(error.to_string().contains("4096"), "{error}");
@@ -218,7 +218,7 @@ async fn a_stream_is_resharded_under_the_sink_and_its_checkpoint_found_behind_th
         log.append(10).await;
         log.is_delivered(&broken).await;
         let anew = broken.sink(broken.options()).await;
-        assert_eq!(anew.checkpoint().await.unwrap(), Checkpoint::behind(log.events.last().unwrap()));
+        assert_eq!(anew.checkpoint().await.unwrap(), Checkpoint::at(log.events.last().unwrap()));
     }
     remove_streams(&broken.direct, &broken.stream).await;
 }

@@ -132,7 +132,7 @@ async fn whatever_breaks_a_put_every_event_is_there_in_order_on_kinesalite() {
     }
     // Found again by reading back: the highest, each once.
     let anew = broken.sink(broken.options()).await;
-    assert_eq!(anew.checkpoint().await.unwrap(), Checkpoint::behind(events.last().unwrap()));
+    assert_eq!(anew.checkpoint().await.unwrap(), Checkpoint::at(events.last().unwrap()));
     broken.remove().await;
 }
 
@@ -222,7 +222,7 @@ async fn throttling_beyond_the_deadline_says_honestly_what_was_applied_on_kinesa
     assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::AfterCheckpoint));
     assert_eq!(error.event(), Some(events[3].id()), "the first that is not there");
     assert_eq!(broken.raw().await, events[..3], "a prefix");
-    assert_eq!(sink.checkpoint().await.unwrap(), Checkpoint::behind(&events[2]));
+    assert_eq!(sink.checkpoint().await.unwrap(), Checkpoint::at(&events[2]));
 
     broken.proxy.heal();
     insist(&sink, &events).await;
@@ -254,7 +254,7 @@ async fn a_record_that_lands_late_is_read_once_and_in_order_on_kinesalite() {
     broken.holds(&events).await;
     assert_eq!(follow.next().await.unwrap().unwrap(), events[8]);
     let anew = broken.sink(broken.options()).await;
-    assert_eq!(anew.checkpoint().await.unwrap(), Checkpoint::behind(&events[8]));
+    assert_eq!(anew.checkpoint().await.unwrap(), Checkpoint::at(&events[8]));
     broken.remove().await;
 }
 
@@ -304,7 +304,7 @@ async fn a_refusal_names_its_cause_and_is_never_tried_again_on_kinesalite() {
         let error = sink.append(batch(&events, 2..4)).await.unwrap_err();
         assert_eq!((error.kind(), error.retry()), (kind, Retry::Never), "{error}");
         assert!(error.to_string().contains(word) && error.to_string().contains(code), "{error}");
-        assert!(error.log().unwrap().contains(LOG));
+        assert!(error.target().unwrap().contains(LOG));
         assert!(kind != ErrorKind::Invalid || error.event().is_none(), "a dead letter by mistake: {error}");
         assert_eq!(puts(), before + 1, "{code} is not tried again");
     }
@@ -354,7 +354,7 @@ async fn what_was_acknowledged_outlives_kill_9_of_the_server_on_kinesalite() {
         server.restart();
         let anew = KinesisSink::open(client.clone(), &stream, LOG, options.clone()).await.unwrap();
         let held = anew.checkpoint().await.unwrap();
-        assert_eq!(held, Checkpoint::behind(&events[round * 40 + 39]), "all that was acknowledged");
+        assert_eq!(held, Checkpoint::at(&events[round * 40 + 39]), "all that was acknowledged");
     }
     insist(&sink, &events).await;
     assert_eq!(raw::first_of_each(raw::events(&client, &stream, LOG).await), events);
@@ -367,7 +367,7 @@ async fn two_writers_of_one_log_are_found_out_by_the_reader_on_kinesalite() {
     let events = generator.log(6);
     let (one, other) = (broken.sink(broken.options()).await, broken.sink(broken.options()).await);
     insist(&one, &events[..3]).await;
-    assert_eq!(other.checkpoint().await.unwrap(), Checkpoint::behind(&events[2]));
+    assert_eq!(other.checkpoint().await.unwrap(), Checkpoint::at(&events[2]));
     insist(&one, &events).await;
     let foreign = [generator.event(3), generator.event(4)];
     other.append(Batch::new(Some(events[2].id()), &foreign).unwrap()).await.unwrap();

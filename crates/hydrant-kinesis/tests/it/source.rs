@@ -214,7 +214,7 @@ async fn events_that_have_expired_are_compacted() {
         // What the stream keeps begins behind event 5, as if the records before had expired.
         stream.put("log", id(5), &events([7, 8])).await;
         let source = stream.source("log", quick()).await;
-        let compacted = ErrorKind::Compacted { oldest: EventId::new(7) };
+        let compacted = ErrorKind::Pruned { oldest: EventId::new(7) };
         for from in [ReadFrom::Origin, after(0), after(4)] {
             let read: Vec<_> = source.read(from).collect().await;
             assert_eq!(read.len(), 1, "{from:?}");
@@ -276,7 +276,7 @@ async fn latest_begins_with_what_is_put_from_now_on() {
         assert!(first.id() >= EventId::new(2));
         let missed = tokio::select! { missed = exact.next() => missed, () = &mut put => None };
         let error = missed.unwrap().unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::Compacted { .. }), "what was passed over is told: {error}");
+        assert!(matches!(error.kind(), ErrorKind::Pruned { .. }), "what was passed over is told: {error}");
     })
     .await;
 }
@@ -298,7 +298,7 @@ async fn a_read_from_a_time_says_what_it_passed_over() {
         assert_eq!(source.collect(ReadFrom::Origin).await.unwrap(), log[2..]);
         assert_eq!(source.collect(after(1)).await.unwrap(), log[2..]);
         let error = source.collect(after(0)).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Compacted { oldest: EventId::new(2) });
+        assert_eq!(error.kind(), ErrorKind::Pruned { oldest: EventId::new(2) });
     })
     .await;
 }
@@ -326,7 +326,7 @@ async fn producers_that_name_no_predecessor_are_read_as_the_options_say() {
         stream.put_lines("late", None, &line).await;
         let source = stream.source("late", quick()).await;
         let error = source.collect(ReadFrom::Origin).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Compacted { oldest: EventId::new(3) });
+        assert_eq!(error.kind(), ErrorKind::Pruned { oldest: EventId::new(3) });
     })
     .await;
 }

@@ -190,11 +190,11 @@ async fn records_that_expire_under_a_slow_reader_are_compacted() {
         let kept = crate::raw::records(&stream.client, &stream.name).await[6].number.clone();
         proxy.next(usize::MAX, |request| operation(request) == "GetRecords", keeping_from(kept));
         let error = read.next().await.unwrap().unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Compacted { oldest: EventId::new(6) }, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Pruned { oldest: EventId::new(6) }, "{error}");
         assert!(read.next().await.is_none());
         assert_eq!(source.collect(ReadFrom::After(EventId::new(5))).await.unwrap(), log[6..]);
         let error = source.collect(ReadFrom::After(EventId::new(4))).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Compacted { oldest: EventId::new(6) }, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Pruned { oldest: EventId::new(6) }, "{error}");
     })
     .await;
 }
@@ -227,7 +227,7 @@ async fn a_shard_that_leaves_the_retention_under_a_slow_reader_is_compacted() {
         proxy.next(usize::MAX, |request| operation(request) == "ListShards", hidden);
         assert_eq!(read.next().await.unwrap().unwrap(), log[1]);
         let error = read.next().await.unwrap().unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Compacted { oldest: EventId::new(12) }, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Pruned { oldest: EventId::new(12) }, "{error}");
     })
     .await;
 }

@@ -7,7 +7,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 use futures_util::future::join4;
-use hydrant::{Checkpoint, CheckpointStore, Entry, Error, Result};
+use hydrant::{Checkpoint, CheckpointEntry, CheckpointStore, Error, Result};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
@@ -140,7 +140,7 @@ impl PostgresCheckpoints {
 
     fn named(&self, error: Error) -> Error {
         let PostgresCheckpointsOptions { schema, table, .. } = &self.options;
-        if error.log().is_some() { error } else { error.in_log(format!("{schema}.{table}")) }
+        if error.target().is_some() { error } else { error.at_target(format!("{schema}.{table}")) }
     }
 
     /// Begins a transaction that holds the lock of an entry, and asks something under it, in one round trip.
@@ -178,7 +178,7 @@ impl PostgresCheckpoints {
 
 #[async_trait]
 impl CheckpointStore for PostgresCheckpoints {
-    async fn load(&self, name: &str) -> Result<Option<Entry>> {
+    async fn load(&self, name: &str) -> Result<Option<CheckpointEntry>> {
         let what = "loading a checkpoint";
         let rows = self
             .call(what, Doing::Reading, async |session| {
@@ -191,7 +191,7 @@ impl CheckpointStore for PostgresCheckpoints {
         rows.first().map(|row| entry(row).map_err(|error| self.named(error))).transpose()
     }
 
-    async fn list(&self) -> Result<Vec<Entry>> {
+    async fn list(&self) -> Result<Vec<CheckpointEntry>> {
         let what = "listing the checkpoints";
         let rows = self
             .call(what, Doing::Reading, async |session| {
@@ -202,13 +202,18 @@ impl CheckpointStore for PostgresCheckpoints {
         rows.iter().map(|row| entry(row).map_err(|error| self.named(error))).collect()
     }
 
-    async fn swap(&self, name: &str, expected: Option<&Entry>, new: Option<&Entry>) -> Result<()> {
+    async fn swap(
+        &self,
+        name: &str,
+        expected: Option<&CheckpointEntry>,
+        new: Option<&CheckpointEntry>,
+    ) -> Result<()> {
         let what = "moving a checkpoint";
         for text in [expected, new].into_iter().flatten().flat_map(|entry| [&entry.name, &entry.target]) {
             check_text("name or the target of a checkpoint", text)?;
         }
         if new.is_some_and(|entry| entry.name != name) {
-            return Err(Error::invalid("an entry is kept under its own name only").in_log(name));
+            return Err(Error::invalid("an entry is kept under its own name only").at_target(name));
         }
         let (expected, new) = (expected.map(Columns::of), new.map(Columns::of));
         let (sql, columns): (&str, Vec<&(dyn ToSql + Sync)>) = match (&expected, &new) {
@@ -235,7 +240,7 @@ impl CheckpointStore for PostgresCheckpoints {
         if swapped {
             return Ok(());
         }
-        Err(Error::fenced("another runner moved this checkpoint; end one of the two").in_log(name))
+        Err(Error::fenced("another runner moved this checkpoint; end one of the two").at_target(name))
     }
 }
 
@@ -257,7 +262,7 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    fn of(entry: &'a Entry) -> Self {
+    fn of(entry: &'a CheckpointEntry) -> Self {
         let (state, id, digest) = match &entry.checkpoint {
             Checkpoint::Empty => ("empty", None, None),
             Checkpoint::At { id, digest } => ("at", Some(id.to_string()), Some(&digest.as_bytes()[..])),
@@ -271,7 +276,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-fn entry(row: &Row) -> Result<Entry> {
+fn entry(row: &Row) -> Result<CheckpointEntry> {
     let name: String = row.get(0);
     let (state, id, digest): (&str, Option<&str>, Option<&[u8]>) = (row.get(2), row.get(3), row.get(4));
     let checkpoint = match (state, id, digest) {
@@ -283,9 +288,9 @@ fn entry(row: &Row) -> Result<Entry> {
     let Some(checkpoint) = checkpoint else {
         let message = "this row is no checkpoint; correct it, or delete it: its sink then counts as one that was \
                        never reached";
-        return Err(Error::corrupt(message).in_log(name));
+        return Err(Error::corrupt(message).at_target(name));
     };
-    Ok(Entry { name, target: row.get(1), checkpoint })
+    Ok(CheckpointEntry { name, target: row.get(1), checkpoint })
 }
 
 /// Text that Postgres can hold.

@@ -133,7 +133,7 @@ impl ConnectionString {
             }),
             None => all.await,
         };
-        connected.map_err(|error| error.in_log(server.to_string()))
+        connected.map_err(|error| error.at_target(server.to_string()))
     }
 
     async fn every_way(
@@ -251,7 +251,7 @@ impl Server {
         };
         let unknown = || {
             let message = "the name of the host is not known; check it, and the name service";
-            Error::new(ErrorKind::Unavailable, Retry::Safe, message).in_log(self.to_string())
+            Error::new(ErrorKind::Unavailable, Retry::Safe, message).at_target(self.to_string())
         };
         let found = tokio::net::lookup_host((name.as_str(), self.port)).await;
         let found: Vec<_> = found

@@ -115,7 +115,7 @@ impl PostgresConnect {
             Target::Servers(settings) => settings.connect(None).await,
             Target::Pool { pool, description } => match pool.get().await {
                 Ok(object) => Ok(PostgresClient::pooled(object)),
-                Err(cause) => Err(error::from_pool(cause).in_log(description)),
+                Err(cause) => Err(error::from_pool(cause).at_target(description)),
             },
             Target::Wrong(error) => Err(error.clone()),
         }
@@ -137,7 +137,7 @@ impl PostgresConnect {
             Target::Servers(settings) => settings.connect(Some(Box::new(on))).await,
             Target::Pool { description, .. } => {
                 let message = "a pool does not pass notifications on; follow by polling, or connect by a URL";
-                Err(Error::new(ErrorKind::Unsupported, Retry::Never, message).in_log(description))
+                Err(Error::new(ErrorKind::Unsupported, Retry::Never, message).at_target(description))
             }
             Target::Wrong(error) => Err(error.clone()),
         }

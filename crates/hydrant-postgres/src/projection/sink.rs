@@ -189,7 +189,7 @@ impl<P: Projection> PostgresProjection<P> {
     }
 
     fn named(&self, error: Error) -> Error {
-        if error.log().is_some() { error } else { error.in_log(&self.model.name) }
+        if error.target().is_some() { error } else { error.at_target(&self.model.name) }
     }
 
     async fn connected(&self) -> Result<Session> {
@@ -281,7 +281,7 @@ impl<P: Projection> PostgresProjection<P> {
                 "another runner moves this projection; end one of the two, then open the other again",
             ));
         }
-        let fresh = batch.behind(&runner.known)?;
+        let fresh = batch.fresh_after(&runner.known)?;
         let Some(last) = fresh.last() else {
             let ended = session.batch_execute("ROLLBACK").await;
             return ended.map_err(|cause| server_error(Doing::Reading, "ending a transaction", cause));
@@ -291,7 +291,7 @@ impl<P: Projection> PostgresProjection<P> {
             let applied = self.projection.apply(&mut tx, event).await;
             applied.map_err(|cause| about(event, cause))?;
         }
-        standing.checkpoint = Checkpoint::behind(last);
+        standing.checkpoint = Checkpoint::at(last);
         if standing.state == State::Building {
             standing.state = self.model.publish(session, &standing, false).await?;
         }
@@ -371,7 +371,7 @@ impl<P: Projection> EventSink for PostgresProjection<P> {
                 "{size} bytes are more than `event_bytes_max` = {max}; raise it, or keep large values elsewhere"
             ))
             .at(event.id())
-            .in_log(&self.model.name));
+            .at_target(&self.model.name));
         }
         let mut runner = self.runner.lock().await;
         let limit = self.options.call_timeout;

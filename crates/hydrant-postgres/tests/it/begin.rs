@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use deadpool_postgres::{Manager, Pool};
 use hydrant::{
-    Checkpoint, CheckpointStore, Entry, ErrorKind, EventSink, EventSourceExt, Prune, ReadFrom, Retry,
+    Checkpoint, CheckpointEntry, CheckpointStore, ErrorKind, EventSink, EventSourceExt, Prune, ReadFrom,
+    Retry,
 };
 use hydrant_postgres::{PostgresCheckpoints, PostgresCheckpointsOptions, PostgresConnect, PostgresStore};
 use test_servers::proxy::{Fault, Tcp, When};
@@ -44,7 +45,7 @@ fn an_append_whose_begin_fails_adds_nothing_and_says_so() {
             );
             let beside = place.open(&log).await;
             assert_eq!(beside.collect(ReadFrom::Origin).await.unwrap(), events(0..3), "way {way}");
-            assert_eq!(store.checkpoint().await.unwrap(), Checkpoint::behind(&event(2)), "way {way}");
+            assert_eq!(store.checkpoint().await.unwrap(), Checkpoint::at(&event(2)), "way {way}");
             append(&store, Some(2), &events(3..6)).await.unwrap();
             assert_eq!(store.collect(ReadFrom::Origin).await.unwrap(), events(0..6), "way {way}");
         }
@@ -106,10 +107,10 @@ fn a_checkpoint_whose_begin_fails_does_not_move() {
         let proxy = place.proxy().await;
         let options = PostgresCheckpointsOptions::default().with_schema(&place.schema);
         let checkpoints = PostgresCheckpoints::open(place.through(&proxy), options).await.unwrap();
-        let at = |at: u64| Entry {
+        let at = |at: u64| CheckpointEntry {
             name: "sink".to_owned(),
             target: "there".to_owned(),
-            checkpoint: Checkpoint::behind(&event(at)),
+            checkpoint: Checkpoint::at(&event(at)),
         };
         // Made, moved, removed.
         for (held, new) in [(None, Some(at(1))), (Some(at(1)), Some(at(2))), (Some(at(2)), None)] {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use hydrant::{
-    Batch, Checkpoint, CheckpointStore, Checkpointed, Digest, Entry, ErrorKind, EventId, EventSink, FanOut,
-    FanOutOptions, MemoryStore, Retry, SecondaryOptions,
+    Batch, Checkpoint, CheckpointEntry, CheckpointStore, Checkpointed, Digest, ErrorKind, EventId, EventSink,
+    FanOut, FanOutOptions, MemoryStore, Retry, SecondaryOptions,
 };
 use hydrant_postgres::{PostgresCheckpoints, PostgresCheckpointsOptions};
 use test_servers::proxy::{Fault, Tcp, When};
@@ -20,8 +20,8 @@ fn options(schema: &Schema) -> PostgresCheckpointsOptions {
     PostgresCheckpointsOptions::default().with_schema(&schema.name)
 }
 
-fn entry(name: &str, checkpoint: Checkpoint) -> Entry {
-    Entry { name: name.to_owned(), target: "s3://bucket".to_owned(), checkpoint }
+fn entry(name: &str, checkpoint: Checkpoint) -> CheckpointEntry {
+    CheckpointEntry { name: name.to_owned(), target: "s3://bucket".to_owned(), checkpoint }
 }
 
 fn at(id: u64) -> Checkpoint {
@@ -59,7 +59,7 @@ async fn an_entry_moves_only_from_what_is_expected() {
     let held = entry("sink", at(5));
     checkpoints.swap("sink", None, None).await.unwrap();
     checkpoints.swap("sink", None, Some(&held)).await.unwrap();
-    let other_target = Entry { target: "s3://other".to_owned(), ..held.clone() };
+    let other_target = CheckpointEntry { target: "s3://other".to_owned(), ..held.clone() };
     let other_digest = entry("sink", Checkpoint::At { id: EventId::new(5), digest: Digest::from([8; 16]) });
     let wrong = [
         None,
@@ -222,7 +222,7 @@ async fn a_row_that_is_no_checkpoint_is_corrupt() {
     for damage in ["digest = NULL", "state = 'empty'", "digest = '\\x01'", "event_id = -1", "state = 'x'"] {
         client(&url).await.batch_execute(&format!("UPDATE {table} SET {damage}")).await.unwrap();
         let error = checkpoints.load("sink").await.unwrap_err();
-        assert_eq!((error.kind(), error.log()), (ErrorKind::Corrupt, Some("sink")), "{damage}: {error}");
+        assert_eq!((error.kind(), error.target()), (ErrorKind::Corrupt, Some("sink")), "{damage}: {error}");
         assert_eq!(checkpoints.list().await.unwrap_err().kind(), ErrorKind::Corrupt);
     }
 }
@@ -240,10 +240,10 @@ async fn a_sink_without_memory_goes_on_from_here() {
     };
     open().await.append(Batch::new(None, &log[..2]).unwrap()).await.unwrap();
     let again = open().await;
-    assert_eq!(again.checkpoint().await.unwrap(), Checkpoint::behind(&log[1]));
+    assert_eq!(again.checkpoint().await.unwrap(), Checkpoint::at(&log[1]));
     let primary = FanOut::open(MemoryStore::default(), FanOutOptions::default()).await.unwrap();
     primary.append(Batch::new(None, &log).unwrap()).await.unwrap();
     primary.attach("archive", again, SecondaryOptions::default()).await.unwrap();
     primary.delivered(log[2].id(), Duration::from_secs(10)).await.unwrap();
-    primary.close(Duration::from_secs(5)).await;
+    drop(primary.close(Duration::from_secs(5)).await);
 }

@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use hydrant::{
     Batch, Checkpoint, Deferred, Error, ErrorKind, EventSink, EventSource, EventSourceExt, FanOut,
-    FanOutOptions, MemoryStore, Prune, ReadFrom, Retry, SecondaryOptions, State,
+    FanOutOptions, MemoryStore, Prune, ReadFrom, Retry, SecondaryOptions, SecondaryState,
 };
 use hydrant_postgres::{PostgresConnect, PostgresStore, PostgresStoreOptions};
 use test_servers::proxy::{Fault, Tcp, When};
@@ -67,7 +67,7 @@ async fn again<T>(what: &str, call: impl AsyncFn() -> Result<T, Error>) -> T {
 
 /// What an error says is true, the batch is there whole or not at all, and sending it again ends well.
 async fn settles(store: &PostgresStore, appended: Result<(), Error>, what: &str) -> bool {
-    let (before, all) = (Checkpoint::behind(&event(2)), Checkpoint::behind(&event(5)));
+    let (before, all) = (Checkpoint::at(&event(2)), Checkpoint::at(&event(5)));
     let checkpoint = again(what, async || store.checkpoint().await).await;
     assert!(checkpoint == before || checkpoint == all, "{what}: {checkpoint}");
     match appended {
@@ -138,7 +138,7 @@ fn a_lost_answer_of_a_commit_is_found_out_and_not_guessed() {
             let told = store.checkpoint().await.unwrap();
             assert_eq!(told, place.open(&log).await.checkpoint().await.unwrap());
             // Rows and COMMIT are answered one after the other: with the first answer lost, either may be true.
-            assert!(way == 1 || told == Checkpoint::behind(&event(5)));
+            assert!(way == 1 || told == Checkpoint::at(&event(5)));
             append(&store, Some(2), &events(3..6)).await.unwrap();
             append(&store, Some(5), &events(6..7)).await.unwrap();
             assert_eq!(store.collect(ReadFrom::Origin).await.unwrap(), events(0..7));
@@ -202,7 +202,7 @@ fn what_a_network_held_back_never_lands_behind_the_next_call() {
             assert_eq!(error.retry(), Retry::AfterCheckpoint, "{error}");
             // Whoever connects now gives the first address up after two seconds, and finds the other.
             let told = store.checkpoint().await.unwrap();
-            assert_eq!(told, Checkpoint::behind(&event(2)));
+            assert_eq!(told, Checkpoint::at(&event(2)));
             first.heal().await;
             tokio::time::sleep(Duration::from_millis(100)).await;
             let other = [hydrant::Event::new(id(3), "other").unwrap()];
@@ -277,7 +277,7 @@ fn a_server_that_does_not_answer_is_waited_for_no_longer_than_allowed() {
             store.prune(id(9)).await.unwrap_err(),
         ] {
             assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Safe), "{error}");
-            assert_eq!(error.log(), Some("log"));
+            assert_eq!(error.target(), Some("log"));
         }
         proxy.heal().await;
         append(&store, Some(4), &events(5..6)).await.unwrap();
@@ -388,7 +388,7 @@ fn a_secondary_that_is_down_harms_no_other_and_its_status_names_the_cause() {
             fanout.status().secondaries.into_iter().find(|secondary| secondary.name == name).unwrap()
         };
         assert_eq!(state("memory").retries, 0);
-        assert_ne!(state("postgres").state, State::Parked);
+        assert_ne!(state("postgres").state, SecondaryState::Parked);
         assert_eq!(place.open("copy").await.collect(ReadFrom::Origin).await.unwrap(), events(0..80));
         drop(fanout.close(Duration::from_secs(5)).await);
     });

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hydrant::{
-    Acknowledges, Batch, ErrorKind, EventSink, EventSourceExt, FanOut, FanOutOptions, MemoryStore, Primary,
+    Batch, Durability, ErrorKind, EventSink, EventSourceExt, FanOut, FanOutOptions, MemoryStore, Primary,
     Prune, ReadFrom, SecondaryOptions,
 };
 
@@ -13,7 +13,7 @@ use crate::support::{append, event, events, id, in_a_schema, snapshot};
 fn a_log_feeds_another_and_its_roster_outlives_the_process() {
     in_a_schema(async |place| {
         let primary = place.open("primary").await;
-        assert_eq!(primary.acknowledges(), Acknowledges::Durable);
+        assert_eq!(primary.durability(), Durability::Durable);
         let log = FanOut::open(primary, FanOutOptions::default()).await.unwrap();
         log.attach("copy", place.open("copy").await, SecondaryOptions::default()).await.unwrap();
         let first: Vec<_> = (0..40).map(|at| if at % 10 == 0 { snapshot(at) } else { event(at) }).collect();

@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 use hydrant::{
     Batch, Checkpoint, Checkpointed, DeadLetter, Error, ErrorKind, Event, EventSink, EventSourceExt, FanOut,
-    FanOutOptions, MemoryCheckpoints, MemoryStore, ReadFrom, Result, Retry, SecondaryOptions, State,
+    FanOutOptions, MemoryCheckpoints, MemoryStore, ReadFrom, Result, Retry, SecondaryOptions, SecondaryState,
 };
 use hydrant_conformance::drop_after;
 use hydrant_postgres::{
@@ -51,7 +51,7 @@ async fn each_event_takes_effect_once_however_often_it_comes() {
             append(&sink, &log[..round * 10], (round - 1) * 10).await.unwrap();
             append(&sink, &log[..round * 10], 0).await.unwrap();
         }
-        assert_eq!(sink.checkpoint().await.unwrap(), Checkpoint::behind(&log[round * 10 - 1]));
+        assert_eq!(sink.checkpoint().await.unwrap(), Checkpoint::at(&log[round * 10 - 1]));
         assert_eq!(sums(&eyes, &schema.name).await, after(round * 10));
     }
 }
@@ -90,7 +90,7 @@ async fn of_two_runners_the_second_is_fenced_until_it_is_opened_again() {
         let fenced = append(&first, &log[..to], from).await.unwrap_err();
         assert_eq!((fenced.kind(), fenced.retry()), (ErrorKind::Fenced, Retry::Never), "{fenced}");
         // Asking does not let it in again.
-        assert_eq!(first.checkpoint().await.unwrap(), Checkpoint::behind(&log[19]));
+        assert_eq!(first.checkpoint().await.unwrap(), Checkpoint::at(&log[19]));
     }
     append(&second, &log[..30], 20).await.unwrap();
     drop(first);
@@ -355,7 +355,7 @@ async fn a_connection_that_only_reads_is_given_up() {
         let refused = append(&sink, &log, 1).await.unwrap_err();
         assert_eq!((refused.kind(), refused.retry()), (ErrorKind::Unavailable, Retry::Safe), "{refused}");
         append(&sink, &log, 1).await.unwrap();
-        assert_eq!(sink.checkpoint().await.unwrap(), Checkpoint::behind(&log[2]));
+        assert_eq!(sink.checkpoint().await.unwrap(), Checkpoint::at(&log[2]));
     }
 }
 
@@ -452,10 +452,10 @@ async fn a_fan_out_delivers_a_log_to_it_and_rebuilds_it() {
         let of = status.secondaries.iter().find(|of| of.name == name).unwrap();
         (of.state, of.checkpoint)
     };
-    while state("balances v1").0 != State::Parked || state("balances v2").1 != Some(all[199].id()) {
+    while state("balances v1").0 != SecondaryState::Parked || state("balances v2").1 != Some(all[199].id()) {
         tokio::time::sleep(Duration::from_millis(5)).await; // ends by the test's own limit
     }
     let (sum, count) = after(200);
     assert_eq!(sums(&eyes, &schema.name).await, (sum * 2, count));
-    log.close(Duration::from_secs(5)).await;
+    drop(log.close(Duration::from_secs(5)).await);
 }

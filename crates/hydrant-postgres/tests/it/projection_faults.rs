@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use hydrant::{
     Batch, Checkpoint, ErrorKind, Event, EventSink, FanOut, FanOutOptions, MemoryStore, Result, Retry,
-    SecondaryOptions, State,
+    SecondaryOptions, SecondaryState,
 };
 use hydrant_postgres::{PostgresProjection, PostgresProjectionOptions};
 use test_servers::native::Postgres;
@@ -53,7 +53,7 @@ async fn a_lost_answer_to_commit_is_found_out() {
                 "{open}"
             );
             if asks {
-                let expected = Checkpoint::behind(&log[if lands { 19 } else { 9 }]);
+                let expected = Checkpoint::at(&log[if lands { 19 } else { 9 }]);
                 assert_eq!(sink.checkpoint().await.unwrap(), expected, "{fault:?}");
             }
             // The same bytes again under the same ids.
@@ -136,7 +136,7 @@ async fn a_server_killed_while_an_event_is_applied_takes_back_the_batch() {
     server.lock().unwrap().restart();
     drop(sink);
     let sink = open(&url, "balances", Balances::version(1)).await.unwrap();
-    assert_eq!(sink.checkpoint().await.unwrap(), Checkpoint::behind(&log[9]));
+    assert_eq!(sink.checkpoint().await.unwrap(), Checkpoint::at(&log[9]));
     append(&sink, &log, 0).await.unwrap();
     assert_eq!(sums(&client(&url).await, "balances").await, after(20));
 }
@@ -164,7 +164,7 @@ async fn a_model_that_panics_parks_and_the_others_go_on() {
         let status = log.status();
         status.secondaries.into_iter().find(|of| of.name == name).unwrap()
     };
-    while of("broken").state != State::Parked || of("whole").checkpoint != Some(all[29].id()) {
+    while of("broken").state != SecondaryState::Parked || of("whole").checkpoint != Some(all[29].id()) {
         tokio::time::sleep(Duration::from_millis(5)).await; // ends by the test's own limit
     }
     assert_eq!(of("broken").last_error.unwrap().kind(), ErrorKind::Bug);
@@ -175,7 +175,7 @@ async fn a_model_that_panics_parks_and_the_others_go_on() {
     log.resume("broken").unwrap();
     log.delivered(all[29].id(), Duration::from_secs(20)).await.unwrap();
     assert_eq!(sums(&eyes, &broken.name).await, after(30));
-    log.close(Duration::from_secs(5)).await;
+    drop(log.close(Duration::from_secs(5)).await);
 }
 
 #[tokio::test]
@@ -271,12 +271,12 @@ async fn sums_are_right_behind_fifty_random_kills() {
             }
         }
         let state = log.status().secondaries[0].state;
-        assert_ne!(state, State::Parked, "round {round}, {kill:?}: {:?}", log.status());
+        assert_ne!(state, SecondaryState::Parked, "round {round}, {kill:?}: {:?}", log.status());
     }
     proxy.heal().await;
     let delivered = log.delivered(hydrant::EventId::new(appended - 1), Duration::from_secs(60)).await;
     delivered.unwrap_or_else(|laggards| panic!("seed {seed}: {laggards}"));
-    log.close(Duration::from_secs(5)).await;
+    drop(log.close(Duration::from_secs(5)).await);
     let deposits = usize::try_from(appended).unwrap();
     assert_eq!(
         sums(&client(&server.url()).await, "balances").await,

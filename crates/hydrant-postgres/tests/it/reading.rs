@@ -86,7 +86,7 @@ fn a_follower_does_not_cross_over_to_another_history() {
                 let error = told.unwrap_err();
                 let said = (error.kind(), error.retry(), error.event());
                 assert_eq!(said, (ErrorKind::Diverged, Retry::Never, Some(id(9))), "{error}");
-                assert_eq!(error.log(), Some(&*log));
+                assert_eq!(error.target(), Some(&*log));
                 assert!(follow.next().await.is_none());
                 continue;
             };

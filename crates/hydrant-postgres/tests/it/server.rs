@@ -381,11 +381,7 @@ fn prune_killed_in_the_middle_leaves_a_floor_and_no_hole() {
             match again.collect(ReadFrom::Origin).await {
                 Ok(all) => assert_eq!(all, log),
                 Err(error) => {
-                    assert_eq!(
-                        error.kind(),
-                        ErrorKind::Compacted { oldest: id(19_000) },
-                        "{error}; {pruned:?}"
-                    );
+                    assert_eq!(error.kind(), ErrorKind::Pruned { oldest: id(19_000) }, "{error}; {pruned:?}");
                 }
             }
             again.prune(id(19_500)).await.unwrap();

@@ -2,8 +2,8 @@
 
 use futures_util::future::{join_all, try_join_all};
 use hydrant::{
-    Checkpoint, Entry, ErrorKind, Event, EventSink, EventSource, EventSourceExt, Primary, Prune, ReadFrom,
-    Retry,
+    Checkpoint, CheckpointEntry, ErrorKind, Event, EventSink, EventSource, EventSourceExt, Primary, Prune,
+    ReadFrom, Retry,
 };
 use hydrant_postgres::{
     PostgresCheckpoints, PostgresCheckpointsOptions, PostgresConnect, PostgresStore, PostgresStoreOptions,
@@ -61,7 +61,7 @@ fn missing_tables_are_told_where_they_are_not_to_be_made() {
         let options = place.options().with_create(false);
         let refused = PostgresStore::open(&*place.url, "log", options.clone()).await.unwrap_err();
         assert_eq!((refused.kind(), refused.retry()), (ErrorKind::Unavailable, Retry::Safe), "{refused}");
-        assert_eq!(refused.log(), Some("log"));
+        assert_eq!(refused.target(), Some("log"));
         drop(place.open("log").await);
         PostgresStore::open(&*place.url, "log", options).await.unwrap();
     });
@@ -170,7 +170,7 @@ fn a_role_with_the_permissions_of_the_page_writes_prunes_and_keeps_a_roster() {
             append(&store, None, &[event(0), snapshot(1), event(2)]).await.unwrap();
             store.prune(id(2)).await.unwrap();
             assert_eq!(store.collect(ReadFrom::Snapshot).await.unwrap(), [snapshot(1), event(2)]);
-            let entry = Entry {
+            let entry = CheckpointEntry {
                 name: "archive".to_owned(),
                 target: "s3".to_owned(),
                 checkpoint: store.checkpoint().await.unwrap(),
@@ -291,12 +291,12 @@ fn whatever_is_done_to_the_rows_is_told_with_its_place() {
             place.sql(&damage.replace("$1", &format!("'{name}'"))).await;
             if damage.contains("head_digest") {
                 let error = store.checkpoint().await.unwrap_err();
-                assert_eq!((error.kind(), error.log()), (ErrorKind::Corrupt, Some(&*name)), "{error}");
+                assert_eq!((error.kind(), error.target()), (ErrorKind::Corrupt, Some(&*name)), "{error}");
                 continue;
             }
             let error = store.collect(ReadFrom::Origin).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{damage}: {error}");
-            assert_eq!((error.log(), error.event()), (Some(&*name), Some(id(at))), "{damage}: {error}");
+            assert_eq!((error.target(), error.event()), (Some(&*name), Some(id(at))), "{damage}: {error}");
         }
     });
 }

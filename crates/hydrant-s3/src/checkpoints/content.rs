@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use hydrant::{Entry, Error, ErrorKind, Result, Retry};
+use hydrant::{CheckpointEntry, Error, ErrorKind, Result, Retry};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -15,7 +15,7 @@ pub(super) const BYTES_MAX: usize = 64 << 10;
 /// What an object says: an entry, or that there is none any more, and which swap wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Content {
-    pub(super) entry: Option<Entry>,
+    pub(super) entry: Option<CheckpointEntry>,
     pub(super) swap: String,
 }
 
@@ -84,7 +84,7 @@ pub(super) fn decode(bytes: &[u8], encoded_name: &str) -> Result<Content> {
     if crc32c::crc32c(sealed.entry.get().as_bytes()) != sealed.crc32c {
         return Err(damaged("the checksum differs: the checkpoint was damaged or edited"));
     }
-    let entry: Option<Entry> = serde_json::from_str(sealed.entry.get()).map_err(not_ours)?;
+    let entry: Option<CheckpointEntry> = serde_json::from_str(sealed.entry.get()).map_err(not_ours)?;
     if let Some(entry) = &entry
         && encode_name(&entry.name) != encoded_name
     {
@@ -120,13 +120,15 @@ mod tests {
 
     #[test]
     fn what_was_damaged_moved_or_written_by_a_newer_version_is_told() {
-        let entry = Entry { name: "a".into(), target: "memory".into(), checkpoint: Checkpoint::Empty };
+        let entry =
+            CheckpointEntry { name: "a".into(), target: "memory".into(), checkpoint: Checkpoint::Empty };
         for entry in [Some(entry), None] {
             let content = Content { entry, swap: "1f".into() };
             let bytes = encode(&content).unwrap();
             assert_eq!(decode(&bytes, "a").unwrap(), content);
         }
-        let entry = Entry { name: "a".into(), target: "memory".into(), checkpoint: Checkpoint::Empty };
+        let entry =
+            CheckpointEntry { name: "a".into(), target: "memory".into(), checkpoint: Checkpoint::Empty };
         let bytes = encode(&Content { entry: Some(entry), swap: "1f".into() }).unwrap();
         let text = String::from_utf8(bytes.clone()).unwrap();
         let kind = |text: &str, name| decode(text.as_bytes(), name).unwrap_err().kind();

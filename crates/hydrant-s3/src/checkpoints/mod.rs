@@ -12,7 +12,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use hydrant::{CheckpointStore, Entry, Error, Result, Retry};
+use hydrant::{CheckpointEntry, CheckpointStore, Error, Result, Retry};
 use tokio::sync::{Mutex, MutexGuard};
 
 use self::content::Content;
@@ -50,13 +50,13 @@ const FETCHES_MAX: usize = 8;
 ///
 /// ```no_run
 /// # async fn keep() -> hydrant::Result<()> {
-/// use hydrant::{Checkpoint, CheckpointStore, Entry};
+/// use hydrant::{Checkpoint, CheckpointStore, CheckpointEntry};
 /// use hydrant_s3::{ClientOptions, S3Checkpoints, S3CheckpointsOptions, connect};
 ///
 /// let client = connect(&ClientOptions::default()).await?;
 /// let checkpoints =
 ///     S3Checkpoints::open(client, "bucket", "checkpoints", S3CheckpointsOptions::default()).await?;
-/// let entry = Entry { name: "mail".into(), target: "smtp".into(), checkpoint: Checkpoint::Empty };
+/// let entry = CheckpointEntry { name: "mail".into(), target: "smtp".into(), checkpoint: Checkpoint::Empty };
 /// checkpoints.swap("mail", None, Some(&entry)).await?;
 /// assert_eq!(checkpoints.load("mail").await?, Some(entry));
 /// # Ok(()) }
@@ -140,8 +140,8 @@ impl S3Checkpoints {
         &self,
         names: &mut Names,
         name: &str,
-        expected: Option<&Entry>,
-        new: Option<&Entry>,
+        expected: Option<&CheckpointEntry>,
+        new: Option<&CheckpointEntry>,
     ) -> Result<()> {
         self.requests.must_be_conditional().await?;
         let open = match names.get(name) {
@@ -190,7 +190,7 @@ impl S3Checkpoints {
             }
         }
         Err(Error::fenced("another runner moved this checkpoint; end one of the two")
-            .in_log(self.requests.target(name)))
+            .at_target(self.requests.target(name)))
     }
 }
 
@@ -199,14 +199,14 @@ impl S3Checkpoints {
 /// sees to it that it stays so.
 #[async_trait]
 impl CheckpointStore for S3Checkpoints {
-    async fn load(&self, name: &str) -> Result<Option<Entry>> {
+    async fn load(&self, name: &str) -> Result<Option<CheckpointEntry>> {
         self.requests.check(name)?;
         let mut names = self.gate(name).await;
         let version = self.look(&mut names, name).await?;
         Ok(version.entry().cloned())
     }
 
-    async fn list(&self) -> Result<Vec<Entry>> {
+    async fn list(&self) -> Result<Vec<CheckpointEntry>> {
         for gate in self.gates.iter() {
             let mut names = gate.lock().await;
             let is_open =
@@ -219,13 +219,18 @@ impl CheckpointStore for S3Checkpoints {
         let keys = self.requests.list().await?;
         let fetch = |encoded: String| async move { self.requests.get_encoded(&encoded).await };
         let versions = stream::iter(keys).map(fetch).buffer_unordered(FETCHES_MAX);
-        let mut entries: Vec<Entry> =
+        let mut entries: Vec<CheckpointEntry> =
             versions.try_filter_map(|version| async move { Ok(version.into_entry()) }).try_collect().await?;
         entries.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(entries)
     }
 
-    async fn swap(&self, name: &str, expected: Option<&Entry>, new: Option<&Entry>) -> Result<()> {
+    async fn swap(
+        &self,
+        name: &str,
+        expected: Option<&CheckpointEntry>,
+        new: Option<&CheckpointEntry>,
+    ) -> Result<()> {
         self.requests.check(name)?;
         for entry in [expected, new].into_iter().flatten() {
             if entry.name != name {

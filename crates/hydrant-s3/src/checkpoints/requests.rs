@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use aws_sdk_s3::types::ChecksumMode;
-use hydrant::{Entry, Error, ErrorKind, Result, Retry};
+use hydrant::{CheckpointEntry, Error, ErrorKind, Result, Retry};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
@@ -37,14 +37,14 @@ pub(super) enum Version {
 }
 
 impl Version {
-    pub(super) fn entry(&self) -> Option<&Entry> {
+    pub(super) fn entry(&self) -> Option<&CheckpointEntry> {
         match self {
             Self::Absent => None,
             Self::Present { content, .. } => content.entry.as_ref(),
         }
     }
 
-    pub(super) fn into_entry(self) -> Option<Entry> {
+    pub(super) fn into_entry(self) -> Option<CheckpointEntry> {
         match self {
             Self::Absent => None,
             Self::Present { content, .. } => content.entry,
@@ -89,7 +89,7 @@ impl Requests {
             return Err(Error::invalid(format!(
                 "a key of S3 has at most {KEY_BYTES_MAX} bytes, and this name needs more; shorten it"
             ))
-            .in_log(name));
+            .at_target(name));
         }
         Ok(())
     }
@@ -121,10 +121,10 @@ impl Requests {
         if usize::try_from(object.content_length().unwrap_or_default())
             .is_ok_and(|len| len > content::BYTES_MAX)
         {
-            return Err(content::damaged("this is not a checkpoint: it is too large").in_log(target));
+            return Err(content::damaged("this is not a checkpoint: it is too large").at_target(target));
         }
         let bytes = object.body.collect().await.map_err(|cause| body_error(target, cause))?.into_bytes();
-        let content = content::decode(&bytes, encoded).map_err(|error| error.in_log(target))?;
+        let content = content::decode(&bytes, encoded).map_err(|error| error.at_target(target))?;
         Ok(Version::Present { etag, content })
     }
 
@@ -195,6 +195,6 @@ impl Requests {
             "the server ignores `{header}`, so two runners of one sink could both move its checkpoint; take a \
              server with conditional writes, or keep checkpoints elsewhere"
         );
-        Error::new(ErrorKind::Unsupported, Retry::Never, message).in_log(self.url(""))
+        Error::new(ErrorKind::Unsupported, Retry::Never, message).at_target(self.url(""))
     }
 }

@@ -11,7 +11,7 @@ use crate::wire::{Segment, decompress};
 /// The lines of the segment that was found at a place.
 pub(super) async fn lines_of(bucket: &Bucket, place: Place, segment: &Segment, body: Bytes) -> Result<Bytes> {
     let (target, segment) = (bucket.url_at(place), segment.clone());
-    blocking(move || decompress(&segment, body).map_err(|error| error.in_log(target))).await
+    blocking(move || decompress(&segment, body).map_err(|error| error.at_target(target))).await
 }
 
 /// Whether these lines stand somewhere among those.

@@ -141,7 +141,7 @@ impl<'b> Compactor<'b> {
                 Met::Next(step) => self.next(step).await?,
                 Met::Inside(step) => self.inside(step).await?,
                 Met::Empty(..) => {}
-                Met::Damaged(entry, error) => return Err(error.in_log(self.bucket.url_at(entry.place))),
+                Met::Damaged(entry, error) => return Err(error.at_target(self.bucket.url_at(entry.place))),
                 Met::Hole { at, next } => return Err(hole(self.bucket, at, next)),
             }
         }

@@ -32,7 +32,7 @@ pub(super) async fn prune(bucket: &Bucket, before: EventId) -> Result<()> {
     let replacer = Replacer::open(bucket).await?;
     let mut floor = kept.place;
     // Nothing that is kept stands before it: so no snapshot is looked for among what was freed.
-    let is_below = before.get().checked_sub(1).map(EventId::new) <= kept.after;
+    let is_below = before.prev() <= kept.after;
     if !is_below
         && let Some(newest) = snapshot_before(bucket, before).await?
         && newest.after > kept.after
@@ -44,7 +44,7 @@ pub(super) async fn prune(bucket: &Bucket, before: EventId) -> Result<()> {
 
 /// The newest snapshot event whose predecessor comes before `before`.
 async fn snapshot_before(bucket: &Bucket, before: EventId) -> Result<Option<Snapshot>> {
-    let Some(id) = before.get().checked_sub(1).map(EventId::new) else { return Ok(None) };
+    let Some(id) = before.prev() else { return Ok(None) };
     let fits = |snapshot: &Snapshot| snapshot.after < Some(before);
     for _ in 0..TRIES_MAX {
         let Some(head) = look(bucket, None).await?.head else { return Ok(None) };
@@ -84,7 +84,7 @@ async fn raise(bucket: &Bucket, replacer: &Replacer<'_>, to: Snapshot) -> Result
                 continue;
             }
             let message = "the snapshot event does not begin an object of its own; run `hydrant verify`";
-            return Err(Error::corrupt(message).in_log(bucket.url_at(to.after)).at(to.id));
+            return Err(Error::corrupt(message).at_target(bucket.url_at(to.after)).at(to.id));
         }
         // Two floors must not look alike to `If-Match`: so it has a body.
         let object = Object::Floor(floor);
@@ -97,7 +97,7 @@ async fn raise(bucket: &Bucket, replacer: &Replacer<'_>, to: Snapshot) -> Result
 
 pub(super) fn contended(bucket: &Bucket) -> Error {
     let message = "others keep changing the objects that this is about; try again";
-    Error::new(ErrorKind::Unavailable, Retry::Safe, message).in_log(bucket.url(&bucket.keys.log()))
+    Error::new(ErrorKind::Unavailable, Retry::Safe, message).at_target(bucket.url(&bucket.keys.log()))
 }
 
 /// Frees what is below the floor: what is old enough at once, the rest leaves tombstones.
@@ -153,7 +153,7 @@ async fn remove(bucket: &Bucket, places: Vec<Place>) -> Result<()> {
             let kind = if code == "AccessDenied" { ErrorKind::Denied } else { ErrorKind::Unavailable };
             let retry = if code == "AccessDenied" { Retry::Never } else { Retry::Safe };
             let message = format!("an object below the floor could not be removed ({code}); prune again");
-            Err(Error::new(kind, retry, message).in_log(bucket.url(error.key().unwrap_or_default())))
+            Err(Error::new(kind, retry, message).at_target(bucket.url(error.key().unwrap_or_default())))
         }
     }
 }

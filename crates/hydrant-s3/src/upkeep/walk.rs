@@ -171,7 +171,7 @@ impl<'b, F: Fn(&Entry) -> Want> Walk<'b, F> {
         if self.again > AGAIN_MAX {
             let message = "the log changes faster than it can be walked; try again";
             return Err(
-                Error::new(ErrorKind::Unavailable, Retry::Safe, message).in_log(self.bucket.url_at(reach))
+                Error::new(ErrorKind::Unavailable, Retry::Safe, message).at_target(self.bucket.url_at(reach))
             );
         }
         let root = root(self.bucket).await?.and_then(|root| root.place);

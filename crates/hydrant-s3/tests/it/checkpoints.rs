@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use futures_util::future::join_all;
-use hydrant::{Checkpoint, CheckpointStore, Digest, Entry, ErrorKind, EventId, Retry};
+use hydrant::{Checkpoint, CheckpointEntry, CheckpointStore, Digest, ErrorKind, EventId, Retry};
 use hydrant_conformance::drop_after;
 use hydrant_s3::{S3Checkpoints, S3CheckpointsOptions};
 
 use crate::faulty::{Fault, Place};
 
-fn entry(name: &str, id: u64) -> Entry {
+fn entry(name: &str, id: u64) -> CheckpointEntry {
     let checkpoint = Checkpoint::At { id: EventId::new(id), digest: Digest::from([7; 16]) };
-    Entry { name: name.into(), target: "memory".into(), checkpoint }
+    CheckpointEntry { name: name.into(), target: "memory".into(), checkpoint }
 }
 
 async fn open(place: &Place) -> S3Checkpoints {

@@ -29,7 +29,7 @@ async fn the_head_is_found_in_few_requests_however_many_objects_there_are() {
         let opened = scratch.open_through(&faults, small_pages()).await;
         let requests = faults.requests();
         costs.push(requests.len());
-        assert_eq!(opened.checkpoint().await.unwrap(), Checkpoint::behind(&event(count - 1)));
+        assert_eq!(opened.checkpoint().await.unwrap(), Checkpoint::at(&event(count - 1)));
         assert_eq!(faults.requests().len(), 1, "a checkpoint of a log that was seen before is one request");
     }
     // The probe, one or more pages, and the head itself.
@@ -61,7 +61,7 @@ async fn heads_and_events_are_found_between_wide_gaps() {
     let events: Vec<_> = ids.iter().map(|&id| event(id)).collect();
     append_all(&store, &events, 3).await;
     let opened = scratch.open(small_pages()).await;
-    assert_eq!(opened.checkpoint().await.unwrap(), Checkpoint::behind(&events[events.len() - 1]));
+    assert_eq!(opened.checkpoint().await.unwrap(), Checkpoint::at(&events[events.len() - 1]));
     assert_eq!(opened.collect(ReadFrom::Origin).await.unwrap(), events);
     for at in (0..events.len()).step_by(7) {
         // Ids that are there, and ids in the gap behind them.
@@ -109,7 +109,7 @@ async fn a_hole_is_told_wherever_it_is_and_is_never_a_quiet_end() {
                 };
                 assert_eq!((seen, error.kind()), (from, ErrorKind::Corrupt), "{error}");
                 assert!(error.message().contains("chain is broken"), "{error}");
-                assert!(error.log().unwrap().ends_with(&scratch.key(gone)), "{error}");
+                assert!(error.target().unwrap().ends_with(&scratch.key(gone)), "{error}");
                 assert!(read.next().await.is_none());
             }
         }
@@ -139,7 +139,7 @@ async fn a_follower_tells_a_hole_right_behind_where_it_stands() {
     scratch.put(Some(3), body, metadata).await;
     let error = follow.next().await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
-    assert!(error.log().unwrap().ends_with(&scratch.key(Some(1))), "{error}");
+    assert!(error.target().unwrap().ends_with(&scratch.key(Some(1))), "{error}");
     scratch.remove().await;
 }
 
@@ -233,7 +233,7 @@ async fn an_object_that_is_not_what_it_says_is_corrupt_by_name() {
             let (error, before) = read.split_last().unwrap();
             let error = error.as_ref().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{what}: {error}");
-            assert!(error.log().unwrap().ends_with(&scratch.key(Some(3))), "{what}: {error}");
+            assert!(error.target().unwrap().ends_with(&scratch.key(Some(3))), "{what}: {error}");
             let from = if from == ReadFrom::Origin { 0 } else { 4 };
             let before: Vec<_> = before.iter().map(|event| event.clone().unwrap()).collect();
             assert_eq!(before, log(from..4), "{what}");
@@ -293,7 +293,7 @@ async fn a_log_that_began_with_a_snapshot_is_read_from_there() {
     store.append(batch).await.unwrap();
     append_all(&store, &log(108..110), 1).await;
     let error = store.collect(ReadFrom::Origin).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Compacted { oldest: EventId::new(100) });
+    assert_eq!(error.kind(), ErrorKind::Pruned { oldest: EventId::new(100) });
     for (after, first) in [(90, 100), (95, 100), (100, 101), (101, 107), (108, 109)] {
         let read = store.collect(ReadFrom::After(EventId::new(after))).await.unwrap();
         assert_eq!(read[0].id().get(), first, "after {after}");

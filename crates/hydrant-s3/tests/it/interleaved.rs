@@ -17,7 +17,7 @@ async fn two(place: &Place, end: u64) -> (Place, S3Store, S3Store, Vec<Event>) {
 
 async fn must_begin_with(log: &S3Store, oldest: u64, events: &[Event]) {
     let error = log.collect(ReadFrom::Origin).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Compacted { oldest: EventId::new(oldest) });
+    assert_eq!(error.kind(), ErrorKind::Pruned { oldest: EventId::new(oldest) });
     let kept = events.partition_point(|event| event.id().get() < oldest);
     assert_eq!(log.collect(ReadFrom::After(events[kept - 1].id())).await.unwrap(), events[kept..]);
 }
@@ -135,7 +135,7 @@ async fn a_prune_within_a_read() {
                 Ok(read) => assert_eq!(read, events[from + 1..], "behind {from}, at request {nth}"),
                 Err(error) => assert_eq!(
                     error.kind(),
-                    ErrorKind::Compacted { oldest: EventId::new(30) },
+                    ErrorKind::Pruned { oldest: EventId::new(30) },
                     "behind {from}, at request {nth}: {error}"
                 ),
             }

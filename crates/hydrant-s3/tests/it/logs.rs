@@ -65,7 +65,7 @@ pub(crate) async fn must_hold(place: &Place, events: &[Event]) {
     }
     let newest = events.iter().rposition(Event::is_snapshot).unwrap_or(0);
     assert_eq!(log.collect(ReadFrom::Snapshot).await.unwrap(), events[newest..]);
-    assert_eq!(log.checkpoint().await.unwrap(), hydrant::Checkpoint::behind(events.last().unwrap()));
+    assert_eq!(log.checkpoint().await.unwrap(), hydrant::Checkpoint::at(events.last().unwrap()));
 }
 
 pub(crate) async fn findings(place: &Place) -> Vec<Finding> {

@@ -17,7 +17,7 @@ async fn must_begin_with(place: &Place, oldest: u64, events: &[Event]) -> S3Stor
     let kept = events.partition_point(|event| event.id().get() < oldest);
     for from in [ReadFrom::Origin, ReadFrom::After(EventId::ZERO)] {
         let error = log.collect(from).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Compacted { oldest: EventId::new(oldest) }, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Pruned { oldest: EventId::new(oldest) }, "{error}");
     }
     let read = log.collect(ReadFrom::After(events[kept - 1].id())).await.unwrap();
     assert_eq!(read, events[kept..]);
@@ -48,7 +48,7 @@ async fn what_ends_before_goes_and_never_the_newest_snapshot() {
     assert_eq!(objects(&place).await.0, kept + 1);
     // Below the floor nothing is appended, and the writer goes on.
     let error = log.append(Batch::new(None, &events[..1]).unwrap()).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Compacted { oldest: EventId::new(40) });
+    assert_eq!(error.kind(), ErrorKind::Pruned { oldest: EventId::new(40) });
     append(&log, events.last(), &crate::logs::events(50..53), 2).await;
     place.remove().await;
 }
@@ -95,7 +95,7 @@ async fn dead_at_any_request_it_leaves_the_old_floor_or_the_new_one() {
             let pruned = log.prune(EventId::new(31)).await;
             place.faults.heal();
             let error = log.collect(ReadFrom::Origin).await.unwrap_err();
-            let ErrorKind::Compacted { oldest } = error.kind() else { panic!("{error}") };
+            let ErrorKind::Pruned { oldest } = error.kind() else { panic!("{error}") };
             let log = must_begin_with(&place, oldest.get(), &events).await;
             must_verify(&place).await;
             log.prune(EventId::new(31)).await.unwrap();
@@ -120,7 +120,7 @@ async fn dropped_at_any_await_it_leaves_the_old_floor_or_the_new_one() {
         must_verify(&place).await;
         match log.collect(ReadFrom::Origin).await {
             Ok(read) => assert_eq!(read, events),
-            Err(error) => assert_eq!(error.kind(), ErrorKind::Compacted { oldest: EventId::new(10) }),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Pruned { oldest: EventId::new(10) }),
         }
         log.prune(EventId::new(99)).await.unwrap();
         must_begin_with(&place, 10, &events).await;
@@ -178,7 +178,7 @@ async fn a_reader_that_is_overtaken_by_the_floor_is_told() {
         last = Some(next);
     }
     let error = last.unwrap().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Compacted { oldest: EventId::new(10) }, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Pruned { oldest: EventId::new(10) }, "{error}");
     place.remove().await;
 }
 

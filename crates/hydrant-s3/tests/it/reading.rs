@@ -46,7 +46,7 @@ async fn the_right_to_read_is_enough_for_a_source_and_not_for_a_store() {
     let store = scratch.open(options()).await;
     append_all(&store, &log(0..30), 7).await;
     assert_eq!(source.collect(ReadFrom::Origin).await.unwrap(), log(0..30));
-    assert_eq!(source.checkpoint().await.unwrap(), Checkpoint::behind(&log(29..30)[0]));
+    assert_eq!(source.checkpoint().await.unwrap(), Checkpoint::at(&log(29..30)[0]));
     for event in log(0..30) {
         assert_eq!(followed.next().await.unwrap().unwrap(), event);
     }

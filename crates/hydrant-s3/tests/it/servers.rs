@@ -55,7 +55,7 @@ async fn a_bucket_that_is_not_there_is_said_at_open() {
     let error = scratch.try_open(&Faults::new(), S3StoreOptions::default()).await.unwrap_err();
     assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Safe), "{error}");
     assert!(
-        error.message().contains("no such bucket") && error.log().unwrap().contains("is-not-there"),
+        error.message().contains("no such bucket") && error.target().unwrap().contains("is-not-there"),
         "{error}"
     );
 }

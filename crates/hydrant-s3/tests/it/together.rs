@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use hydrant::{
     Batch, ErrorKind, EventSink, EventSource, EventSourceExt, FanOut, FanOutOptions, MemoryStore, Primary,
-    ReadFrom, SecondaryOptions, SecondaryStatus, State,
+    ReadFrom, SecondaryOptions, SecondaryState, SecondaryStatus,
 };
 use hydrant_s3::S3StoreOptions;
 use tokio::runtime::Handle;
@@ -68,10 +68,10 @@ async fn others_do_not_notice_a_bucket_that_fails_and_the_status_names_the_cause
         until(&fan_out, "beside", |status| status.checkpoint == Some(events[held - 1].id())).await;
         let failed = until(&fan_out, "archive", |status| {
             status.last_error.as_ref().is_some_and(|error| error.kind() == kind)
-                && (status.state == State::Parked) == parks
+                && (status.state == SecondaryState::Parked) == parks
         })
         .await;
-        assert!(failed.last_error.unwrap().log().unwrap().starts_with("s3://"));
+        assert!(failed.last_error.unwrap().target().unwrap().starts_with("s3://"));
         faults.clear();
         faults.land();
         if parks {
@@ -83,7 +83,7 @@ async fn others_do_not_notice_a_bucket_that_fails_and_the_status_names_the_cause
         scratch.open(S3StoreOptions::default()).await.collect(ReadFrom::Origin).await.unwrap(),
         events
     );
-    fan_out.close(Duration::from_secs(5)).await;
+    drop(fan_out.close(Duration::from_secs(5)).await);
     scratch.remove().await;
 }
 
@@ -100,7 +100,7 @@ async fn a_bucket_is_the_primary_and_keeps_its_roster() {
         fan_out.append(Batch::new(after, &events[half..half + 10]).unwrap()).await.unwrap();
         until(&fan_out, "memory", |status| status.checkpoint == Some(events[half + 9].id())).await;
         assert_eq!(fan_out.status().secondaries.len(), 1);
-        fan_out.close(Duration::from_secs(5)).await;
+        drop(fan_out.close(Duration::from_secs(5)).await);
     }
     assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), events);
     scratch.remove().await;
@@ -136,7 +136,7 @@ async fn a_thousand_times_attached_and_detached_leaves_nothing() {
     assert!(descriptors() <= open_files + 64);
     fan_out.attach("archive", open().await.unwrap(), quick()).await.unwrap();
     fan_out.delivered(events[1_009].id(), Duration::from_secs(20)).await.unwrap();
-    fan_out.close(Duration::from_secs(5)).await;
+    drop(fan_out.close(Duration::from_secs(5)).await);
     assert_eq!(open().await.unwrap().collect(ReadFrom::Origin).await.unwrap(), events);
     scratch.remove().await;
 }

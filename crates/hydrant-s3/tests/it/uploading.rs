@@ -54,7 +54,7 @@ async fn a_large_batch_is_one_object_of_many_parts() {
     assert!(origin(&place).await.unwrap().contains("-2"), "an object of two parts");
     let other = open(&place, options()).await;
     assert!(other.collect(ReadFrom::Origin).await.unwrap() == large(7));
-    assert_eq!(other.checkpoint().await.unwrap(), hydrant::Checkpoint::behind(&large(7)[2]));
+    assert_eq!(other.checkpoint().await.unwrap(), hydrant::Checkpoint::at(&large(7)[2]));
     assert_eq!(uploads(&place).await, 0);
     place.remove().await;
 }

@@ -129,7 +129,7 @@ async fn what_is_open_is_settled_however_slow_the_look_before_it_was() {
         faults.land();
     };
     let (checkpoint, ()) = tokio::join!(store.checkpoint(), late);
-    assert_eq!(checkpoint.unwrap(), Checkpoint::behind(&event(3)));
+    assert_eq!(checkpoint.unwrap(), Checkpoint::at(&event(3)));
     scratch.remove().await;
 }
 
@@ -148,7 +148,7 @@ async fn what_does_not_end_in_time_says_whether_it_may_have_been_done() {
         faults.always(Kind::Put, fault.clone());
         let error = append(&store, None, &log(0..3)).await.unwrap_err();
         assert_eq!((error.kind(), error.retry()), (kind, retry), "{fault:?}: {error}");
-        assert!(error.log().unwrap().ends_with("log/-origin"), "{error}");
+        assert!(error.target().unwrap().ends_with("log/-origin"), "{error}");
     }
     assert_eq!(scratch.names().await, [""; 0]);
     scratch.remove().await;
@@ -325,7 +325,7 @@ async fn an_append_dropped_while_its_put_is_under_way_ends_before_the_next_call(
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(!next.is_finished(), "the next call did not wait for the write that is under way");
     faults.land();
-    assert_eq!(next.await.unwrap().unwrap(), Checkpoint::behind(&event(4)));
+    assert_eq!(next.await.unwrap().unwrap(), Checkpoint::at(&event(4)));
     scratch.remove().await;
 }
 
@@ -377,7 +377,7 @@ async fn a_batch_with_snapshots_inside_is_committed_whole_and_then_divided() {
         }
         faults.always(Kind::Put, Fault::Answer(503, "SlowDown"));
         append(&store, None, &events).await.unwrap();
-        assert_eq!(store.checkpoint().await.unwrap(), Checkpoint::behind(&events[5]));
+        assert_eq!(store.checkpoint().await.unwrap(), Checkpoint::at(&events[5]));
         let there: Vec<_> = [names[0], names[2], names[1]].into_iter().take(puts.min(3)).collect();
         let mut sorted = there.clone();
         sorted.sort_unstable();

@@ -324,7 +324,7 @@ async fn a_read_from_the_snapshot_starts_with_the_newest() {
     seen(&listener, 4).await;
     assert_eq!(listener.collect(ReadFrom::Snapshot).await.unwrap(), events[2..]);
     let error = listener.collect(ReadFrom::Origin).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Compacted { oldest: EventId::new(5) });
+    assert_eq!(error.kind(), ErrorKind::Pruned { oldest: EventId::new(5) });
 }
 
 #[tokio::test]
@@ -354,7 +354,7 @@ async fn what_is_held_is_bounded_and_a_slow_reader_is_told() {
     seen(&listener, 9).await;
     assert_eq!(listener.stats().evicted, 6);
     let error = slow.next().await.unwrap().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Compacted { oldest: EventId::new(6) });
+    assert_eq!(error.kind(), ErrorKind::Pruned { oldest: EventId::new(6) });
     assert_eq!(receive(&mut slow_received, 1).await, [gap(Some(0), 6)]);
     assert_eq!(receive(&mut slow_received, 3).await, all(&log(6..9)));
 }

@@ -11,7 +11,7 @@ use super::guard::{backoff, guarded};
 use super::hub::Hub;
 use super::options::FanOutOptions;
 use crate::{
-    Acknowledges, Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, Primary, Result, Retry,
+    Batch, Checkpoint, Durability, Error, ErrorKind, Event, EventId, EventSink, Primary, Result, Retry,
 };
 
 /// The pauses between attempts to learn the outcome of a write.
@@ -73,9 +73,9 @@ impl<P: Primary> Committer<P> {
             Err(error) => return Err(error),
         }
         self.hub.feed.stage(after, events);
-        match self.primary.acknowledges() {
-            Acknowledges::Durable => self.publish(batch.last().id()),
-            Acknowledges::Accepted => {
+        match self.primary.durability() {
+            Durability::Durable => self.publish(batch.last().id()),
+            Durability::Accepted => {
                 self.unsynced = Some(batch.last().id());
                 self.publish_synced().await;
             }

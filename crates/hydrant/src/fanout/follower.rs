@@ -146,9 +146,9 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// History, then live, without a gap or a duplicate, as a stream. An error is the last item.
 pub(crate) fn follow(feed: Arc<Feed>, source: Arc<dyn EventSource>, from: ReadFrom) -> EventStream {
     let first = async move {
-        let position = match from {
+        let position = match from.exclusive() {
             ReadFrom::After(id) => Some(id),
-            ReadFrom::Origin => None,
+            ReadFrom::Origin | ReadFrom::At(_) => None,
             // The snapshot itself is the first chunk; everything behind it follows.
             ReadFrom::Snapshot => {
                 let snapshot = source.read(ReadFrom::Snapshot).next().await;

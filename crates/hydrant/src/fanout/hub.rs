@@ -14,8 +14,8 @@ use super::guard::rng;
 use super::options::SecondaryOptions;
 use super::pump::Pump;
 use super::secondary::{Secondary, Wanted};
-use super::status::{Laggards, SecondaryStatus, State, Status};
-use crate::{Checkpoint, CheckpointStore, Entry, Error, EventId, EventSink, EventSource, Result};
+use super::status::{FanOutStatus, Laggards, SecondaryState, SecondaryStatus};
+use crate::{Checkpoint, CheckpointEntry, CheckpointStore, Error, EventId, EventSink, EventSource, Result};
 
 /// How often the gauges are set, so that a sink that hangs is seen to lag.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ pub(crate) struct Hub {
     pub(crate) roster_turn: tokio::sync::Mutex<()>,
     secondaries: Mutex<BTreeMap<String, Arc<Secondary>>>,
     /// Names of the roster that are not attached.
-    detached: Mutex<BTreeMap<String, Entry>>,
+    detached: Mutex<BTreeMap<String, CheckpointEntry>>,
     stopped: Mutex<Option<Error>>,
     rng: Mutex<fastrand::Rng>,
 }
@@ -125,8 +125,12 @@ impl Hub {
 
     /// The roster's entry of this name and target, made where there is none: one that was never reached
     /// needs everything.
-    async fn enter(&self, name: &str, target: &str) -> Result<Entry> {
-        let new = Entry { name: name.to_owned(), target: target.to_owned(), checkpoint: Checkpoint::Empty };
+    async fn enter(&self, name: &str, target: &str) -> Result<CheckpointEntry> {
+        let new = CheckpointEntry {
+            name: name.to_owned(),
+            target: target.to_owned(),
+            checkpoint: Checkpoint::Empty,
+        };
         match self.roster.load(name).await? {
             Some(entry) if entry.target != target => Err(Error::invalid(format!(
                 "the secondary `{name}` belongs to {}, not to {target}; detach it first, or use another name",
@@ -172,7 +176,7 @@ impl Hub {
         secondary.wanted.send_if_modified(|wanted| {
             let parked = *wanted == Wanted::Park;
             if parked {
-                secondary.set_state(State::Starting);
+                secondary.set_state(SecondaryState::Starting);
                 *wanted = Wanted::Run;
             }
             parked
@@ -190,13 +194,13 @@ impl Hub {
         lock(&self.stopped).clone()
     }
 
-    pub(crate) fn status(&self) -> Status {
-        let absent = |entry: &Entry| {
+    pub(crate) fn status(&self) -> FanOutStatus {
+        let absent = |entry: &CheckpointEntry| {
             let (lag_events, _) = self.feed.lag(entry.checkpoint.id());
             SecondaryStatus {
                 name: entry.name.clone(),
                 target: entry.target.clone(),
-                state: State::Detached,
+                state: SecondaryState::Detached,
                 checkpoint: entry.checkpoint.id(),
                 floor: None,
                 lag_events,
@@ -209,11 +213,11 @@ impl Hub {
         let mut secondaries: Vec<_> = lock(&self.detached).values().map(absent).collect();
         secondaries.extend(self.secondaries().iter().map(|secondary| secondary.status(&self.feed)));
         secondaries.sort_by(|a, b| a.name.cmp(&b.name));
-        Status { head: self.feed.head(), secondaries, stopped: self.stopped() }
+        FanOutStatus { head: self.feed.head(), secondaries, stopped: self.stopped() }
     }
 
     /// The status now, and again after each change; changes in quick succession are one.
-    pub(crate) fn watch(self: &Arc<Self>) -> impl Stream<Item = Status> + Send + use<> {
+    pub(crate) fn watch(self: &Arc<Self>) -> impl Stream<Item = FanOutStatus> + Send + use<> {
         let state = (self.changed.subscribe(), Arc::downgrade(self), true);
         stream::unfold(state, |(mut changed, hub, first)| async move {
             if !first {
@@ -238,12 +242,12 @@ impl Hub {
     }
 
     /// Waits until all attached secondaries have disposed of `id`; else the laggards.
-    pub(crate) async fn delivered(&self, id: EventId, deadline: Duration) -> Result<(), Laggards> {
+    pub(crate) async fn delivered(&self, id: EventId, timeout: Duration) -> Result<(), Laggards> {
         let lacking = || {
             let secondaries = self.secondaries();
             secondaries.into_iter().filter(|secondary| !secondary.has(Some(id))).collect::<Vec<_>>()
         };
-        match tokio::time::timeout(deadline, self.until(|| lacking().is_empty())).await {
+        match tokio::time::timeout(timeout, self.until(|| lacking().is_empty())).await {
             Ok(()) => Ok(()),
             Err(_) => Err(lacking().iter().map(|secondary| secondary.laggard(&self.feed)).collect()),
         }
@@ -253,14 +257,15 @@ impl Hub {
     fn behind(&self, with_parked: bool) -> Vec<Arc<Secondary>> {
         let head = self.feed.head();
         let lacks = |secondary: &Arc<Secondary>| !secondary.has(head);
-        let counts = |secondary: &Arc<Secondary>| with_parked || secondary.state() != State::Parked;
+        let counts = |secondary: &Arc<Secondary>| with_parked || secondary.state() != SecondaryState::Parked;
         self.secondaries().into_iter().filter(|secondary| lacks(secondary) && counts(secondary)).collect()
     }
 
     /// Whether there are secondaries, and a person has to look at each of them.
     pub(crate) fn all_parked(&self) -> bool {
         let secondaries = self.secondaries();
-        !secondaries.is_empty() && secondaries.iter().all(|secondary| secondary.state() == State::Parked)
+        !secondaries.is_empty()
+            && secondaries.iter().all(|secondary| secondary.state() == SecondaryState::Parked)
     }
 
     /// Waits until every secondary has everything that was published, or is parked.
@@ -274,8 +279,8 @@ impl Hub {
     }
 
     /// Lets the secondaries drain until the deadline, stops all pumps, and tells what each still lacks.
-    pub(crate) async fn close(&self, deadline: Duration) -> Laggards {
-        let drained = tokio::time::timeout(deadline, self.drained()).await;
+    pub(crate) async fn close(&self, timeout: Duration) -> Laggards {
+        let drained = tokio::time::timeout(timeout, self.drained()).await;
         self.feed.close();
         let laggards = self.laggards();
         if drained.is_err() {

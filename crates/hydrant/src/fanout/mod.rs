@@ -24,12 +24,12 @@ use tokio::sync::{mpsc, oneshot};
 use self::commit::{Command, Committer};
 use self::feed::Feed;
 use self::hub::Hub;
-pub use self::options::{FanOutOptions, RelayOptions, SecondaryOptions, Start};
+pub use self::options::{FanOutOptions, RelayOptions, SecondaryOptions, StartAt};
 pub use self::relay::Relay;
-pub use self::status::{Laggard, Laggards, SecondaryStatus, State, Status};
+pub use self::status::{FanOutStatus, Laggard, Laggards, SecondaryState, SecondaryStatus};
 use crate::{
-    Batch, Checkpoint, Error, ErrorKind, EventId, EventSink, EventSource, EventStream, Primary, Prune,
-    ReadFrom, Result, Retry,
+    Batch, Checkpoint, CommitPoint, Error, ErrorKind, EventId, EventSink, EventSource, EventStream, Primary,
+    Prune, ReadFrom, Result, Retry,
 };
 
 /// Appends that wait for the one in flight; more wait for a place.
@@ -179,35 +179,35 @@ impl<P: Primary + 'static> FanOut<P> {
     /// dead-lettered it.
     ///
     /// # Errors
-    /// Those that had not when `deadline` was over, by name.
+    /// Those that had not when `timeout` was over, by name.
     ///
     /// # Cancel safety
     /// It only waits.
-    pub async fn delivered(&self, id: EventId, deadline: Duration) -> Result<(), Laggards> {
-        self.hub.delivered(id, deadline).await
+    pub async fn delivered(&self, id: EventId, timeout: Duration) -> Result<(), Laggards> {
+        self.hub.delivered(id, timeout).await
     }
 
     /// The log and its secondaries, as they stand now.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> FanOutStatus {
         self.hub.status()
     }
 
     /// The status now, and again after each change; changes in quick succession are one.
-    pub fn watch(&self) -> impl Stream<Item = Status> + Send + use<P> {
+    pub fn watch(&self) -> impl Stream<Item = FanOutStatus> + Send + use<P> {
         self.hub.watch()
     }
 
-    /// Takes no more appends, lets the secondaries drain until `deadline`, ends all tasks, and reports what
+    /// Takes no more appends, lets the secondaries drain for at most `timeout`, ends all tasks, and reports what
     /// each secondary still lacks.
     ///
     /// # Cancel safety
     /// Dropped, it leaves a fan-out that takes no more appends; call it again.
-    pub async fn close(&self, deadline: Duration) -> Laggards {
+    pub async fn close(&self, timeout: Duration) -> Laggards {
         let (reply, closed) = oneshot::channel();
         if self.commands.send(Command::Close { reply }).await.is_ok() {
             drop(closed.await); // the committer ends only with the last handle, so it answers
         }
-        self.hub.close(deadline).await
+        self.hub.close(timeout).await
     }
 
     /// Waits while a secondary that wants back-pressure is too far behind.
@@ -216,7 +216,7 @@ impl<P: Primary + 'static> FanOut<P> {
             self.hub.secondaries().iter().any(|secondary| {
                 let Some(lag_max) = secondary.lag_events_max else { return false };
                 let position = secondary.position().flatten();
-                secondary.state() != State::Parked && self.hub.feed.lag(position).0 > lag_max
+                secondary.state() != SecondaryState::Parked && self.hub.feed.lag(position).0 > lag_max
             })
         };
         if too_far() {
@@ -247,6 +247,17 @@ impl<P: Primary + 'static> EventSink for FanOut<P> {
         let (reply, done) = oneshot::channel();
         self.commands.send(Command::Checkpoint { reply }).await.map_err(|_| gone())?;
         done.await.map_err(|_| gone())?
+    }
+}
+
+#[async_trait]
+impl<P: Primary + 'static> CommitPoint for FanOut<P> {
+    async fn head(&self) -> Result<Checkpoint> {
+        self.primary.head().await
+    }
+
+    fn event_bytes_max(&self) -> usize {
+        self.primary.event_bytes_max()
     }
 }
 

@@ -20,7 +20,7 @@ pub struct FanOutOptions {
     pub resolve_timeout: Duration,
     /// With a primary that accepts before it is durable: how often to ask how far it is. Default: 5 ms.
     pub sync_poll: Duration,
-    /// Above so many bytes of backlog, a laggard no longer holds back `prune`: it parks `Compacted`
+    /// Above so many bytes of backlog, a laggard no longer holds back `prune`: it parks `Pruned`
     /// instead. Default: off, nothing is pruned that a secondary still needs.
     pub retain_bytes_max: Option<u64>,
     /// The seed of the jitter between retries. Default: from the operating system.
@@ -131,7 +131,7 @@ impl RelayOptions {
 /// Where a secondary starts that holds nothing, or that cannot tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Start {
+pub enum StartAt {
     /// Behind its own checkpoint; an empty one at the origin. A sink without memory is refused.
     #[default]
     Checkpoint,
@@ -154,7 +154,7 @@ pub struct SecondaryOptions {
     /// refused until `detach`. Default: the name.
     pub target: Option<String>,
     /// Where it starts when it holds nothing. Default: the origin.
-    pub start: Start,
+    pub start: StartAt,
     /// The largest batch: events. Default: 1,024.
     pub batch_events_max: usize,
     /// The largest batch: bytes; one event may exceed it. Default: 1 MiB.
@@ -178,7 +178,7 @@ impl Default for SecondaryOptions {
     fn default() -> Self {
         Self {
             target: None,
-            start: Start::default(),
+            start: StartAt::default(),
             batch_events_max: 1024,
             batch_bytes_max: 1 << 20,
             linger_max: Duration::ZERO,
@@ -201,7 +201,7 @@ impl SecondaryOptions {
 
     /// Sets where it starts when it holds nothing.
     #[must_use]
-    pub fn with_start(mut self, start: Start) -> Self {
+    pub fn with_start(mut self, start: StartAt) -> Self {
         self.start = start;
         self
     }

@@ -62,7 +62,7 @@ async fn exceeds(hub: &Hub, position: Option<EventId>, bytes_max: u64) -> Result
         match event {
             Ok(event) => bytes += event.size() as u64,
             // What was pruned already cannot be needed.
-            Err(error) if matches!(error.kind(), crate::ErrorKind::Compacted { .. }) => return Ok(true),
+            Err(error) if matches!(error.kind(), crate::ErrorKind::Pruned { .. }) => return Ok(true),
             Err(error) => return Err(error),
         }
         if bytes > bytes_max {

@@ -15,8 +15,8 @@ use super::hub::Hub;
 use super::options::SecondaryOptions;
 use super::secondary::{Secondary, Wanted};
 use super::start::{Begin, begin};
-use super::status::State;
-use crate::{Batch, Checkpoint, Entry, Error, ErrorKind, Event, EventSink, Result, Retry};
+use super::status::SecondaryState;
+use crate::{Batch, Checkpoint, CheckpointEntry, Error, ErrorKind, Event, EventSink, Result, Retry};
 
 /// How often the roster is told of progress. It may lag behind: what it says is a lower bound.
 const ROSTER_INTERVAL: Duration = Duration::from_secs(1);
@@ -28,10 +28,10 @@ pub(crate) struct Pump {
     pub(crate) options: SecondaryOptions,
     pub(crate) rng: fastrand::Rng,
     /// What the roster says of this secondary.
-    pub(crate) entry: Entry,
+    pub(crate) entry: CheckpointEntry,
     pub(crate) entry_at: Instant,
     /// What a swap wanted the roster to say, as long as its outcome is open.
-    pub(crate) pending: Option<Entry>,
+    pub(crate) pending: Option<CheckpointEntry>,
     /// The last event acknowledged, until the roster says that the sink holds it durably.
     pub(crate) unsaved: Option<Event>,
     /// For a sink without memory: how far this pump has brought it.
@@ -102,7 +102,7 @@ impl Pump {
 
     /// Goes on from where the sink stands, until something goes wrong.
     async fn deliver(&mut self) -> Result<Infallible> {
-        self.tell(|secondary| secondary.set_state(State::Starting));
+        self.tell(|secondary| secondary.set_state(SecondaryState::Starting));
         let begin = self.begin().await?;
         self.tell(|secondary| secondary.stands(begin.position, begin.floor));
         let mut follower = Follower::new(self.hub.feed.clone(), self.hub.source.clone(), begin.position);
@@ -147,10 +147,10 @@ impl Pump {
     async fn next(&mut self, follower: &mut Follower) -> Result<Vec<Event>> {
         let (events_max, bytes_max) = (self.options.batch_events_max, self.options.batch_bytes_max);
         if self.hub.feed.is_head(follower.position()) {
-            self.shows(State::Live);
+            self.shows(SecondaryState::Live);
         }
         let mut events = self.wait(follower).await?;
-        self.shows(if follower.is_live() { State::Live } else { State::CatchingUp });
+        self.shows(if follower.is_live() { SecondaryState::Live } else { SecondaryState::CatchingUp });
         if !self.options.linger_max.is_zero() {
             let filled = follower.fill(&mut events, events_max, bytes_max);
             // Full, or old enough: either will do.
@@ -159,7 +159,7 @@ impl Pump {
         Ok(events)
     }
 
-    fn shows(&self, state: State) {
+    fn shows(&self, state: SecondaryState) {
         if self.secondary.state() != state {
             self.tell(|secondary| secondary.set_state(state));
         }
@@ -210,7 +210,7 @@ impl Pump {
     /// is told, and it is tried again later.
     async fn save(&mut self, patience: Duration) -> Result<()> {
         let Some(event) = &self.unsaved else { return Ok(()) };
-        let acknowledged = Checkpoint::behind(event);
+        let acknowledged = Checkpoint::at(event);
         self.entry_at = Instant::now();
         let checkpoint = match guarded("the sink's checkpoint", patience, self.sink.checkpoint()).await {
             Ok(Checkpoint::Unknown) => acknowledged,
@@ -259,7 +259,7 @@ impl Pump {
     }
 
     async fn move_entry(&mut self, checkpoint: Checkpoint) -> Result<()> {
-        let new = Entry { checkpoint, ..self.entry.clone() };
+        let new = CheckpointEntry { checkpoint, ..self.entry.clone() };
         self.pending = Some(new.clone());
         let swap = self.hub.roster.swap(&self.entry.name, Some(&self.entry), Some(&new));
         let swapped = guarded("the roster", self.options.call_timeout, swap).await;

@@ -11,7 +11,7 @@ use super::guard::{backoff, caught, rng};
 use super::hub::Hub;
 use super::options::{RelayOptions, SecondaryOptions};
 use super::secondary::Position;
-use super::status::{Laggards, Status};
+use super::status::{FanOutStatus, Laggards};
 use crate::{
     CheckpointStore, Error, ErrorKind, Event, EventId, EventSink, EventSource, EventStream, ReadFrom, Result,
     Retry,
@@ -123,12 +123,12 @@ impl Relay {
     /// Waits until all attached secondaries have disposed of `id`.
     ///
     /// # Errors
-    /// Those that had not when `deadline` was over, by name.
+    /// Those that had not when `timeout` was over, by name.
     ///
     /// # Cancel safety
     /// It only waits.
-    pub async fn delivered(&self, id: EventId, deadline: Duration) -> Result<(), Laggards> {
-        self.hub.delivered(id, deadline).await
+    pub async fn delivered(&self, id: EventId, timeout: Duration) -> Result<(), Laggards> {
+        self.hub.delivered(id, timeout).await
     }
 
     /// Waits until the source has ended ([`RelayOptions::follow`] off, or an error that retrying cannot help)
@@ -149,23 +149,23 @@ impl Relay {
     }
 
     /// The log and its secondaries, as they stand now; its head is what has been read so far.
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> FanOutStatus {
         self.hub.status()
     }
 
     /// The status now, and again after each change; changes in quick succession are one.
-    pub fn watch(&self) -> impl Stream<Item = Status> + Send + use<> {
+    pub fn watch(&self) -> impl Stream<Item = FanOutStatus> + Send + use<> {
         self.hub.watch()
     }
 
-    /// Reads no more, lets the secondaries drain until `deadline`, ends all tasks, and reports what each
+    /// Reads no more, lets the secondaries drain for at most `timeout`, ends all tasks, and reports what each
     /// secondary still lacks of what was read.
     ///
     /// # Cancel safety
     /// Dropped, it leaves a relay that reads no more; call it again.
-    pub async fn close(&self, deadline: Duration) -> Laggards {
+    pub async fn close(&self, timeout: Duration) -> Laggards {
         self.owner.feeder.abort();
-        self.hub.close(deadline).await
+        self.hub.close(timeout).await
     }
 }
 
@@ -238,12 +238,12 @@ async fn open(hub: &Hub, options: &RelayOptions, fed: &Fed) -> Result<EventStrea
     let open = |from: ReadFrom| if options.follow { hub.source.follow(from) } else { hub.source.read(from) };
     let behind = fed.position.into();
     let Some(last) = &fed.last else { return Ok(open(behind)) };
-    let mut events = open(last.id().get().checked_sub(1).map(EventId::new).into());
+    let mut events = open(last.id().prev().into());
     match events.next().await {
         Some(Ok(same)) if same.id() == last.id() && same.digest() == last.digest() => Ok(events),
         Some(Ok(other)) => Err(diverged(last, &other)),
         // It was pruned since.
-        Some(Err(error)) if matches!(error.kind(), ErrorKind::Compacted { .. }) => Ok(open(behind)),
+        Some(Err(error)) if matches!(error.kind(), ErrorKind::Pruned { .. }) => Ok(open(behind)),
         Some(Err(error)) => Err(error),
         None => {
             let message =

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::feed::Feed;
 use super::guard::guarded;
-use super::status::{Laggard, SecondaryStatus, State};
+use super::status::{Laggard, SecondaryState, SecondaryStatus};
 use crate::{Checkpoint, Error, EventId, EventSink, Result};
 
 /// The last event that was disposed of, with all before it; `None` before the first.
@@ -39,7 +39,7 @@ pub(crate) struct Secondary {
 }
 
 struct Progress {
-    state: State,
+    state: SecondaryState,
     /// `Some` once the sink has told where it stands.
     position: Option<Position>,
     floor: Option<EventId>,
@@ -71,8 +71,13 @@ impl Secondary {
             lag_seconds: metrics::gauge!("hydrant_lag_seconds", "secondary" => secondary()),
             parked: metrics::gauge!("hydrant_parked", "secondary" => secondary()),
         };
-        let progress =
-            Progress { state: State::Starting, position: None, floor: None, last_error: None, retries: 0 };
+        let progress = Progress {
+            state: SecondaryState::Starting,
+            position: None,
+            floor: None,
+            last_error: None,
+            retries: 0,
+        };
         Self {
             name: name.to_owned(),
             target,
@@ -90,11 +95,11 @@ impl Secondary {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn set_state(&self, state: State) {
+    pub(crate) fn set_state(&self, state: SecondaryState) {
         self.progress().state = state;
     }
 
-    pub(crate) fn state(&self) -> State {
+    pub(crate) fn state(&self) -> SecondaryState {
         self.progress().state
     }
 
@@ -113,7 +118,7 @@ impl Secondary {
 
     pub(crate) fn retrying(&self, error: Error) {
         let mut progress = self.progress();
-        (progress.state, progress.last_error) = (State::Retrying, Some(error));
+        (progress.state, progress.last_error) = (SecondaryState::Retrying, Some(error));
         progress.retries += 1;
         self.meters.retries.increment(1);
     }
@@ -121,7 +126,7 @@ impl Secondary {
     /// Stops it until a person resumes it; without an error where the person asked for it.
     pub(crate) fn parked(&self, error: Option<Error>) {
         let mut progress = self.progress();
-        progress.state = State::Parked;
+        progress.state = SecondaryState::Parked;
         progress.last_error = error.or_else(|| progress.last_error.take());
     }
 
@@ -184,6 +189,6 @@ impl Secondary {
         let status = self.status(feed);
         self.meters.lag_events.set(status.lag_events as f64);
         self.meters.lag_seconds.set(status.lag.as_secs_f64());
-        self.meters.parked.set(f64::from(u8::from(status.state == State::Parked)));
+        self.meters.parked.set(f64::from(u8::from(status.state == SecondaryState::Parked)));
     }
 }

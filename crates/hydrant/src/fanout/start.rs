@@ -2,7 +2,7 @@
 
 use futures_util::StreamExt;
 
-use super::options::Start;
+use super::options::StartAt;
 use crate::{Checkpoint, Digest, Error, ErrorKind, Event, EventId, EventSource, ReadFrom, Result, Retry};
 
 /// A position to go on from, and the floor, where that is not the origin.
@@ -29,7 +29,7 @@ impl Begin {
 pub(crate) async fn begin(
     source: &dyn EventSource,
     checkpoint: Checkpoint,
-    start: Start,
+    start: StartAt,
     head: Option<EventId>,
 ) -> Result<Begin> {
     match (checkpoint, start) {
@@ -37,14 +37,14 @@ pub(crate) async fn begin(
             compare(source, id, digest).await?;
             Ok(Begin::behind(Some(id)))
         }
-        (Checkpoint::Empty | Checkpoint::Unknown, Start::OldestSnapshot) => oldest_snapshot(source).await,
-        (Checkpoint::Empty, _) | (Checkpoint::Unknown, Start::Origin) => Ok(Begin::behind(None)),
-        (Checkpoint::Unknown, Start::After(id)) => Ok(Begin::behind(Some(id))),
-        (Checkpoint::Unknown, Start::Head) => {
+        (Checkpoint::Empty | Checkpoint::Unknown, StartAt::OldestSnapshot) => oldest_snapshot(source).await,
+        (Checkpoint::Empty, _) | (Checkpoint::Unknown, StartAt::Origin) => Ok(Begin::behind(None)),
+        (Checkpoint::Unknown, StartAt::After(id)) => Ok(Begin::behind(Some(id))),
+        (Checkpoint::Unknown, StartAt::Head) => {
             let head = end(source, head).await?;
             Ok(Begin { position: head, floor: head.and_then(EventId::next) })
         }
-        (Checkpoint::Unknown, Start::Checkpoint) => Err(Error::new(
+        (Checkpoint::Unknown, StartAt::Checkpoint) => Err(Error::new(
             ErrorKind::Unsupported,
             Retry::Never,
             "the sink has no memory of its own; wrap it in `Checkpointed`, or attach it with an explicit start",
@@ -64,7 +64,7 @@ async fn end(source: &dyn EventSource, head: Option<EventId>) -> Result<Option<E
 
 /// Lineage: the event that the sink ends with must be the primary's event of that id.
 async fn compare(source: &dyn EventSource, id: EventId, digest: Digest) -> Result<()> {
-    let before = id.get().checked_sub(1).map(EventId::new);
+    let before = id.prev();
     let diverged = |what: String| {
         let message = format!(
             "{what}; the primary was restored from an older copy, or the sink belongs to another log: \
@@ -83,7 +83,7 @@ async fn compare(source: &dyn EventSource, id: EventId, digest: Digest) -> Resul
             event.digest()
         )),
         Some(Ok(_)) => Ok(()),
-        Some(Err(error)) if matches!(error.kind(), ErrorKind::Compacted { .. }) => {
+        Some(Err(error)) if matches!(error.kind(), ErrorKind::Pruned { .. }) => {
             // The event itself was pruned. What comes behind it may still be there, whole.
             match source.read(ReadFrom::After(id)).next().await {
                 Some(Err(error)) => Err(error),
@@ -101,12 +101,12 @@ async fn compare(source: &dyn EventSource, id: EventId, digest: Digest) -> Resul
 async fn oldest_snapshot(source: &dyn EventSource) -> Result<Begin> {
     let oldest = match source.read(ReadFrom::Origin).next().await {
         Some(Err(error)) => match error.kind() {
-            ErrorKind::Compacted { oldest } => oldest,
+            ErrorKind::Pruned { oldest } => oldest,
             _ => return Err(error),
         },
         _ => return Ok(Begin::behind(None)),
     };
-    let mut position = oldest.get().checked_sub(1).map(EventId::new);
+    let mut position = oldest.prev();
     let mut events = source.read(position.into());
     while let Some(event) = events.next().await.transpose()? {
         if Event::is_snapshot(&event) {
@@ -114,5 +114,5 @@ async fn oldest_snapshot(source: &dyn EventSource) -> Result<Begin> {
         }
         position = Some(event.id());
     }
-    Err(Error::compacted(oldest))
+    Err(Error::pruned(oldest))
 }

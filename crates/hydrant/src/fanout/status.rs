@@ -8,7 +8,7 @@ use crate::{Error, EventId};
 /// A log and its secondaries, as they stand now.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Status {
+pub struct FanOutStatus {
     /// The last event that the fan-out knows to be durable.
     pub head: Option<EventId>,
     /// All secondaries of the roster, by name.
@@ -26,7 +26,7 @@ pub struct SecondaryStatus {
     /// What it writes to.
     pub target: String,
     /// What it is doing.
-    pub state: State,
+    pub state: SecondaryState,
     /// The last event that it acknowledged, with all before it from its floor on.
     pub checkpoint: Option<EventId>,
     /// The first event that it was given, where it could not start at the origin.
@@ -46,7 +46,7 @@ pub struct SecondaryStatus {
 /// What a secondary is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum State {
+pub enum SecondaryState {
     /// In the roster, but not attached in this process.
     Detached,
     /// Asking the sink where it stands, and comparing histories.
@@ -61,7 +61,7 @@ pub enum State {
     Parked,
 }
 
-impl fmt::Display for State {
+impl fmt::Display for SecondaryState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Detached => "detached",
@@ -81,7 +81,7 @@ pub struct Laggard {
     /// Its name.
     pub name: String,
     /// What it is doing.
-    pub state: State,
+    pub state: SecondaryState,
     /// The last event that it acknowledged.
     pub checkpoint: Option<EventId>,
     /// How many events it lacks.
@@ -110,6 +110,7 @@ impl fmt::Display for Laggard {
 
 /// The secondaries that had not disposed of an event in time: a slice of them, and an error that names them.
 #[derive(Clone, Debug, Default)]
+#[must_use = "these secondaries do not hold every event"]
 pub struct Laggards(pub(crate) Vec<Laggard>);
 
 impl std::ops::Deref for Laggards {

@@ -66,7 +66,7 @@ pub use options::JournalOptions;
 /// let ledger = journal.hydrate(Ledger::default(), Ledger::apply).await?;
 /// assert_eq!(ledger.state.balance, 70);
 ///
-/// journal.rotate(ledger.head, &Change::Snapshot(ledger.state)).await?; // the next hydrate starts here
+/// journal.snapshot(ledger.head, &Change::Snapshot(ledger.state)).await?; // the next hydrate starts here
 /// journal.close().await?;
 /// # Ok(()) }
 /// ```
@@ -149,7 +149,7 @@ impl<T> Journal<T> {
     }
 
     /// Whether [`rotate_every`](JournalOptions::rotate_every) events stand behind the newest snapshot, so
-    /// that it is time to [`rotate`](Journal::rotate).
+    /// that it is time to [`snapshot`](Journal::snapshot).
     pub fn rotation_due(&self) -> bool {
         self.handle.options.rotate_every.is_some_and(|every| self.events_since_snapshot() >= every)
     }
@@ -217,7 +217,7 @@ impl<T: Serialize> Journal<T> {
     ///
     /// # Cancel safety
     /// As [`append`](Journal::append).
-    pub async fn rotate(&self, of: Option<EventId>, snapshot: &T) -> Result<EventId> {
+    pub async fn snapshot(&self, of: Option<EventId>, snapshot: &T) -> Result<EventId> {
         let ids = self.write(std::slice::from_ref(snapshot), None, Kind::Snapshot { of }).await?;
         Ok(*ids.start())
     }

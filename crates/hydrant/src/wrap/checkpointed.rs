@@ -6,7 +6,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 
-use crate::{Batch, Checkpoint, CheckpointStore, Entry, Error, ErrorKind, EventSink, Result, Retry};
+use crate::{
+    Batch, Checkpoint, CheckpointEntry, CheckpointStore, Error, ErrorKind, EventSink, Result, Retry,
+};
 
 /// Gives a sink a durable checkpoint, kept for it in a [`CheckpointStore`].
 ///
@@ -59,9 +61,9 @@ pub struct Checkpointed<S> {
 /// The entry as far as it is known.
 #[derive(Debug)]
 struct Memory {
-    entry: Option<Entry>,
+    entry: Option<CheckpointEntry>,
     /// What a swap wanted to write whose outcome is open.
-    pending: Option<Entry>,
+    pending: Option<CheckpointEntry>,
 }
 
 impl<S: EventSink> Checkpointed<S> {
@@ -88,7 +90,7 @@ impl<S: EventSink> Checkpointed<S> {
                  entry so that it starts at the beginning",
                 entry.target
             );
-            return Err(Error::invalid(message).in_log(name));
+            return Err(Error::invalid(message).at_target(name));
         }
         let memory = Mutex::new(Memory { entry, pending: None });
         Ok(Self { sink, store, name, target, memory })
@@ -111,7 +113,7 @@ impl<S: EventSink> Checkpointed<S> {
     }
 
     async fn advance(&self, memory: &mut Memory, checkpoint: Checkpoint) -> Result<()> {
-        let new = Entry { name: self.name.clone(), target: self.target.clone(), checkpoint };
+        let new = CheckpointEntry { name: self.name.clone(), target: self.target.clone(), checkpoint };
         memory.pending = Some(new.clone());
         let swapped = self.store.swap(&self.name, memory.entry.as_ref(), Some(&new)).await;
         match &swapped {
@@ -127,7 +129,7 @@ impl<S: EventSink> Checkpointed<S> {
     }
 
     fn fenced(&self) -> Error {
-        Error::fenced("another runner moved this checkpoint; end one of the two").in_log(&self.name)
+        Error::fenced("another runner moved this checkpoint; end one of the two").at_target(&self.name)
     }
 
     /// The sink says that it lacks what its checkpoint says it holds. Sending from the checkpoint again
@@ -136,7 +138,7 @@ impl<S: EventSink> Checkpointed<S> {
         let message = "the sink lost events that its checkpoint counts as delivered; restore them, or empty \
                        the sink and remove its checkpoint entry so that it starts at the beginning";
         let event = gap.event();
-        let error = Error::new(ErrorKind::Diverged, Retry::Never, message).in_log(&self.name).because(gap);
+        let error = Error::new(ErrorKind::Diverged, Retry::Never, message).at_target(&self.name).because(gap);
         match event {
             Some(event) => error.at(event),
             None => error,
@@ -155,7 +157,7 @@ impl<S: EventSink> EventSink for Checkpointed<S> {
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
         let mut memory = self.memory.lock().await;
         self.settle(&mut memory).await?;
-        let fresh = batch.behind(&memory.checkpoint())?;
+        let fresh = batch.fresh_after(&memory.checkpoint())?;
         let (Some(last), skipped) = (fresh.last(), batch.events().len() - fresh.len()) else {
             return Ok(());
         };
@@ -164,7 +166,7 @@ impl<S: EventSink> EventSink for Checkpointed<S> {
             Err(gap) if gap.kind() == ErrorKind::Gap => return Err(self.diverged(gap)),
             appended => appended?,
         }
-        self.advance(&mut memory, Checkpoint::behind(last)).await
+        self.advance(&mut memory, Checkpoint::at(last)).await
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint> {

@@ -41,7 +41,7 @@ impl<S: EventSink> Sparse<S> {
 
     /// Appends one event, whatever was not kept before it.
     pub(super) async fn append_one(&self, event: &Event) -> Result<()> {
-        let before = event.id().get().checked_sub(1).map(EventId::new);
+        let before = event.id().prev();
         self.write(before, std::slice::from_ref(event), |held| held.min(before)).await
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hydrant::{
-    Acknowledges, Batch, Checkpoint, CheckpointStore, Error, ErrorKind, Event, EventId, EventSink,
+    Batch, Checkpoint, CheckpointStore, CommitPoint, Durability, Error, ErrorKind, Event, EventId, EventSink,
     EventSource, EventStream, MemoryStore, Primary, Prune, ReadFrom, Result, Retry,
 };
 
@@ -108,13 +108,24 @@ impl Prune for Faulty {
     }
 }
 
+#[async_trait]
+impl CommitPoint for Faulty {
+    async fn head(&self) -> Result<Checkpoint> {
+        self.inner.head().await
+    }
+
+    fn event_bytes_max(&self) -> usize {
+        self.inner.event_bytes_max()
+    }
+}
+
 impl Primary for Faulty {
     fn roster(&self) -> Arc<dyn CheckpointStore> {
         self.inner.roster()
     }
 
-    fn acknowledges(&self) -> Acknowledges {
-        Acknowledges::Durable
+    fn durability(&self) -> Durability {
+        Durability::Durable
     }
 }
 
@@ -140,7 +151,7 @@ pub fn events(ids: std::ops::Range<u64>) -> Vec<Event> {
 
 /// A batch behind the event before its first, in a log without gaps.
 pub fn batch(events: &[Event]) -> Batch<'_> {
-    let after = events[0].id().get().checked_sub(1).map(EventId::new);
+    let after = events[0].id().prev();
     Batch::new(after, events).unwrap()
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hydrant::{EventId, Laggard, SecondaryStatus, Status};
+use hydrant::{EventId, FanOutStatus, Laggard, SecondaryStatus};
 use indicatif::ProgressBar;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -71,7 +71,7 @@ impl Report {
     }
 
     /// Shows where it stands now; for machines at most once a second.
-    pub(crate) fn show(&mut self, status: &Status) -> Outcome<()> {
+    pub(crate) fn show(&mut self, status: &FanOutStatus) -> Outcome<()> {
         for secondary in attached(status) {
             if let Some(bar) = self.bars.get(&secondary.name) {
                 bar.set_position(secondary.checkpoint.map_or(0, EventId::get));
@@ -87,7 +87,7 @@ impl Report {
     }
 
     /// Tells what became of each sink.
-    pub(crate) fn end(&mut self, status: &Status, lacking: &[Laggard]) -> Outcome<()> {
+    pub(crate) fn end(&mut self, status: &FanOutStatus, lacking: &[Laggard]) -> Outcome<()> {
         self.bars.values().for_each(ProgressBar::finish_and_clear);
         if self.json {
             return self.tell_json(status);
@@ -109,7 +109,7 @@ impl Report {
         output.flush()
     }
 
-    fn tell_json(&self, status: &Status) -> Outcome<()> {
+    fn tell_json(&self, status: &FanOutStatus) -> Outcome<()> {
         let secondaries = attached(status).map(SecondaryLine::from).collect();
         let line = StatusLine { from: &self.from, head: status.head, secondaries };
         if self.events_on_stdout {

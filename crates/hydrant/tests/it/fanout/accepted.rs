@@ -6,8 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use hydrant::{
-    Acknowledges, Batch, Checkpoint, CheckpointStore, Event, EventId, EventSink, EventSource, EventSourceExt,
-    EventStream, FanOut, FanOutOptions, MemoryStore, Primary, Prune, ReadFrom, Result, SecondaryOptions,
+    Batch, Checkpoint, CheckpointStore, CommitPoint, Durability, Event, EventId, EventSink, EventSource,
+    EventSourceExt, EventStream, FanOut, FanOutOptions, MemoryStore, Primary, Prune, ReadFrom, Result,
+    SecondaryOptions,
 };
 
 use super::SOON;
@@ -54,13 +55,28 @@ impl EventSource for Lazy {
     }
 }
 
+#[async_trait]
+impl CommitPoint for Lazy {
+    async fn head(&self) -> Result<Checkpoint> {
+        let newest = self.accepted.lock().unwrap().last().map(Checkpoint::at);
+        match newest {
+            Some(newest) => Ok(newest),
+            None => self.durable.checkpoint().await,
+        }
+    }
+
+    fn event_bytes_max(&self) -> usize {
+        self.durable.event_bytes_max()
+    }
+}
+
 impl Primary for Lazy {
     fn roster(&self) -> Arc<dyn CheckpointStore> {
         self.durable.roster()
     }
 
-    fn acknowledges(&self) -> Acknowledges {
-        Acknowledges::Accepted
+    fn durability(&self) -> Durability {
+        Durability::Accepted
     }
 }
 
@@ -129,7 +145,7 @@ async fn what_a_secondary_has_only_accepted_is_not_pruned() {
 
     // A power cut of the sink takes back what it had accepted, and both begin again.
     tokio::time::sleep(Duration::from_secs(5)).await;
-    log.close(SOON).await;
+    drop(log.close(SOON).await);
     drop(log);
     sink.accepted.lock().unwrap().clear();
     let log = FanOut::open(primary.clone(), FanOutOptions::default()).await.unwrap();

@@ -130,7 +130,7 @@ async fn follow_gives_history_then_live_and_ends_loudly_when_the_log_is_closed()
     for expected in 5..8 {
         assert_eq!(live.next().await.unwrap().unwrap(), event(expected));
     }
-    log.close(SOON).await;
+    drop(log.close(SOON).await);
     assert_eq!(live.next().await.unwrap().unwrap_err().kind(), ErrorKind::Closed);
     assert!(live.next().await.is_none());
     assert_eq!(log.append(batch(&events(8..9))).await.unwrap_err().kind(), ErrorKind::Closed);

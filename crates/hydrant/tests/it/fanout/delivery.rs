@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use hydrant::{
-    EventSink, EventSourceExt, FanOut, FanOutOptions, MemoryStore, ReadFrom, SecondaryOptions, Start, State,
+    EventSink, EventSourceExt, FanOut, FanOutOptions, MemoryStore, ReadFrom, SecondaryOptions,
+    SecondaryState, StartAt,
 };
 
 use tokio::time::Instant;
@@ -27,7 +28,7 @@ async fn a_secondary_attached_late_backfills_and_goes_live() {
     }
     log.delivered(id(5_099), SOON).await.unwrap();
     assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), events(0..5_100));
-    assert_eq!(until(&log, "late", State::Live).await.lag_events, 0);
+    assert_eq!(until(&log, "late", SecondaryState::Live).await.lag_events, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -102,7 +103,7 @@ async fn park_stops_one_and_resume_goes_on_from_its_checkpoint() {
     log.append(batch(&events(0..5))).await.unwrap();
     log.delivered(id(4), SOON).await.unwrap();
     log.park("one").unwrap();
-    until(&log, "one", State::Parked).await;
+    until(&log, "one", SecondaryState::Parked).await;
     log.append(batch(&events(5..300))).await.unwrap();
     assert_eq!(log.delivered(id(299), SOON).await.unwrap_err()[0].name, "one");
     assert_eq!(other.collect(ReadFrom::Origin).await.unwrap().len(), 300);
@@ -144,17 +145,17 @@ async fn a_sink_without_memory_needs_an_explicit_start() {
     log.append(batch(&events(0..5))).await.unwrap();
     let refused = Forgets(Faulty::new(Mode::Fine));
     log.attach("refused", refused, SecondaryOptions::default()).await.unwrap();
-    let error = until(&log, "refused", State::Parked).await.last_error.unwrap();
+    let error = until(&log, "refused", SecondaryState::Parked).await.last_error.unwrap();
     assert!(error.to_string().contains("Checkpointed"), "{error}");
 
     let target = Faulty::new(Mode::Fine);
-    let options = SecondaryOptions::default().with_start(Start::Origin);
+    let options = SecondaryOptions::default().with_start(StartAt::Origin);
     log.attach("sink", Forgets(target.clone()), options).await.unwrap();
     log.detach("refused").await.unwrap();
     log.delivered(id(4), SOON).await.unwrap();
     target.set(Mode::Before(unknown()));
     log.append(batch(&events(5..8))).await.unwrap();
-    until(&log, "sink", State::Retrying).await;
+    until(&log, "sink", SecondaryState::Retrying).await;
     target.set(Mode::Fine);
     log.delivered(id(7), Duration::from_secs(90)).await.unwrap();
     assert_eq!(target.inner.collect(ReadFrom::Origin).await.unwrap(), events(0..8));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hydrant::{
     Error, ErrorKind, EventSink, EventSourceExt, FanOut, FanOutOptions, MemoryStore, ReadFrom, Retry,
-    SecondaryOptions, State,
+    SecondaryOptions, SecondaryState,
 };
 
 use super::{SOON, status, until};
@@ -39,7 +39,7 @@ async fn bad_neighbours_delay_neither_the_primary_nor_the_others() {
     assert_eq!(begin.elapsed(), Duration::ZERO);
     assert_eq!(good.collect(ReadFrom::Origin).await.unwrap(), events(0..1_000));
     for parked in ["panics", "denied"] {
-        until(&log, parked, State::Parked).await;
+        until(&log, parked, SecondaryState::Parked).await;
     }
     assert_eq!(status(&log, "denied").last_error.unwrap().kind(), ErrorKind::Denied);
     let panic = status(&log, "panics").last_error.unwrap();
@@ -55,7 +55,7 @@ async fn what_may_be_retried_is_retried_until_it_works() {
         log.append(batch(&events(0..10))).await.unwrap();
         tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
         let now = status(&log, "sink");
-        assert_ne!(now.state, State::Parked, "{mode:?} is retried for ever");
+        assert_ne!(now.state, SecondaryState::Parked, "{mode:?} is retried for ever");
         assert!(now.last_error.is_some());
         // A lost answer is found out by asking the sink.
         let applied = matches!(mode, Mode::After(_));
@@ -73,7 +73,7 @@ async fn a_parked_secondary_goes_on_when_a_person_resumes_it() {
     let sink = Faulty::new(Mode::Panic);
     log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
     log.append(batch(&events(0..10))).await.unwrap();
-    until(&log, "sink", State::Parked).await;
+    until(&log, "sink", SecondaryState::Parked).await;
     let calls = sink.appends();
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert_eq!(sink.appends(), calls, "parked is parked");
@@ -111,7 +111,7 @@ async fn attach_and_detach_leave_nothing_behind() {
     }
     assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), before);
     assert!(log.status().secondaries.is_empty());
-    log.close(SOON).await;
+    drop(log.close(SOON).await);
     drop(log);
     for _ in 0..10 {
         tokio::task::yield_now().await;
@@ -127,7 +127,7 @@ async fn one_that_is_resumed_as_it_parks_goes_on() {
     for at in 0..1_000 {
         sink.set(Mode::Before(Error::invalid("no")));
         log.append(batch(&events(at..at + 1))).await.unwrap();
-        while status(&log, "sink").state != State::Parked {
+        while status(&log, "sink").state != SecondaryState::Parked {
             std::hint::spin_loop();
         }
         sink.set(Mode::Fine);

@@ -2,7 +2,7 @@
 
 use hydrant::{
     Event, EventSink, EventSourceExt, FanOut, FanOutOptions, MemoryStore, Prune, ReadFrom, SecondaryOptions,
-    Start, State,
+    SecondaryState, StartAt,
 };
 
 use super::{SOON, until};
@@ -27,7 +27,7 @@ async fn a_sink_beyond_the_head_or_of_another_history_is_parked_and_left_alone()
         let sink = MemoryStore::default();
         sink.append(batch(&held)).await.unwrap();
         log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
-        let error = until(&log, "sink", State::Parked).await.last_error.unwrap();
+        let error = until(&log, "sink", SecondaryState::Parked).await.last_error.unwrap();
         assert_eq!(error.kind(), hydrant::ErrorKind::Diverged);
         assert!(error.to_string().contains(says), "{error}");
         assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), held, "nothing was written");
@@ -42,7 +42,7 @@ async fn an_id_that_the_primary_passed_over_is_another_history() {
     let sink = MemoryStore::default();
     sink.append(batch(&events(0..4))).await.unwrap();
     log.attach("sink", sink, SecondaryOptions::default()).await.unwrap();
-    let error = until(&log, "sink", State::Parked).await.last_error.unwrap();
+    let error = until(&log, "sink", SecondaryState::Parked).await.last_error.unwrap();
     assert!(error.to_string().contains("its next is event 5"), "{error}");
 }
 
@@ -58,16 +58,16 @@ async fn pruned() -> FanOut<MemoryStore> {
 async fn a_new_secondary_of_a_pruned_log_parks_or_starts_at_the_oldest_snapshot() {
     let log = pruned().await;
     log.attach("strict", MemoryStore::default(), SecondaryOptions::default()).await.unwrap();
-    let error = until(&log, "strict", State::Parked).await.last_error.unwrap();
-    assert_eq!(error.kind(), hydrant::ErrorKind::Compacted { oldest: id(2) });
+    let error = until(&log, "strict", SecondaryState::Parked).await.last_error.unwrap();
+    assert_eq!(error.kind(), hydrant::ErrorKind::Pruned { oldest: id(2) });
 
     let sink = MemoryStore::default();
-    let options = SecondaryOptions::default().with_start(Start::OldestSnapshot);
+    let options = SecondaryOptions::default().with_start(StartAt::OldestSnapshot);
     log.attach("lenient", sink.clone(), options).await.unwrap();
     log.detach("strict").await.unwrap();
     log.append(batch(&events(4..6))).await.unwrap();
     log.delivered(id(5), SOON).await.unwrap();
-    assert_eq!(until(&log, "lenient", State::Live).await.floor, Some(id(2)));
+    assert_eq!(until(&log, "lenient", SecondaryState::Live).await.floor, Some(id(2)));
     let held = sink.collect(ReadFrom::Snapshot).await.unwrap();
     assert_eq!(held, [snapshot(2), event(3), event(4), event(5)]);
 }

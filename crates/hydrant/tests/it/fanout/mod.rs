@@ -14,7 +14,7 @@ mod slow_source;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use hydrant::{FanOut, Primary, SecondaryStatus, State};
+use hydrant::{FanOut, Primary, SecondaryState, SecondaryStatus};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -26,7 +26,7 @@ fn status<P: Primary + 'static>(log: &FanOut<P>, name: &str) -> SecondaryStatus 
 }
 
 /// Waits until a secondary is in this state.
-async fn until<P: Primary + 'static>(log: &FanOut<P>, name: &str, state: State) -> SecondaryStatus {
+async fn until<P: Primary + 'static>(log: &FanOut<P>, name: &str, state: SecondaryState) -> SecondaryStatus {
     let wait = async {
         let mut changes = Box::pin(log.watch());
         while changes.next().await.is_some() {

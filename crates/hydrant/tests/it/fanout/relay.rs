@@ -6,9 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use hydrant::{
-    Batch, Checkpoint, CheckpointStore, Entry, ErrorKind, EventSink, EventSource, EventSourceExt,
+    Batch, Checkpoint, CheckpointEntry, CheckpointStore, ErrorKind, EventSink, EventSource, EventSourceExt,
     EventStream, MemoryCheckpoints, MemoryStore, ReadFrom, Relay, RelayOptions, Result, SecondaryOptions,
-    Start, State,
+    SecondaryState, StartAt,
 };
 
 use super::SOON;
@@ -79,7 +79,7 @@ async fn finished_reports_who_is_parked() {
     let relay = relay(&log, RelayOptions::default().with_follow(false).with_ring(16, 1 << 20)).await;
     relay.attach("broken", Faulty::new(Mode::Panic), SecondaryOptions::default()).await.unwrap();
     let laggards = tokio::time::timeout(SOON, relay.finished()).await.unwrap().unwrap();
-    assert_eq!((laggards[0].name.as_str(), laggards[0].state), ("broken", State::Parked));
+    assert_eq!((laggards[0].name.as_str(), laggards[0].state), ("broken", SecondaryState::Parked));
 }
 
 #[tokio::test(start_paused = true)]
@@ -122,15 +122,20 @@ struct SlowAnswer(MemoryCheckpoints);
 
 #[async_trait]
 impl CheckpointStore for SlowAnswer {
-    async fn load(&self, name: &str) -> Result<Option<Entry>> {
+    async fn load(&self, name: &str) -> Result<Option<CheckpointEntry>> {
         self.0.load(name).await
     }
 
-    async fn list(&self) -> Result<Vec<Entry>> {
+    async fn list(&self) -> Result<Vec<CheckpointEntry>> {
         self.0.list().await
     }
 
-    async fn swap(&self, name: &str, expected: Option<&Entry>, new: Option<&Entry>) -> Result<()> {
+    async fn swap(
+        &self,
+        name: &str,
+        expected: Option<&CheckpointEntry>,
+        new: Option<&CheckpointEntry>,
+    ) -> Result<()> {
         self.0.swap(name, expected, new).await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
         Ok(())
@@ -157,7 +162,12 @@ async fn parked_while_the_roster_is_told_it_does_not_fence_itself() {
         tokio::time::sleep(SOON).await;
     }
     let status = relay.status().secondaries.remove(0);
-    assert_eq!((status.state, status.checkpoint), (State::Live, Some(id(4))), "{:?}", status.last_error);
+    assert_eq!(
+        (status.state, status.checkpoint),
+        (SecondaryState::Live, Some(id(4))),
+        "{:?}",
+        status.last_error
+    );
     assert_eq!(roster.0.load("a").await.unwrap().unwrap().checkpoint.id(), Some(id(4)));
 }
 
@@ -197,7 +207,7 @@ async fn at_the_head_of_a_relay_is_at_the_end_of_its_log() {
     let relay = relay(&log, RelayOptions::default()).await;
     let sinks = [Forgetful::default(), Forgetful::default()];
     for (name, sink) in ["first", "later"].iter().zip(&sinks) {
-        let options = SecondaryOptions::default().with_start(Start::Head);
+        let options = SecondaryOptions::default().with_start(StartAt::Head);
         relay.attach(name, sink.clone(), options).await.unwrap();
         tokio::time::sleep(SOON).await;
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hydrant::{
     Checkpoint, EventSink, EventSourceExt, FanOut, FanOutOptions, MemoryStore, Primary, Prune, ReadFrom,
-    SecondaryOptions, State,
+    SecondaryOptions, SecondaryState,
 };
 
 use super::{SOON, status, until};
@@ -23,7 +23,7 @@ async fn oldest(log: &MemoryStore) -> u64 {
     match log.collect(ReadFrom::Origin).await {
         Ok(events) => events[0].id().get(),
         Err(error) => match error.kind() {
-            hydrant::ErrorKind::Compacted { oldest } => oldest.get(),
+            hydrant::ErrorKind::Pruned { oldest } => oldest.get(),
             _ => panic!("{error}"),
         },
     }
@@ -38,16 +38,19 @@ async fn nothing_is_pruned_that_a_secondary_still_needs_also_after_a_restart() {
     sink.append(batch(&primary.collect(ReadFrom::Origin).await.unwrap()[..35])).await.unwrap();
     sink.set(Mode::Before(safe()));
     log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
-    until(&log, "sink", State::Retrying).await;
+    until(&log, "sink", SecondaryState::Retrying).await;
     log.prune(id(99)).await.unwrap();
     assert_eq!(oldest(&primary).await, 30);
-    log.close(Duration::ZERO).await;
+    drop(log.close(Duration::ZERO).await);
     drop(log);
 
     // After a restart, before it is attached again.
     let log = FanOut::open(primary.clone(), FanOutOptions::default()).await.unwrap();
     let known = status(&log, "sink");
-    assert_eq!((known.state, known.checkpoint, known.lag_events), (State::Detached, Some(id(34)), 65));
+    assert_eq!(
+        (known.state, known.checkpoint, known.lag_events),
+        (SecondaryState::Detached, Some(id(34)), 65)
+    );
     log.prune(id(99)).await.unwrap();
     assert_eq!(oldest(&primary).await, 30);
 
@@ -80,11 +83,11 @@ async fn past_retain_bytes_max_the_laggard_is_left_behind_and_parks_compacted() 
     fill(&log).await;
     let sink = Faulty::new(Mode::Before(safe()));
     log.attach("laggard", sink.clone(), SecondaryOptions::default()).await.unwrap();
-    until(&log, "laggard", State::Retrying).await;
+    until(&log, "laggard", SecondaryState::Retrying).await;
     log.prune(id(99)).await.unwrap();
     assert_eq!(oldest(&primary).await, 90);
-    let error = until(&log, "laggard", State::Parked).await.last_error.unwrap();
-    assert_eq!(error.kind(), hydrant::ErrorKind::Compacted { oldest: id(90) });
+    let error = until(&log, "laggard", SecondaryState::Parked).await.last_error.unwrap();
+    assert_eq!(error.kind(), hydrant::ErrorKind::Pruned { oldest: id(90) });
 }
 
 #[tokio::test(start_paused = true)]
@@ -97,7 +100,7 @@ async fn the_roster_is_told_of_progress_also_when_the_log_is_quiet() {
     log.append(batch(&[event(0)])).await.unwrap();
     tokio::time::sleep(Duration::from_secs(3)).await;
     let entry = primary.roster().load("sink").await.unwrap().unwrap();
-    assert_eq!(entry.checkpoint, Checkpoint::behind(&event(0)));
+    assert_eq!(entry.checkpoint, Checkpoint::at(&event(0)));
 }
 
 #[tokio::test]
@@ -110,7 +113,7 @@ async fn a_name_belongs_to_one_target_until_it_is_detached() {
     assert!(attach("file:a").await.unwrap_err().to_string().contains("attached already"));
     log.detach("archive").await.unwrap();
     attach("file:b").await.unwrap();
-    log.close(SOON).await;
+    drop(log.close(SOON).await);
     let log = FanOut::open(log.primary().clone(), FanOutOptions::default()).await.unwrap();
     let options = SecondaryOptions::default().with_target("file:c");
     let error = log.attach("archive", MemoryStore::default(), options).await.unwrap_err();

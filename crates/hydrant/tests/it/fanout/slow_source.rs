@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use hydrant::{
     Batch, Checkpoint, CheckpointStore, EventSink, EventSource, EventSourceExt, EventStream,
-    MemoryCheckpoints, MemoryStore, ReadFrom, Relay, RelayOptions, Result, SecondaryOptions, State,
+    MemoryCheckpoints, MemoryStore, ReadFrom, Relay, RelayOptions, Result, SecondaryOptions, SecondaryState,
 };
 use tokio::time::Instant;
 
@@ -86,10 +86,10 @@ async fn who_parks_or_detaches_does_not_wait_for_a_read_that_never_begins() {
     sink.append(batch(&events(0..4))).await.unwrap();
     relay.attach("a", sink, SecondaryOptions::default()).await.unwrap();
     tokio::time::sleep(LONG).await;
-    assert_eq!(relay.status().secondaries[0].state, State::Starting);
+    assert_eq!(relay.status().secondaries[0].state, SecondaryState::Starting);
     relay.park("a").unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(relay.status().secondaries[0].state, State::Parked);
+    assert_eq!(relay.status().secondaries[0].state, SecondaryState::Parked);
     relay.resume("a").unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     tokio::time::timeout(Duration::from_secs(1), relay.detach("a")).await.unwrap().unwrap();
@@ -106,7 +106,7 @@ struct SyncedLater {
 impl EventSink for SyncedLater {
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
         self.store.append(batch).await?;
-        self.acknowledged.lock().unwrap().push((Instant::now(), Checkpoint::behind(batch.last())));
+        self.acknowledged.lock().unwrap().push((Instant::now(), Checkpoint::at(batch.last())));
         Ok(())
     }
 

@@ -57,7 +57,7 @@ async fn hydrate_folds_from_the_newest_snapshot() {
         changes.iter().cloned().for_each(|change| expected.apply(change));
         assert_eq!((&all.state, all.state.seen), (&expected, 5_000));
 
-        let id = journal.rotate(all.head, &Change::Snapshot(all.state)).await.unwrap();
+        let id = journal.snapshot(all.head, &Change::Snapshot(all.state)).await.unwrap();
         assert_eq!(id, EventId::new(5_000));
         journal.append(&Change::Added(1)).await.unwrap();
         let some = open(&store, tasks).await.hydrate(Sum::default(), Sum::apply).await.unwrap();
@@ -73,11 +73,11 @@ async fn a_snapshot_of_an_outdated_state_is_fenced_and_the_journal_goes_on() {
     let at = journal.append(&Change::Added(1)).await.unwrap();
     let now = journal.append(&Change::Added(2)).await.unwrap();
     for of in [None, Some(at), Some(EventId::new(99))] {
-        let error = journal.rotate(of, &Change::Snapshot(Sum::default())).await.unwrap_err();
+        let error = journal.snapshot(of, &Change::Snapshot(Sum::default())).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Fenced);
         assert!(error.message().contains("the log is at event 1"), "{error}");
     }
-    journal.rotate(Some(now), &Change::Snapshot(Sum { total: 3, ..Sum::default() })).await.unwrap();
+    journal.snapshot(Some(now), &Change::Snapshot(Sum { total: 3, ..Sum::default() })).await.unwrap();
     journal.append(&Change::Added(3)).await.unwrap();
     let snapshots: Vec<bool> =
         store.collect(ReadFrom::Origin).await.unwrap().iter().map(Event::is_snapshot).collect();
@@ -91,9 +91,9 @@ async fn a_snapshot_is_an_append_of_its_own() {
     let journal = open(&store, 0).await;
     let (change, snapshot) = (Change::Added(1), Change::Snapshot(Sum::default()));
     let (first, before, rotated, behind) = tokio::join!(
-        journal.rotate(None, &snapshot),
+        journal.snapshot(None, &snapshot),
         journal.append(&change),
-        journal.rotate(Some(EventId::ZERO), &snapshot),
+        journal.snapshot(Some(EventId::ZERO), &snapshot),
         journal.append(&change)
     );
     assert_eq!(first.unwrap(), EventId::ZERO);
@@ -118,7 +118,7 @@ async fn a_rotation_is_due_after_so_many_events_also_over_a_restart() {
     assert_eq!(journal.events_since_snapshot(), 2, "counted once");
     let head = journal.append(&Change::Added(1)).await.unwrap();
     assert!(journal.rotation_due());
-    journal.rotate(Some(head), &Change::Snapshot(Sum::default())).await.unwrap();
+    journal.snapshot(Some(head), &Change::Snapshot(Sum::default())).await.unwrap();
     assert_eq!(journal.events_since_snapshot(), 0);
     journal.append(&Change::Added(1)).await.unwrap();
     let journal = open(&store, 0).await;

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use hydrant::{
-    Checkpoint, CheckpointStore, Checkpointed, Entry, Error, ErrorKind, EventSink, MemoryCheckpoints,
-    MemoryStore, Result, Retry,
+    Checkpoint, CheckpointEntry, CheckpointStore, Checkpointed, Error, ErrorKind, EventSink,
+    MemoryCheckpoints, MemoryStore, Result, Retry,
 };
 
 use super::{Forgetful, ids};
@@ -27,7 +27,7 @@ async fn the_checkpoint_outlives_the_sink() {
     drop(wrapped);
 
     let wrapped = open(sink.clone(), &store).await;
-    assert_eq!(wrapped.checkpoint().await.unwrap(), Checkpoint::behind(&log[2]));
+    assert_eq!(wrapped.checkpoint().await.unwrap(), Checkpoint::at(&log[2]));
     wrapped.append(batch(&log[1..2])).await.unwrap();
     wrapped.append(batch(&log[1..6])).await.unwrap();
     assert_eq!(sink.taken(), [0, 1, 2, 3, 4, 5], "what the checkpoint counts is not sent again");
@@ -58,7 +58,7 @@ async fn the_checkpoint_of_another_target_is_refused() {
     wrapped.append(batch(&events(0..1))).await.unwrap();
     let opened = Checkpointed::open(Forgetful::default(), store.clone(), "listener", "udp://b").await;
     let error = opened.unwrap_err();
-    assert_eq!((error.kind(), error.log()), (ErrorKind::Invalid, Some("listener")));
+    assert_eq!((error.kind(), error.target()), (ErrorKind::Invalid, Some("listener")));
     assert!(error.message().contains("`udp://a`") && error.message().contains("`udp://b`"), "{error}");
 }
 
@@ -98,7 +98,7 @@ async fn a_sink_that_lost_events_is_diverged() {
     let emptied = open(MemoryStore::default(), &store).await;
     let error = emptied.append(batch(&log[3..])).await.unwrap_err();
     assert_eq!((error.kind(), error.retry()), (ErrorKind::Diverged, Retry::Never));
-    assert_eq!((error.event(), error.log()), (Some(id(3)), Some("listener")));
+    assert_eq!((error.event(), error.target()), (Some(id(3)), Some("listener")));
 }
 
 /// Swaps, and then fails, or hangs, or does nothing at all.
@@ -110,15 +110,20 @@ struct Shaky {
 
 #[async_trait]
 impl CheckpointStore for Shaky {
-    async fn load(&self, name: &str) -> Result<Option<Entry>> {
+    async fn load(&self, name: &str) -> Result<Option<CheckpointEntry>> {
         self.store.load(name).await
     }
 
-    async fn list(&self) -> Result<Vec<Entry>> {
+    async fn list(&self) -> Result<Vec<CheckpointEntry>> {
         self.store.list().await
     }
 
-    async fn swap(&self, name: &str, expected: Option<&Entry>, new: Option<&Entry>) -> Result<()> {
+    async fn swap(
+        &self,
+        name: &str,
+        expected: Option<&CheckpointEntry>,
+        new: Option<&CheckpointEntry>,
+    ) -> Result<()> {
         let swap = self.swaps.fetch_add(1, Ordering::Relaxed) % 5;
         if swap != 0 {
             self.store.swap(name, expected, new).await?;
@@ -156,10 +161,10 @@ async fn a_swap_of_unknown_outcome_is_fenced_if_somebody_else_moved_the_entry_si
     let wrapped = open().await.unwrap();
     let log = events(0..3);
     assert_eq!(wrapped.append(batch(&log[..1])).await.unwrap_err().kind(), ErrorKind::Unavailable);
-    let other = Entry {
+    let other = CheckpointEntry {
         name: "listener".to_owned(),
         target: "udp://a".to_owned(),
-        checkpoint: Checkpoint::behind(&log[1]),
+        checkpoint: Checkpoint::at(&log[1]),
     };
     store.store.swap("listener", None, Some(&other)).await.unwrap();
     assert_eq!(wrapped.checkpoint().await.unwrap_err().kind(), ErrorKind::Fenced);
@@ -172,15 +177,20 @@ struct Full;
 
 #[async_trait]
 impl CheckpointStore for Full {
-    async fn load(&self, _name: &str) -> Result<Option<Entry>> {
+    async fn load(&self, _name: &str) -> Result<Option<CheckpointEntry>> {
         Ok(None)
     }
 
-    async fn list(&self) -> Result<Vec<Entry>> {
+    async fn list(&self) -> Result<Vec<CheckpointEntry>> {
         Ok(vec![])
     }
 
-    async fn swap(&self, _name: &str, _expected: Option<&Entry>, _new: Option<&Entry>) -> Result<()> {
+    async fn swap(
+        &self,
+        _name: &str,
+        _expected: Option<&CheckpointEntry>,
+        _new: Option<&CheckpointEntry>,
+    ) -> Result<()> {
         Err(Error::new(ErrorKind::Full, Retry::Safe, "no space for a checkpoint"))
     }
 }

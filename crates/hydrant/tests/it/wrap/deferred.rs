@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use hydrant::{
-    Deferred, Error, ErrorKind, EventSink, FanOut, FanOutOptions, MemoryStore, Retry, SecondaryOptions, State,
+    Deferred, Error, ErrorKind, EventSink, FanOut, FanOutOptions, MemoryStore, Retry, SecondaryOptions,
+    SecondaryState,
 };
 use tokio::sync::Semaphore;
 
@@ -78,7 +79,7 @@ async fn a_secondary_that_is_down_at_the_start_is_named_and_catches_up_and_one_t
     assert_eq!((ids(&late).await.len(), asked.load(Ordering::SeqCst)), (10, 6));
     let status = log.status();
     let secondary = |name: &str| status.secondaries.iter().find(|secondary| secondary.name == name).unwrap();
-    assert_eq!(secondary("refusing").state, State::Parked);
+    assert_eq!(secondary("refusing").state, SecondaryState::Parked);
     assert!(secondary("refusing").last_error.as_ref().unwrap().to_string().contains("nobody listens"));
-    log.close(Duration::from_secs(5)).await;
+    drop(log.close(Duration::from_secs(5)).await);
 }

@@ -21,7 +21,7 @@ async fn the_sink_holds_a_log_of_the_kept_events() {
     }
     assert_eq!(ids(&store).await, [0, 2, 4, 6, 8]);
     assert_eq!(store.collect(ReadFrom::Origin).await.unwrap()[1], log[2]);
-    assert_eq!(wrapped.checkpoint().await.unwrap(), Checkpoint::behind(&log[8]));
+    assert_eq!(wrapped.checkpoint().await.unwrap(), Checkpoint::at(&log[8]));
 }
 
 /// A crash between the sink's append and the checkpoint: the sink is ahead, behind, or exactly there.
@@ -93,5 +93,5 @@ async fn a_log_that_starts_at_a_snapshot_says_where_its_floor_is() {
     let log = [snapshot(6), event(7), event(8)];
     wrapped.append(Batch::new(Some(id(5)), &log).unwrap()).await.unwrap();
     let error = store.collect(ReadFrom::Origin).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Compacted { oldest: id(6) });
+    assert_eq!(error.kind(), ErrorKind::Pruned { oldest: id(6) });
 }
