@@ -7,8 +7,8 @@ use crate::{Checkpoint, Error, ErrorKind, Event, EventId, EventSource, Result, R
 
 /// Events to append, and the predecessor that they must stand right behind.
 ///
-/// Not empty, and ids strictly grow from `after` on: made valid once, no store checks it again. Naming the
-/// predecessor is what makes every append a compare-and-append.
+/// A batch is not empty, its ids strictly grow from `after` on, and a snapshot event is its first: a batch is valid
+/// once it is made, and no store checks it again. Naming the predecessor makes every append a compare-and-append.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
     after: Option<EventId>,
@@ -20,7 +20,8 @@ impl<'a> Batch<'a> {
     /// `events` right behind the event `after`, or at the beginning of the log.
     ///
     /// # Errors
-    /// `Invalid` when there are no events, or their ids do not strictly grow from `after` on.
+    /// `Invalid` if there are no events, if their ids do not strictly grow from `after` on, or if a snapshot event is
+    /// not the first of them: [`segments`](Batch::segments) cuts events there.
     pub fn new(after: Option<EventId>, events: &'a [Event]) -> Result<Self> {
         if events.is_empty() {
             return Err(Error::invalid("a batch holds at least one event"));
@@ -35,7 +36,34 @@ impl<'a> Batch<'a> {
             }
             last = Some(event.id());
         }
+        if let Some(snapshot) = events[1..].iter().find(|event| event.is_snapshot()) {
+            let message = "a snapshot event must be the first of its batch; cut the batch before it";
+            return Err(Error::invalid(message).at(snapshot.id()));
+        }
         Ok(Self { after, events, deadline: None })
+    }
+
+    /// Cuts events where batches end: before each snapshot event.
+    ///
+    /// ```
+    /// use hydrant::{Batch, Event, EventId};
+    ///
+    /// # fn main() -> hydrant::Result<()> {
+    /// let events = [
+    ///     Event::new(EventId::new(0), "a")?,
+    ///     Event::builder(EventId::new(1)).payload_json("{}").snapshot().build()?,
+    ///     Event::new(EventId::new(2), "b")?,
+    /// ];
+    /// let mut after = None;
+    /// for part in Batch::segments(&events) {
+    ///     let batch = Batch::new(after, part)?;
+    ///     after = Some(batch.last().id());
+    /// }
+    /// assert_eq!(Batch::segments(&events).map(<[Event]>::len).collect::<Vec<_>>(), [1, 2]);
+    /// # Ok(()) }
+    /// ```
+    pub fn segments(events: &[Event]) -> impl Iterator<Item = &[Event]> {
+        events.chunk_by(|_, next| !next.is_snapshot())
     }
 
     /// The same batch, to be answered before `deadline`.

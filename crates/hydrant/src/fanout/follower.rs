@@ -6,7 +6,7 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::watch;
 
 use super::feed::{Feed, Look};
-use crate::{Error, ErrorKind, Event, EventId, EventSource, EventStream, ReadFrom, Result, Retry};
+use crate::{Batch, Error, ErrorKind, Event, EventId, EventSource, EventStream, ReadFrom, Result, Retry};
 
 /// Reads a log from a position on: from the shared ring where that reaches, from the primary below it.
 ///
@@ -41,11 +41,18 @@ impl Follower {
         self.position = Some(id);
     }
 
-    /// The next events, at least one; waits at the head.
+    /// The next events of one batch, at least one; waits at the head.
     ///
     /// # Cancel safety
     /// Nothing is lost: the position has not moved.
     pub(crate) async fn chunk(&mut self, events_max: usize, bytes_max: usize) -> Result<Vec<Event>> {
+        let mut events = self.look_or_read(events_max, bytes_max).await?;
+        let first = Batch::segments(&events).next().map_or(0, <[Event]>::len);
+        events.truncate(first);
+        Ok(events)
+    }
+
+    async fn look_or_read(&mut self, events_max: usize, bytes_max: usize) -> Result<Vec<Event>> {
         let mut yielded = false;
         loop {
             // Seen before looking: what is published after the look wakes the wait below.
@@ -88,8 +95,8 @@ impl Follower {
                 Look::Events(events) => {
                     for event in events {
                         bytes += event.size();
-                        // A look yields one event at least, however large it is.
-                        if bytes > bytes_max {
+                        // A look yields one event at least, however large it is; a snapshot opens the next batch.
+                        if bytes > bytes_max || event.is_snapshot() {
                             return;
                         }
                         chunk.push(event);
@@ -194,7 +201,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{Batch, EventSink, MemoryStore};
+    use crate::{EventSink, MemoryStore};
 
     thread_local! {
         static BETWEEN: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
