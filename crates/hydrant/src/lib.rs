@@ -53,6 +53,11 @@ mod memory;
 mod reading;
 mod wrap;
 
+/// What authors of stores need.
+pub mod store {
+    pub use crate::checkpoints::CheckpointCell;
+}
+
 pub use batch::Batch;
 pub use checkpoint::Checkpoint;
 pub use checkpoints::{CheckpointEntry, CheckpointStore, MemoryCheckpoints};

@@ -126,11 +126,7 @@ impl Hub {
     /// The roster's entry of this name and target, made where there is none: one that was never reached
     /// needs everything.
     async fn enter(&self, name: &str, target: &str) -> Result<CheckpointEntry> {
-        let new = CheckpointEntry {
-            name: name.to_owned(),
-            target: target.to_owned(),
-            checkpoint: Checkpoint::Empty,
-        };
+        let new = CheckpointEntry::new(name, target, Checkpoint::Empty);
         match self.roster.load(name).await? {
             Some(entry) if entry.target != target => Err(Error::invalid(format!(
                 "the secondary `{name}` belongs to {}, not to {target}; detach it first, or use another name",
