@@ -191,12 +191,12 @@ impl Committer {
 
     async fn holds_nothing_new(&self) -> bool {
         let limit = self.options.append_timeout;
-        let checkpoint = guarded("the store's checkpoint", limit, self.store.checkpoint()).await;
+        let checkpoint = guarded("the store's checkpoint", limit, || self.store.checkpoint()).await;
         checkpoint.is_ok_and(|checkpoint| checkpoint.id() <= self.head)
     }
 
     async fn attempt(&self, batch: Batch<'_>) -> Result<()> {
-        guarded("the store's append", self.options.append_timeout, self.store.append(batch)).await
+        guarded("the store's append", self.options.append_timeout, || self.store.append(batch)).await
     }
 }
 
