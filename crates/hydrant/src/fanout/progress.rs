@@ -8,25 +8,22 @@ use super::guard::guarded;
 use crate::store::CheckpointCell;
 use crate::{Checkpoint, ErrorKind, Result};
 
-/// How often another runner may move the entry before the secondary parks. A runner that was dropped, or killed, may
-/// still have a swap on its way, and report once more as it ends.
-const MOVES_MAX: u32 = 2;
-
-/// Moves further apart than this are not of one other runner.
-const MOVES_WITHIN: Duration = Duration::from_secs(60);
+/// For so long after a secondary starts, another runner may move its entry: one that was dropped, or killed, may still
+/// have a swap on its way, and reports once more as it ends. Later, two processes run one secondary.
+const HANDOVER: Duration = Duration::from_secs(5);
 
 pub(crate) struct RosterEntry {
     cell: CheckpointCell,
     timeout: Duration,
     touched_at: Instant,
-    /// How often another runner moved the entry in a row, and when it did last.
-    moved: (u32, Instant),
+    /// When the secondary was attached or resumed.
+    started_at: Instant,
 }
 
 impl RosterEntry {
     pub(crate) fn new(cell: CheckpointCell, timeout: Duration) -> Self {
         let now = Instant::now();
-        Self { cell, timeout, touched_at: now, moved: (0, now) }
+        Self { cell, timeout, touched_at: now, started_at: now }
     }
 
     /// The checkpoint that the roster has, as far as it is known.
@@ -50,7 +47,7 @@ impl RosterEntry {
     /// An operator resumes the secondary: whatever the roster has by now is right.
     pub(crate) fn forget(&mut self) {
         self.cell.forget();
-        self.moved.0 = 0;
+        self.started_at = Instant::now();
     }
 
     /// Records how far the sink is. Returns whether the roster has it.
@@ -64,13 +61,8 @@ impl RosterEntry {
         self.touch();
         let swapped = guarded("the roster", self.timeout, || self.cell.swap(checkpoint, None)).await;
         let Err(error) = swapped else { return Ok(true) };
-        if error.kind() == ErrorKind::Fenced {
-            let (times, last) = self.moved;
-            let times = if last.elapsed() < MOVES_WITHIN { times + 1 } else { 1 };
-            self.moved = (times, Instant::now());
-            if times > MOVES_MAX {
-                return Err(error);
-            }
+        if error.kind() == ErrorKind::Fenced && self.started_at.elapsed() >= HANDOVER {
+            return Err(error);
         }
         tracing::warn!(error = %error, "the roster does not know the newest progress");
         Ok(false)

@@ -239,7 +239,7 @@ async fn feed(hub: &Hub, options: &RelayOptions, fed: &mut Option<Fed>) -> Resul
     let mut source = lineage::open(read, fed.as_ref()).await?.fuse();
     while let Some(chunk) = next_ready(&mut source, options.ring_bytes_max.min(CHUNK_BYTES)).await {
         if let Some(last) = chunk.events.last().cloned() {
-            hub.signal.until(|| has_room(hub)).await;
+            hub.signal.until(|| hub.feed.has_room_above(fastest(hub).flatten())).await;
             hub.feed.stage(id_of(fed.as_ref()), &chunk.events)?;
             hub.feed.publish(Place::Event(last.clone()))?;
             *fed = Some(Place::Event(last));
@@ -299,15 +299,4 @@ async fn next_ready(source: &mut Fuse<EventStream>, bytes_max: usize) -> Option<
 /// How far the fastest secondary is; `None` until one has reported its checkpoint.
 fn fastest(hub: &Hub) -> Option<Position> {
     hub.secondaries().iter().filter_map(|secondary| secondary.position()).max()
-}
-
-/// Whether the ring can take more without evicting what the fastest secondary has not got. One that waits for events
-/// beyond the end of the log does not count.
-fn has_room(hub: &Hub) -> bool {
-    let head = hub.feed.head();
-    let positions: Vec<_> = hub.secondaries().iter().filter_map(|secondary| secondary.position()).collect();
-    match positions.iter().filter(|position| **position <= head).max() {
-        Some(fastest) => hub.feed.has_room_above(*fastest),
-        None => !positions.is_empty() || hub.feed.has_room_above(None),
-    }
 }
