@@ -12,14 +12,14 @@ mod simulation;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
-use hydrant::{Clock, EventSourceExt, Journal, JournalOptions, ReadFrom, Result, Store};
+use hydrant::{Clock, CommitPoint, EventSourceExt, Journal, JournalOptions, ReadFrom, Result, Store};
 
 /// Options of tests: a seed, and a clock that stands still.
 fn options() -> JournalOptions {
     JournalOptions::default().with_seed(1).with_clock(Clock::from_fn(|| SystemTime::UNIX_EPOCH))
 }
 
-async fn open(store: impl Store + 'static) -> Journal<String> {
+async fn open(store: impl CommitPoint + 'static) -> Journal<String> {
     Journal::open(store, options()).await.unwrap()
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hydrant::{
-    Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, EventSource, EventStream, MemoryStore,
-    ReadFrom, Result, Retry,
+    Batch, Checkpoint, CommitPoint, Error, ErrorKind, Event, EventId, EventSink, EventSource, EventStream,
+    MemoryStore, ReadFrom, Result, Retry,
 };
 
 /// What an append does instead of its work.
@@ -132,5 +132,16 @@ impl EventSource for Scripted {
 
     fn follow(&self, from: ReadFrom) -> EventStream {
         self.store().follow(from)
+    }
+}
+
+#[async_trait]
+impl CommitPoint for Scripted {
+    async fn head(&self) -> Result<Checkpoint> {
+        self.store().head().await
+    }
+
+    fn event_bytes_max(&self) -> usize {
+        self.store().event_bytes_max()
     }
 }
