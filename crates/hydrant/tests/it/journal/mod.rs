@@ -4,10 +4,12 @@ mod appending;
 mod bounds;
 mod cancelling;
 mod closing;
+mod deadlines;
 mod failing;
 mod over_a_fan_out;
 mod reading;
 mod simulation;
+mod submitting;
 
 use std::time::{Duration, SystemTime};
 
