@@ -1,14 +1,19 @@
 //! The journal.
 
+mod accepting;
 mod appending;
 mod bounds;
 mod cancelling;
 mod closing;
 mod deadlines;
 mod failing;
+mod interleavings;
 mod over_a_fan_out;
+mod panicking;
 mod reading;
 mod simulation;
+mod snapshots;
+mod spans;
 mod submitting;
 
 use std::time::{Duration, SystemTime};
