@@ -5,16 +5,19 @@ use std::sync::Arc;
 
 use hydrant::{Error, ErrorKind, EventId, Result, Retry};
 
-use crate::disk::{Disk, DiskFile, Identity, Mode, Stat};
+use crate::disk::{Disk, DiskFile, Identity, Mode, RealDisk, Stat};
 use crate::error::io_error;
 use crate::lines;
 use crate::wire::OVERHEAD_MAX;
+use crate::work::Work;
 use crate::zst_file::ZstFile;
 
 /// A log's directory on its disk.
 #[derive(Clone)]
 pub(crate) struct Directory {
     pub(crate) disk: Arc<dyn Disk>,
+    /// Where its work runs.
+    pub(crate) work: Work,
     pub(crate) path: PathBuf,
     /// The longest line that is read, its line break included.
     pub(crate) line_bytes_max: usize,
@@ -49,8 +52,16 @@ pub(crate) struct Listing {
 }
 
 impl Directory {
-    pub(crate) fn new(disk: Arc<dyn Disk>, path: &Path, event_bytes_max: usize) -> Self {
-        Self { disk, path: path.to_owned(), line_bytes_max: event_bytes_max.saturating_add(OVERHEAD_MAX) }
+    /// A directory on the disk of this machine.
+    pub(crate) fn new(path: &Path, event_bytes_max: usize) -> Self {
+        let line_bytes_max = event_bytes_max.saturating_add(OVERHEAD_MAX);
+        Self { disk: Arc::new(RealDisk), work: Work::Threads, path: path.to_owned(), line_bytes_max }
+    }
+
+    /// A directory on a simulated disk, whose work runs inline.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn simulated(disk: Arc<dyn Disk>, path: &Path, event_bytes_max: usize) -> Self {
+        Self { disk, work: Work::Inline, ..Self::new(path, event_bytes_max) }
     }
 
     pub(crate) fn file(&self, name: &str) -> PathBuf {

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::commit::Structure;
 use crate::directory::Directory;
-use crate::disk::{DiskFile, RealDisk, Stat};
+use crate::disk::{DiskFile, Stat};
 use crate::examine::examine;
 use crate::lines::{self, Lines, Piece};
 use crate::lock::Record;
@@ -64,12 +64,11 @@ pub type FindingStream = Pin<Box<dyn Stream<Item = Result<Finding>> + Send>>;
 ///
 /// The stream ends with an error where a file cannot be read at all. Dropping it ends the work.
 pub fn verify(dir: impl Into<PathBuf>, options: &FileSourceOptions) -> FindingStream {
-    let dir = Directory::new(Arc::new(RealDisk), &dir.into(), options.event_bytes_max);
+    let dir = Directory::new(&dir.into(), options.event_bytes_max);
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
     tokio::task::spawn_blocking(move || {
-        let told = Verifier::new(&dir, |finding| sender.blocking_send(Ok(finding)).is_ok()).run();
-        if let Err(error) = told {
-            // Nobody waits for it any more when this fails.
+        if let Err(error) = Verifier::new(&dir, |finding| sender.blocking_send(Ok(finding)).is_ok()).run() {
+            // If this fails, the caller has dropped the stream.
             let _ = sender.blocking_send(Err(error));
         }
     });
