@@ -98,17 +98,14 @@ impl Directory {
         Ok(listing)
     }
 
-    /// What is there besides this `state`. Until a rotation counts, the file is `state` and has the name of a
-    /// sealed one already: that, and what the rotation seals behind it, is not there yet.
+    /// What is there besides this `state`. While a rotation is under way, `state` has the name of a sealed segment
+    /// too: it is not listed.
     pub(crate) fn list_behind(&self, state: Option<Identity>) -> Result<Listing> {
         let mut listing = self.list()?;
-        if !listing.next.is_empty() && state.is_some() {
-            for (at, sealed) in listing.sealed.iter().enumerate() {
-                if self.stat(&self.file(&sealed.name()))?.map(|stat| stat.identity) == state {
-                    listing.sealed.truncate(at);
-                    break;
-                }
-            }
+        if let (Some(newest), Some(state)) = (listing.sealed.last(), state)
+            && self.stat(&self.file(&newest.name()))?.map(|stat| stat.identity) == Some(state)
+        {
+            listing.sealed.pop();
         }
         Ok(listing)
     }
