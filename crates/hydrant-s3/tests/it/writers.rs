@@ -13,7 +13,7 @@ use hydrant_s3::{S3Store, S3StoreOptions};
 use tokio::time::timeout;
 
 use crate::faults::{Fault, Faults, Kind};
-use crate::support::{Scratch, append_all, event, event_by, log, or_skip};
+use crate::support::{Scratch, event, event_by, log, or_skip};
 
 async fn append(store: &S3Store, after: Option<u64>, events: &[Event]) -> hydrant::Result<()> {
     store.append(Batch::new(after.map(EventId::new), events).unwrap()).await
