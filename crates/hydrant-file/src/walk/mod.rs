@@ -70,6 +70,8 @@ pub(crate) struct Walk {
     segment: Option<Segment>,
     /// The files are not those that were read: the place is found again by `newest`.
     is_lost: bool,
+    /// How often the log was too short to find the place in it.
+    short_looks: u32,
 }
 
 impl Walk {
@@ -82,6 +84,7 @@ impl Walk {
             newest: Checkpoint::Empty,
             segment: None,
             is_lost: false,
+            short_looks: 0,
         }
     }
 
@@ -92,6 +95,12 @@ impl Walk {
             self.from = None;
         }
         loop {
+            if self.is_lost {
+                if !self.check_lineage(view)? {
+                    return Ok(Next::Changed);
+                }
+                (self.is_lost, self.short_looks) = (false, 0);
+            }
             let Some(segment) = &mut self.segment else {
                 let Some(segment) = self.enter(view)? else { return Ok(Next::End) };
                 self.segment = Some(segment);

@@ -10,6 +10,9 @@ use crate::opening::Opening;
 /// How often the files are listed again before one of them counts as missing.
 const LISTINGS_MAX: usize = 8;
 
+/// How often a follower looks at a log that became too short before it ends.
+const SHORT_LOOKS_MAX: u32 = 25;
+
 impl Walk {
     /// Opens the file that the read begins in.
     pub(super) fn start(&mut self, view: &View, from: ReadFrom) -> Result<Option<Segment>> {
@@ -45,10 +48,6 @@ impl Walk {
 
     /// Opens the file that has the next event, at a line at or before it.
     pub(super) fn enter(&mut self, view: &View) -> Result<Option<Segment>> {
-        if self.is_lost {
-            self.check_lineage(view)?;
-            self.is_lost = false;
-        }
         let mut segment = match view.sealed.iter().find(|sealed| Some(sealed.last) > self.position) {
             Some(sealed) => match self.open(*sealed)? {
                 Some(segment) => Some(segment),
@@ -96,9 +95,12 @@ impl Walk {
             .at_target(self.dir.path.display().to_string()))
     }
 
-    /// Compares the newest event read with the log, whose files are other ones now.
-    fn check_lineage(&self, view: &View) -> Result<()> {
-        let Checkpoint::At { id, .. } = self.newest else { return Ok(()) };
+    /// Compares the newest event read with the log, whose files are other ones now. Returns `false` if the log is too
+    /// short, and another look may find more: a copy of it may be under way.
+    pub(super) fn check_lineage(&mut self, view: &View) -> Result<bool> {
+        let Checkpoint::At { id, .. } = self.newest else { return Ok(true) };
+        self.short_looks += 1;
+        let is_patient = self.short_looks < SHORT_LOOKS_MAX;
         let dir = self.dir.path.display().to_string();
         let diverged = |found: &str| {
             let message = format!(
@@ -107,16 +109,19 @@ impl Walk {
             );
             Error::new(ErrorKind::Diverged, Retry::Never, message).at(id).at_target(dir.clone())
         };
-        let Some(oldest) = self.oldest(&view.sealed, view)? else { return Err(diverged("the log is empty")) };
+        let Some(oldest) = self.oldest(&view.sealed, view)? else {
+            return if is_patient { Ok(false) } else { Err(diverged("the log is empty")) };
+        };
         if oldest.predecessor() > Some(id) {
             return Err(Error::pruned(oldest.id).at_target(dir));
         }
         // The event itself was pruned, or hydra-node's snapshot took its id: nothing is left to compare.
         if oldest.predecessor() == Some(id) || oldest.reuses(id) {
-            return Ok(());
+            return Ok(true);
         }
         match self.event_at(view, id)? {
-            Some(found) if Checkpoint::at(&found) == self.newest => Ok(()),
+            None if is_patient => Ok(false),
+            Some(found) if Checkpoint::at(&found) == self.newest => Ok(true),
             Some(found) if found.id() == id => Err(diverged("another event is")),
             Some(found) => Err(diverged(&format!("event {} is", found.id()))),
             None => Err(diverged("the log ends")),
