@@ -82,8 +82,12 @@ mod harness;
 mod law;
 mod log;
 mod opened;
+#[cfg(feature = "proxy")]
+pub mod proxy;
 mod resources;
 mod run;
+#[cfg(all(feature = "proxy", unix))]
+pub mod server;
 mod trial;
 
 pub use cancel::drop_after;
