@@ -192,7 +192,7 @@ async fn prune_and_read_agree_after_any_compaction() {
     let all = events(1..36);
     for (bytes, before) in [1, 150, 400, 1 << 20].into_iter().flat_map(|bytes| [(bytes, 25), (bytes, 99)]) {
         let place = place.beside();
-        let log = open(&place, options()).await;
+        let log = open(&place, S3StoreOptions::default()).await;
         append(&log, None, &all, 3).await;
         log.compact(&CompactOptions::default().with_segment_bytes_max(bytes)).await.unwrap();
         must_begin_objects(&place, &all).await;

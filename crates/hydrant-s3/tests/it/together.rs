@@ -46,7 +46,7 @@ async fn others_do_not_notice_a_bucket_that_fails_and_the_status_names_the_cause
     let fan_out = FanOut::open(primary, FanOutOptions::default()).await.unwrap();
     fan_out.attach("archive", store, quick()).await.unwrap();
     fan_out.attach("beside", beside.clone(), quick()).await.unwrap();
-    let events = log(0..60);
+    let events = log(0..50);
     let mut held = 0_usize;
     for (fault, kind, parks) in [
         (Fault::Cut, ErrorKind::Unavailable, false),
