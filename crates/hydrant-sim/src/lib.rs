@@ -9,6 +9,7 @@
 
 pub mod actors;
 pub mod check;
+pub mod child;
 pub mod minimise;
 pub mod plan;
 pub mod report;

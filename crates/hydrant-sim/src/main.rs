@@ -1,20 +1,25 @@
 //! The simulator as a program; `cargo xtask sim` runs it.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use hydrant_sim::child::{self, Worker};
 use hydrant_sim::minimise::minimise;
 use hydrant_sim::plan::{Plan, generate};
 use hydrant_sim::report::{self, Totals};
-use hydrant_sim::run::{catch_panics, run};
+use hydrant_sim::run::{Outcome, catch_panics, run};
 use hydrant_sim::world::Failure;
 
 /// Where the fixed range of seeds begins.
 const FROM: u64 = 1;
-/// How many runs the minimiser may take.
+/// How many runs, and how much time, the minimiser may take.
 const MINIMISE_RUNS: usize = 4_000;
+const MINIMISE_MAX: Duration = Duration::from_secs(60);
+/// How many lines of a trace are shown when a search fails. A replay shows all.
+const TRACE_LINES: usize = 120;
 
 #[derive(Debug)]
 struct Args {
@@ -28,6 +33,11 @@ struct Args {
     /// Where minimised plans are written.
     out: Option<String>,
     commit: String,
+    /// Runs seeds from here on for a parent, and prints an outcome for each.
+    worker: Option<u64>,
+    step: u64,
+    /// Runs the plans on standard input for a parent.
+    plans: bool,
 }
 
 fn main() -> ExitCode {
@@ -39,9 +49,13 @@ fn main() -> ExitCode {
         }
     };
     catch_panics();
-    match &args.plan {
-        Some(path) => replay(path),
-        None => search(&args),
+    if args.plans {
+        return answer();
+    }
+    match (&args.plan, args.worker) {
+        (Some(path), _) => replay(path),
+        (None, Some(from)) => serve(from, args.step),
+        (None, None) => search(&args),
     }
 }
 
@@ -55,6 +69,9 @@ fn parse() -> Result<Args, String> {
         all: false,
         out: None,
         commit: "unknown".to_owned(),
+        worker: None,
+        step: 1,
+        plans: false,
     };
     let mut given = std::env::args().skip(1);
     while let Some(name) = given.next() {
@@ -70,6 +87,9 @@ fn parse() -> Result<Args, String> {
             "--from" => args.from = number()?,
             "--jobs" => args.jobs = usize::try_from(number()?).unwrap_or(1).max(1),
             "--plan" => args.plan = Some(value),
+            "--worker" => args.worker = Some(number()?),
+            "--plans" => args.plans = true,
+            "--step" => args.step = number()?,
             "--out" => args.out = Some(value),
             "--commit" => args.commit = value,
             _ => return Err(format!("unknown option {name}")),
@@ -89,7 +109,7 @@ fn replay(path: &str) -> ExitCode {
             let outcome = run(&plan, true);
             match outcome.failure {
                 Some(failure) => {
-                    println!("{}", report::failure(&plan, &failure, &outcome.trace));
+                    println!("{}", report::failure(&plan, &failure, &outcome.trace, usize::MAX));
                     ExitCode::FAILURE
                 }
                 None => {
@@ -106,9 +126,38 @@ fn replay(path: &str) -> ExitCode {
     }
 }
 
+/// Runs the plans on standard input, one a line, and prints an outcome for each.
+fn answer() -> ExitCode {
+    for line in std::io::stdin().lines() {
+        let plan = line.map_err(|cause| cause.to_string());
+        match plan.and_then(|line| serde_json::from_str::<Plan>(&line).map_err(|cause| cause.to_string())) {
+            Ok(plan) => drop(print_outcome(&run(&plan, false))),
+            Err(cause) => {
+                eprintln!("error: {cause}");
+                return ExitCode::from(2);
+            }
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Runs every `step`th seed until the parent ends this process.
+fn serve(from: u64, step: u64) -> ExitCode {
+    let mut seed = from;
+    while print_outcome(&run(&generate(seed), false)) {
+        seed += step;
+    }
+    ExitCode::SUCCESS
+}
+
+fn print_outcome(outcome: &Outcome) -> bool {
+    let json = serde_json::to_string(outcome).expect("an outcome is plain data");
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{json}").and_then(|()| stdout.flush()).is_ok()
+}
+
 /// What the threads of a search share.
 struct Search {
-    next: AtomicU64,
     stop: AtomicBool,
     found: Mutex<Vec<(u64, Plan, Failure, f64)>>,
     totals: Mutex<Totals>,
@@ -118,15 +167,15 @@ struct Search {
 fn search(args: &Args) -> ExitCode {
     let begin = Instant::now();
     let shared = Search {
-        next: AtomicU64::new(args.from),
         stop: AtomicBool::new(false),
         found: Mutex::default(),
         totals: Mutex::default(),
     };
     println!("seeds from {}, commit {}", args.from, args.commit);
     std::thread::scope(|scope| {
-        for _ in 0..args.jobs {
-            scope.spawn(|| work(args, &shared, begin));
+        for job in 0..args.jobs as u64 {
+            let shared = &shared;
+            scope.spawn(move || work(args, shared, begin, args.from + job));
         }
     });
     let seconds = begin.elapsed().as_secs_f64();
@@ -154,34 +203,41 @@ fn search(args: &Args) -> ExitCode {
     if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn work(args: &Args, shared: &Search, begin: Instant) {
+/// Lets one process after the other run every `jobs`th seed.
+fn work(args: &Args, shared: &Search, begin: Instant, first: u64) {
+    let step = args.jobs as u64;
     let mut totals = Totals::default();
+    let mut seed = first;
+    let mut worker = Worker::spawn(seed, step);
     while !shared.stop.load(Ordering::Relaxed) {
-        let seed = shared.next.fetch_add(1, Ordering::Relaxed);
         let is_over = args.seeds.is_some_and(|seeds| seed >= args.from + seeds)
             || args.seconds.is_some_and(|seconds| begin.elapsed() >= Duration::from_secs(seconds));
         if is_over {
             break;
         }
-        let plan = generate(seed);
-        let outcome = run(&plan, false);
+        let outcome = worker.as_mut().and_then(Worker::next).unwrap_or_else(|| {
+            worker = Worker::spawn(seed + step, step);
+            Outcome { failure: Some(child::stuck()), ..Outcome::default() }
+        });
         totals.add(&outcome);
         if let Some(failure) = outcome.failure {
             let mut found = shared.found.lock().expect("no thread panicked");
-            found.push((seed, plan, failure, begin.elapsed().as_secs_f64()));
+            found.push((seed, generate(seed), failure, begin.elapsed().as_secs_f64()));
             if !args.all {
                 shared.stop.store(true, Ordering::Relaxed);
             }
         }
+        seed += step;
     }
     shared.totals.lock().expect("no thread panicked").join(&totals);
 }
 
 fn show(args: &Args, seed: u64, plan: &Plan, failure: &Failure) {
     println!("seed {seed} fails: {}: {}; minimising", failure.checker, failure.message);
-    let (plan, failure) = minimise(plan, failure, MINIMISE_RUNS);
-    let traced = run(&plan, true);
-    println!("{}", report::failure(&plan, &failure, &traced.trace));
+    let (plan, failure) = minimise(plan, failure, MINIMISE_RUNS, MINIMISE_MAX);
+    // Traced in this process: not what would get it stuck.
+    let trace = if failure.checker == child::STUCK { vec![] } else { run(&plan, true).trace };
+    println!("{}", report::failure(&plan, &failure, &trace, TRACE_LINES));
     let json = serde_json::to_string_pretty(&plan).expect("a plan is plain data");
     match &args.out {
         Some(path) => {

@@ -1,12 +1,15 @@
 //! Makes a failing plan small, while the same checker fails.
 
+use std::time::{Duration, Instant};
+
 use crate::plan::{Act, Plan, SinkKind};
-use crate::run::run;
+use crate::child::Runner;
 use crate::world::Failure;
 
 /// The smallest plan found within so many runs, and its failure.
-pub fn minimise(plan: &Plan, failure: &Failure, runs_max: usize) -> (Plan, Failure) {
-    let mut search = Search { best: plan.clone(), failure: failure.clone(), runs: runs_max };
+#[expect(clippy::disallowed_methods, reason = "an engineer waits for it")]
+pub fn minimise(plan: &Plan, failure: &Failure, runs_max: usize, time_max: Duration) -> (Plan, Failure) {
+    let mut search = Search { best: plan.clone(), failure: failure.clone(), runs: runs_max, until: Instant::now() + time_max, runner: Runner::default() };
     loop {
         let before = search.best.clone();
         search.shrink_list(|plan| &mut plan.ops);
@@ -22,16 +25,23 @@ struct Search {
     best: Plan,
     failure: Failure,
     runs: usize,
+    until: Instant,
+    /// A run that gets stuck would take this process with it.
+    runner: Runner,
 }
 
 impl Search {
     /// Takes the candidate if it fails in the same way.
+    #[expect(clippy::disallowed_methods, reason = "an engineer waits for it")]
     fn offer(&mut self, candidate: Plan) -> bool {
+        if Instant::now() > self.until {
+            self.runs = 0;
+        }
         if self.runs == 0 || candidate == self.best {
             return false;
         }
         self.runs -= 1;
-        let failure = run(&candidate, false).failure;
+        let failure = self.runner.run(&candidate);
         let same = failure.as_ref().is_some_and(|failure| failure.checker == self.failure.checker);
         if let (true, Some(failure)) = (same, failure) {
             (self.best, self.failure) = (candidate, failure);

@@ -7,29 +7,22 @@ use crate::plan::Plan;
 use crate::run::Outcome;
 use crate::world::Failure;
 
-/// How many lines of a trace are shown.
-const TRACE_LINES: usize = 120;
-
 /// What many runs showed together.
 #[derive(Debug, Default)]
 pub struct Totals {
     pub seeds: u64,
     pub operations: u64,
     pub faults: u64,
-    covered: BTreeMap<(&'static str, &'static str), u64>,
+    covered: BTreeMap<(String, String), u64>,
 }
 
 impl Totals {
     pub fn add(&mut self, outcome: &Outcome) {
         self.seeds += 1;
         self.operations += outcome.operations;
-        self.faults += outcome.fired.values().sum::<u64>();
-        for (cell, count) in &outcome.covered {
-            *self.covered.entry(*cell).or_default() += count;
-        }
-        for ((site, effect), count) in &outcome.fired {
-            let name = site.store.name();
-            *self.covered.entry((name, effect)).or_default() += count;
+        self.faults += outcome.faults;
+        for (row, column, count) in &outcome.covered {
+            *self.covered.entry((row.clone(), column.clone())).or_default() += count;
         }
     }
 
@@ -38,14 +31,14 @@ impl Totals {
         self.operations += other.operations;
         self.faults += other.faults;
         for (cell, count) in &other.covered {
-            *self.covered.entry(*cell).or_default() += count;
+            *self.covered.entry(cell.clone()).or_default() += count;
         }
     }
 
     /// The table: how often a fault of each kind struck while an operation was under way, or at a store.
     pub fn table(&self) -> String {
-        let columns: BTreeSet<_> = self.covered.keys().map(|(_, effect)| *effect).collect();
-        let rows: BTreeSet<_> = self.covered.keys().map(|(row, _)| *row).collect();
+        let columns: BTreeSet<_> = self.covered.keys().map(|(_, effect)| effect.clone()).collect();
+        let rows: BTreeSet<_> = self.covered.keys().map(|(row, _)| row.clone()).collect();
         let mut table = format!("{:<16}", "");
         for column in &columns {
             let _ = write!(table, "{column:>12}");
@@ -53,7 +46,7 @@ impl Totals {
         for row in rows {
             let _ = write!(table, "\n{row:<16}");
             for column in &columns {
-                let count = self.covered.get(&(row, *column)).copied().unwrap_or_default();
+                let count = self.covered.get(&(row.clone(), column.clone())).copied().unwrap_or_default();
                 let _ = write!(table, "{count:>12}");
             }
         }
@@ -62,7 +55,7 @@ impl Totals {
 }
 
 /// A failure as an engineer reads it.
-pub fn failure(plan: &Plan, failure: &Failure, trace: &[String]) -> String {
+pub fn failure(plan: &Plan, failure: &Failure, trace: &[String], lines_max: usize) -> String {
     let mut text = format!("FAILED {}: {}\n", failure.checker, failure.message);
     let _ = writeln!(text, "config: {:?}", plan.config);
     for op in &plan.ops {
@@ -71,7 +64,7 @@ pub fn failure(plan: &Plan, failure: &Failure, trace: &[String]) -> String {
     for fault in &plan.faults {
         let _ = writeln!(text, "fault {:>2}: {} #{}: {:?}", fault.id, fault.site, fault.nth, fault.effect);
     }
-    let skipped = trace.len().saturating_sub(TRACE_LINES);
+    let skipped = trace.len().saturating_sub(lines_max);
     if skipped > 0 {
         let _ = writeln!(text, "... {skipped} lines before");
     }

@@ -9,7 +9,9 @@ use futures_util::FutureExt;
 
 use crate::actors::{Actor, System};
 use crate::check;
-use crate::plan::{Op, Plan, Site};
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{Op, Plan};
 use crate::watchdog;
 use crate::world::{Failure, World};
 
@@ -17,15 +19,16 @@ use crate::world::{Failure, World};
 const RUN_MAX: Duration = Duration::from_secs(48 * 3600);
 
 /// What a run showed.
-#[derive(Debug)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Outcome {
     pub failure: Option<Failure>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trace: Vec<String>,
     pub operations: u64,
-    /// Faults that struck, by place.
-    pub fired: BTreeMap<(Site, &'static str), u64>,
-    /// Faults that struck inside of an operation.
-    pub covered: BTreeMap<(&'static str, &'static str), u64>,
+    /// Faults that struck.
+    pub faults: u64,
+    /// How often a fault struck inside of an operation or at a store: row, column, count.
+    pub covered: Vec<(String, String, u64)>,
 }
 
 thread_local! {
@@ -63,7 +66,7 @@ pub fn run(plan: &Plan, traced: bool) -> Outcome {
             () = stuck => world.fail("busy", "simulated time does not advance: a task is polled again and again"),
             driven = driving => {
                 if driven.is_err() {
-                    world.fail("panic", "the simulator panicked");
+                    world.fail("panic", format!("the simulator panicked: {:?}", PANICS.with_borrow(Clone::clone)));
                 }
             }
             () = tokio::time::sleep(RUN_MAX) => world.fail("hang", format!("the run is not over after {RUN_MAX:?}")),
@@ -77,12 +80,15 @@ pub fn run(plan: &Plan, traced: bool) -> Outcome {
         world.fail("panic", panic.clone());
     }
     let mut state = world.lock();
+    let stores = state.fired.iter().map(|((site, effect), count)| (site.store.name(), *effect, *count));
+    let under_way = state.covered.iter().map(|((row, effect), count)| (*row, *effect, *count));
+    let covered = stores.chain(under_way).map(|(row, column, count)| (row.to_owned(), column.to_owned(), count)).collect();
     Outcome {
         failure: state.failure.clone(),
-        trace: std::mem::take(&mut state.trace),
         operations: state.operations,
-        fired: std::mem::take(&mut state.fired),
-        covered: std::mem::take(&mut state.covered),
+        faults: state.fired.values().sum(),
+        covered,
+        trace: std::mem::take(&mut state.trace),
     }
 }
 

@@ -14,8 +14,9 @@ use tokio::sync::Notify;
 use crate::plan::Plan;
 use crate::world::World;
 
-/// How long a run may make no progress, in time of the machine. Runs take some ten milliseconds.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// How long a run may compute without waiting once, in processor time. Runs take some ten milliseconds in all.
+const PATIENCE: Duration = Duration::from_millis(700);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How the process ends where a poll does not return.
 pub const EXIT_STUCK: i32 = 77;
 
@@ -33,7 +34,7 @@ thread_local! {
 }
 
 /// The runtime of this thread has nothing to do now: time will advance.
-pub fn progress() {
+pub(crate) fn progress() {
     CURRENT.with_borrow(|current| {
         if let Some(watched) = current {
             watched.parks.fetch_add(1, Ordering::Relaxed);
@@ -42,7 +43,7 @@ pub fn progress() {
 }
 
 /// Watches the run of this thread; the future ends when the run is stuck.
-pub fn begin(plan: &Plan, world: &Arc<World>) -> impl Future<Output = ()> {
+pub(crate) fn begin(plan: &Plan, world: &Arc<World>) -> impl Future<Output = ()> {
     let watched = Arc::new(Watched {
         parks: AtomicU64::new(0),
         stuck: Notify::new(),
@@ -56,7 +57,7 @@ pub fn begin(plan: &Plan, world: &Arc<World>) -> impl Future<Output = ()> {
 }
 
 /// The run of this thread is over.
-pub fn end() {
+pub(crate) fn end() {
     if let Some(watched) = CURRENT.take() {
         watched.is_over.store(true, Ordering::Relaxed);
     }
@@ -72,32 +73,38 @@ fn all() -> &'static Mutex<Vec<Arc<Watched>>> {
 
 #[expect(clippy::disallowed_methods, reason = "the one place that measures the machine's time")]
 fn watch() {
-    let mut seen: Vec<(Arc<Watched>, u64, u32)> = Vec::new();
+    let mut seen: Vec<(Arc<Watched>, u64, Duration)> = Vec::new();
     loop {
-        std::thread::sleep(PATIENCE);
+        std::thread::sleep(LOOK_EVERY);
+        let now = computed();
         {
             let mut all = all().lock().unwrap_or_else(PoisonError::into_inner);
-            seen.extend(all.drain(..).map(|watched| (watched, u64::MAX, 0)));
+            seen.extend(all.drain(..).map(|watched| (watched, u64::MAX, now)));
         }
         seen.retain(|(watched, _, _)| !watched.is_over.load(Ordering::Relaxed));
-        for (watched, parks, strikes) in &mut seen {
-            let now = watched.parks.load(Ordering::Relaxed);
-            *strikes = if now == *parks { *strikes + 1 } else { 0 };
-            *parks = now;
-            match *strikes {
-                0 => {}
-                1 => watched.stuck.notify_one(),
-                _ => give_up(watched),
+        for (watched, parks, since) in &mut seen {
+            let parked = watched.parks.load(Ordering::Relaxed);
+            if parked != *parks {
+                (*parks, *since) = (parked, now);
+            } else if now.saturating_sub(*since) > 2 * PATIENCE {
+                give_up(watched);
+            } else if now.saturating_sub(*since) > PATIENCE {
+                watched.stuck.notify_one();
             }
         }
     }
 }
 
+/// The processor time of this process: a machine that is busy with other things does not count.
+fn computed() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    let ticks: u64 = fields.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 10)
+}
+
 fn give_up(watched: &Watched) {
-    eprintln!("stuck: a poll does not return. The plan: {}", watched.plan);
-    if let Ok(path) = std::env::var("HYDRANT_SIM_STUCK") {
-        drop(std::fs::write(path, &watched.plan));
-    }
+    eprintln!("stuck: a poll does not return; the plan: {}", watched.plan);
     // The lock may be held by the poll that does not return.
     if let Some(state) = watched.world.try_lock() {
         for line in state.trace.iter().rev().take(40).rev() {

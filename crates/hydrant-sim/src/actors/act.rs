@@ -149,6 +149,9 @@ impl Actor {
     }
 
     async fn append_blind(&self, up: &Up, op: u32, events: u8) -> Result<()> {
+        if self.system.topology != Topology::FanOut {
+            return Ok(()); // a journal is the only writer of its log
+        }
         let Engine::FanOut(log) = &up.engine else { return Ok(()) };
         let head = up.engine.status().head;
         let events = events_behind(head, &facts(op, events), 4, false, false)?;
@@ -292,7 +295,7 @@ pub fn facts(op: u32, events: u8) -> Vec<u64> {
 }
 
 /// Events right behind `head`, with holes between their ids where `gaps`.
-pub fn events_behind(head: Option<EventId>, facts: &[u64], bytes: u16, gaps: bool, snapshot: bool) -> Result<Vec<Event>> {
+pub(crate) fn events_behind(head: Option<EventId>, facts: &[u64], bytes: u16, gaps: bool, snapshot: bool) -> Result<Vec<Event>> {
     let mut id = head.map_or(0, |head| head.get() + 1);
     let mut events = Vec::with_capacity(facts.len());
     for &fact in facts {

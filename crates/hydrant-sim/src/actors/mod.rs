@@ -6,11 +6,13 @@ pub mod build;
 pub mod system;
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use hydrant::EventId;
 
 use crate::check;
@@ -32,6 +34,7 @@ enum Ended {
     Done,
     Dropped,
     Crashed,
+    Panicked,
 }
 
 impl Actor {
@@ -63,11 +66,15 @@ impl Actor {
             }
         });
         let process = up.process.clone();
-        let acting = droppable(self.act(up, op), op.patience);
+        let acting = AssertUnwindSafe(droppable(self.act(up, op), op.patience)).catch_unwind();
         let ended = tokio::select! {
             biased;
             () = process.death() => Ended::Crashed,
-            done = acting => if done { Ended::Done } else { Ended::Dropped },
+            done = acting => match done {
+                Ok(true) => Ended::Done,
+                Ok(false) => Ended::Dropped,
+                Err(_) => Ended::Panicked,
+            },
         };
         system.world.with(|state| {
             state.under_way.remove(&op.id);
@@ -75,7 +82,12 @@ impl Actor {
                 Ended::Done => format!("<-   op {}", op.id),
                 Ended::Dropped => format!("<-   op {} was dropped", op.id),
                 Ended::Crashed => format!("<-   op {} died with its process", op.id),
+                Ended::Panicked => format!("<-   op {} panicked", op.id),
             });
+            // A panic in a read reaches its reader. All other calls catch it.
+            if matches!(ended, Ended::Panicked) && !matches!(op.act, Act::Follow { .. } | Act::Read | Act::Hydrate) {
+                state.fail("panic", format!("{} panicked because its store did", op.act.name()));
+            }
         });
     }
 }

@@ -1,9 +1,11 @@
 //! The program under test: what is open now, and how it comes back after a crash.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use hydrant::{EventId, FanOut, FanOutStatus, Journal, Laggards, Relay, Result};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -186,21 +188,36 @@ impl System {
     }
 
     /// Closes or only drops what is open, and opens it again, unless that has happened meanwhile.
-    pub async fn reopen(&self, up: Arc<Up>, close: bool) {
-        let _opening = self.opening.lock().await;
-        if self.slot().generation != up.generation || up.process.is_dead() {
-            return;
-        }
-        if close {
-            self.close(&up, Duration::from_secs(1)).await;
-        }
-        self.slot().up = None;
+    ///
+    /// A caller that drops this future leaves the work to the program.
+    pub async fn reopen(self: &Arc<Self>, up: Arc<Up>, close: bool) {
         let process = up.process.clone();
-        drop(up);
+        let opening = tokio::spawn(self.clone().open_again(up, close));
         tokio::select! {
             biased;
             () = process.death() => {}
-            () = self.bring_up(&process) => {}
+            _ = opening => {}
+        }
+    }
+
+    async fn open_again(self: Arc<Self>, up: Arc<Up>, close: bool) {
+        let _opening = self.opening.lock().await;
+        let process = up.process.clone();
+        if self.slot().generation != up.generation || process.is_dead() {
+            return;
+        }
+        let again = async {
+            if close {
+                self.close(&up, Duration::from_secs(1)).await;
+            }
+            self.slot().up = None;
+            drop(up);
+            self.bring_up(&process).await;
+        };
+        tokio::select! {
+            biased;
+            () = process.death() => {}
+            () = again => {}
         }
     }
 
@@ -218,7 +235,12 @@ impl System {
 
     async fn bring_up(&self, process: &Arc<Process>) {
         loop {
-            match self.open(process).await {
+            let opened = AssertUnwindSafe(self.open(process)).catch_unwind().await;
+            let opened = opened.unwrap_or_else(|_| {
+                self.world.fail("panic", "opening panicked because a store did");
+                Err(crate::world::process::unknown())
+            });
+            match opened {
                 Ok(up) => {
                     self.world.note(|| format!("## open, generation {}", up.generation));
                     self.slot().up = Some(Arc::new(up));

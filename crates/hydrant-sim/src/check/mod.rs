@@ -94,7 +94,8 @@ pub fn delivered(world: &World, status: &FanOutStatus, head: EventId) {
         for secondary in &status.secondaries {
             let Some(sink) = crate::world::sink_of(&secondary.name) else { continue };
             let facts = &state.sinks[usize::from(sink)];
-            let is_attached = secondary.state != SecondaryState::Detached;
+            let is_whole = !matches!(state.config.sinks[usize::from(sink)].kind, SinkKind::Filtered | SinkKind::DeadLetter);
+            let is_attached = is_whole && secondary.state != SecondaryState::Detached;
             if is_attached && !facts.shaken && !facts.left && facts.acknowledged < Some(head) {
                 let message =
                     format!("event {head} counts as delivered, and {} is at {:?}", secondary.name, facts.acknowledged);

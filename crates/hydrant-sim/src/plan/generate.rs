@@ -52,7 +52,7 @@ fn sink(rng: &mut Rng) -> SinkConfig {
     SinkConfig {
         kind,
         deferred: rng.u8(..6) == 0,
-        batch_events: pick(rng, &[0, 1, 2, 5, 50, 1_024]),
+        batch_events: pick(rng, &[1, 1, 2, 5, 50, 1_024]),
         batch_bytes: pick(rng, &[1, 100, 1 << 20, 1 << 20]),
         linger_ms: pick(rng, &[0, 0, 0, 5, 300, 5_000]),
         call_ms: pick(rng, &[20, 200, 1_000, 5_000]),

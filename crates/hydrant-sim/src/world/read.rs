@@ -23,7 +23,7 @@ struct Reading {
     fault: Option<(u32, Effect)>,
 }
 
-pub fn read(process: Arc<Process>, store: Store, from: ReadFrom) -> EventStream {
+pub(crate) fn read(process: Arc<Process>, store: Store, from: ReadFrom) -> EventStream {
     let stream = stream::unfold(Some(Err((process, store, from))), |step| async move {
         let opened = match step? {
             Ok(reading) => Ok(reading),

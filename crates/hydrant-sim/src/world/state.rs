@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hydrant::{CheckpointEntry, Event, EventId};
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::log::Log;
@@ -47,9 +48,9 @@ pub struct State {
 }
 
 /// A checker that found something.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    pub checker: &'static str,
+    pub checker: String,
     pub message: String,
 }
 
@@ -134,7 +135,7 @@ impl State {
     pub fn fail(&mut self, checker: &'static str, message: impl Into<String>) {
         let message = message.into();
         self.note(|| format!("!! {checker}: {message}"));
-        self.failure.get_or_insert(Failure { checker, message });
+        self.failure.get_or_insert(Failure { checker: checker.to_owned(), message });
     }
 
     /// Counts a call, and returns its number and the fault that strikes there.
