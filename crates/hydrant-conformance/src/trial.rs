@@ -163,14 +163,14 @@ impl Log<'_> {
         appended.expected(|| format!("Ok for appending {}", name_batch(after, events)))
     }
 
-    /// Appends all of `events` behind `after` in batches of this size.
+    /// Appends all of `events` behind `after` in batches of at most this size, each snapshot event the first of one.
     pub(crate) async fn append_all(
         &self,
         mut after: Option<EventId>,
         events: &[Event],
         batch_events: usize,
     ) -> Verdict {
-        for batch in events.chunks(batch_events) {
+        for batch in Batch::segments(events).flat_map(|segment| segment.chunks(batch_events)) {
             self.append(after, batch).await?;
             after = last(batch);
         }

@@ -5,16 +5,19 @@ use std::sync::Arc;
 
 use hydrant::{Error, ErrorKind, EventId, Result, Retry};
 
-use crate::disk::{Disk, DiskFile, Identity, Mode, Stat};
+use crate::disk::{Disk, DiskFile, Identity, Mode, RealDisk, Stat};
 use crate::error::io_error;
 use crate::lines;
 use crate::wire::OVERHEAD_MAX;
+use crate::work::Work;
 use crate::zst_file::ZstFile;
 
 /// A log's directory on its disk.
 #[derive(Clone)]
 pub(crate) struct Directory {
     pub(crate) disk: Arc<dyn Disk>,
+    /// Where its work runs.
+    pub(crate) work: Work,
     pub(crate) path: PathBuf,
     /// The longest line that is read, its line break included.
     pub(crate) line_bytes_max: usize,
@@ -49,8 +52,16 @@ pub(crate) struct Listing {
 }
 
 impl Directory {
-    pub(crate) fn new(disk: Arc<dyn Disk>, path: &Path, event_bytes_max: usize) -> Self {
-        Self { disk, path: path.to_owned(), line_bytes_max: event_bytes_max.saturating_add(OVERHEAD_MAX) }
+    /// A directory on the disk of this machine.
+    pub(crate) fn new(path: &Path, event_bytes_max: usize) -> Self {
+        let line_bytes_max = event_bytes_max.saturating_add(OVERHEAD_MAX);
+        Self { disk: Arc::new(RealDisk), work: Work::Threads, path: path.to_owned(), line_bytes_max }
+    }
+
+    /// A directory on a simulated disk, whose work runs inline.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn simulated(disk: Arc<dyn Disk>, path: &Path, event_bytes_max: usize) -> Self {
+        Self { disk, work: Work::Inline, ..Self::new(path, event_bytes_max) }
     }
 
     pub(crate) fn file(&self, name: &str) -> PathBuf {
@@ -87,17 +98,14 @@ impl Directory {
         Ok(listing)
     }
 
-    /// What is there besides this `state`. Until a rotation counts, the file is `state` and has the name of a
-    /// sealed one already: that, and what the rotation seals behind it, is not there yet.
+    /// What is there besides this `state`. While a rotation is under way, `state` has the name of a sealed segment
+    /// too: it is not listed.
     pub(crate) fn list_behind(&self, state: Option<Identity>) -> Result<Listing> {
         let mut listing = self.list()?;
-        if !listing.next.is_empty() && state.is_some() {
-            for (at, sealed) in listing.sealed.iter().enumerate() {
-                if self.stat(&self.file(&sealed.name()))?.map(|stat| stat.identity) == state {
-                    listing.sealed.truncate(at);
-                    break;
-                }
-            }
+        if let (Some(newest), Some(state)) = (listing.sealed.last(), state)
+            && self.stat(&self.file(&newest.name()))?.map(|stat| stat.identity) == Some(state)
+        {
+            listing.sealed.pop();
         }
         Ok(listing)
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hydrant::{Checkpoint, Error, ErrorKind, EventSource, EventStream, ReadFrom, Result, Retry};
 
 use crate::directory::Directory;
-use crate::disk::{Disk, DiskFile, Identity, RealDisk};
+use crate::disk::{DiskFile, Identity};
 use crate::examine::examine;
 use crate::lock::{Phase, Record};
 use crate::options::FileSourceOptions;
@@ -53,13 +53,27 @@ impl FileSource {
     /// # Errors
     /// `Unavailable` when there is no such directory, `Denied` when it must not be read.
     pub async fn open(dir: impl AsRef<Path>, options: FileSourceOptions) -> Result<Self> {
-        Self::open_on(Arc::new(RealDisk), dir.as_ref(), options).await
+        Self::open_in(Directory::new(dir.as_ref(), options.event_bytes_max), options).await
     }
 
-    pub(crate) async fn open_on(disk: Arc<dyn Disk>, dir: &Path, options: FileSourceOptions) -> Result<Self> {
-        let dir = Arc::new(Directory::new(disk, dir, options.event_bytes_max));
+    /// Opens a log on a simulated disk. See [`sim`](crate::sim).
+    ///
+    /// # Errors
+    /// As [`open`](FileSource::open).
+    #[cfg(any(test, feature = "sim"))]
+    #[doc(hidden)]
+    pub async fn open_on(
+        disk: Arc<dyn crate::disk::Disk>,
+        dir: &Path,
+        options: FileSourceOptions,
+    ) -> Result<Self> {
+        Self::open_in(Directory::simulated(disk, dir, options.event_bytes_max), options).await
+    }
+
+    async fn open_in(dir: Directory, options: FileSourceOptions) -> Result<Self> {
+        let dir = Arc::new(dir);
         let looked = dir.clone();
-        blocking(move || {
+        dir.run(move || {
             if looked.disk.stat(&looked.path).map_err(|cause| looked.unread(&looked.path, cause))?.is_none() {
                 return Err(Error::new(
                     ErrorKind::Unavailable,
@@ -81,11 +95,13 @@ impl FileSource {
     pub async fn checkpoint(&self) -> Result<Checkpoint> {
         for _ in 0..500 {
             let mut views = self.views();
-            let found = blocking(move || match views.view()? {
-                Some(view) => Ok(Some(walk::last_event(&views.dir, &view)?)),
-                None => Ok(None),
-            })
-            .await?;
+            let found = self
+                .dir
+                .run(move || match views.view()? {
+                    Some(view) => Ok(Some(walk::last_event(&views.dir, &view)?)),
+                    None => Ok(None),
+                })
+                .await?;
             if let Some(last) = found {
                 return Ok(last.as_ref().map_or(Checkpoint::Empty, Checkpoint::at));
             }
@@ -100,16 +116,17 @@ impl FileSource {
     /// Whatever the files give.
     pub async fn segments(&self) -> Result<Vec<(PathBuf, u64)>> {
         let dir = self.dir.clone();
-        blocking(move || {
-            let sealed = dir.list()?.sealed.into_iter().map(|sealed| sealed.name());
-            let files = sealed.chain(["state".to_owned()]).map(|name| dir.file(&name));
-            let sized = files.filter_map(|path| {
-                let stat = dir.stat(&path).transpose()?; // `None`: compressed or pruned in between
-                Some(stat.map(|stat| (path, stat.len)))
-            });
-            sized.collect()
-        })
-        .await
+        self.dir
+            .run(move || {
+                let sealed = dir.list()?.sealed.into_iter().map(|sealed| sealed.name());
+                let files = sealed.chain(["state".to_owned()]).map(|name| dir.file(&name));
+                let sized = files.filter_map(|path| {
+                    let stat = dir.stat(&path).transpose()?; // `None`: compressed or pruned in between
+                    Some(stat.map(|stat| (path, stat.len)))
+                });
+                sized.collect()
+            })
+            .await
     }
 
     /// The bytes of `state` behind its last whole commit, where nobody has the log open: a crash left them, or
@@ -119,12 +136,13 @@ impl FileSource {
     /// As [`checkpoint`](FileSource::checkpoint).
     pub async fn torn_tail(&self) -> Result<Option<Range<u64>>> {
         let mut views = self.views();
-        blocking(move || {
-            let end = views.view()?.and_then(|view| view.current).map(|current| current.end);
-            let len = views.seen.as_ref().and_then(|seen| seen.own);
-            Ok(end.zip(len).filter(|(end, len)| end < len).map(|(end, len)| end..len))
-        })
-        .await
+        self.dir
+            .run(move || {
+                let end = views.view()?.and_then(|view| view.current).map(|current| current.end);
+                let len = views.seen.as_ref().and_then(|seen| seen.own);
+                Ok(end.zip(len).filter(|(end, len)| end < len).map(|(end, len)| end..len))
+            })
+            .await
     }
 
     fn views(&self) -> DirectoryViews {
@@ -140,15 +158,6 @@ impl EventSource for FileSource {
     fn follow(&self, from: ReadFrom) -> EventStream {
         stream::events(self.dir.clone(), from, Box::new(self.views()), true)
     }
-}
-
-/// Runs blocking work beside the runtime.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| {
-        Err(Error::new(ErrorKind::Bug, Retry::AfterCheckpoint, "work on a file failed inside").because(panic))
-    })
 }
 
 /// What may be read of a log, told by its files.

@@ -38,8 +38,10 @@ pub(crate) fn events(
     views: Box<dyn Views>,
     follows: bool,
 ) -> EventStream {
-    let reader = Reader { walk: Walk::new(dir, from), views, follows, view: None, looks: 0 };
+    let walk = Walk::new(dir.clone(), from);
+    let reader = Reader { walk, views, follows, view: None, looks: 0 };
     Box::pin(Events {
+        dir,
         state: State::Idle(Box::new(reader)),
         chunk: Vec::new().into_iter(),
         data: Bytes::new(),
@@ -106,6 +108,7 @@ enum State {
 }
 
 struct Events {
+    dir: Arc<Directory>,
     state: State,
     chunk: std::vec::IntoIter<Item>,
     data: Bytes,
@@ -114,7 +117,7 @@ struct Events {
 
 impl Events {
     fn read_ahead(&mut self, mut reader: Box<Reader>, spent: Bytes) {
-        self.state = State::Busy(tokio::task::spawn_blocking(move || {
+        self.state = State::Busy(self.dir.spawn(move || {
             reader.walk.recycle(spent);
             let step = reader.step();
             (reader, step)

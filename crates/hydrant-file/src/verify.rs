@@ -11,13 +11,13 @@ use tokio::sync::mpsc;
 
 use crate::commit::Structure;
 use crate::directory::Directory;
-use crate::disk::{DiskFile, RealDisk, Stat};
+use crate::disk::{DiskFile, Stat};
 use crate::examine::examine;
 use crate::lines::{self, Lines, Piece};
 use crate::lock::Record;
 use crate::opening::{read_line, too_long};
 use crate::options::FileSourceOptions;
-use crate::wire::{self, Flags, Line};
+use crate::wire::{self, Line};
 
 /// How many findings wait for whoever takes them.
 const WAITING_MAX: usize = 64;
@@ -64,12 +64,11 @@ pub type FindingStream = Pin<Box<dyn Stream<Item = Result<Finding>> + Send>>;
 ///
 /// The stream ends with an error where a file cannot be read at all. Dropping it ends the work.
 pub fn verify(dir: impl Into<PathBuf>, options: &FileSourceOptions) -> FindingStream {
-    let dir = Directory::new(Arc::new(RealDisk), &dir.into(), options.event_bytes_max);
+    let dir = Directory::new(&dir.into(), options.event_bytes_max);
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
     tokio::task::spawn_blocking(move || {
-        let told = Verifier::new(&dir, |finding| sender.blocking_send(Ok(finding)).is_ok()).run();
-        if let Err(error) = told {
-            // Nobody waits for it any more when this fails.
+        if let Err(error) = Verifier::new(&dir, |finding| sender.blocking_send(Ok(finding)).is_ok()).run() {
+            // If this fails, the caller has dropped the stream.
             let _ = sender.blocking_send(Err(error));
         }
     });
@@ -98,8 +97,6 @@ pub(crate) struct Verifier<'a, F> {
     last: Option<EventId>,
     /// Whether a file came before this one.
     is_chain: bool,
-    /// Whether a commit goes on in the next file.
-    continues: bool,
 }
 
 /// A place in a file.
@@ -112,7 +109,7 @@ struct At<'a> {
 
 impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
     pub(crate) fn new(dir: &'a Directory, tell: F) -> Self {
-        Self { dir, tell, is_heard: true, last: None, is_chain: false, continues: false }
+        Self { dir, tell, is_heard: true, last: None, is_chain: false }
     }
 
     pub(crate) fn run(mut self) -> Result<()> {
@@ -142,28 +139,13 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
             }
         }
         let path = self.dir.state();
-        let mut is_torn = false;
         if let Some((file, stat)) = self.dir.open(&path)? {
-            let (end, text) = self.end_of_state(&file, &stat, &path, &listing.next)?;
+            let (end, text) = self.end_of_state(&file, &stat, &path)?;
             let at = self.file(&path, file, end)?;
-            is_torn = end < text;
-            if is_torn {
+            if end < text {
                 let at = At { path: &path, line: at.line + 1, offset: end };
                 self.tell_torn(at, text - end);
             }
-        }
-        // A rotation that a crash interrupted: the next open ends it.
-        if let Some(next) = listing.next.into_iter().find(|next| Some(*next) == self.last)
-            && self.continues
-            && let Some((file, stat)) = self.dir.open(&self.dir.next(next))?
-        {
-            self.file(&self.dir.next(next), file, stat.len)?;
-        }
-        if self.continues && !is_torn {
-            self.tell(
-                At { path: &path, line: 0, offset: 0 },
-                "the last commit goes on in a file that is missing",
-            );
         }
         Ok(())
     }
@@ -186,13 +168,7 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
 
     /// How far `state` is to be checked, and how far it reaches. Beside a writer, that is as far as it has
     /// synced; after a crash, as far as recovery would keep it.
-    fn end_of_state(
-        &self,
-        file: &Arc<dyn DiskFile>,
-        stat: &Stat,
-        path: &Path,
-        next: &[EventId],
-    ) -> Result<(u64, u64)> {
+    fn end_of_state(&self, file: &Arc<dyn DiskFile>, stat: &Stat, path: &Path) -> Result<(u64, u64)> {
         let unread = |cause| self.dir.unread(path, cause);
         let lock = self.dir.file("lock");
         let mut vouched = None;
@@ -211,10 +187,7 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
             }
         }
         match examine(self.dir, path, file, stat.len, vouched.unwrap_or(0)) {
-            Ok(end) => match end.continues {
-                Some((continues, last)) if next.contains(&last) => Ok((continues, text.max(continues))),
-                _ => Ok((end.end, text.max(end.end))),
-            },
+            Ok(end) => Ok((end.end, text.max(end.end))),
             // Damage below what was synced: the lines will say where.
             Err(error) if error.kind() == ErrorKind::Corrupt => Ok((text, text)),
             Err(error) => Err(error),
@@ -227,7 +200,6 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
         let mut structure = Structure::from_start();
         let mut is_bare = false;
         let mut lines = Lines::new(file, 0, end, self.dir.line_bytes_max);
-        let continued = std::mem::take(&mut self.continues);
         while let Some(piece) = lines.next(self.dir, path)? {
             let block = match piece {
                 Piece::Lines(block) => block,
@@ -254,9 +226,8 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
                     if ends.is_none() && matches!(line, Line::Ours(_)) {
                         return Err(Error::corrupt("the last line has no line break"));
                     }
-                    self.order(at, &line, &event, continued)?;
+                    self.order(at, &line, &event)?;
                     structure.take(at.offset, &line)?;
-                    self.continues = matches!(&line, Line::Ours(ours) if ours.flags.has(Flags::CONTINUES));
                     Ok(())
                 });
                 if let Err(error) = checked {
@@ -275,7 +246,7 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
     }
 
     /// Checks that an event stands behind the one before, also from file to file.
-    fn order(&mut self, at: At<'_>, line: &Line, event: &hydrant::Event, continued: bool) -> Result<()> {
+    fn order(&mut self, at: At<'_>, line: &Line, event: &hydrant::Event) -> Result<()> {
         let opens = match line {
             Line::Ours(ours) => ours.opens,
             Line::Foreign => None,
@@ -302,9 +273,6 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
                 say(before),
             ))
             .at(event.id()));
-        }
-        if continued && opens.is_none() {
-            return Err(Error::corrupt("the commit that goes on in this file is not there").at(event.id()));
         }
         Ok(())
     }

@@ -114,7 +114,7 @@ impl Writer {
     fn append(&mut self, append: Append, pending: &mut Vec<Append>) {
         // A rotation goes behind what is on the disk: if that flush fails, the head is taken back, and the
         // batch finds its predecessor missing.
-        if append.events.iter().any(Event::is_snapshot) {
+        if append.events[0].is_snapshot() {
             self.flush(pending);
         }
         let fresh = match self.admit(&append, pending) {
@@ -122,20 +122,18 @@ impl Writer {
             Err(error) => return self.answer(append.reply, Err(error)),
         };
         let first = append.events.len() - fresh;
-        let rotates = self.rotates_at(&append.events[first..]);
-        if rotates.is_empty() {
-            if fresh > 0 {
-                let end = self.end + self.buffer.len() as u64;
-                let before = self.head.as_ref().map(Event::id).or(append.after);
-                self.encode(&append.events[first..], before, end, Flags::ENDS);
-                self.head = append.events.last().cloned();
-            }
-            // What is held already may be so only in the buffer: it is acknowledged with it.
-            pending.push(append);
-            return;
+        if self.rotates_at(&append.events[first..]) {
+            let rotated = self.rotate(&append.events[first..]);
+            return self.answer(append.reply, rotated);
         }
-        let rotated = self.rotate(&append.events[first..], &rotates, append.after);
-        self.answer(append.reply, rotated);
+        if fresh > 0 {
+            let end = self.end + self.buffer.len() as u64;
+            let before = self.head.as_ref().map(Event::id).or(append.after);
+            self.encode(&append.events[first..], before, end);
+            self.head = append.events.last().cloned();
+        }
+        // Events that are held already may be only in the buffer: they are acknowledged with it.
+        pending.push(append);
     }
 
     /// How many of the events, at the end of the batch, are still to be written.
@@ -207,7 +205,7 @@ impl Writer {
 
     /// Puts the lines of one commit, which begins at `start` of its file behind the event `before`, into
     /// the buffer.
-    fn encode(&mut self, events: &[Event], before: Option<EventId>, start: u64, end: Flags) {
+    fn encode(&mut self, events: &[Event], before: Option<EventId>, start: u64) {
         let marks = Some(Marks { start, synced: self.synced.min(start) });
         for (at, event) in events.iter().enumerate() {
             let mut place = Place::default();
@@ -222,7 +220,7 @@ impl Writer {
             }
             if at + 1 == events.len() {
                 place.marks = marks;
-                place.flags |= end;
+                place.flags |= Flags::ENDS;
             }
             wire::encode(&mut self.buffer, event, place);
         }

@@ -345,7 +345,7 @@ impl EventBuilder {
             is_snapshot: self.is_snapshot,
             members: self.members.as_bytes(),
         };
-        let mut line = Vec::with_capacity(parts.encoded_len());
+        let mut line = Vec::with_capacity(parts.size());
         let layout = parts.encode(&mut line)?;
         envelope::check_parts(&parts)?;
         Event::from_layout(line.into(), layout)
@@ -372,6 +372,7 @@ mod tests {
         assert_eq!(event.members(), br#""origin":"alice""#);
         assert!(event.is_snapshot());
         assert_eq!(event.size(), event.to_vec().len());
+        assert_eq!(event.size(), event.parts().size());
         assert_eq!(crate::envelope::decode(event.to_vec().into()).unwrap(), event);
     }
 
@@ -404,6 +405,7 @@ mod tests {
             let other = other.build().unwrap();
             assert_ne!(event, other);
             assert_ne!(event.digest(), other.digest());
+            assert_eq!(other.size(), other.parts().size());
         }
     }
 }

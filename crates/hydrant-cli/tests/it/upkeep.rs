@@ -36,7 +36,7 @@ async fn what_a_secondary_still_needs_is_not_pruned() {
     run_with(&["copy", "-", &url], log(35)).ends(0);
     // A fan-out over it once had this secondary, and has not detached it.
     let store = FileStore::open(&dir, FileStoreOptions::default()).await.unwrap();
-    let entry = CheckpointEntry { name: "mail".into(), target: "smtp".into(), checkpoint: Checkpoint::Empty };
+    let entry = CheckpointEntry::new("mail", "smtp", Checkpoint::Empty);
     store.roster().swap("mail", None, Some(&entry)).await.unwrap();
     store.close().await.unwrap();
     let told = run(&["prune", &url, "--before", "25"]).ends(0).stdout;

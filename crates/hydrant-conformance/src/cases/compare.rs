@@ -242,7 +242,7 @@ pub(super) async fn below_the_floor(trial: &Trial) -> Verdict {
     let compacted = |kind| matches!(kind, ErrorKind::Pruned { .. });
     log.refused(None, &events[..1], "Pruned", compacted).await?;
     log.refused(None, &events[..10], "Pruned", compacted).await?;
-    log.append(last(&events[..29]), &events[29..]).await?;
+    log.append_all(last(&events[..29]), &events[29..], 10).await?;
     log.reads(ReadFrom::After(EventId::new(19)), &events[20..]).await?;
     log.close().await
 }

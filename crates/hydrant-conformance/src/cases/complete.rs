@@ -72,11 +72,13 @@ pub(super) async fn snapshots(trial: &Trial) -> Verdict {
     }
     let log = log.reopen().await?;
     log.reads(ReadFrom::Snapshot, &events[30..]).await?;
-    // A snapshot in the middle of a batch seals there as well.
-    let mut more = generator.gapped(last(&events), 4);
-    more.push(generator.snapshot(more[3].id().get() + 1));
+    // Several snapshots in a row: each opens a batch.
+    let mut more = generator.gapped(last(&events), 3);
+    for _ in 0..2 {
+        more.push(generator.snapshot(more[more.len() - 1].id().get() + 1));
+    }
     more.push(generator.event(more[4].id().get() + 1));
-    log.append(last(&events), &more).await?;
+    log.append_all(last(&events), &more, 10).await?;
     log.reads(ReadFrom::Snapshot, &more[4..]).await?;
     let all: Vec<_> = events.iter().chain(&more).cloned().collect();
     log.reads(ReadFrom::Origin, &all).await?;

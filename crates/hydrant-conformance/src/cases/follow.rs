@@ -88,7 +88,7 @@ pub(super) async fn beside_a_writer(trial: &Trial) -> Verdict {
     let mut at = 0;
     while at < events.len() {
         let end = events.len().min(at + 1 + generator.below(30));
-        log.append(last(&events[..at]), &events[at..end]).await?;
+        log.append_all(last(&events[..at]), &events[at..end], 30).await?;
         at = end;
         if generator.below(4) == 0 {
             tokio::task::yield_now().await;

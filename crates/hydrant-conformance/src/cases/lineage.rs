@@ -17,8 +17,12 @@ const NAME: &str = "secondary";
 /// A log in memory, for the other side of a relay.
 async fn in_memory(events: &[Event]) -> Verdict<MemoryStore> {
     let store = MemoryStore::default();
-    let batch = Batch::new(None, events).expect("ids grow");
-    store.append(batch).await.expected(|| "a log in memory to take its events".to_owned())?;
+    let mut after = None;
+    for segment in Batch::segments(events) {
+        let batch = Batch::new(after, segment).expect("ids grow");
+        store.append(batch).await.expected(|| "a log in memory to take its events".to_owned())?;
+        after = last(segment);
+    }
     Ok(store)
 }
 

@@ -16,21 +16,21 @@ struct Model {
 }
 
 impl Model {
-    /// New events behind what is held, at times with a snapshot among them.
+    /// New events after those that are held, at times opened by a snapshot event.
     fn fresh(&mut self) -> Vec<Event> {
         let count = 1 + self.generator.below(BATCH_EVENTS_MAX);
         let mut events = self.generator.gapped(last(&self.held), count);
         if self.generator.below(3) == 0 {
-            let at = self.generator.below(count);
-            events[at] = self.generator.snapshot(events[at].id().get());
+            events[0] = self.generator.snapshot(events[0].id().get());
         }
         events
     }
 
-    /// A part of what is held, not empty, as positions.
+    /// A part of the held events that one batch can hold, not empty, as positions.
     fn part(&mut self) -> (usize, usize) {
         let from = self.generator.below(self.held.len());
-        (from, from + 1 + self.generator.below(self.held.len() - from))
+        let segment = Batch::segments(&self.held[from..]).next().map_or(0, <[Event]>::len);
+        (from, from + 1 + self.generator.below(segment))
     }
 
     fn after(&self, position: usize) -> Option<EventId> {
@@ -88,7 +88,7 @@ async fn overlap<'t>(log: Log<'t>, model: &mut Model) -> Verdict<Log<'t>> {
     let (from, _) = model.part();
     let fresh = model.fresh();
     model.held.extend(fresh);
-    log.append(model.after(from), &model.held[from..]).await?;
+    log.append_all(model.after(from), &model.held[from..], usize::MAX).await?;
     Ok(log)
 }
 

@@ -39,12 +39,11 @@ pub(super) async fn cancel(trial: &Trial) -> Verdict {
     for polls in 0..POLLS_MAX {
         let before = events.len();
         let id = before as u64;
-        // Also while the log rotates, with the snapshot first or in the middle.
-        let snapshot = id + (id / 5 % 3) * 2;
+        // Every third batch opens a segment.
+        let opens = id / 5 % 3 == 0;
         let mut generator = trial.generator();
-        events.extend(
-            (id..id + 5).map(|id| if id == snapshot { generator.snapshot(id) } else { generator.event(id) }),
-        );
+        events.push(if opens { generator.snapshot(id) } else { generator.event(id) });
+        events.extend((id + 1..id + 5).map(|id| generator.event(id)));
         let batch = Batch::new(last(&events[..before]), &events[before..]).expect("ids grow");
         let sink = log.sink();
         let appended = drop_after(polls, sink.append(batch)).await;
@@ -116,22 +115,21 @@ pub(super) async fn cancel_prune(trial: &Trial) -> Verdict {
 }
 
 pub(super) async fn crash(trial: &Trial) -> Verdict {
-    crash_at_each_await(trial, "", None).await
+    crash_at_each_await(trial, false).await
 }
 
 pub(super) async fn crash_in_a_rotation(trial: &Trial) -> Verdict {
-    crash_at_each_await(trial, "_first", Some(4)).await?;
-    crash_at_each_await(trial, "_inside", Some(6)).await
+    crash_at_each_await(trial, true).await
 }
 
-async fn crash_at_each_await(trial: &Trial, suffix: &str, snapshot: Option<usize>) -> Verdict {
+async fn crash_at_each_await(trial: &Trial, rotates: bool) -> Verdict {
     let mut generator = trial.generator();
     for polls in 0..POLLS_MAX {
         let mut events = generator.log(9);
-        if let Some(at) = snapshot {
-            events[at] = generator.snapshot(at as u64);
+        if rotates {
+            events[4] = generator.snapshot(4);
         }
-        let log = trial.open_another(&format!("{suffix}_{polls}")).await?;
+        let log = trial.open_another(&format!("_{polls}")).await?;
         log.append(None, &events[..4]).await?;
         log.holds(&events[..4]).await?;
         let batch = Batch::new(last(&events[..4]), &events[4..]).expect("ids grow");

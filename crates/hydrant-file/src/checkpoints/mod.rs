@@ -41,11 +41,7 @@ const GATES: usize = 16;
 /// # let dir = tempfile::tempdir().unwrap();
 /// # let dir = dir.path();
 /// let checkpoints = FileCheckpoints::open(dir.join("checkpoints")).await?;
-/// let entry = CheckpointEntry {
-///     name: "archive".into(),
-///     target: "s3://bucket/log".into(),
-///     checkpoint: Checkpoint::Empty,
-/// };
+/// let entry = CheckpointEntry::new("archive", "s3://bucket/log", Checkpoint::Empty);
 /// checkpoints.swap("archive", None, Some(&entry)).await?;
 /// assert_eq!(checkpoints.load("archive").await?, Some(entry));
 /// # Ok(()) }

@@ -9,11 +9,7 @@ use super::dir::Step;
 
 fn entry(name: &str, id: u64) -> CheckpointEntry {
     let event = Event::new(EventId::new(id), &id).unwrap();
-    CheckpointEntry {
-        name: name.to_owned(),
-        target: "udp://[::1]:9".to_owned(),
-        checkpoint: Checkpoint::at(&event),
-    }
+    CheckpointEntry::new(name, "udp://[::1]:9", Checkpoint::at(&event))
 }
 
 async fn open(dir: &Path) -> FileCheckpoints {
@@ -58,11 +54,32 @@ async fn a_swap_moves_only_what_it_expects() {
     checkpoints.swap("a", None, Some(&entry("a", 1))).await.unwrap();
     fenced(checkpoints.swap("a", None, Some(&entry("a", 2))).await);
     fenced(checkpoints.swap("a", Some(&entry("a", 2)), None).await);
-    let other_target = CheckpointEntry { target: "udp://[::1]:10".to_owned(), ..entry("a", 1) };
+    let other_target = CheckpointEntry::new("a", "udp://[::1]:10", entry("a", 1).checkpoint);
     fenced(checkpoints.swap("a", Some(&other_target), Some(&entry("a", 2))).await);
     assert_eq!(checkpoints.load("a").await.unwrap(), Some(entry("a", 1)));
     let error = checkpoints.swap("a", Some(&entry("a", 1)), Some(&entry("b", 2))).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
+}
+
+/// Entries are compared as a whole: what is kept beside a checkpoint comes back, and is compared too.
+#[tokio::test]
+async fn what_is_kept_beside_a_checkpoint_comes_back() {
+    let dir = TempDir::new().unwrap();
+    let checkpoints = open(dir.path()).await;
+    let positions = serde_json::json!({"z": [1, null, "é\u{0}"], "a": {"y": u64::MAX, "x": i64::MIN}});
+    let held = entry("a", 5).with_beside(positions.clone());
+    checkpoints.swap("a", None, Some(&held)).await.unwrap();
+    assert_eq!(checkpoints.load("a").await.unwrap(), Some(held.clone()));
+    assert_eq!(checkpoints.list().await.unwrap(), [held.clone()]);
+    for other in [None, Some(serde_json::Value::Null), Some(serde_json::json!({"z": [1, null, "e"]}))] {
+        let other = held.clone().with_beside(other);
+        let refused = checkpoints.swap("a", Some(&other), None).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Fenced);
+        checkpoints.swap("a", Some(&held), Some(&other)).await.unwrap();
+        assert_eq!(checkpoints.load("a").await.unwrap(), Some(other.clone()));
+        checkpoints.swap("a", Some(&other), Some(&held)).await.unwrap();
+    }
+    checkpoints.swap("a", Some(&held), None).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -100,7 +100,7 @@ impl Kept {
             }
             self.pending = None;
         }
-        let new = CheckpointEntry { name: self.name.clone(), target: self.target.clone(), checkpoint };
+        let new = CheckpointEntry::new(&*self.name, &*self.target, checkpoint);
         self.pending = Some(new.clone());
         let swapped = self.store.swap(&self.name, self.entry.as_ref(), Some(&new)).await;
         match &swapped {
@@ -151,7 +151,7 @@ mod tests {
     async fn an_entry_whose_outcome_is_open_is_what_may_be_known_again() {
         let mut kept = load(&MemoryCheckpoints::default(), "a").await.unwrap();
         assert_eq!(kept.known_again(at(3)), at(3), "the stream is read back");
-        let of = |id| CheckpointEntry { name: "sink".into(), target: "a".into(), checkpoint: at(id) };
+        let of = |id| CheckpointEntry::new("sink", "a", at(id));
         kept.pending = Some(of(2));
         assert_eq!(kept.known_again(at(3)), at(2));
         kept.entry = Some(of(1));

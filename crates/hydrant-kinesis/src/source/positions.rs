@@ -157,11 +157,8 @@ impl Positions {
     async fn replace(&mut self, at: usize, position: Position) {
         let slot = if at < POSITIONS_MAX { &mut self.slots[at] } else { &mut self.snapshot };
         let (id, digest) = position.last;
-        let entry = CheckpointEntry {
-            name: slot.name.clone(),
-            target: format!("{}{}", self.target, position.encode()),
-            checkpoint: Checkpoint::At { id, digest },
-        };
+        let target = format!("{}{}", self.target, position.encode());
+        let entry = CheckpointEntry::new(&*slot.name, target, Checkpoint::At { id, digest });
         let swap = self.store.swap(&slot.name, slot.entry.as_ref(), Some(&entry));
         let Some(why) = failure(timeout(PATIENCE, swap).await) else {
             (slot.entry, slot.position) = (Some(entry), Some(position));

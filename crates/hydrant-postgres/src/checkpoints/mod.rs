@@ -8,6 +8,7 @@ use std::fmt;
 use async_trait::async_trait;
 use futures_util::future::join4;
 use hydrant::{Checkpoint, CheckpointEntry, CheckpointStore, Error, Result};
+use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
@@ -253,12 +254,13 @@ impl fmt::Debug for PostgresCheckpoints {
     }
 }
 
-/// An entry as its columns: target, state, id, digest.
+/// An entry as its columns: target, state, id, digest, and what is kept beside.
 struct Columns<'a> {
     target: &'a str,
     state: &'static str,
     id: Option<String>,
     digest: Option<&'a [u8]>,
+    beside: Option<String>,
 }
 
 impl<'a> Columns<'a> {
@@ -268,11 +270,12 @@ impl<'a> Columns<'a> {
             Checkpoint::At { id, digest } => ("at", Some(id.to_string()), Some(&digest.as_bytes()[..])),
             Checkpoint::Unknown => ("unknown", None, None),
         };
-        Self { target: &entry.target, state, id, digest }
+        let beside = entry.beside.as_ref().map(Value::to_string);
+        Self { target: &entry.target, state, id, digest, beside }
     }
 
-    fn params(&self) -> [&(dyn ToSql + Sync); 4] {
-        [&self.target, &self.state, &self.id, &self.digest]
+    fn params(&self) -> [&(dyn ToSql + Sync); 5] {
+        [&self.target, &self.state, &self.id, &self.digest, &self.beside]
     }
 }
 
@@ -285,12 +288,13 @@ fn entry(row: &Row) -> Result<CheckpointEntry> {
         ("at", Some(id), Some(digest)) => wire::checkpoint_from_text(id, digest),
         _ => None,
     };
-    let Some(checkpoint) = checkpoint else {
+    let beside = row.get::<_, Option<&str>>(5).map(serde_json::from_str).transpose();
+    let (Some(checkpoint), Ok(beside)) = (checkpoint, beside) else {
         let message = "this row is no checkpoint; correct it, or delete it: its sink then counts as one that was \
                        never reached";
         return Err(Error::corrupt(message).at_target(name));
     };
-    Ok(CheckpointEntry { name, target: row.get(1), checkpoint })
+    Ok(CheckpointEntry::new(name, row.get::<_, &str>(1), checkpoint).with_beside(beside))
 }
 
 /// Text that Postgres can hold.

@@ -23,14 +23,15 @@ impl Statements {
         let is = |from: usize| {
             format!(
                 "target = ${} AND state = ${} AND event_id IS NOT DISTINCT FROM ${}::text::numeric \
-                 AND digest IS NOT DISTINCT FROM ${}::bytea",
+                 AND digest IS NOT DISTINCT FROM ${}::bytea AND beside IS NOT DISTINCT FROM ${}::text",
                 from,
                 from + 1,
                 from + 2,
-                from + 3
+                from + 3,
+                from + 4
             )
         };
-        let columns = "name, target, state, event_id::text, digest";
+        let columns = "name, target, state, event_id::text, digest, beside";
         Self {
             table: table.to_owned(),
             version_1: format!(
@@ -42,6 +43,7 @@ CREATE TABLE {table} (
     state text NOT NULL,
     event_id numeric(20, 0),
     digest bytea,
+    beside text,
     changed_at timestamptz NOT NULL,
     PRIMARY KEY (scope, name)
 ) WITH (fillfactor = 50);
@@ -58,14 +60,15 @@ COMMENT ON TABLE {table} IS 'Hydrant: how far each sink is. Moved by compare-and
             list: format!("SELECT {columns} FROM {table} WHERE scope = $1 ORDER BY name"),
             absent: format!("SELECT 1 WHERE NOT EXISTS (SELECT FROM {table} WHERE {KEY})"),
             insert: format!(
-                "INSERT INTO {table} (scope, name, target, state, event_id, digest, changed_at) \
-                 SELECT $1::text, $2::text, $3::text, $4::text, $5::text::numeric, $6::bytea, pg_catalog.now() \
+                "INSERT INTO {table} (scope, name, target, state, event_id, digest, beside, changed_at) \
+                 SELECT $1::text, $2::text, $3::text, $4::text, $5::text::numeric, $6::bytea, $7::text, \
+                 pg_catalog.now() \
                  WHERE {BEGUN} \
                  ON CONFLICT (scope, name) DO NOTHING RETURNING 1"
             ),
             update: format!(
-                "UPDATE {table} SET target = $7, state = $8, event_id = $9::text::numeric, digest = $10, \
-                 changed_at = pg_catalog.now() WHERE {KEY} AND {} AND {BEGUN} RETURNING 1",
+                "UPDATE {table} SET target = $8, state = $9, event_id = $10::text::numeric, digest = $11, \
+                 beside = $12, changed_at = pg_catalog.now() WHERE {KEY} AND {} AND {BEGUN} RETURNING 1",
                 is(3)
             ),
             delete: format!("DELETE FROM {table} WHERE {KEY} AND {} AND {BEGUN} RETURNING 1", is(3)),

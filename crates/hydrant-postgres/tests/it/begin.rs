@@ -107,11 +107,7 @@ fn a_checkpoint_whose_begin_fails_does_not_move() {
         let proxy = place.proxy().await;
         let options = PostgresCheckpointsOptions::default().with_schema(&place.schema);
         let checkpoints = PostgresCheckpoints::open(place.through(&proxy), options).await.unwrap();
-        let at = |at: u64| CheckpointEntry {
-            name: "sink".to_owned(),
-            target: "there".to_owned(),
-            checkpoint: Checkpoint::at(&event(at)),
-        };
+        let at = |at: u64| CheckpointEntry::new("sink", "there", Checkpoint::at(&event(at)));
         // Made, moved, removed.
         for (held, new) in [(None, Some(at(1))), (Some(at(1)), Some(at(2))), (Some(at(2)), None)] {
             proxy.once(When::Sends(b"BEGIN ISOLATION".to_vec()), CANCELLED);

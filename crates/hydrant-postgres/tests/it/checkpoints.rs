@@ -21,7 +21,7 @@ fn options(schema: &Schema) -> PostgresCheckpointsOptions {
 }
 
 fn entry(name: &str, checkpoint: Checkpoint) -> CheckpointEntry {
-    CheckpointEntry { name: name.to_owned(), target: "s3://bucket".to_owned(), checkpoint }
+    CheckpointEntry::new(name, "s3://bucket", checkpoint)
 }
 
 fn at(id: u64) -> Checkpoint {
@@ -59,7 +59,7 @@ async fn an_entry_moves_only_from_what_is_expected() {
     let held = entry("sink", at(5));
     checkpoints.swap("sink", None, None).await.unwrap();
     checkpoints.swap("sink", None, Some(&held)).await.unwrap();
-    let other_target = CheckpointEntry { target: "s3://other".to_owned(), ..held.clone() };
+    let other_target = CheckpointEntry::new("sink", "s3://other", held.checkpoint);
     let other_digest = entry("sink", Checkpoint::At { id: EventId::new(5), digest: Digest::from([8; 16]) });
     let wrong = [
         None,
@@ -79,6 +79,28 @@ async fn an_entry_moves_only_from_what_is_expected() {
     checkpoints.swap("sink", Some(&held), Some(&entry("sink", at(1)))).await.unwrap();
     checkpoints.swap("sink", Some(&entry("sink", at(1))), None).await.unwrap();
     assert_eq!(checkpoints.load("sink").await.unwrap(), None);
+}
+
+/// Entries are compared as a whole: what is kept beside a checkpoint comes back, and is compared too.
+#[tokio::test]
+async fn what_is_kept_beside_a_checkpoint_comes_back() {
+    let Some(url) = server() else { return };
+    let schema = Schema::new(&url);
+    let checkpoints = PostgresCheckpoints::open(url.as_str(), options(&schema)).await.unwrap();
+    let positions = serde_json::json!({"z": [1, null, "é\u{0}"], "a": {"y": u64::MAX, "x": i64::MIN}});
+    let held = entry("a", at(5)).with_beside(positions.clone());
+    checkpoints.swap("a", None, Some(&held)).await.unwrap();
+    assert_eq!(checkpoints.load("a").await.unwrap(), Some(held.clone()));
+    assert_eq!(checkpoints.list().await.unwrap(), [held.clone()]);
+    for other in [None, Some(serde_json::Value::Null), Some(serde_json::json!({"z": [1, null, "e"]}))] {
+        let other = held.clone().with_beside(other);
+        let refused = checkpoints.swap("a", Some(&other), None).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Fenced);
+        checkpoints.swap("a", Some(&held), Some(&other)).await.unwrap();
+        assert_eq!(checkpoints.load("a").await.unwrap(), Some(other.clone()));
+        checkpoints.swap("a", Some(&other), Some(&held)).await.unwrap();
+    }
+    checkpoints.swap("a", Some(&held), None).await.unwrap();
 }
 
 #[tokio::test]

@@ -170,11 +170,7 @@ fn a_role_with_the_permissions_of_the_page_writes_prunes_and_keeps_a_roster() {
             append(&store, None, &[event(0), snapshot(1), event(2)]).await.unwrap();
             store.prune(id(2)).await.unwrap();
             assert_eq!(store.collect(ReadFrom::Snapshot).await.unwrap(), [snapshot(1), event(2)]);
-            let entry = CheckpointEntry {
-                name: "archive".to_owned(),
-                target: "s3".to_owned(),
-                checkpoint: store.checkpoint().await.unwrap(),
-            };
+            let entry = CheckpointEntry::new("archive", "s3", store.checkpoint().await.unwrap());
             store.roster().swap("archive", None, Some(&entry)).await.unwrap();
             // Beside the log, and of this log alone.
             let again = place.open(log).await;

@@ -57,7 +57,7 @@ pub(super) fn encode(content: &Content) -> Result<Vec<u8>> {
     bytes.push(b'\n');
     if bytes.len() > BYTES_MAX {
         return Err(Error::invalid(format!(
-            "a checkpoint takes at most {BYTES_MAX} bytes; shorten its target"
+            "a checkpoint takes at most {BYTES_MAX} bytes; shorten its target, or what is kept beside it"
         )));
     }
     Ok(bytes)
@@ -120,15 +120,13 @@ mod tests {
 
     #[test]
     fn what_was_damaged_moved_or_written_by_a_newer_version_is_told() {
-        let entry =
-            CheckpointEntry { name: "a".into(), target: "memory".into(), checkpoint: Checkpoint::Empty };
+        let entry = CheckpointEntry::new("a", "memory", Checkpoint::Empty);
         for entry in [Some(entry), None] {
             let content = Content { entry, swap: "1f".into() };
             let bytes = encode(&content).unwrap();
             assert_eq!(decode(&bytes, "a").unwrap(), content);
         }
-        let entry =
-            CheckpointEntry { name: "a".into(), target: "memory".into(), checkpoint: Checkpoint::Empty };
+        let entry = CheckpointEntry::new("a", "memory", Checkpoint::Empty);
         let bytes = encode(&Content { entry: Some(entry), swap: "1f".into() }).unwrap();
         let text = String::from_utf8(bytes.clone()).unwrap();
         let kind = |text: &str, name| decode(text.as_bytes(), name).unwrap_err().kind();

@@ -56,7 +56,7 @@ const FETCHES_MAX: usize = 8;
 /// let client = connect(&ClientOptions::default()).await?;
 /// let checkpoints =
 ///     S3Checkpoints::open(client, "bucket", "checkpoints", S3CheckpointsOptions::default()).await?;
-/// let entry = CheckpointEntry { name: "mail".into(), target: "smtp".into(), checkpoint: Checkpoint::Empty };
+/// let entry = CheckpointEntry::new("mail", "smtp", Checkpoint::Empty);
 /// checkpoints.swap("mail", None, Some(&entry)).await?;
 /// assert_eq!(checkpoints.load("mail").await?, Some(entry));
 /// # Ok(()) }

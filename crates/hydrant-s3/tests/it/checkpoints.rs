@@ -12,7 +12,7 @@ use crate::faulty::{Fault, Place};
 
 fn entry(name: &str, id: u64) -> CheckpointEntry {
     let checkpoint = Checkpoint::At { id: EventId::new(id), digest: Digest::from([7; 16]) };
-    CheckpointEntry { name: name.into(), target: "memory".into(), checkpoint }
+    CheckpointEntry::new(name, "memory", checkpoint)
 }
 
 async fn open(place: &Place) -> S3Checkpoints {
@@ -55,6 +55,28 @@ async fn entries_move_by_compare_and_swap_and_are_listed_by_name() {
     assert_eq!(foreign.kind(), ErrorKind::Invalid);
     assert_eq!(one.load(&"x".repeat(2000)).await.unwrap_err().kind(), ErrorKind::Invalid);
     one.swap("never", None, None).await.unwrap();
+    place.remove().await;
+}
+
+/// Entries are compared as a whole: what is kept beside a checkpoint comes back, and is compared too.
+#[tokio::test]
+async fn what_is_kept_beside_a_checkpoint_comes_back() {
+    let Some(place) = Place::find().await else { return };
+    let checkpoints = open(&place).await;
+    let positions = serde_json::json!({"z": [1, null, "é\u{0}"], "a": {"y": u64::MAX, "x": i64::MIN}});
+    let held = entry("a", 5).with_beside(positions.clone());
+    checkpoints.swap("a", None, Some(&held)).await.unwrap();
+    assert_eq!(checkpoints.load("a").await.unwrap(), Some(held.clone()));
+    assert_eq!(checkpoints.list().await.unwrap(), [held.clone()]);
+    for other in [None, Some(serde_json::Value::Null), Some(serde_json::json!({"z": [1, null, "e"]}))] {
+        let other = held.clone().with_beside(other);
+        let refused = checkpoints.swap("a", Some(&other), None).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Fenced);
+        checkpoints.swap("a", Some(&held), Some(&other)).await.unwrap();
+        assert_eq!(checkpoints.load("a").await.unwrap(), Some(other.clone()));
+        checkpoints.swap("a", Some(&other), Some(&held)).await.unwrap();
+    }
+    checkpoints.swap("a", Some(&held), None).await.unwrap();
     place.remove().await;
 }
 

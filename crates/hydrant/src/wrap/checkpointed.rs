@@ -113,7 +113,7 @@ impl<S: EventSink> Checkpointed<S> {
     }
 
     async fn advance(&self, memory: &mut Memory, checkpoint: Checkpoint) -> Result<()> {
-        let new = CheckpointEntry { name: self.name.clone(), target: self.target.clone(), checkpoint };
+        let new = CheckpointEntry::new(&*self.name, &*self.target, checkpoint);
         memory.pending = Some(new.clone());
         let swapped = self.store.swap(&self.name, memory.entry.as_ref(), Some(&new)).await;
         match &swapped {

@@ -147,7 +147,8 @@ async fn what_was_not_sent_is_told_so() {
     let store = Scripted::new([Some(Fault::Never(ErrorKind::Denied))]);
     let journal = open(store.clone()).await;
     let (text, snapshot) = ("a".to_owned(), "snapshot".to_owned());
-    let (sent, never_sent) = tokio::join!(journal.append(&text), journal.snapshot(None, &snapshot));
+    let (sent, never_sent) =
+        tokio::join!(journal.append(&text), journal.snapshot(Some(EventId::ZERO), &snapshot));
     assert_eq!(sent.unwrap_err().retry(), Retry::AfterCheckpoint);
     let error = never_sent.unwrap_err();
     assert_eq!((error.kind(), error.retry()), (ErrorKind::Closed, Retry::Never));

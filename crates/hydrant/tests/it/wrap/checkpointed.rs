@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use hydrant::{
-    Checkpoint, CheckpointEntry, CheckpointStore, Checkpointed, Error, ErrorKind, EventSink,
+    Checkpoint, CheckpointEntry, CheckpointStore, Checkpointed, Error, ErrorKind, Event, EventSink,
     MemoryCheckpoints, MemoryStore, Result, Retry,
 };
 
@@ -42,7 +42,7 @@ async fn it_compares_and_appends_as_a_sink_with_memory_does() {
     assert_eq!(kind(batch(&log[2..])).await, ErrorKind::Gap);
     wrapped.append(batch(&log[..3])).await.unwrap();
     assert_eq!(kind(batch(&log[4..])).await, ErrorKind::Gap);
-    let other = [log[0].clone(), log[1].clone(), snapshot(2), log[3].clone()];
+    let other = [log[0].clone(), log[1].clone(), Event::new(id(2), "other").unwrap(), log[3].clone()];
     assert_eq!(kind(batch(&other)).await, ErrorKind::Fenced);
     assert_eq!(sink.taken(), [0, 1, 2]);
 
@@ -161,11 +161,7 @@ async fn a_swap_of_unknown_outcome_is_fenced_if_somebody_else_moved_the_entry_si
     let wrapped = open().await.unwrap();
     let log = events(0..3);
     assert_eq!(wrapped.append(batch(&log[..1])).await.unwrap_err().kind(), ErrorKind::Unavailable);
-    let other = CheckpointEntry {
-        name: "listener".to_owned(),
-        target: "udp://a".to_owned(),
-        checkpoint: Checkpoint::at(&log[1]),
-    };
+    let other = CheckpointEntry::new("listener", "udp://a", Checkpoint::at(&log[1]));
     store.store.swap("listener", None, Some(&other)).await.unwrap();
     assert_eq!(wrapped.checkpoint().await.unwrap_err().kind(), ErrorKind::Fenced);
     assert_eq!(wrapped.append(batch(&log[..1])).await.unwrap_err().kind(), ErrorKind::Fenced);

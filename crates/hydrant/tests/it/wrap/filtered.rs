@@ -46,7 +46,7 @@ async fn after_a_restart_it_goes_on_from_wherever_the_sink_is() {
 async fn another_history_is_fenced_by_the_sink() {
     let store = holding(&[0, 2]).await;
     let wrapped = Filtered::new(store.clone(), even);
-    let other = [event(1), snapshot(2), event(3), event(4)];
+    let other = [event(1), Event::new(id(2), "other").unwrap(), event(3), event(4)];
     let error = wrapped.append(batch(&other)).await.unwrap_err();
     assert_eq!((error.kind(), error.event()), (ErrorKind::Fenced, Some(id(2))));
     assert_eq!(ids(&store).await, [0, 2]);

@@ -1,5 +1,6 @@
 //! The wrappers, alone and composed.
 
+mod cell;
 mod checkpointed;
 mod composed;
 mod dead_letter;
