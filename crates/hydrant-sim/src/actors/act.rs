@@ -235,10 +235,16 @@ impl Actor {
     async fn follow(&mut self, up: &Up, events: u8, timeout: Duration) -> Result<()> {
         let Engine::FanOut(log) = &up.engine else { return Ok(()) };
         let mut follow = log.follow(self.seen.into());
+        let was_lost = |fact| self.system.world.lock().truth.lost.contains(&fact);
+        // From an id alone, a new follower cannot know that its reader has seen another event there.
+        let mut is_known = self.seen.is_none() || self.seen_fact.is_some_and(|fact| !was_lost(fact));
         let until = tokio::time::Instant::now() + timeout;
         for _ in 0..events {
             match tokio::time::timeout_at(until, follow.next()).await {
-                Ok(Some(Ok(event))) => self.see(&event),
+                Ok(Some(Ok(event))) => {
+                    self.see(&event, is_known);
+                    is_known = true;
+                }
                 Ok(Some(Err(error))) => {
                     // Events that this reader has may be gone, or too old: it begins anew, as its operator would.
                     if error.retry() == hydrant::Retry::Never {
@@ -256,8 +262,8 @@ impl Actor {
         Ok(())
     }
 
-    fn see(&mut self, event: &Event) {
-        check::seen(&self.system.world, self.seen_fact, event);
+    fn see(&mut self, event: &Event, is_known: bool) {
+        check::seen(&self.system.world, is_known.then_some(self.seen_fact), event);
         (self.seen, self.seen_fact) = (Some(event.id()), Some(fact(event)));
     }
 

@@ -17,7 +17,7 @@ pub struct Bounds {
     pub append_with_back_pressure: Duration,
     /// Attach, detach, open and prune: calls to the roster and the sinks.
     pub roster: Duration,
-    /// What `close` and `delivered` may take above their time-out.
+    /// What `close` (at least 100 ms) and `delivered` may take above their time-out.
     pub close: Duration,
     pub delivered: Duration,
     /// Until everything is delivered once faults have stopped.
@@ -36,7 +36,7 @@ impl Bounds {
             append,
             append_with_back_pressure: append + 100 * slowest + ms(60_000),
             roster: 8 * call + 8 * slowest + ms(40_000),
-            close: ms(3_000),
+            close: ms(250),
             delivered: ms(1_000),
             recovery: ms(120_000) + 60 * slowest,
         }

@@ -22,6 +22,7 @@ pub fn fan_out_options(config: &Config, seed: u64) -> FanOutOptions {
         .with_call_timeout(Duration::from_millis(config.call_ms))
         .with_resolve_timeout(Duration::from_millis(config.resolve_ms))
         .with_sync_poll(Duration::from_millis(config.sync_poll_ms))
+        .with_clock(clock())
         .with_seed(seed);
     match config.retain_bytes {
         Some(bytes) => options.with_retain_bytes_max(bytes),
@@ -29,8 +30,13 @@ pub fn fan_out_options(config: &Config, seed: u64) -> FanOutOptions {
     }
 }
 
+/// Wall time stands still: nothing may be ordered by it.
+fn clock() -> hydrant::Clock {
+    hydrant::Clock::from_fn(|| std::time::SystemTime::UNIX_EPOCH)
+}
+
 pub fn relay_options(config: &Config, seed: u64) -> RelayOptions {
-    RelayOptions::default().with_ring(config.ring_events, config.ring_bytes).with_seed(seed)
+    RelayOptions::default().with_ring(config.ring_events, config.ring_bytes).with_clock(clock()).with_seed(seed)
 }
 
 pub fn journal_options(config: &Config, seed: u64) -> JournalOptions {
@@ -39,7 +45,7 @@ pub fn journal_options(config: &Config, seed: u64) -> JournalOptions {
         .with_append_timeout(Duration::from_millis(config.call_ms * 2 + config.resolve_ms))
         .with_resolve_timeout(Duration::from_millis(config.resolve_ms))
         .with_backoff(Duration::from_millis(10), Duration::from_millis(500))
-        .with_clock(hydrant::Clock::from_fn(|| std::time::SystemTime::UNIX_EPOCH))
+        .with_clock(clock())
         .with_seed(seed)
 }
 

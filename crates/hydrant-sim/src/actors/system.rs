@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -101,6 +102,32 @@ pub struct Up {
     pub writer: tokio::sync::Mutex<Option<Option<EventId>>>,
     /// Counts the handles of each sink that are alive.
     pub tokens: Mutex<BTreeMap<u8, Arc<()>>>,
+    /// Attaches under way, which hold handles of their own.
+    pub attaching: AtomicU32,
+    closed: AtomicBool,
+}
+
+impl Up {
+    /// Whether a `close` has returned.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+}
+
+/// Counts while it lives.
+struct Counted<'a>(&'a AtomicU32);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicU32) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 pub struct System {
@@ -228,7 +255,11 @@ impl System {
         if closed.is_none() {
             return;
         }
+        up.closed.store(true, Ordering::SeqCst);
         self.world.note(|| format!("     closed: {:?}", closed.map(|laggards| laggards.to_string())));
+        if up.engine.status().stopped.is_none() {
+            self.world.fail("status", "closed, and the status does not say that the log takes no more events");
+        }
         tokio::time::sleep(Duration::from_millis(1)).await;
         crate::check::no_handles_left(&self.world, up);
     }
@@ -285,6 +316,8 @@ impl System {
             journal: tokio::sync::Mutex::default(),
             writer: tokio::sync::Mutex::default(),
             tokens: Mutex::default(),
+            attaching: AtomicU32::new(0),
+            closed: AtomicBool::new(false),
         };
         for sink in wanted {
             if let Err(error) = self.attach(&up, sink).await {
@@ -299,19 +332,27 @@ impl System {
     /// # Errors
     /// What opening and attaching meet.
     pub async fn attach(&self, up: &Up, sink: u8) -> Result<()> {
+        let _counted = Counted::new(&up.attaching);
         let token = {
             let mut tokens = up.tokens.lock().unwrap_or_else(PoisonError::into_inner);
             tokens.entry(sink).or_default().clone()
         };
         // What a program opens by itself has no time-out but its own.
         let patience = Duration::from_secs(10);
-        let opened = tokio::time::timeout(patience, build::sink(&up.process, sink, &token)).await;
+        let opening = AssertUnwindSafe(build::sink(&up.process, sink, &token)).catch_unwind();
+        let opened = tokio::time::timeout(patience, opening).await;
         drop(token);
-        let opened = opened.unwrap_or_else(|_| Err(crate::world::process::unknown()))?;
+        let Ok(Ok(opened)) = opened else { return Err(crate::world::process::unknown()) };
+        let opened = opened?;
+        let was_closed = up.is_closed();
         let options = build::secondary_options(&self.world.lock().config.sinks[usize::from(sink)]);
         let name = name(sink);
         let attach = up.engine.attach(&name, opened, options);
         match self.bounds.within(&self.world, "attach", self.bounds.roster, attach).await {
+            Some(Ok(())) if was_closed => {
+                self.world.fail("attach", "a sink was attached to a log that was closed");
+                Ok(())
+            }
             Some(attached) => attached,
             None => Err(crate::world::process::unknown()),
         }

@@ -26,7 +26,7 @@ pub async fn settle(system: Arc<System>) {
     });
     sleep(Duration::from_secs(1)).await;
     let up = system.up().await;
-    if up.engine.status().stopped.is_some() {
+    if up.is_closed() || up.engine.status().stopped.is_some() {
         system.reopen(up, true).await;
     } else {
         drop(up);
@@ -127,9 +127,11 @@ fn is_excused(state: &State, sink: u8, shown: &SecondaryStatus) -> bool {
     let Some(error) = shown.last_error.as_ref().filter(|_| shown.state == SecondaryState::Parked) else {
         return false;
     };
+    let forgetful = state.kind(sink) == SinkKind::Forgetful;
     match error.kind() {
         ErrorKind::Diverged | ErrorKind::Fenced => lost || facts.forgot,
-        ErrorKind::Pruned { .. } => facts.left || facts.forgot || lost || state.config.retain_bytes.is_some(),
+        // A sink without a memory begins at the origin each time.
+        ErrorKind::Pruned { .. } => forgetful || facts.left || facts.forgot || lost || state.config.retain_bytes.is_some(),
         _ => false,
     }
 }
