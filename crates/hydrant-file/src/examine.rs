@@ -57,9 +57,7 @@ pub(crate) fn examine(
 ) -> Result<Tail> {
     let text = lines::end_of_text(&**file, len).map_err(|cause| dir.unread(path, cause))?;
     if text < vouched {
-        let lost =
-            Error::corrupt(format!("the file was synced up to byte {vouched}, and ends or is blank before"));
-        return Err(dir.damage(path, &**file, text, &lost));
+        return Err(cut(dir, &**file, text, vouched));
     }
     let is_bare = bare(dir, path, file, text)?;
     let look = Look { dir, path, file, text, is_bare };
@@ -75,6 +73,13 @@ pub(crate) fn examine(
         found.last = Some(event);
     }
     Ok(found)
+}
+
+/// The error of a `state` that ends at `end`, and was synced beyond it.
+pub(crate) fn cut(dir: &Directory, file: &dyn DiskFile, end: u64, synced: u64) -> Error {
+    let lost =
+        Error::corrupt(format!("the file was synced up to byte {synced}, and ends or is blank before"));
+    dir.damage(&dir.state(), file, end, &lost)
 }
 
 /// Whether the lines of a file are bare changes. A first line that cannot be read is not: scanning will tell.

@@ -403,6 +403,10 @@ impl Views for Fixed {
     fn changed(&mut self) -> Signal {
         Box::pin(std::future::ready(()))
     }
+
+    fn forget(&mut self) -> bool {
+        false
+    }
 }
 
 /// What can be read now.
@@ -440,6 +444,10 @@ impl Views for Live {
             // A writer that is gone has left the reason behind.
             drop(published.changed().await);
         })
+    }
+
+    fn forget(&mut self) -> bool {
+        false
     }
 }
 

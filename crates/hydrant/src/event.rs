@@ -223,6 +223,20 @@ impl Event {
         Self { line: Bytes::copy_from_slice(self.open_envelope()), layout: self.layout }
     }
 
+    /// The same event with the snapshot mark set or removed.
+    ///
+    /// # Errors
+    /// `Invalid` if the envelope exceeds 4 GiB.
+    pub(crate) fn marked(self, is_snapshot: bool) -> Result<Self> {
+        if self.is_snapshot() == is_snapshot {
+            return Ok(self);
+        }
+        let parts = Parts { is_snapshot, ..self.parts() };
+        let mut line = Vec::with_capacity(parts.encoded_len());
+        let layout = parts.encode(&mut line)?;
+        Self::from_layout(line.into(), layout)
+    }
+
     pub(crate) fn parts(&self) -> Parts<'_> {
         Parts {
             id: self.id(),

@@ -77,6 +77,8 @@ pub(super) struct World {
     pub(super) steps: Vec<String>,
     /// How many looks were made.
     pub(super) looks: usize,
+    /// How many moments there were at which another process may act: each look, and each name of a listing.
+    pub(super) moments: usize,
     pub(super) planned: Vec<(When, Fault)>,
     pub(super) interrupt: Option<Interrupt>,
     /// How many bytes all files may have.

@@ -2,6 +2,7 @@
 
 mod compress;
 mod crowd;
+mod meet;
 mod power;
 mod repair;
 mod verify;

@@ -74,7 +74,7 @@ async fn time_outs_without_end_and_pauses_of_zero_work() {
     assert!(append_each(&journal, &["a"]).await[0].is_ok());
 }
 
-/// Without a pause between attempts, simulated time would stand still.
+/// Without a pause between attempts, simulated time would not advance.
 #[tokio::test(start_paused = true)]
 async fn attempts_without_backoff_do_not_spin() {
     let store = Scripted::new(vec![Some(Fault::Lost); 100_000]);
