@@ -67,7 +67,12 @@ impl Actor {
         };
         if let Err(error) = result {
             world.note(|| format!("     op {}: {error}", op.id));
-            self.recover(up, &error).await;
+            let is_blind = matches!(op.act, Act::AppendBlind { .. });
+            if is_blind || error.kind() != ErrorKind::Fenced || self.system.topology != Topology::FanOut {
+                self.recover(up, &error).await;
+            } else {
+                self.system.reopen(up, true).await; // another writer took over, or took this id
+            }
         }
     }
 
@@ -194,6 +199,7 @@ impl Actor {
         self.system.want(sink, false);
         self.system.world.with(|state| state.sinks[usize::from(sink)].left = true);
         let name = name(sink);
+        let _busy = up.busy();
         let detach = up.engine.detach(&name);
         let detached =
             self.system.bounds.within(&self.system.world, "detach", self.system.bounds.roster, detach).await;
@@ -203,6 +209,7 @@ impl Actor {
     async fn prune(&self, up: &Up, behind: u64) -> Result<()> {
         let Engine::FanOut(log) = &up.engine else { return Ok(()) };
         let head = up.engine.status().head.map_or(0, EventId::get);
+        let _busy = up.busy();
         let prune = log.prune(EventId::new(head.saturating_sub(behind)));
         let pruned = self.system.bounds.within(&self.system.world, "prune", self.system.bounds.roster, prune).await;
         pruned.unwrap_or(Ok(()))

@@ -85,7 +85,7 @@ impl Actor {
                 Ended::Panicked => format!("<-   op {} panicked", op.id),
             });
             // A panic in a read reaches its reader. All other calls catch it.
-            if matches!(ended, Ended::Panicked) && !matches!(op.act, Act::Follow { .. } | Act::Read | Act::Hydrate) {
+            if matches!(ended, Ended::Panicked) && !matches!(op.act, Act::Follow { .. } | Act::Read | Act::Hydrate | Act::Snapshot) {
                 state.fail("panic", format!("{} panicked because its store did", op.act.name()));
             }
         });

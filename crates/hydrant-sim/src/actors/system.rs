@@ -102,8 +102,8 @@ pub struct Up {
     pub writer: tokio::sync::Mutex<Option<Option<EventId>>>,
     /// Counts the handles of each sink that are alive.
     pub tokens: Mutex<BTreeMap<u8, Arc<()>>>,
-    /// Attaches under way, which hold handles of their own.
-    pub attaching: AtomicU32,
+    /// Calls under way that hold handles of sinks themselves.
+    pub busy: AtomicU32,
     closed: AtomicBool,
 }
 
@@ -111,6 +111,11 @@ impl Up {
     /// Whether a `close` has returned.
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Counts a call as long as the result lives.
+    pub fn busy(&self) -> impl Drop {
+        Counted::new(&self.busy)
     }
 }
 
@@ -316,7 +321,7 @@ impl System {
             journal: tokio::sync::Mutex::default(),
             writer: tokio::sync::Mutex::default(),
             tokens: Mutex::default(),
-            attaching: AtomicU32::new(0),
+            busy: AtomicU32::new(0),
             closed: AtomicBool::new(false),
         };
         for sink in wanted {
@@ -332,7 +337,7 @@ impl System {
     /// # Errors
     /// What opening and attaching meet.
     pub async fn attach(&self, up: &Up, sink: u8) -> Result<()> {
-        let _counted = Counted::new(&up.attaching);
+        let _busy = up.busy();
         let token = {
             let mut tokens = up.tokens.lock().unwrap_or_else(PoisonError::into_inner);
             tokens.entry(sink).or_default().clone()

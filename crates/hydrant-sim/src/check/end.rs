@@ -15,6 +15,8 @@ use crate::world::{State, World};
 
 /// The id of the operations that the end makes.
 const LAST_OP: u32 = 9_000;
+/// More events than a failover loses, so that a log that lost some grows past its old head.
+const LAST_EVENTS: u8 = 12;
 
 /// Heals the world, lets the program recover, and checks what has arrived.
 pub async fn settle(system: Arc<System>) {
@@ -26,7 +28,9 @@ pub async fn settle(system: Arc<System>) {
     });
     sleep(Duration::from_secs(1)).await;
     let up = system.up().await;
-    if up.is_closed() || up.engine.status().stopped.is_some() {
+    // The secondary of a nested fan-out that parked is resumed by opening it again.
+    let is_nested = world.lock().config.sinks.iter().any(|sink| sink.kind == SinkKind::Nested);
+    if is_nested || up.engine.status().stopped.is_some() {
         system.reopen(up, true).await;
     } else {
         drop(up);
@@ -60,8 +64,8 @@ async fn append_last(system: &Arc<System>) -> bool {
     let mut actor = Actor::new(system.clone());
     for attempt in 0..6 {
         let id = LAST_OP + attempt;
-        actor.step(&Op { id, actor: 99, act: Act::Append { events: 1, bytes: 1, gaps: false }, patience: None }).await;
-        let last = crate::actors::facts(id, 1)[0];
+        actor.step(&Op { id, actor: 99, act: Act::Append { events: LAST_EVENTS, bytes: 1, gaps: false }, patience: None }).await;
+        let last = crate::actors::facts(id, LAST_EVENTS)[0];
         let is_held = system.world.with(|state| state.truth.is_committed(last));
         if is_held {
             return true;

@@ -117,7 +117,9 @@ pub fn status(world: &World, status: &FanOutStatus) {
             let Some(sink) = crate::world::sink_of(&secondary.name) else { continue };
             let config = state.config.sinks[usize::from(sink)].clone();
             let facts = &state.sinks[usize::from(sink)];
-            let ahead = secondary.checkpoint > facts.acknowledged;
+            // At its floor, a sink has acknowledged nothing yet.
+            let has_begun = secondary.floor <= secondary.checkpoint;
+            let ahead = has_begun && secondary.checkpoint > facts.acknowledged;
             let is_live = secondary.state == SecondaryState::Live;
             // Events that a wrapper does not give its sink count as delivered.
             let is_whole = !matches!(config.kind, SinkKind::Filtered | SinkKind::DeadLetter);
@@ -155,8 +157,8 @@ pub fn no_handles_left(world: &World, up: &Up) {
     for (sink, token) in tokens {
         // The table and this copy of it.
         let handles = Arc::strong_count(&token) - 2;
-        let attaching = up.attaching.load(Ordering::SeqCst) > 0;
-        if !attaching && handles > 0 && !nested.contains(&sink) {
+        let is_busy = up.busy.load(Ordering::SeqCst) > 0;
+        if !is_busy && handles > 0 && !nested.contains(&sink) {
             world.fail("leak", format!("closed, and {handles} handles of sink{sink} are alive"));
         }
     }

@@ -1,6 +1,5 @@
 //! A model primary, also the source of a relay and the primary of a nested fan-out.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,20 +13,19 @@ use super::state::State;
 use super::{ModelRoster, Process, read, sink, truth};
 use crate::plan::{Call, Site, Store};
 
-/// A handle of one process. Clones share what the handle knows.
+/// A handle of one process.
 #[derive(Clone)]
 pub struct ModelPrimary {
     process: Arc<Process>,
     store: Store,
-    /// The fence of the store when this handle first wrote; another writer since then fences it.
-    fence: Arc<AtomicU64>,
+    /// The fence of the store when this handle was opened; another writer since then fences it.
+    fence: u64,
 }
-
-const NOT_KNOWN: u64 = u64::MAX;
 
 impl ModelPrimary {
     pub fn new(process: Arc<Process>, store: Store) -> Self {
-        Self { process, store, fence: Arc::new(AtomicU64::new(NOT_KNOWN)) }
+        let fence = process.world.lock().log(store).fence;
+        Self { process, store, fence }
     }
 
     fn site(&self, call: Call) -> Site {
@@ -78,13 +76,9 @@ pub fn commit(state: &mut State, after: Option<EventId>, events: &[Event], durab
 impl EventSink for ModelPrimary {
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
         let (store, after, events) = (self.store, batch.after(), batch.events().to_vec());
-        let (fence, durable) = (self.fence.clone(), self.accepts().is_none());
+        let (fence, durable) = (self.fence, self.accepts().is_none());
         let append = move |state: &mut State| {
-            let now = state.log(store).fence;
-            let known = fence.load(Ordering::SeqCst);
-            if known == NOT_KNOWN {
-                fence.store(now, Ordering::SeqCst);
-            } else if known != now {
+            if state.log(store).fence != fence {
                 return Err(Error::fenced("another writer took over this log"));
             }
             match store {

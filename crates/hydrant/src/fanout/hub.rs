@@ -149,8 +149,8 @@ impl Hub {
     /// # Errors
     /// `Closed`, or `Diverged` if that stopped the log; nothing of the append was applied.
     pub(crate) fn admits_appends(&self) -> Result<()> {
-        if self.members.read(|members| members.is_closing) {
-            return Err(Error::closed("the fan-out was closed; open it again to append"));
+        if self.is_closing() {
+            return Err(closed());
         }
         match self.feed.stopped() {
             None => Ok(()),
@@ -190,7 +190,7 @@ impl Hub {
             target: self.settings.target.clone(),
             head: self.feed.head(),
             secondaries,
-            stopped: self.feed.stopped(),
+            stopped: self.feed.stopped().or_else(|| self.is_closing().then(closed)),
             stale: self.stale(),
         }
     }
@@ -288,6 +288,10 @@ impl Drop for Hub {
     fn drop(&mut self) {
         abort(&self.reporter);
     }
+}
+
+fn closed() -> Error {
+    Error::closed("the log was closed here; open it again")
 }
 
 pub(super) fn abort(task: &OnceLock<AbortHandle>) {

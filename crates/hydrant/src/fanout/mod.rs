@@ -375,7 +375,10 @@ impl<P: Primary + Prune + 'static> Prune for FanOut<P> {
             prune::needed(&self.hub, before, self.options.retain_bytes_max).await?
         };
         match needed {
-            Some(before) => self.primary.prune(before).await,
+            Some(before) => {
+                let prune = || self.primary.prune(before);
+                guard::guarded("the primary's prune", self.options.call_timeout, prune).await
+            }
             None => Ok(()),
         }
     }

@@ -41,7 +41,10 @@ pub(crate) async fn needed(
     positions.sort_by_key(|(_, position)| *position);
     for (name, position) in positions {
         let left_behind = match retain_bytes_max {
-            Some(bytes_max) => exceeds(hub, position, bytes_max).await?,
+            Some(bytes_max) => {
+                let exceeds = || exceeds(hub, position, bytes_max);
+                guarded("reading the primary", hub.settings.call_timeout, exceeds).await?
+            }
             None => false,
         };
         if !left_behind {
