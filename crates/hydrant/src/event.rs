@@ -232,7 +232,7 @@ impl Event {
             return Ok(self);
         }
         let parts = Parts { is_snapshot, ..self.parts() };
-        let mut line = Vec::with_capacity(parts.encoded_len());
+        let mut line = Vec::with_capacity(parts.size());
         let layout = parts.encode(&mut line)?;
         Self::from_layout(line.into(), layout)
     }

@@ -12,11 +12,7 @@ const NAME: &str = "archive";
 
 /// An entry for `NAME` at this event.
 fn entry(at: &Event) -> CheckpointEntry {
-    CheckpointEntry {
-        name: NAME.to_owned(),
-        target: "test:archive".to_owned(),
-        checkpoint: Checkpoint::at(at),
-    }
+    CheckpointEntry::new(NAME, "test:archive", Checkpoint::at(at))
 }
 
 /// Whether the store keeps a roster that the kit can try.

@@ -110,6 +110,7 @@ impl Pump {
     /// Pauses before a retry, unless an operator wants something else meanwhile.
     async fn retry_later(&mut self, error: Error, wanted: &mut watch::Receiver<Wanted>) {
         let pause = backoff(&mut self.rng, self.attempt, self.options.backoff_min, self.options.backoff_max);
+        let pause = pause.max(error.pause_min().unwrap_or_default());
         self.attempt = self.attempt.saturating_add(1);
         tracing::warn!(error = %error, ?pause, "retrying");
         self.secondary.retrying(error, self.hub.now());
