@@ -10,7 +10,8 @@ const TEST_SECONDS: &str = "180";
 /// Builds the simulator, and passes the arguments on. `--mutant NAME` takes a build that has the mutants.
 pub(crate) fn run(args: &[String]) -> Result<ExitCode, String> {
     let mut simulator = simulator(args.iter().any(|arg| arg == "--mutant" || arg == "--mutants"))?;
-    let status = simulator.args(args).status().map_err(|cause| format!("{simulator:?} did not start: {cause}"))?;
+    let status =
+        simulator.args(args).status().map_err(|cause| format!("{simulator:?} did not start: {cause}"))?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -41,6 +42,7 @@ fn simulator(with_mutants: bool) -> Result<Command, String> {
 /// The commit that is built, so that a failure can be repeated.
 fn commit() -> String {
     let describe = Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(root()).output();
-    let text = describe.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
+    let text =
+        describe.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
     if text.is_empty() { "unknown".to_owned() } else { text }
 }

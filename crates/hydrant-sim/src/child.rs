@@ -20,7 +20,7 @@ pub struct Runner {
 impl Runner {
     pub fn run(&mut self, plan: &Plan) -> Option<Failure> {
         if self.process.is_none() {
-            let mut child = spawn(&["--plans".to_owned(), "-".to_owned()], Stdio::piped())?;
+            let mut child = spawn(&["--plans".to_owned(), "-".to_owned()], Stdio::piped(), None)?;
             let lines = BufReader::new(child.stdout.take()?);
             self.process = Some((child, lines));
         }
@@ -48,12 +48,23 @@ impl Drop for Runner {
 }
 
 pub fn stuck() -> Failure {
-    Failure { checker: STUCK.to_owned(), message: "a poll does not return: a loop without an await".to_owned() }
+    Failure {
+        checker: STUCK.to_owned(),
+        message: "a poll does not return: a loop without an await".to_owned(),
+    }
 }
 
-fn spawn(args: &[String], stdin: Stdio) -> Option<Child> {
+fn spawn(args: &[String], stdin: Stdio, mutant: Option<&str>) -> Option<Child> {
     let program = std::env::current_exe().ok()?;
-    Command::new(program).args(args).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()
+    let selected = mutant.map(|name| (crate::mutants::VARIABLE, name));
+    Command::new(program)
+        .args(args)
+        .envs(selected)
+        .stdin(stdin)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()
 }
 
 /// A process that runs every `step`th seed from `from` on, and prints an outcome for each.
@@ -63,9 +74,9 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn spawn(from: u64, step: u64) -> Option<Self> {
+    pub fn spawn(from: u64, step: u64, mutant: Option<&str>) -> Option<Self> {
         let args = ["--worker".to_owned(), format!("{from}"), "--step".to_owned(), format!("{step}")];
-        let mut child = spawn(&args, Stdio::null())?;
+        let mut child = spawn(&args, Stdio::null(), mutant)?;
         let lines = BufReader::new(child.stdout.take()?);
         Some(Self { child, lines })
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use hydrant_sim::child::{self, Worker};
 use hydrant_sim::minimise::minimise;
+use hydrant_sim::mutants::{MUTANTS, Mutant, hunt};
 use hydrant_sim::plan::{Plan, generate};
 use hydrant_sim::report::{self, Totals};
 use hydrant_sim::run::{Outcome, catch_panics, run};
@@ -38,6 +39,8 @@ struct Args {
     step: u64,
     /// Runs the plans on standard input for a parent.
     plans: bool,
+    /// Hunts every mutant, `--seconds` each.
+    mutants: bool,
 }
 
 fn main() -> ExitCode {
@@ -49,6 +52,9 @@ fn main() -> ExitCode {
         }
     };
     catch_panics();
+    if args.mutants {
+        return hunt_all(&args);
+    }
     if args.plans {
         return answer();
     }
@@ -72,9 +78,14 @@ fn parse() -> Result<Args, String> {
         worker: None,
         step: 1,
         plans: false,
+        mutants: false,
     };
     let mut given = std::env::args().skip(1);
     while let Some(name) = given.next() {
+        if name == "--mutants" {
+            args.mutants = true;
+            continue;
+        }
         if name == "--all" {
             args.all = true;
             continue;
@@ -90,6 +101,8 @@ fn parse() -> Result<Args, String> {
             "--worker" => args.worker = Some(number()?),
             "--plans" => args.plans = true,
             "--step" => args.step = number()?,
+            // Selected by the environment, where `cargo xtask sim` puts it.
+            "--mutant" => {}
             "--out" => args.out = Some(value),
             "--commit" => args.commit = value,
             _ => return Err(format!("unknown option {name}")),
@@ -156,6 +169,26 @@ fn print_outcome(outcome: &Outcome) -> bool {
     writeln!(stdout, "{json}").and_then(|()| stdout.flush()).is_ok()
 }
 
+/// The table of mutants: what it took to find each.
+fn hunt_all(args: &Args) -> ExitCode {
+    let patience = Duration::from_secs(args.seconds.unwrap_or(60));
+    let mut missed = 0;
+    println!("{:<26}{:>8}{:>9}  found by", "mutant", "seeds", "seconds");
+    for Mutant { name, what } in MUTANTS {
+        match hunt(name, args.from, patience) {
+            Some(found) => {
+                let (seeds, seconds) = (found.seeds, found.seconds);
+                println!("{name:<26}{seeds:>8}{seconds:>9.1}  {}: {what}", found.failure.checker);
+            }
+            None => {
+                missed += 1;
+                println!("{name:<26}{:>8}{:>9}  NOT FOUND: {what}", "-", "-");
+            }
+        }
+    }
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
 /// What the threads of a search share.
 struct Search {
     stop: AtomicBool,
@@ -166,11 +199,7 @@ struct Search {
 #[expect(clippy::disallowed_methods, reason = "the rate is measured in time of the machine")]
 fn search(args: &Args) -> ExitCode {
     let begin = Instant::now();
-    let shared = Search {
-        stop: AtomicBool::new(false),
-        found: Mutex::default(),
-        totals: Mutex::default(),
-    };
+    let shared = Search { stop: AtomicBool::new(false), found: Mutex::default(), totals: Mutex::default() };
     println!("seeds from {}, commit {}", args.from, args.commit);
     std::thread::scope(|scope| {
         for job in 0..args.jobs as u64 {
@@ -208,7 +237,7 @@ fn work(args: &Args, shared: &Search, begin: Instant, first: u64) {
     let step = args.jobs as u64;
     let mut totals = Totals::default();
     let mut seed = first;
-    let mut worker = Worker::spawn(seed, step);
+    let mut worker = Worker::spawn(seed, step, None);
     while !shared.stop.load(Ordering::Relaxed) {
         let is_over = args.seeds.is_some_and(|seeds| seed >= args.from + seeds)
             || args.seconds.is_some_and(|seconds| begin.elapsed() >= Duration::from_secs(seconds));
@@ -216,7 +245,7 @@ fn work(args: &Args, shared: &Search, begin: Instant, first: u64) {
             break;
         }
         let outcome = worker.as_mut().and_then(Worker::next).unwrap_or_else(|| {
-            worker = Worker::spawn(seed + step, step);
+            worker = Worker::spawn(seed + step, step, None);
             Outcome { failure: Some(child::stuck()), ..Outcome::default() }
         });
         totals.add(&outcome);
@@ -265,6 +294,10 @@ fn summarise(found: &[(u64, Plan, Failure, f64)]) {
     }
     for (sort, list) in sorts {
         let (seed, _, failure, seconds) = list[0];
-        println!("{:>5} x  {sort}\n         seed {seed} after {seconds:.1} s: {}", list.len(), failure.message);
+        println!(
+            "{:>5} x  {sort}\n         seed {seed} after {seconds:.1} s: {}",
+            list.len(),
+            failure.message
+        );
     }
 }

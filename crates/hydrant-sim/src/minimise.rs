@@ -2,14 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use crate::plan::{Act, Plan, SinkKind};
 use crate::child::Runner;
+use crate::plan::{Act, Plan, SinkKind};
 use crate::world::Failure;
 
 /// The smallest plan found within so many runs, and its failure.
 #[expect(clippy::disallowed_methods, reason = "an engineer waits for it")]
 pub fn minimise(plan: &Plan, failure: &Failure, runs_max: usize, time_max: Duration) -> (Plan, Failure) {
-    let mut search = Search { best: plan.clone(), failure: failure.clone(), runs: runs_max, until: Instant::now() + time_max, runner: Runner::default() };
+    let mut search = Search {
+        best: plan.clone(),
+        failure: failure.clone(),
+        runs: runs_max,
+        until: Instant::now() + time_max,
+        runner: Runner::default(),
+    };
     loop {
         let before = search.best.clone();
         search.shrink_list(|plan| &mut plan.ops);
@@ -110,7 +116,9 @@ impl Search {
             let mut candidate = self.best.clone();
             candidate.config.sinks.pop();
             candidate.ops.retain(|op| match op.act {
-                Act::Attach { sink } | Act::Detach { sink } | Act::Park { sink } | Act::Resume { sink } => sink != last,
+                Act::Attach { sink } | Act::Detach { sink } | Act::Park { sink } | Act::Resume { sink } => {
+                    sink != last
+                }
                 _ => true,
             });
             candidate.faults.retain(|fault| fault.site.store.sink() != Some(last));

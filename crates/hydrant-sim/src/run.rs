@@ -82,7 +82,10 @@ pub fn run(plan: &Plan, traced: bool) -> Outcome {
     let mut state = world.lock();
     let stores = state.fired.iter().map(|((site, effect), count)| (site.store.name(), *effect, *count));
     let under_way = state.covered.iter().map(|((row, effect), count)| (*row, *effect, *count));
-    let covered = stores.chain(under_way).map(|(row, column, count)| (row.to_owned(), column.to_owned(), count)).collect();
+    let covered = stores
+        .chain(under_way)
+        .map(|(row, column, count)| (row.to_owned(), column.to_owned(), count))
+        .collect();
     Outcome {
         failure: state.failure.clone(),
         operations: state.operations,

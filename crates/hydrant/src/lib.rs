@@ -50,6 +50,7 @@ mod event;
 mod fanout;
 mod journal;
 mod memory;
+mod mutants;
 mod reading;
 mod wrap;
 

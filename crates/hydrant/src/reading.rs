@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 
 use crate::fanout::lineage::{self, Place};
+use crate::mutants::mutant;
 use crate::{Event, EventSource, EventStream, ReadFrom, Result};
 
 /// Follows a source by reading it to its end, waiting, and reading again.
@@ -38,6 +39,10 @@ where
                 None => {
                     wait.await;
                     wait = Box::pin(arm());
+                    if mutant("follow-into-another-log") {
+                        read = source.read(last.as_ref().map_or(from, |last| ReadFrom::After(last.id())));
+                        continue;
+                    }
                     let again = |at: ReadFrom| source.read(if last.is_some() { at } else { from });
                     read = match lineage::open(again, last.as_ref()).await {
                         Ok(read) => read,

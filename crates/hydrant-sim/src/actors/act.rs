@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use hydrant::{
-    Batch, CommitPoint, Error, ErrorKind, Event, EventId, EventSink, EventSource, EventStream, Prune, ReadFrom, Result,
+    Batch, CommitPoint, Error, ErrorKind, Event, EventId, EventSink, EventSource, EventStream, Prune,
+    ReadFrom, Result,
 };
 
 use super::Actor;
@@ -115,10 +116,16 @@ impl Actor {
         }
     }
 
-    async fn append_batch(&self, log: &impl EventSink, after: Option<EventId>, events: &[Event]) -> Result<()> {
+    async fn append_batch(
+        &self,
+        log: &impl EventSink,
+        after: Option<EventId>,
+        events: &[Event],
+    ) -> Result<()> {
         let batch = Batch::new(after, events)?;
         let bound = self.append_bound();
-        let appended = self.system.bounds.within(&self.system.world, "append", bound, log.append(batch)).await;
+        let appended =
+            self.system.bounds.within(&self.system.world, "append", bound, log.append(batch)).await;
         appended.unwrap_or_else(|| Err(crate::world::process::unknown()))?;
         check::acknowledged(&self.system.world, events.iter().map(fact));
         Ok(())
@@ -170,7 +177,11 @@ impl Actor {
                 let mut known = up.writer.lock().await;
                 *known = None;
                 let head = log.head();
-                let head = self.system.bounds.within(&self.system.world, "head", self.system.bounds.call, head).await;
+                let head = self
+                    .system
+                    .bounds
+                    .within(&self.system.world, "head", self.system.bounds.call, head)
+                    .await;
                 let head = head.unwrap_or_else(|| Err(crate::world::process::unknown()))?.id();
                 let events = events_behind(head, &[n], 4, false, true)?;
                 self.append_batch(log, head, &events).await
@@ -211,7 +222,8 @@ impl Actor {
         let head = up.engine.status().head.map_or(0, EventId::get);
         let _busy = up.busy();
         let prune = log.prune(EventId::new(head.saturating_sub(behind)));
-        let pruned = self.system.bounds.within(&self.system.world, "prune", self.system.bounds.roster, prune).await;
+        let pruned =
+            self.system.bounds.within(&self.system.world, "prune", self.system.bounds.roster, prune).await;
         pruned.unwrap_or(Ok(()))
     }
 
@@ -288,8 +300,9 @@ impl Actor {
         }
         let journal = self.system.journal(up).await?;
         let hydrate = journal.hydrate(Folded::default(), |state, saved: Saved| state.apply(&saved));
-        let hydrated =
-            tokio::time::timeout(PATIENCE, hydrate).await.unwrap_or_else(|_| Err(crate::world::process::unknown()))?;
+        let hydrated = tokio::time::timeout(PATIENCE, hydrate)
+            .await
+            .unwrap_or_else(|_| Err(crate::world::process::unknown()))?;
         Ok((hydrated.state, hydrated.head))
     }
 }
@@ -308,7 +321,13 @@ pub fn facts(op: u32, events: u8) -> Vec<u64> {
 }
 
 /// Events right behind `head`, with holes between their ids where `gaps`.
-pub(crate) fn events_behind(head: Option<EventId>, facts: &[u64], bytes: u16, gaps: bool, snapshot: bool) -> Result<Vec<Event>> {
+pub(crate) fn events_behind(
+    head: Option<EventId>,
+    facts: &[u64],
+    bytes: u16,
+    gaps: bool,
+    snapshot: bool,
+) -> Result<Vec<Event>> {
     let mut id = head.map_or(0, |head| head.get() + 1);
     let mut events = Vec::with_capacity(facts.len());
     for &fact in facts {

@@ -28,7 +28,8 @@ impl Bounds {
     pub fn of(config: &Config) -> Self {
         let ms = Duration::from_millis;
         let call = ms(config.call_ms);
-        let slowest = config.sinks.iter().map(|sink| ms(sink.call_ms + sink.backoff_ms.1)).max().unwrap_or_default();
+        let slowest =
+            config.sinks.iter().map(|sink| ms(sink.call_ms + sink.backoff_ms.1)).max().unwrap_or_default();
         let one = 2 * call + ms(config.resolve_ms);
         let append = 8 * one + ms(5_000);
         Self {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hydrant::{
-    Checkpointed, DeadLetter, Deferred, Event, EventSink, FanOut, FanOutOptions, Filtered, JournalOptions, Mapped,
-    RelayOptions, Result, SecondaryOptions, StartAt,
+    Checkpointed, DeadLetter, Deferred, Event, EventSink, FanOut, FanOutOptions, Filtered, JournalOptions,
+    Mapped, RelayOptions, Result, SecondaryOptions, StartAt,
 };
 
 use crate::plan::{Config, SinkConfig, SinkKind, Store};
@@ -36,7 +36,10 @@ fn clock() -> hydrant::Clock {
 }
 
 pub fn relay_options(config: &Config, seed: u64) -> RelayOptions {
-    RelayOptions::default().with_ring(config.ring_events, config.ring_bytes).with_clock(clock()).with_seed(seed)
+    RelayOptions::default()
+        .with_ring(config.ring_events, config.ring_bytes)
+        .with_clock(clock())
+        .with_seed(seed)
 }
 
 pub fn journal_options(config: &Config, seed: u64) -> JournalOptions {

@@ -47,7 +47,9 @@ impl Actor {
         for op in ops {
             self.step(&op).await;
             if let Some(up) = self.system.is_up() {
-                check::status(&self.system.world, &up.engine.status());
+                let status = up.engine.status();
+                check::status(&self.system.world, &status);
+                check::roster_is_shown(&self.system.world, &up, &status);
             }
         }
     }
@@ -85,7 +87,9 @@ impl Actor {
                 Ended::Panicked => format!("<-   op {} panicked", op.id),
             });
             // A panic in a read reaches its reader. All other calls catch it.
-            if matches!(ended, Ended::Panicked) && !matches!(op.act, Act::Follow { .. } | Act::Read | Act::Hydrate | Act::Snapshot) {
+            if matches!(ended, Ended::Panicked)
+                && !matches!(op.act, Act::Follow { .. } | Act::Read | Act::Hydrate | Act::Snapshot)
+            {
                 state.fail("panic", format!("{} panicked because its store did", op.act.name()));
             }
         });

@@ -67,7 +67,12 @@ impl Engine {
         either!(self, log => log.status())
     }
 
-    pub async fn attach(&self, name: &str, sink: build::BoxedSink, options: hydrant::SecondaryOptions) -> Result<()> {
+    pub async fn attach(
+        &self,
+        name: &str,
+        sink: build::BoxedSink,
+        options: hydrant::SecondaryOptions,
+    ) -> Result<()> {
         either!(self, log => log.attach(name, sink, options).await)
     }
 
@@ -105,6 +110,8 @@ pub struct Up {
     /// Calls under way that hold handles of sinks themselves.
     pub busy: AtomicU32,
     closed: AtomicBool,
+    /// Names that an attach may have left in the roster: it failed, was dropped, or may still take effect.
+    pub unsure: Mutex<BTreeSet<String>>,
 }
 
 impl Up {
@@ -179,7 +186,11 @@ impl System {
 
     pub fn want(&self, sink: u8, wanted: bool) {
         let mut slot = self.slot();
-        if wanted { slot.wanted.insert(sink) } else { slot.wanted.remove(&sink) };
+        if wanted {
+            slot.wanted.insert(sink)
+        } else {
+            slot.wanted.remove(&sink)
+        };
     }
 
     /// What is open now.
@@ -263,7 +274,8 @@ impl System {
         up.closed.store(true, Ordering::SeqCst);
         self.world.note(|| format!("     closed: {:?}", closed.map(|laggards| laggards.to_string())));
         if up.engine.status().stopped.is_none() {
-            self.world.fail("status", "closed, and the status does not say that the log takes no more events");
+            self.world
+                .fail("status", "closed, and the status does not say that the log takes no more events");
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
         crate::check::no_handles_left(&self.world, up);
@@ -323,6 +335,7 @@ impl System {
             tokens: Mutex::default(),
             busy: AtomicU32::new(0),
             closed: AtomicBool::new(false),
+            unsure: Mutex::default(),
         };
         for sink in wanted {
             if let Err(error) = self.attach(&up, sink).await {
@@ -352,13 +365,20 @@ impl System {
         let was_closed = up.is_closed();
         let options = build::secondary_options(&self.world.lock().config.sinks[usize::from(sink)]);
         let name = name(sink);
+        let unsure = || up.unsure.lock().unwrap_or_else(PoisonError::into_inner);
+        unsure().insert(name.clone());
         let attach = up.engine.attach(&name, opened, options);
         match self.bounds.within(&self.world, "attach", self.bounds.roster, attach).await {
             Some(Ok(())) if was_closed => {
                 self.world.fail("attach", "a sink was attached to a log that was closed");
                 Ok(())
             }
-            Some(attached) => attached,
+            Some(attached) => {
+                if attached.is_ok() {
+                    unsure().remove(&name);
+                }
+                attached
+            }
             None => Err(crate::world::process::unknown()),
         }
     }

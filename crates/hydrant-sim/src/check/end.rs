@@ -40,6 +40,7 @@ pub async fn settle(system: Arc<System>) {
         return;
     }
     let until = Instant::now() + system.bounds.recovery;
+    let mut reopens = u32::from(is_nested);
     loop {
         let up = system.up().await;
         attach_and_resume(&system, &up, sinks).await;
@@ -48,9 +49,17 @@ pub async fn settle(system: Arc<System>) {
         if missing.is_empty() {
             break;
         }
+        if reopens > 0 && Instant::now() + system.bounds.recovery / 2 > until {
+            reopens -= 1;
+            system.reopen(up, true).await;
+            continue;
+        }
         if Instant::now() > until {
             let status = up.engine.status();
-            world.fail("deliver", format!("{}; head {:?}, {:?}", missing.join("; "), status.head, status.secondaries));
+            world.fail(
+                "deliver",
+                format!("{}; head {:?}, {:?}", missing.join("; "), status.head, status.secondaries),
+            );
             return;
         }
     }
@@ -64,7 +73,14 @@ async fn append_last(system: &Arc<System>) -> bool {
     let mut actor = Actor::new(system.clone());
     for attempt in 0..6 {
         let id = LAST_OP + attempt;
-        actor.step(&Op { id, actor: 99, act: Act::Append { events: LAST_EVENTS, bytes: 1, gaps: false }, patience: None }).await;
+        actor
+            .step(&Op {
+                id,
+                actor: 99,
+                act: Act::Append { events: LAST_EVENTS, bytes: 1, gaps: false },
+                patience: None,
+            })
+            .await;
         let last = crate::actors::facts(id, LAST_EVENTS)[0];
         let is_held = system.world.with(|state| state.truth.is_committed(last));
         if is_held {
@@ -135,7 +151,9 @@ fn is_excused(state: &State, sink: u8, shown: &SecondaryStatus) -> bool {
     match error.kind() {
         ErrorKind::Diverged | ErrorKind::Fenced => lost || facts.forgot,
         // A sink without a memory begins at the origin each time.
-        ErrorKind::Pruned { .. } => forgetful || facts.left || facts.forgot || lost || state.config.retain_bytes.is_some(),
+        ErrorKind::Pruned { .. } => {
+            forgetful || facts.left || facts.forgot || lost || state.config.retain_bytes.is_some()
+        }
         _ => false,
     }
 }

@@ -31,7 +31,10 @@ pub fn acknowledged(world: &World, facts: impl IntoIterator<Item = Fact>) {
                 continue;
             }
             if !state.truth.is_committed(fact) {
-                state.fail("acknowledged", format!("event n={fact} was acknowledged and is not in the primary"));
+                state.fail(
+                    "acknowledged",
+                    format!("event n={fact} was acknowledged and is not in the primary"),
+                );
             } else if durable && !state.truth.is_durable(fact) {
                 state.fail("acknowledged", format!("event n={fact} was acknowledged and is not durable"));
             }
@@ -46,7 +49,10 @@ pub fn ids(world: &World, ids: &RangeInclusive<EventId>, facts: &[Fact]) {
         for (id, expected) in (ids.start().get()..=ids.end().get()).zip(facts) {
             let found = state.log(Store::Primary).event(EventId::new(id)).map(fact);
             if found.is_some_and(|found| found != *expected) && !state.truth.lost.contains(expected) {
-                state.fail("ids", format!("the journal returned id {id} for n={expected}, which is n={found:?}"));
+                state.fail(
+                    "ids",
+                    format!("the journal returned id {id} for n={expected}, which is n={found:?}"),
+                );
             }
         }
     });
@@ -57,11 +63,16 @@ pub fn seen(world: &World, before: Option<Option<Fact>>, event: &Event) {
     world.with(|state| {
         let fact = fact(event);
         if !state.truth.is_durable(fact) {
-            state.fail("early", format!("a follower sees event {} (n={fact}) before it is durable", event.id()));
+            state.fail(
+                "early",
+                format!("a follower sees event {} (n={fact}) before it is durable", event.id()),
+            );
         }
         let parent = state.truth.parent(fact, |_| true);
         if let Some(before) = before.filter(|before| *before != parent) {
-            let message = format!("a follower sees n={fact} behind n={before:?}, the primary has it behind n={parent:?}");
+            let message = format!(
+                "a follower sees n={fact} behind n={before:?}, the primary has it behind n={parent:?}"
+            );
             state.fail("follow", message);
         }
     });
@@ -73,7 +84,11 @@ pub fn read(world: &World, events: &[Event]) {
         for pair in events.windows(2) {
             let parent = state.truth.parent(fact(&pair[1]), |_| true);
             if parent != Some(fact(&pair[0])) {
-                let message = format!("a read yields n={} behind n={}, not behind n={parent:?}", fact(&pair[1]), fact(&pair[0]));
+                let message = format!(
+                    "a read yields n={} behind n={}, not behind n={parent:?}",
+                    fact(&pair[1]),
+                    fact(&pair[0])
+                );
                 state.fail("read", message);
             }
         }
@@ -95,12 +110,34 @@ pub fn delivered(world: &World, status: &FanOutStatus, head: EventId) {
         for secondary in &status.secondaries {
             let Some(sink) = crate::world::sink_of(&secondary.name) else { continue };
             let facts = &state.sinks[usize::from(sink)];
-            let is_whole = !matches!(state.config.sinks[usize::from(sink)].kind, SinkKind::Filtered | SinkKind::DeadLetter);
+            let is_whole = !matches!(
+                state.config.sinks[usize::from(sink)].kind,
+                SinkKind::Filtered | SinkKind::DeadLetter
+            );
             let is_attached = is_whole && secondary.state != SecondaryState::Detached;
             if is_attached && !facts.shaken && !facts.left && facts.acknowledged < Some(head) {
-                let message =
-                    format!("event {head} counts as delivered, and {} is at {:?}", secondary.name, facts.acknowledged);
+                let message = format!(
+                    "event {head} counts as delivered, and {} is at {:?}",
+                    secondary.name, facts.acknowledged
+                );
                 state.fail("delivered", message);
+            }
+        }
+    });
+}
+
+/// Every name in the roster is to be seen, also after a `detach` that failed.
+pub fn roster_is_shown(world: &World, up: &Up, status: &FanOutStatus) {
+    if up.busy.load(Ordering::SeqCst) > 0 {
+        return;
+    }
+    world.with(|state| {
+        let names: Vec<String> = state.rosters[&Store::Roster].keys().cloned().collect();
+        for name in names {
+            let is_shown = status.secondaries.iter().any(|secondary| secondary.name == name);
+            let is_unsure = up.unsure.lock().unwrap_or_else(PoisonError::into_inner).contains(&name);
+            if !is_shown && !is_unsure && !state.was_restored {
+                state.fail("status", format!("{name} is in the roster and not in the status"));
             }
         }
     });
@@ -126,8 +163,10 @@ pub fn status(world: &World, status: &FanOutStatus) {
             let acknowledged = facts.acknowledged;
             let is_known = !facts.shaken && is_whole;
             if ahead && is_known && secondary.state != SecondaryState::Detached {
-                let message =
-                    format!("{} is shown at {:?}, it has {acknowledged:?}", secondary.name, secondary.checkpoint);
+                let message = format!(
+                    "{} is shown at {:?}, it has {acknowledged:?}",
+                    secondary.name, secondary.checkpoint
+                );
                 state.fail("status", message);
             }
             if is_live && secondary.lag_events == 0 && is_known && acknowledged < status.head {

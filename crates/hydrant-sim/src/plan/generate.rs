@@ -2,7 +2,9 @@
 
 use fastrand::Rng;
 
-use super::{Act, Call, Config, Effect, Fault, Op, Patience, Plan, SinkConfig, SinkKind, Site, Store, Topology};
+use super::{
+    Act, Call, Config, Effect, Fault, Op, Patience, Plan, SinkConfig, SinkKind, Site, Store, Topology,
+};
 
 const KINDS: [SinkKind; 8] = [
     SinkKind::Plain,
@@ -29,7 +31,10 @@ fn pick<T: Copy>(rng: &mut Rng, choices: &[T]) -> T {
 }
 
 fn config(rng: &mut Rng) -> Config {
-    let topology = pick(rng, &[Topology::FanOut, Topology::FanOut, Topology::Journal, Topology::Journal, Topology::Relay]);
+    let topology = pick(
+        rng,
+        &[Topology::FanOut, Topology::FanOut, Topology::Journal, Topology::Journal, Topology::Relay],
+    );
     let sinks = (0..rng.usize(1..=4)).map(|_| sink(rng)).collect();
     Config {
         topology,
@@ -87,7 +92,9 @@ fn ops(rng: &mut Rng, config: &Config) -> Vec<Op> {
 
 fn caller(rng: &mut Rng) -> Act {
     match rng.u8(..100) {
-        0..62 => Act::Append { events: rng.u8(1..8), bytes: pick(rng, &[0, 10, 200]), gaps: rng.u8(..4) == 0 },
+        0..62 => {
+            Act::Append { events: rng.u8(1..8), bytes: pick(rng, &[0, 10, 200]), gaps: rng.u8(..4) == 0 }
+        }
         62..65 => Act::AppendBlind { events: 1 },
         65..70 => Act::Snapshot,
         _ => Act::Pause { ms: pick(rng, &[0, 1, 5, 50, 400, 2_000]) },
@@ -166,7 +173,16 @@ fn site(rng: &mut Rng, config: &Config) -> Site {
         Store::Primary if config.topology == Topology::Relay => Call::Read,
         Store::Primary => pick(
             rng,
-            &[Call::Append, Call::Append, Call::Append, Call::Checkpoint, Call::Head, Call::Read, Call::Read, Call::Prune],
+            &[
+                Call::Append,
+                Call::Append,
+                Call::Append,
+                Call::Checkpoint,
+                Call::Head,
+                Call::Read,
+                Call::Read,
+                Call::Prune,
+            ],
         ),
         Store::Inner(_) => pick(rng, &[Call::Append, Call::Append, Call::Checkpoint, Call::Read]),
         Store::Sink(_) | Store::Dead(_) => pick(rng, &[Call::Append, Call::Append, Call::Checkpoint]),
@@ -180,9 +196,10 @@ fn site(rng: &mut Rng, config: &Config) -> Site {
 fn disaster(rng: &mut Rng, site: Site, config: &Config) -> Option<Effect> {
     let events = pick(rng, &[1, 3, 9]);
     match (site.store, site.call) {
-        (Store::Primary, Call::Append | Call::Checkpoint | Call::Read) => {
-            Some(pick(rng, &[Effect::Lose { events }, Effect::Lose { events }, Effect::Fork { events }, Effect::Restore]))
-        }
+        (Store::Primary, Call::Append | Call::Checkpoint | Call::Read) => Some(pick(
+            rng,
+            &[Effect::Lose { events }, Effect::Lose { events }, Effect::Fork { events }, Effect::Restore],
+        )),
         (Store::Sink(sink), Call::Append | Call::Checkpoint) => match config.sinks[usize::from(sink)].kind {
             SinkKind::Plain | SinkKind::Buffered | SinkKind::Checkpointed => {
                 Some(pick(rng, &[Effect::Lose { events }, Effect::Forget]))

@@ -105,28 +105,57 @@ pub struct Patience {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Act {
     /// Appends so many events, with holes between ids where `gaps` (only a fan-out's callers choose ids).
-    Append { events: u8, bytes: u16, gaps: bool },
+    Append {
+        events: u8,
+        bytes: u16,
+        gaps: bool,
+    },
     /// Appends without asking first what the head is: from what this caller knows.
-    AppendBlind { events: u8 },
+    AppendBlind {
+        events: u8,
+    },
     Snapshot,
-    Pause { ms: u64 },
-    Attach { sink: u8 },
-    Detach { sink: u8 },
-    Park { sink: u8 },
-    Resume { sink: u8 },
+    Pause {
+        ms: u64,
+    },
+    Attach {
+        sink: u8,
+    },
+    Detach {
+        sink: u8,
+    },
+    Park {
+        sink: u8,
+    },
+    Resume {
+        sink: u8,
+    },
     ResumeAll,
     /// Prunes up to so many events before the head.
-    Prune { behind: u64 },
-    Delivered { ms: u64 },
-    Close { ms: u64 },
+    Prune {
+        behind: u64,
+    },
+    Delivered {
+        ms: u64,
+    },
+    Close {
+        ms: u64,
+    },
     /// Closes, or only drops, all handles and opens anew.
-    Reopen { close: bool },
+    Reopen {
+        close: bool,
+    },
     ReopenJournal,
     /// Follows from behind what this reader has.
-    Follow { events: u8, ms: u64 },
+    Follow {
+        events: u8,
+        ms: u64,
+    },
     Read,
     Hydrate,
-    Finished { ms: u64 },
+    Finished {
+        ms: u64,
+    },
     Status,
     Crash,
 }
@@ -161,7 +190,12 @@ impl Act {
     pub fn waits(&self) -> bool {
         !matches!(
             self,
-            Self::Pause { .. } | Self::Park { .. } | Self::Resume { .. } | Self::ResumeAll | Self::Status | Self::Crash
+            Self::Pause { .. }
+                | Self::Park { .. }
+                | Self::Resume { .. }
+                | Self::ResumeAll
+                | Self::Status
+                | Self::Crash
         )
     }
 }
@@ -224,11 +258,17 @@ pub enum Effect {
     FailAfter,
     Hang,
     HangAfter,
-    Slow { ms: u64 },
+    Slow {
+        ms: u64,
+    },
     /// Takes effect at once and answers late.
-    SlowAfter { ms: u64 },
+    SlowAfter {
+        ms: u64,
+    },
     /// Fails with an unknown outcome, and takes effect later.
-    Late { ms: u64 },
+    Late {
+        ms: u64,
+    },
     /// Applies a prefix of the batch, then fails.
     Partial,
     Panic,
@@ -237,9 +277,13 @@ pub enum Effect {
     Crash,
     CrashAfter,
     /// Before the call, the store fails over to a copy without the newest events.
-    Lose { events: u8 },
+    Lose {
+        events: u8,
+    },
     /// Before the call, the store fails over to a copy with other newest events.
-    Fork { events: u8 },
+    Fork {
+        events: u8,
+    },
     /// Before the call, the store and what is kept beside it are restored from a backup.
     Restore,
     /// Before the call, the store is emptied.

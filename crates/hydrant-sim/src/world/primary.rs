@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hydrant::{
-    Batch, Checkpoint, CheckpointStore, CommitPoint, Durability, Error, Event, EventId, EventSink, EventSource,
-    EventStream, Primary, Prune, ReadFrom, Result, follow_by_reading,
+    Batch, Checkpoint, CheckpointStore, CommitPoint, Durability, Error, Event, EventId, EventSink,
+    EventSource, EventStream, Primary, Prune, ReadFrom, Result, follow_by_reading,
 };
 
 use super::state::State;

@@ -38,7 +38,9 @@ impl Process {
             let seed = self.world.seed;
             self.world.with(|state| {
                 let power = (seed ^ u64::from(state.crashes)) & 1 == 0;
-                state.note(|| format!("## process {} dies{}", self.number, if power { ", the power fails" } else { "" }));
+                state.note(|| {
+                    format!("## process {} dies{}", self.number, if power { ", the power fails" } else { "" })
+                });
                 state.crash(power);
             });
         }
@@ -154,9 +156,9 @@ impl Process {
 }
 
 fn hash(site: Site) -> u64 {
-    site.to_string().bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    site.to_string()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 pub fn refused() -> Error {

@@ -30,7 +30,9 @@ impl ModelRoster {
 impl CheckpointStore for ModelRoster {
     async fn load(&self, name: &str) -> Result<Option<CheckpointEntry>> {
         let (store, name) = (self.store, name.to_owned());
-        self.process.call(self.site(Call::Load), move |state| Ok(state.rosters[&store].get(&name).cloned())).await
+        self.process
+            .call(self.site(Call::Load), move |state| Ok(state.rosters[&store].get(&name).cloned()))
+            .await
     }
 
     async fn list(&self) -> Result<Vec<CheckpointEntry>> {

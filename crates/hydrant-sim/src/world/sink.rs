@@ -68,7 +68,13 @@ fn is_poison(fact: Fact) -> bool {
 }
 
 /// Takes a batch into a sink or into the primary of a nested fan-out, and checks what comes in.
-pub fn take(state: &mut State, store: Store, sink: u8, after: Option<EventId>, events: &[Event]) -> Result<()> {
+pub fn take(
+    state: &mut State,
+    store: Store,
+    sink: u8,
+    after: Option<EventId>,
+    events: &[Event],
+) -> Result<()> {
     for event in events {
         if !state.truth.is_durable(truth::fact(event)) {
             state.fail("early", format!("{store:?} is given event {} before it is durable", event.id()));

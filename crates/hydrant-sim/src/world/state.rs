@@ -43,6 +43,8 @@ pub struct State {
     pub crashes: u32,
     /// The next append of a sink takes only a part of its batch.
     pub partial: bool,
+    /// The roster was restored from a backup, behind the program's back.
+    pub was_restored: bool,
     /// The newest event that was ever durable.
     pub durable_max: Option<EventId>,
 }
@@ -113,6 +115,7 @@ impl State {
             foreign: truth::FOREIGN,
             crashes: 0,
             partial: false,
+            was_restored: false,
             durable_max: None,
         }
     }
@@ -170,7 +173,8 @@ impl State {
     }
 
     pub fn land(&mut self, due: impl Fn(u64, Store) -> bool) {
-        let (now, later) = std::mem::take(&mut self.late).into_iter().partition(|(id, store, _)| due(*id, *store));
+        let (now, later) =
+            std::mem::take(&mut self.late).into_iter().partition(|(id, store, _)| due(*id, *store));
         self.late = later;
         let now: Vec<(u64, Store, Apply)> = now;
         for (_, store, apply) in now {
@@ -269,6 +273,7 @@ impl State {
         let keep = if head.is_none() { 0 } else { keep };
         self.lose(Store::Primary, keep);
         self.rosters.insert(Store::Roster, roster);
+        self.was_restored = true;
         self.sinks.iter_mut().for_each(|sink| sink.left = true);
     }
 

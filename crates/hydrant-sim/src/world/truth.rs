@@ -45,7 +45,9 @@ impl Truth {
         if let Some(before) = self.parents.insert(fact, parent)
             && !was_lost
         {
-            return Err(format!("event n={fact} was committed behind {before:?} and again behind {parent:?}"));
+            return Err(format!(
+                "event n={fact} was committed behind {before:?} and again behind {parent:?}"
+            ));
         }
         if event.is_snapshot() {
             self.snapshots.insert(fact);

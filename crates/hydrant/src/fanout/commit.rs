@@ -13,6 +13,7 @@ use super::guard::{backoff, guarded, guarded_until};
 use super::hub::Hub;
 use super::lineage::{self, Place};
 use super::options::FanOutOptions;
+use crate::mutants::mutant;
 use crate::{Batch, Checkpoint, Durability, Error, ErrorKind, Event, EventId, Primary, Result, Retry};
 
 /// The pauses between attempts to learn the outcome of a write.
@@ -128,7 +129,10 @@ impl<P: Primary> Committer<P> {
         match appended {
             Ok(()) => {}
             Err(error)
-                if error.kind() == ErrorKind::Gap && published.is_some() && batch.after() <= published =>
+                if error.kind() == ErrorKind::Gap
+                    && published.is_some()
+                    && batch.after() <= published
+                    && !mutant("lost-tail") =>
             {
                 let head = published.unwrap_or(EventId::ZERO);
                 let lost = lineage::diverged(head, "the primary lost this event, which it had acknowledged");
@@ -148,6 +152,9 @@ impl<P: Primary> Committer<P> {
             return self.publish(Place::Event(last.clone()));
         }
         self.unsettled = Some(last.id());
+        if mutant("publish-accepted") {
+            return self.publish(Place::Event(last.clone()));
+        }
         self.look().await;
         Ok(())
     }
@@ -204,7 +211,7 @@ impl<P: Primary> Committer<P> {
                 drop(self.publish(head));
             }
             None => {
-                if let Some(head) = self.hub.feed.head() {
+                if let Some(head) = self.hub.feed.head().filter(|_| !mutant("lost-tail")) {
                     self.stop(lineage::diverged(head, "the primary is empty, and had this event before"));
                 }
             }
@@ -244,7 +251,7 @@ impl<P: Primary> Committer<P> {
         let stopped = self.hub.feed.stopped().is_some();
         self.hub.feed.stop(Error::closed("the fan-out was closed; open it again to append"));
         // After an unknown outcome there may be nothing to wait for.
-        while self.unsettled.is_some() {
+        while self.unsettled.is_some() && !mutant("close-without-sync") {
             self.look().await;
             if stopped || self.primary.durability() == Durability::Durable {
                 return;
@@ -259,6 +266,7 @@ impl<P: Primary> Committer<P> {
 /// Whether the batch may have been applied. A gap is an answer: it was not.
 fn is_unknown(error: &Error) -> bool {
     match error.kind() {
+        _ if mutant("unknown-is-refused") => false,
         ErrorKind::Gap => false,
         ErrorKind::Bug => true,
         _ => error.retry() == Retry::AfterCheckpoint,

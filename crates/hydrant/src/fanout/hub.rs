@@ -13,6 +13,7 @@ use super::guard::{guarded, rng};
 use super::secondary::{Secondary, Wanted};
 use super::signal::{Signal, Watched};
 use super::status::{FanOutStatus, Laggards, SecondaryState, SecondaryStatus};
+use crate::mutants::mutant;
 use crate::{
     Checkpoint, CheckpointEntry, CheckpointStore, Clock, Error, ErrorKind, EventId, EventSource, Result,
     Retry,
@@ -224,7 +225,8 @@ impl Hub {
 
     /// Waits until all attached secondaries have disposed of `id`; else the laggards.
     pub(crate) async fn delivered(&self, id: EventId, timeout: Duration) -> Result<(), Laggards> {
-        let delivered = self.signal.until(|| self.without(Some(id)).is_empty());
+        let delivered =
+            self.signal.until(|| self.without(Some(id)).is_empty() || mutant("delivered-at-once"));
         match tokio::time::timeout(timeout, delivered).await {
             Ok(()) => Ok(()),
             Err(_) => Err(self.laggards_of(&self.without(Some(id)))),
@@ -259,10 +261,15 @@ impl Hub {
         self.begin_to_close();
         // Pumps deliver what is left, report to the roster, and end.
         self.feed.close();
-        let all_ended = || self.secondaries().iter().all(|secondary| secondary.has_ended());
+        let all_ended = || {
+            mutant("close-without-waiting")
+                || self.secondaries().iter().all(|secondary| secondary.has_ended())
+        };
         let drained = tokio::time::timeout_at(deadline, self.signal.until(all_ended)).await;
         let laggards = self.laggards();
-        if drained.is_err() {
+        if drained.is_err() && mutant("close-without-abort") {
+            self.signal.until(all_ended).await;
+        } else if drained.is_err() {
             tracing::warn!(secondaries = laggards.len(), "closed before all secondaries had everything");
             for secondary in self.secondaries() {
                 abort(&secondary.abort);

@@ -6,6 +6,7 @@ use futures_util::StreamExt;
 
 use super::guard::guarded;
 use super::hub::Hub;
+use crate::mutants::mutant;
 use crate::{EventId, Result};
 
 /// How long a sink may take to report its checkpoint.
@@ -27,6 +28,7 @@ pub(crate) async fn needed(
         // The sink knows better than the roster, which learns it only now and then, and better than the pump: the sink
         // may not hold durably yet what it acknowledged.
         let position = match attached {
+            Some(_) if mutant("prune-past-sinks") => Some(Some(before)),
             Some(secondary) => secondary.durable(SINK_PATIENCE).await.unwrap_or_else(|error| {
                 tracing::warn!(secondary = entry.name, %error, "the sink does not report its checkpoint: pruning by the roster's");
                 None

@@ -18,6 +18,7 @@ use super::options::SecondaryOptions;
 use super::progress::RosterEntry;
 use super::secondary::{Secondary, Wanted};
 use super::start::{Begin, begin};
+use crate::mutants::mutant;
 use crate::store::CheckpointCell;
 use crate::{Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, Result, Retry};
 
@@ -71,7 +72,9 @@ impl Pump {
                         () = closed => return,
                     }
                     // An operator resumes it: what was known of the roster may be out of date.
-                    self.entry.forget();
+                    if !mutant("resume-keeps-entry") {
+                        self.entry.forget();
+                    }
                     continue;
                 }
                 Wanted::Run => {}
@@ -117,7 +120,8 @@ impl Pump {
         tokio::select! {
             biased;
             _ = wanted.changed() => {}
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(pause), if !mutant("retry-without-pause") => {}
+            () = tokio::task::yield_now(), if mutant("retry-without-pause") => {}
         }
     }
 
@@ -132,8 +136,10 @@ impl Pump {
             let mut delivered = &events[..];
             if let Err(error) = self.append(follower.position(), delivered).await {
                 // What is before the poison event is delivered; the next batch begins with it.
-                delivered = before_poison(&error, &events).ok_or(error)?;
-                self.append(follower.position(), delivered).await?;
+                if !mutant("error-is-ok") {
+                    delivered = before_poison(&error, &events).ok_or(error)?;
+                    self.append(follower.position(), delivered).await?;
+                }
             }
             self.acknowledged(&mut follower, delivered);
             if self.entry.age() >= ROSTER_INTERVAL {
@@ -239,6 +245,7 @@ impl Pump {
         let acknowledged = Checkpoint::at(event);
         self.entry.touch();
         let checkpoint = match guarded("the sink's checkpoint", patience, || self.sink.checkpoint()).await {
+            Ok(_) if mutant("entry-ahead") => acknowledged,
             Ok(Checkpoint::Unknown) => acknowledged,
             Ok(checkpoint) => checkpoint,
             Err(error) => {

@@ -9,6 +9,7 @@ use super::hub::{Absent, Hub, Members, NEVER_REACHED, abort};
 use super::options::SecondaryOptions;
 use super::pump::Pump;
 use super::secondary::{Secondary, Wanted};
+use crate::mutants::mutant;
 use crate::store::CheckpointCell;
 use crate::{Error, ErrorKind, EventSink, Result, Retry};
 
@@ -34,7 +35,9 @@ impl Hub {
         let pump = Pump::new(self.clone(), secondary.clone(), sink, options, cell);
         self.members.update(|members| {
             // The log may have been closed meanwhile; and then nothing may be delivered any more.
-            members.admits(name)?;
+            if !mutant("attach-after-close") {
+                members.admits(name)?;
+            }
             members.absent.remove(name);
             let span = tracing::info_span!("secondary", name);
             let ended = Ended(secondary.clone());
@@ -102,7 +105,7 @@ impl Hub {
             }
             Err(error) => {
                 // It still holds back `prune`, so it is still to be seen.
-                if let Some(secondary) = attached {
+                if let Some(secondary) = attached.filter(|_| !mutant("failed-detach-hidden")) {
                     let absent =
                         Absent { target: secondary.target.clone(), position: secondary.position().flatten() };
                     self.members.update(|members| members.absent.insert(name.to_owned(), absent));
