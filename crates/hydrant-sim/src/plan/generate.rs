@@ -60,7 +60,8 @@ fn sink(rng: &mut Rng) -> SinkConfig {
         batch_events: pick(rng, &[1, 1, 2, 5, 50, 1_024]),
         batch_bytes: pick(rng, &[1, 100, 1 << 20, 1 << 20]),
         linger_ms: pick(rng, &[0, 0, 0, 5, 300, 5_000]),
-        call_ms: pick(rng, &[20, 200, 1_000, 5_000]),
+        // A batch of dead letters is many calls in one.
+        call_ms: if kind == SinkKind::DeadLetter { 5_000 } else { pick(rng, &[20, 200, 1_000, 5_000]) },
         backoff_ms: pick(rng, &[(1, 5), (10, 100), (100, 2_000), (1, 1)]),
         lag_events: (rng.u8(..5) == 0).then(|| pick(rng, &[0, 1, 5, 40])),
         oldest_snapshot: keeps_all && rng.bool(),

@@ -100,9 +100,9 @@ impl<P: Primary> Committer<P> {
                     reply.send(guarded("the primary's head", timeout, || self.primary.head()).await).ok();
                 }
                 Some(Command::Finish { reply }) => {
+                    // A `close` that was dropped leaves this task to end the pumps with the last handle.
                     self.finish().await;
                     reply.send(()).ok();
-                    return;
                 }
                 None => return self.hub.abandon(),
             }

@@ -236,7 +236,9 @@ impl<P: Primary + 'static> FanOut<P> {
             tracing::warn!("closed before the primary had everything durable");
             self.committer.abort();
         }
-        self.hub.close(deadline).await
+        let laggards = self.hub.close(deadline).await;
+        self.committer.abort();
+        laggards
     }
 
     /// Waits while a secondary with back-pressure is too far behind the head.
