@@ -24,7 +24,7 @@ impl Kept {
     pub(super) async fn load(store: Arc<dyn CheckpointStore>, name: &str, target: String) -> Result<Self> {
         let mut cell = CheckpointCell::new(store, name, target);
         let loaded = timeout(PATIENCE, cell.load()).await.map_err(|_| late(name))?;
-        loaded.map_err(|error| if error.kind() == ErrorKind::Invalid { foreign(error) } else { error })?;
+        loaded.map_err(|error| if error.kind() == ErrorKind::Invalid { foreign(&error) } else { error })?;
         Ok(Self { cell, wished: None, saved_at: Instant::now() })
     }
 
@@ -84,7 +84,7 @@ impl Kept {
 }
 
 /// The error for the entry of another stream or log.
-fn foreign(error: Error) -> Error {
+fn foreign(error: &Error) -> Error {
     let message = format!(
         "{}. Do that only if the stream was made anew and holds nothing of this log; if it holds later events \
          already, send the log under another name",
