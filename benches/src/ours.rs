@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hydrant::{
-    Batch, Checkpoint, EventSink, EventSource, EventStream, Journal, JournalOptions, ReadFrom, Store,
+    Batch, Checkpoint, CommitPoint, EventSink, EventSource, EventStream, Journal, JournalOptions, ReadFrom,
 };
 use hydrant_file::{FileStore, FileStoreOptions};
 use tokio::time::Instant;
@@ -39,7 +39,7 @@ impl Crowd {
     }
 }
 
-/// Lets `tasks` tasks append `together` events at a time for as long as told, each call awaited: durable,
+/// Lets `tasks` tasks append `together` events at a time for `run`, and awaits each call: durable,
 /// through a journal over a log of its own in `dir`, [`Fsync::Always`](hydrant_file::Fsync::Always).
 ///
 /// # Errors
@@ -69,7 +69,7 @@ pub async fn crowd_with(
 ///
 /// # Errors
 /// What the log meets.
-pub async fn crowd_over<S: Store + 'static>(
+pub async fn crowd_over<S: CommitPoint + 'static>(
     store: S,
     tasks: usize,
     together: usize,
@@ -120,7 +120,7 @@ struct Counted<S> {
 }
 
 #[async_trait]
-impl<S: Store> EventSink for Counted<S> {
+impl<S: CommitPoint> EventSink for Counted<S> {
     async fn append(&self, batch: Batch<'_>) -> hydrant::Result<()> {
         self.commits.lock().unwrap_or_else(PoisonError::into_inner).push(batch.events().len());
         self.store.append(batch).await
@@ -131,12 +131,23 @@ impl<S: Store> EventSink for Counted<S> {
     }
 }
 
-impl<S: Store> EventSource for Counted<S> {
+impl<S: CommitPoint> EventSource for Counted<S> {
     fn read(&self, from: ReadFrom) -> EventStream {
         self.store.read(from)
     }
 
     fn follow(&self, from: ReadFrom) -> EventStream {
         self.store.follow(from)
+    }
+}
+
+#[async_trait]
+impl<S: CommitPoint> CommitPoint for Counted<S> {
+    async fn head(&self) -> hydrant::Result<Checkpoint> {
+        self.store.head().await
+    }
+
+    fn event_bytes_max(&self) -> usize {
+        self.store.event_bytes_max()
     }
 }

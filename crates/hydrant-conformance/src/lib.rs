@@ -24,7 +24,7 @@
 //!         let options = MemoryStoreOptions::default().with_event_bytes_max(self.limits().event_bytes_max);
 //!         let mut logs = self.0.lock().expect("no test panics while it opens");
 //!         let log = logs.entry(namespace.to_owned()).or_insert_with(|| MemoryStore::new(options));
-//!         Ok(Opened::prunable(log.clone()))
+//!         Ok(Opened::primary(log.clone()))
 //!     }
 //! }
 //!
@@ -80,14 +80,21 @@ pub mod faults;
 mod generate;
 mod harness;
 mod law;
+mod log;
+mod opened;
+#[cfg(feature = "proxy")]
+pub mod proxy;
 mod resources;
 mod run;
+#[cfg(all(feature = "proxy", unix))]
+pub mod server;
 mod trial;
 
 pub use cancel::drop_after;
 pub use generate::Generator;
-pub use harness::{Damage, Harness, Limits, Opened};
+pub use harness::{Damage, Harness, Limits};
 pub use law::{Case, Law, Side, Violation};
+pub use opened::Opened;
 pub use run::{Report, cases, check, declare, run, seed};
 use trial::Trial;
 

@@ -1,4 +1,4 @@
-//! Runs a case: a runtime of its own, a deadline, and lines that say what was not tried.
+//! Runs a case: a runtime of its own, a deadline, and lines that name what was not tried.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 use hydrant::Capabilities;
 
 use crate::cases::CASES;
-use crate::law::Broken;
+use crate::law::{Broken, broken};
 use crate::{Case, Harness, Side, Trial, Violation};
 
 /// How long a harness may take to remove a namespace.
@@ -67,14 +67,12 @@ pub fn check<H: Harness>(
         shared = ALONE.read().unwrap_or_else(PoisonError::into_inner);
         let _ = &shared;
     }
-    let violation =
-        |Broken { expected, saw }| Violation { law: case.law, case: case.name, expected, saw, seed };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .expect("the system gives two threads");
-    // Some stores want a runtime around them already when they are made.
+    // Some stores need a runtime when they are made.
     let harness = runtime.block_on(async { harness() });
     if let Some(reason) = harness.unavailable() {
         return Ok(Report { unavailable: Some(reason), skipped: true, ..Report::default() });
@@ -93,18 +91,16 @@ pub fn check<H: Harness>(
         let task = tokio::spawn(async move { AssertUnwindSafe((case.run)(&running)).catch_unwind().await });
         match tokio::time::timeout(patience, task).await {
             Ok(Ok(Ok(verdict))) => verdict,
-            Ok(Ok(Err(panic))) => Err(Broken {
-                expected: "no panic".to_owned(),
-                saw: format!("a panic: {}", panic_text(panic.as_ref())),
-            }),
-            Ok(Err(error)) => Err(Broken { expected: "the case to end".to_owned(), saw: error.to_string() }),
-            Err(_) => Err(Broken {
-                expected: format!("an answer within {patience:?} (`Limits::patience`)"),
-                saw: "none: something waits for ever".to_owned(),
-            }),
+            Ok(Ok(Err(panic))) => broken("no panic", format!("a panic: {}", panic_text(panic.as_ref()))),
+            Ok(Err(error)) => broken("the case to end", error.to_string()),
+            Err(_) => broken(
+                format!("the case to end within {patience:?} (`Limits::patience`)"),
+                "a call that does not return",
+            ),
         }
     });
     let (not_exercised, skipped) = trial.notes();
+    let after = trial.after();
     drop(trial);
     runtime.block_on(async {
         match tokio::time::timeout(REMOVAL, harness.remove(&namespace)).await {
@@ -115,7 +111,12 @@ pub fn check<H: Harness>(
     });
     drop(harness);
     runtime.shutdown_timeout(Duration::from_secs(5));
-    verdict.map(|()| Report { not_exercised, skipped, ..Report::default() }).map_err(violation)
+    match verdict {
+        Ok(()) => Ok(Report { not_exercised, skipped, ..Report::default() }),
+        Err(Broken { law, expected, saw, .. }) => {
+            Err(Violation { law: law.unwrap_or(case.law), case: case.name, expected, saw, after, seed })
+        }
+    }
 }
 
 /// The body of each test that a suite expands to.

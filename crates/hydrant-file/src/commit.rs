@@ -13,8 +13,6 @@ enum Place {
     Between { behind_foreign: Option<bool> },
     /// Inside of the commit that starts at this offset.
     Inside(u64),
-    /// Behind the last line that the file may have.
-    Behind,
 }
 
 /// Follows the lines of a file and checks that each stands where it was written for.
@@ -39,14 +37,14 @@ impl Structure {
         Self { place: Place::Anywhere }
     }
 
-    /// Takes the line at `offset`; whether a commit ends with it, in this file or (`CONTINUES`) in the next.
+    /// Takes the line at `offset`; returns whether a commit ends with it.
     ///
     /// # Errors
     /// `Corrupt` when it cannot stand there: something before it is missing, or does not belong there.
     #[inline]
     pub(crate) fn take(&mut self, offset: u64, line: &Line) -> Result<bool> {
         let Line::Ours(ours) = line else {
-            if matches!(self.place, Place::Inside(_) | Place::Behind) {
+            if matches!(self.place, Place::Inside(_)) {
                 return Err(Error::corrupt("a line that Hydrant did not write stands inside of a commit"));
             }
             self.place = Place::Between { behind_foreign: Some(true) };
@@ -66,11 +64,8 @@ impl Structure {
                 offset
             }
             (Place::Anywhere, Some(marks)) if marks.start <= offset => marks.start,
-            // Where its commit starts is not known yet; its last line will tell.
+            // Where its commit starts is known at its last line.
             (Place::Anywhere, None) => return Ok(false),
-            (Place::Behind, _) => {
-                return Err(Error::corrupt("the line stands behind the last one of its file"));
-            }
             _ => {
                 return Err(Error::corrupt(
                     "the line was not written for this place: bytes before it are missing, or were added",
@@ -79,8 +74,6 @@ impl Structure {
         };
         self.place = if ours.flags.has(Flags::ENDS) {
             Place::Between { behind_foreign: Some(false) }
-        } else if ours.flags.has(Flags::CONTINUES) {
-            Place::Behind
         } else {
             Place::Inside(start)
         };

@@ -5,16 +5,19 @@ use std::sync::Arc;
 
 use hydrant::{Error, ErrorKind, EventId, Result, Retry};
 
-use crate::disk::{Disk, DiskFile, Identity, Mode, Stat};
+use crate::disk::{Disk, DiskFile, Identity, Mode, RealDisk, Stat};
 use crate::error::io_error;
 use crate::lines;
 use crate::wire::OVERHEAD_MAX;
+use crate::work::Work;
 use crate::zst_file::ZstFile;
 
 /// A log's directory on its disk.
 #[derive(Clone)]
 pub(crate) struct Directory {
     pub(crate) disk: Arc<dyn Disk>,
+    /// Where its work runs.
+    pub(crate) work: Work,
     pub(crate) path: PathBuf,
     /// The longest line that is read, its line break included.
     pub(crate) line_bytes_max: usize,
@@ -37,6 +40,9 @@ impl Sealed {
 /// A sealed segment that was found under this name, as plain text.
 pub(crate) type Opened = (PathBuf, Arc<dyn DiskFile>, Stat);
 
+/// A file that was opened.
+pub(crate) type Open = (Arc<dyn DiskFile>, Stat);
+
 /// What is found in a directory.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Listing {
@@ -49,8 +55,16 @@ pub(crate) struct Listing {
 }
 
 impl Directory {
-    pub(crate) fn new(disk: Arc<dyn Disk>, path: &Path, event_bytes_max: usize) -> Self {
-        Self { disk, path: path.to_owned(), line_bytes_max: event_bytes_max.saturating_add(OVERHEAD_MAX) }
+    /// A directory on the disk of this machine.
+    pub(crate) fn new(path: &Path, event_bytes_max: usize) -> Self {
+        let line_bytes_max = event_bytes_max.saturating_add(OVERHEAD_MAX);
+        Self { disk: Arc::new(RealDisk), work: Work::Threads, path: path.to_owned(), line_bytes_max }
+    }
+
+    /// A directory on a simulated disk, whose work runs inline.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn simulated(disk: Arc<dyn Disk>, path: &Path, event_bytes_max: usize) -> Self {
+        Self { disk, work: Work::Inline, ..Self::new(path, event_bytes_max) }
     }
 
     pub(crate) fn file(&self, name: &str) -> PathBuf {
@@ -87,17 +101,35 @@ impl Directory {
         Ok(listing)
     }
 
-    /// What is there besides this `state`. Until a rotation counts, the file is `state` and has the name of a
-    /// sealed one already: that, and what the rotation seals behind it, is not there yet.
-    pub(crate) fn list_behind(&self, state: Option<Identity>) -> Result<Listing> {
-        let mut listing = self.list()?;
-        if !listing.next.is_empty() && state.is_some() {
-            for (at, sealed) in listing.sealed.iter().enumerate() {
-                if self.stat(&self.file(&sealed.name()))?.map(|stat| stat.identity) == state {
-                    listing.sealed.truncate(at);
-                    break;
-                }
+    /// Opens `state` and lists the sealed segments before it, both as they were at one moment.
+    ///
+    /// # Errors
+    /// `Unavailable` if `state` is replaced each time it is looked at.
+    pub(crate) fn look(&self) -> Result<(Option<Open>, Listing)> {
+        const LOOKS_MAX: u32 = 1000;
+        let path = self.state();
+        let identity = |stat: Option<Stat>| stat.map(|stat| stat.identity);
+        for _ in 0..LOOKS_MAX {
+            // `state` first: if it is sealed meanwhile, it is listed too, and not missing.
+            let state = self.open(&path)?;
+            let found = identity(state.as_ref().map(|(_, stat)| *stat));
+            let listing = self.list_behind(found)?;
+            if identity(self.stat(&path)?) == found {
+                return Ok((state, listing));
             }
+        }
+        Err(Error::new(ErrorKind::Unavailable, Retry::Safe, "`state` is replaced all the time; try again")
+            .at_target(path.display().to_string()))
+    }
+
+    /// What is there besides this `state`. While a rotation is under way, `state` has the name of a sealed segment
+    /// too: it is not listed.
+    fn list_behind(&self, state: Option<Identity>) -> Result<Listing> {
+        let mut listing = self.list()?;
+        if let (Some(newest), Some(state)) = (listing.sealed.last(), state)
+            && self.stat(&self.file(&newest.name()))?.map(|stat| stat.identity) == Some(state)
+        {
+            listing.sealed.pop();
         }
         Ok(listing)
     }
@@ -115,7 +147,7 @@ impl Directory {
     }
 
     /// Opens a file for reading; `None` when it is not there.
-    pub(crate) fn open(&self, path: &Path) -> Result<Option<(Arc<dyn DiskFile>, Stat)>> {
+    pub(crate) fn open(&self, path: &Path) -> Result<Option<Open>> {
         // A pipe would block its opener, so look first.
         if self.stat(path)?.is_none() {
             return Ok(None);

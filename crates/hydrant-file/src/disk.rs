@@ -1,4 +1,4 @@
-//! Every file operation of this crate, so that a test can fail it or cut the power behind it.
+//! Every file operation of this crate behind one trait, so that a simulated disk can take the place of the real one.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -6,71 +6,98 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What a file is, whatever it is called now.
+/// The identity of a file, which stays when the file is renamed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Identity {
-    pub(crate) device: u64,
-    pub(crate) inode: u64,
+pub struct Identity {
+    /// The number of the device.
+    pub device: u64,
+    /// The number of the inode on that device.
+    pub inode: u64,
 }
 
-/// What stands under a name.
+/// The metadata of a file or directory.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Stat {
-    pub(crate) identity: Identity,
-    pub(crate) is_file: bool,
-    pub(crate) len: u64,
+pub struct Stat {
+    /// Which file it is.
+    pub identity: Identity,
+    /// Whether it is a regular file.
+    pub is_file: bool,
+    /// The length in bytes.
+    pub len: u64,
 }
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
+pub enum Mode {
+    /// For reading. The file must exist.
     Read,
+    /// For reading and writing. The file must exist.
     Write,
-    /// For writing, and it must not be there yet.
+    /// For reading and writing. The file must not exist.
     New,
 }
 
-/// A disk: the real one, or one that a test can fail and cut the power of.
+/// A file system.
 ///
-/// What a file holds is durable after its [`sync`](DiskFile::sync), that it has a name after
-/// [`sync_dir`](Disk::sync_dir).
-pub(crate) trait Disk: Send + Sync {
+/// The contents of a file are durable after [`sync`](DiskFile::sync), its name after [`sync_dir`](Disk::sync_dir).
+pub trait Disk: Send + Sync {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// As the file system answers; so it is for all functions of this trait.
     fn open(&self, path: &Path, mode: Mode) -> io::Result<Arc<dyn DiskFile>>;
-    /// `None` when nothing stands there.
+    /// Returns the metadata of a path, or `None` if nothing has this name.
     fn stat(&self, path: &Path) -> io::Result<Option<Stat>>;
-    /// The names in a directory, in any order; names that are not UTF-8 are none of ours.
+    /// Returns the names in a directory, in any order. Non-UTF-8 names are ignored.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
-    /// Gives a file a second name, which must not be taken.
+    /// Gives a file a second name, which must be free.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Replaces `to` in one step.
+    /// Renames a file; replaces `to` in one step.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes a name.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes the names in a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
-    /// With all above it, each of them durable.
+    /// Creates a directory and its missing parents, each of them durable.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
-    /// Opens or creates a file and locks it for as long as the handle lives; `None` when it is locked.
+    /// Opens or creates a file and locks it until the handle is dropped. `None` if another handle has the lock.
     fn lock(&self, path: &Path) -> io::Result<Option<Arc<dyn DiskFile>>>;
-    /// Whether somebody holds the lock; `false` where there is no such file.
+    /// Returns whether a handle has the lock of a file; `false` if the file does not exist.
     fn is_locked(&self, path: &Path) -> io::Result<bool>;
+    /// Waits before and after each piece of work of a simulated process: other tasks run meanwhile.
+    #[cfg(any(test, feature = "sim"))]
+    fn turn(&self) -> Turn {
+        Box::pin(tokio::task::yield_now())
+    }
 }
 
-/// An open file. Reads and writes name their place, so that one handle serves all.
-pub(crate) trait DiskFile: Send + Sync {
+/// A simulated process that waits for its turn.
+#[cfg(any(test, feature = "sim"))]
+pub type Turn = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// An open file. Reads and writes name their offset, so that one handle serves all callers.
+pub trait DiskFile: Send + Sync {
     /// Reads until `buffer` is full or the file ends.
+    ///
+    /// # Errors
+    /// As the file system answers; so it is for all functions of this trait.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes all of `bytes`. After an error, any part of them may be written.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
-    /// Makes the contents, and the length, durable.
+    /// Makes the contents and the length durable.
     fn sync(&self) -> io::Result<()>;
+    /// Sets the length.
     fn truncate(&self, len: u64) -> io::Result<()>;
+    /// Returns the metadata of the file.
     fn stat(&self) -> io::Result<Stat>;
-    /// Where a line begins that is not behind the first event above `after`, nor far before it; `None`
-    /// where the file has no index.
+    /// Returns the offset of a line at or before the first event above `after`, and not far before it. `None` if the
+    /// file has no index.
     fn near(&self, _after: u64) -> Option<u64> {
         None
     }
 }
 
-/// The disk of this machine.
+/// The file system of this machine.
 #[derive(Debug)]
 pub(crate) struct RealDisk;
 

@@ -6,14 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hydrant::{Error, Event, EventId, Result};
+use hydrant::{Error, Event, Result};
 
 use crate::commit::Structure;
 use crate::directory::Directory;
 use crate::disk::DiskFile;
 use crate::lines::{self, Lines, Piece};
 use crate::opening::{Opening, read_line, too_long};
-use crate::wire::{self, Flags, Line};
+use crate::wire::{self, Line};
 
 /// What stands at the end of a file.
 #[derive(Clone, Debug)]
@@ -32,8 +32,6 @@ pub(crate) struct Tail {
     pub(crate) is_foreign: bool,
     /// The last line is whole but lacks its line break.
     pub(crate) unterminated: bool,
-    /// A commit that goes on in the next file: where its part in this one ends, and its last event.
-    pub(crate) continues: Option<(u64, EventId)>,
 }
 
 impl Tail {
@@ -59,9 +57,7 @@ pub(crate) fn examine(
 ) -> Result<Tail> {
     let text = lines::end_of_text(&**file, len).map_err(|cause| dir.unread(path, cause))?;
     if text < vouched {
-        let lost =
-            Error::corrupt(format!("the file was synced up to byte {vouched}, and ends or is blank before"));
-        return Err(dir.damage(path, &**file, text, &lost));
+        return Err(cut(dir, &**file, text, vouched));
     }
     let is_bare = bare(dir, path, file, text)?;
     let look = Look { dir, path, file, text, is_bare };
@@ -77,6 +73,13 @@ pub(crate) fn examine(
         found.last = Some(event);
     }
     Ok(found)
+}
+
+/// The error of a `state` that ends at `end`, and was synced beyond it.
+pub(crate) fn cut(dir: &Directory, file: &dyn DiskFile, end: u64, synced: u64) -> Error {
+    let lost =
+        Error::corrupt(format!("the file was synced up to byte {synced}, and ends or is blank before"));
+    dir.damage(&dir.state(), file, end, &lost)
 }
 
 /// Whether the lines of a file are bare changes. A first line that cannot be read is not: scanning will tell.
@@ -212,7 +215,6 @@ impl Look<'_> {
             window: from,
             is_foreign: false,
             unterminated: false,
-            continues: None,
         };
         let mut structure = if from == 0 { Structure::from_start() } else { Structure::between() };
         let mut synced = vouched.max(from);
@@ -247,18 +249,11 @@ impl Look<'_> {
                 return Err(self.dir.damage(self.path, &**self.file, offset, &falls));
             }
             before = Some(event.id());
-            let line_end = (offset + len + 1).min(self.text);
-            match &line {
-                Line::Ours(ours) if ours.flags.has(Flags::CONTINUES) => {
-                    found.continues = Some((line_end, event.id()));
-                }
-                _ if ends => {
-                    found.end = line_end;
-                    found.unterminated = line_end < offset + len + 1;
-                    found.is_foreign = matches!(line, Line::Foreign);
-                    found.last = Some(event);
-                }
-                _ => {}
+            if ends {
+                found.end = (offset + len + 1).min(self.text);
+                found.unterminated = found.end < offset + len + 1;
+                found.is_foreign = matches!(line, Line::Foreign);
+                found.last = Some(event);
             }
             Ok(())
         })?;

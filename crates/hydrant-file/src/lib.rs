@@ -18,6 +18,8 @@ mod checkpoints;
 mod commit;
 mod compress;
 mod directory;
+#[cfg_attr(not(feature = "sim"), expect(unreachable_pub, reason = "exported with the feature `sim`"))]
+#[cfg_attr(feature = "sim", expect(clippy::missing_errors_doc, reason = "the traits say it once"))]
 mod disk;
 mod error;
 mod examine;
@@ -29,8 +31,9 @@ mod recovery;
 mod repair;
 mod rewrite;
 mod rotation;
-#[cfg(test)]
-mod sim_disk;
+#[cfg(any(test, feature = "sim"))]
+#[doc(hidden)]
+pub mod sim;
 mod source;
 mod store;
 mod stream;
@@ -39,6 +42,7 @@ mod tests;
 mod verify;
 mod walk;
 mod wire;
+mod work;
 mod writer;
 mod zst;
 mod zst_file;

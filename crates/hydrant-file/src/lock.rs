@@ -109,12 +109,15 @@ impl Record {
         })
     }
 
-    /// How much of this `state` the record vouches for; `None` when it speaks of another file.
+    /// How much of this `state` the record vouches for, which is more than its length if it was cut; `None` if the
+    /// record speaks of another file.
     pub(crate) fn vouches_for(&self, file: &dyn DiskFile, stat: &Stat) -> std::io::Result<Option<u64>> {
         if self.inode != stat.identity.inode {
             return Ok(None);
         }
-        Ok((self.print == print(file, self.synced)?).then_some(self.synced))
+        // Where the print is cut off too, the inode has to do.
+        let is_cut_short = stat.len < self.synced.min(PRINT_BYTES as u64);
+        Ok((is_cut_short || self.print == print(file, self.synced)?).then_some(self.synced))
     }
 }
 

@@ -51,7 +51,6 @@ pub(crate) struct Known {
 
 pub(crate) fn recover(dir: &Directory, known: &Known) -> Result<Ready> {
     let mut recovery = Recovery { dir, known, listing: dir.list()?, recovered: Vec::new() };
-    recovery.drop_second_names()?;
     let state = recovery.state()?;
     let (file, stat, end) = recovery.settle_rotation(state)?;
     let tail = recovery.settle_tail(&*file, &end)?;
@@ -65,7 +64,10 @@ pub(crate) fn recover(dir: &Directory, known: &Known) -> Result<Ready> {
         (Some(last), Some(sealed)) if last.id() > sealed.last => Some(last),
         (last, None) => last,
         // hydra-node's snapshot may reuse an id. A read yields the first event of that id: the sealed one.
-        (_, Some(sealed)) => Some(last_of(dir, sealed)?),
+        (_, Some(sealed)) => {
+            let missing = || dir.unread(&dir.file(&sealed.name()), std::io::ErrorKind::NotFound.into());
+            Some(last_of(dir, sealed)?.ok_or_else(missing)?)
+        }
     };
     Ok(Ready {
         file,
@@ -81,9 +83,6 @@ pub(crate) fn recover(dir: &Directory, known: &Known) -> Result<Ready> {
 /// `state`, open, and what stands at its end.
 type State = (Arc<dyn DiskFile>, Stat, Tail);
 
-/// A file of a rotation: the event it stands behind, itself, and what stands at its end.
-type Next = (EventId, Arc<dyn DiskFile>, Tail);
-
 struct Recovery<'a> {
     dir: &'a Directory,
     known: &'a Known,
@@ -92,40 +91,17 @@ struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
-    /// A rotation gives files a second name for a moment; one name of each is enough.
-    fn drop_second_names(&mut self) -> Result<()> {
-        let identity = |path: &Path| Ok::<_, Error>(self.dir.stat(path)?.map(|stat| stat.identity));
-        let state = identity(&self.dir.state())?;
-        let mut seals = Vec::new();
-        for sealed in &self.listing.sealed {
-            seals.push((*sealed, identity(&self.dir.file(&sealed.name()))?));
+    /// Removes the sealed name of a `state` whose rotation is not going to be finished.
+    fn drop_second_name(&mut self) -> Result<()> {
+        let Some(newest) = self.listing.sealed.last() else { return Ok(()) };
+        let path = self.dir.file(&newest.name());
+        let state = self.dir.stat(&self.dir.state())?.map(|stat| stat.identity);
+        if state.is_none() || self.dir.stat(&path)?.map(|stat| stat.identity) != state {
+            return Ok(());
         }
-        let mut dropped = false;
-        let mut next = Vec::new();
-        for after in &self.listing.next {
-            let path = self.dir.next(*after);
-            let own = identity(&path)?;
-            // While `state` itself still has two names, the rotation is not finished: they are needed.
-            let unfinished = seals.iter().any(|(_, sealed)| sealed.is_some() && *sealed == state);
-            if !unfinished && seals.iter().any(|(_, sealed)| sealed.is_some() && *sealed == own) {
-                self.dir.disk.remove(&path).map_err(|cause| failed(&path, cause))?;
-                dropped = true;
-            } else {
-                next.push(*after);
-            }
-        }
-        if next.is_empty() {
-            for (sealed, identity) in seals {
-                if state.is_some() && identity == state {
-                    let path = self.dir.file(&sealed.name());
-                    self.dir.disk.remove(&path).map_err(|cause| failed(&path, cause))?;
-                    self.listing.sealed.retain(|kept| *kept != sealed);
-                    dropped = true;
-                }
-            }
-        }
-        self.listing.next = next;
-        if dropped { rotation::sync_dir(self.dir) } else { Ok(()) }
+        self.dir.disk.remove(&path).map_err(|cause| failed(&path, cause))?;
+        self.listing.sealed.pop();
+        rotation::sync_dir(self.dir)
     }
 
     /// `state` as it is found; `None` where it is missing.
@@ -149,59 +125,41 @@ impl Recovery<'_> {
     /// Finishes a rotation that counts, and sets aside one that does not.
     fn settle_rotation(&mut self, state: Option<State>) -> Result<State> {
         let last = match &state {
-            Some((_, _, end)) => end.continues.map(|(_, last)| last).or(end.last.as_ref().map(Event::id)),
+            Some((_, _, end)) => end.last.as_ref().map(Event::id),
             None => self.listing.sealed.last().map(|sealed| sealed.last),
         };
-        if let Some(last) = last {
-            let chain = self.chain(last)?;
-            if let Some((file, end)) = chain.iter().rev().map(|(_, file, end)| (file, end)).next() {
-                if let Some((state, _, old)) = &state {
-                    let end = old.continues.map_or(old.end, |(end, _)| end);
-                    self.write_again(&self.dir.state(), &**state, old.window, end, old.len)?;
-                }
-                for (after, file, end) in &chain {
-                    self.write_again(&self.dir.next(*after), &**file, 0, end.len, end.len)?;
-                }
-                let (file, end) = (file.clone(), end.clone());
-                let stat = file.stat().map_err(|cause| failed(&self.dir.state(), cause))?;
-                let names: Vec<_> = chain.iter().map(|(after, _, _)| *after).collect();
-                rotation::finish(self.dir, last, &names)?;
-                self.listing = self.dir.list()?;
-                tracing::info!(dir = %self.dir.path.display(), %last, "finished the rotation that a crash interrupted");
-                self.set_rotations_aside()?;
-                return Ok((file, stat, end));
+        if let Some(last) = last
+            && let Some((file, end)) = self.next(last)?
+        {
+            if let Some((state, _, old)) = &state {
+                self.write_again(&self.dir.state(), &**state, old.window, old.end, old.len)?;
             }
+            self.write_again(&self.dir.next(last), &*file, 0, end.len, end.len)?;
+            let stat = file.stat().map_err(|cause| failed(&self.dir.state(), cause))?;
+            rotation::finish(self.dir, last)?;
+            self.listing = self.dir.list()?;
+            tracing::info!(dir = %self.dir.path.display(), %last, "finished the rotation that a crash interrupted");
+            self.set_rotations_aside()?;
+            return Ok((file, stat, end));
         }
         self.set_rotations_aside()?;
+        self.drop_second_name()?;
         match state {
             Some(state) => Ok(state),
             None => self.create(),
         }
     }
 
-    /// The files of a rotation behind `last`, if all of it is there.
-    fn chain(&self, mut last: EventId) -> Result<Vec<Next>> {
-        let mut chain = Vec::new();
-        while self.listing.next.contains(&last) {
-            let path = self.dir.next(last);
-            let file = self.dir.disk.open(&path, Mode::Write).map_err(|cause| failed(&path, cause))?;
-            let len = file.stat().map_err(|cause| failed(&path, cause))?.len;
-            let Ok(end) = examine(self.dir, &path, &file, len, 0) else {
-                return Ok(Vec::new());
-            };
-            match (&end.last, end.continues) {
-                (None, Some((ends, id))) if ends == len => {
-                    chain.push((last, file, end));
-                    last = id;
-                }
-                (Some(_), None) if !end.is_torn() => {
-                    chain.push((last, file, end));
-                    return Ok(chain);
-                }
-                _ => return Ok(Vec::new()),
-            }
+    /// The segment that a rotation wrote behind `last`, if all of it is there.
+    fn next(&self, last: EventId) -> Result<Option<(Arc<dyn DiskFile>, Tail)>> {
+        if !self.listing.next.contains(&last) {
+            return Ok(None);
         }
-        Ok(Vec::new())
+        let path = self.dir.next(last);
+        let file = self.dir.disk.open(&path, Mode::Write).map_err(|cause| failed(&path, cause))?;
+        let len = file.stat().map_err(|cause| failed(&path, cause))?.len;
+        let end = examine(self.dir, &path, &file, len, 0).ok();
+        Ok(end.filter(|end| end.last.is_some() && !end.is_torn()).map(|end| (file, end)))
     }
 
     fn set_rotations_aside(&mut self) -> Result<()> {
@@ -313,11 +271,9 @@ impl Recovery<'_> {
     }
 }
 
-/// The last event of a sealed file.
-pub(crate) fn last_of(dir: &Directory, sealed: Sealed) -> Result<Event> {
-    let (path, file, stat) = dir
-        .open_sealed(sealed)?
-        .ok_or_else(|| dir.unread(&dir.file(&sealed.name()), std::io::ErrorKind::NotFound.into()))?;
+/// The last event of a sealed file; `None` if the file is not there any more.
+pub(crate) fn last_of(dir: &Directory, sealed: Sealed) -> Result<Option<Event>> {
+    let Some((path, file, stat)) = dir.open_sealed(sealed)? else { return Ok(None) };
     let (offset, line) = lines::last_before(&file, stat.len, dir, &path)?;
     let number = if wire::is_bare(&line) {
         Some(lines::count(&*file, offset).map_err(|cause| dir.unread(&path, cause))?)
@@ -329,7 +285,7 @@ pub(crate) fn last_of(dir: &Directory, sealed: Sealed) -> Result<Event> {
         let differs = Error::corrupt("the file ends with another event than its name says").at(event.id());
         return Err(dir.damage(&path, &*file, offset, &differs));
     }
-    Ok(event)
+    Ok(Some(event))
 }
 
 fn failed(path: &Path, cause: std::io::Error) -> Error {

@@ -5,11 +5,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hydrant::{Error, ErrorKind, Result, Retry};
+use hydrant::{Error, Result, Retry};
 
 use crate::commit::Structure;
 use crate::directory::{Directory, Sealed};
-use crate::disk::{Disk, DiskFile, Mode, RealDisk};
+use crate::disk::{DiskFile, Mode};
 use crate::error::io_error;
 use crate::lines::{BLOCK_BYTES, Lines, Piece};
 use crate::lock::{Lock, Record, print};
@@ -66,19 +66,15 @@ pub struct RepairReport {
 /// # Cancel safety
 /// Once begun it goes on without its caller.
 pub async fn repair(dir: impl Into<PathBuf>, options: FileStoreOptions) -> Result<RepairReport> {
-    let dir = dir.into();
-    let repair = move || repair_on(Arc::new(RealDisk), &dir, options.event_bytes_max);
-    tokio::task::spawn_blocking(repair).await.unwrap_or_else(|join| {
-        Err(Error::new(ErrorKind::Bug, Retry::Safe, "the repair did not end").because(join))
-    })
+    let dir = Directory::new(&dir.into(), options.event_bytes_max);
+    dir.clone().run(move || repair_in(&dir)).await
 }
 
-pub(crate) fn repair_on(disk: Arc<dyn Disk>, dir: &Path, event_bytes_max: usize) -> Result<RepairReport> {
-    let dir = Directory::new(disk, dir, event_bytes_max);
-    let Some((lock, record)) = Lock::take(&dir)? else {
-        return Err(Lock::held(&dir));
+pub(crate) fn repair_in(dir: &Directory) -> Result<RepairReport> {
+    let Some((lock, record)) = Lock::take(dir)? else {
+        return Err(Lock::held(dir));
     };
-    let mut repair = Repair { dir: &dir, lock, record, report: RepairReport::default() };
+    let mut repair = Repair { dir, lock, record, report: RepairReport::default() };
     repair.take_lines_apart()?;
     repair.raise_the_floor()?;
     repair.cut_state()?;

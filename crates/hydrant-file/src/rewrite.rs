@@ -110,10 +110,8 @@ impl Copy {
         // Its marks name offsets, which move with what was dropped before.
         let at = self.at();
         let mut place = Place { opens: ours.opens, ..Place::default() };
-        for flag in [Flags::ENDS, Flags::CONTINUES] {
-            if ours.flags.has(flag) {
-                place.flags |= flag;
-            }
+        if ours.flags.has(Flags::ENDS) {
+            place.flags |= Flags::ENDS;
         }
         if self.commit.is_none() && self.behind_foreign {
             place.flags |= Flags::AFTER_FOREIGN;

@@ -7,49 +7,27 @@ use hydrant::{Error, ErrorKind, EventId, Result, Retry};
 use crate::directory::{Directory, Sealed};
 use crate::error::io_error;
 
-/// Seals `state`, whose last event is `last`, and lets the files of `chain` take their places: each stands
-/// behind the event of its name, and its own last event is the name of the next one.
+/// Seals `state`, whose last event is `last`, and gives its name to the segment that was written behind that event.
 ///
-/// Every step is durable before one that could lose something without it. Taking them again is safe.
-pub(crate) fn finish(dir: &Directory, last: EventId, chain: &[EventId]) -> Result<Vec<Sealed>> {
-    let Some((newest, between)) = chain.split_last() else {
-        return Ok(Vec::new());
-    };
-    let mut sealed = Vec::new();
-    let mut seal = |path: &Path, last: EventId| {
-        let found = Sealed { last, compressed: false };
-        second_name(dir, path, last)?;
-        sealed.push(found);
-        Ok::<_, Error>(())
-    };
+/// Each step is durable before one that could lose something without it. Repeating the steps is safe.
+pub(crate) fn finish(dir: &Directory, last: EventId) -> Result<Sealed> {
+    let sealed = Sealed { last, compressed: false };
     if dir.stat(&dir.state())?.is_some() {
-        seal(&dir.state(), last)?;
-    }
-    if !between.is_empty() {
-        // By this name recovery knows that the others belong to a rotation that is not finished.
+        second_name(dir, sealed)?;
         sync_dir(dir)?;
     }
-    for (after, last) in between.iter().zip(&chain[1..]) {
-        seal(&dir.next(*after), *last)?;
-    }
-    sync_dir(dir)?;
-    let (from, to) = (dir.next(*newest), dir.state());
+    let (from, to) = (dir.next(last), dir.state());
     dir.disk.rename(&from, &to).map_err(|cause| failed(&to, cause))?;
     sync_dir(dir)?;
-    for after in between {
-        let path = dir.next(*after);
-        dir.disk.remove(&path).map_err(|cause| failed(&path, cause))?;
-    }
     Ok(sealed)
 }
 
-/// Gives a file the name of a sealed one, which must be free or its own already.
-fn second_name(dir: &Directory, path: &Path, last: EventId) -> Result<()> {
-    let name = dir.file(&Sealed { last, compressed: false }.name());
-    match dir.disk.link(path, &name) {
+/// Gives `state` the name of a sealed segment, which must be free or its own already.
+fn second_name(dir: &Directory, sealed: Sealed) -> Result<()> {
+    let (state, name) = (dir.state(), dir.file(&sealed.name()));
+    match dir.disk.link(&state, &name) {
         Err(cause) if cause.kind() == std::io::ErrorKind::AlreadyExists => {
-            let (ours, there) = (dir.stat(path)?, dir.stat(&name)?);
-            match (ours, there) {
+            match (dir.stat(&state)?, dir.stat(&name)?) {
                 (Some(ours), Some(there)) if ours.identity == there.identity => Ok(()),
                 _ => Err(taken(&name)),
             }
@@ -58,12 +36,12 @@ fn second_name(dir: &Directory, path: &Path, last: EventId) -> Result<()> {
     }
 }
 
-/// A sealed file is never overwritten.
+/// The error of a rotation that would overwrite a sealed file.
 pub(crate) fn taken(name: &Path) -> Error {
     Error::new(
         ErrorKind::Unavailable,
         Retry::Never,
-        "a segment of this name is there already, and is not overwritten; move it away",
+        "a segment of this name exists already and is not overwritten; move it away",
     )
     .at_target(name.display().to_string())
 }

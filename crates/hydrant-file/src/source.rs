@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use hydrant::{Checkpoint, Error, ErrorKind, EventSource, EventStream, ReadFrom, Result, Retry};
 
-use crate::directory::Directory;
-use crate::disk::{Disk, DiskFile, Identity, RealDisk};
-use crate::examine::examine;
+use crate::directory::{Directory, Sealed};
+use crate::disk::{DiskFile, Stat};
+use crate::examine::{cut, examine};
 use crate::lock::{Phase, Record};
 use crate::options::FileSourceOptions;
 use crate::stream::{self, Signal, Views};
@@ -53,13 +53,27 @@ impl FileSource {
     /// # Errors
     /// `Unavailable` when there is no such directory, `Denied` when it must not be read.
     pub async fn open(dir: impl AsRef<Path>, options: FileSourceOptions) -> Result<Self> {
-        Self::open_on(Arc::new(RealDisk), dir.as_ref(), options).await
+        Self::open_in(Directory::new(dir.as_ref(), options.event_bytes_max), options).await
     }
 
-    pub(crate) async fn open_on(disk: Arc<dyn Disk>, dir: &Path, options: FileSourceOptions) -> Result<Self> {
-        let dir = Arc::new(Directory::new(disk, dir, options.event_bytes_max));
+    /// Opens a log on a simulated disk. See [`sim`](crate::sim).
+    ///
+    /// # Errors
+    /// As [`open`](FileSource::open).
+    #[cfg(any(test, feature = "sim"))]
+    #[doc(hidden)]
+    pub async fn open_on(
+        disk: Arc<dyn crate::disk::Disk>,
+        dir: &Path,
+        options: FileSourceOptions,
+    ) -> Result<Self> {
+        Self::open_in(Directory::simulated(disk, dir, options.event_bytes_max), options).await
+    }
+
+    async fn open_in(dir: Directory, options: FileSourceOptions) -> Result<Self> {
+        let dir = Arc::new(dir);
         let looked = dir.clone();
-        blocking(move || {
+        dir.run(move || {
             if looked.disk.stat(&looked.path).map_err(|cause| looked.unread(&looked.path, cause))?.is_none() {
                 return Err(Error::new(
                     ErrorKind::Unavailable,
@@ -81,11 +95,13 @@ impl FileSource {
     pub async fn checkpoint(&self) -> Result<Checkpoint> {
         for _ in 0..500 {
             let mut views = self.views();
-            let found = blocking(move || match views.view()? {
-                Some(view) => Ok(Some(walk::last_event(&views.dir, &view)?)),
-                None => Ok(None),
-            })
-            .await?;
+            let found = self
+                .dir
+                .run(move || match views.view()? {
+                    Some(view) => walk::last_event(&views.dir, &view),
+                    None => Ok(None),
+                })
+                .await?;
             if let Some(last) = found {
                 return Ok(last.as_ref().map_or(Checkpoint::Empty, Checkpoint::at));
             }
@@ -100,16 +116,17 @@ impl FileSource {
     /// Whatever the files give.
     pub async fn segments(&self) -> Result<Vec<(PathBuf, u64)>> {
         let dir = self.dir.clone();
-        blocking(move || {
-            let sealed = dir.list()?.sealed.into_iter().map(|sealed| sealed.name());
-            let files = sealed.chain(["state".to_owned()]).map(|name| dir.file(&name));
-            let sized = files.filter_map(|path| {
-                let stat = dir.stat(&path).transpose()?; // `None`: compressed or pruned in between
-                Some(stat.map(|stat| (path, stat.len)))
-            });
-            sized.collect()
-        })
-        .await
+        self.dir
+            .run(move || {
+                let sealed = dir.list()?.sealed.into_iter().map(|sealed| sealed.name());
+                let files = sealed.chain(["state".to_owned()]).map(|name| dir.file(&name));
+                let sized = files.filter_map(|path| {
+                    let stat = dir.stat(&path).transpose()?; // `None`: compressed or pruned in between
+                    Some(stat.map(|stat| (path, stat.len)))
+                });
+                sized.collect()
+            })
+            .await
     }
 
     /// The bytes of `state` behind its last whole commit, where nobody has the log open: a crash left them, or
@@ -119,16 +136,22 @@ impl FileSource {
     /// As [`checkpoint`](FileSource::checkpoint).
     pub async fn torn_tail(&self) -> Result<Option<Range<u64>>> {
         let mut views = self.views();
-        blocking(move || {
-            let end = views.view()?.and_then(|view| view.current).map(|current| current.end);
-            let len = views.seen.as_ref().and_then(|seen| seen.own);
-            Ok(end.zip(len).filter(|(end, len)| end < len).map(|(end, len)| end..len))
-        })
-        .await
+        self.dir
+            .run(move || {
+                let end = views.view()?.and_then(|view| view.current).map(|current| current.end);
+                let len = views.seen.as_ref().and_then(|seen| seen.own);
+                Ok(end.zip(len).filter(|(end, len)| end < len).map(|(end, len)| end..len))
+            })
+            .await
     }
 
     fn views(&self) -> DirectoryViews {
-        DirectoryViews { dir: self.dir.clone(), poll_interval: self.options.poll_interval, seen: None }
+        DirectoryViews {
+            dir: self.dir.clone(),
+            poll_interval: self.options.poll_interval,
+            seen: None,
+            has_shown: false,
+        }
     }
 }
 
@@ -142,111 +165,131 @@ impl EventSource for FileSource {
     }
 }
 
-/// Runs blocking work beside the runtime.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| {
-        Err(Error::new(ErrorKind::Bug, Retry::AfterCheckpoint, "work on a file failed inside").because(panic))
-    })
-}
-
-/// What may be read of a log, told by its files.
+/// What may be read of a log, as its files show.
 struct DirectoryViews {
     dir: Arc<Directory>,
     poll_interval: Duration,
     seen: Option<Seen>,
+    /// Whether a view was returned before.
+    has_shown: bool,
 }
 
 /// What the last look found.
 struct Seen {
-    view: View,
-    identity: Identity,
-    /// The length that `state` had, when the reader found its end by itself.
+    sealed: Arc<[Sealed]>,
+    current: Current,
+    /// The length that `state` had when the reader found its end by itself.
     own: Option<u64>,
 }
 
 impl Views for DirectoryViews {
     fn view(&mut self) -> Result<Option<View>> {
         let path = self.dir.state();
-        for _ in 0..1000 {
-            let now = self.dir.stat(&path)?;
-            let known =
-                self.seen.as_ref().filter(|seen| now.is_some_and(|now| now.identity == seen.identity));
-            if known.is_none() {
-                // `state` first: if it is sealed meanwhile, it is in the list a second time, and not missing.
-                let opened = self.dir.open(&path)?;
-                let listing = self.dir.list_behind(opened.as_ref().map(|(_, stat)| stat.identity))?;
-                let same = self.dir.stat(&path)?.map(|stat| stat.identity);
-                if opened.as_ref().map(|(_, stat)| stat.identity) != same {
-                    continue;
+        let now = self.dir.stat(&path)?;
+        // Another file, or a shorter one, is another place.
+        self.seen.take_if(|Seen { current, .. }| {
+            now.is_none_or(|now| now.identity != current.identity || now.len < current.end)
+        });
+        if self.seen.is_none() {
+            let (state, listing) = self.dir.look()?;
+            let sealed = listing.sealed.into();
+            let Some((file, stat)) = state else {
+                if let Some(missing) = Record::of(&self.dir)?.and_then(|record| record.misses(&path)) {
+                    return Err(missing);
                 }
-                let Some((file, stat)) = opened else {
-                    if let Some(missing) = Record::of(&self.dir)?.and_then(|record| record.misses(&path)) {
-                        return Err(missing);
-                    }
-                    return Ok(Some(View { sealed: listing.sealed.into(), current: None }));
-                };
-                let current = Current { file, identity: stat.identity, end: 0 };
-                self.seen = Some(Seen {
-                    view: View { sealed: listing.sealed.into(), current: Some(current) },
-                    identity: stat.identity,
-                    own: None,
-                });
-            }
-            return self.find_end();
+                self.has_shown = true;
+                return Ok(Some(View { sealed, current: None }));
+            };
+            let current = Current { file, identity: stat.identity, end: 0 };
+            self.seen = Some(Seen { sealed, current, own: None });
         }
-        Err(Error::new(ErrorKind::Unavailable, Retry::Safe, "`state` is replaced all the time; try again")
-            .at_target(path.display().to_string()))
+        let view = self.find_end()?;
+        self.has_shown |= view.is_some();
+        Ok(view)
     }
 
     fn changed(&mut self) -> Signal {
         Box::pin(tokio::time::sleep(self.poll_interval))
     }
+
+    fn forget(&mut self) -> bool {
+        self.seen = None;
+        true
+    }
 }
+
+/// How often the lock's record is read again if it speaks of more than the file has.
+const RECORDS_MAX: u32 = 3;
 
 impl DirectoryViews {
     /// How far `state` is durable.
     fn find_end(&mut self) -> Result<Option<View>> {
-        let Some(Seen { view, own, .. }) = &mut self.seen else {
-            return Ok(None);
-        };
-        let Some(current) = &mut view.current else {
+        let Some(Seen { sealed, current, own }) = &mut self.seen else {
             return Ok(None);
         };
         let (dir, path) = (&self.dir, self.dir.state());
         let unread = |cause| dir.unread(&path, cause);
         let lock = dir.file("lock");
-        let record = Record::of(dir)?;
-        let stat = current.file.stat().map_err(unread)?;
-        let told = match record {
-            Some(record) => record
-                .vouches_for(&*current.file, &stat)
-                .map_err(unread)?
-                .map(|synced| (synced, record.phase == Phase::Stopped)),
-            None => None,
-        };
-        let end = match told {
-            Some((synced, stopped)) if stopped || stat.len <= synced => synced.min(stat.len),
+        let (vouched, stat) = vouched(dir, &*current.file)?;
+        let is_cut = vouched.is_some_and(|vouched| vouched.synced > stat.len);
+        if let Some(vouched) = vouched.filter(|_| is_cut && !self.has_shown) {
+            return Err(cut(dir, &*current.file, stat.len, vouched.synced));
+        }
+        // Of a file that was cut under a reader, the record says nothing: the reader compares it with what it read.
+        let vouched = vouched.filter(|_| !is_cut);
+        let end = match vouched {
+            Some(vouched) if vouched.is_final || stat.len == vouched.synced => vouched.synced,
             _ if *own == Some(stat.len) => current.end,
-            _ if dir.disk.is_locked(&lock).map_err(|cause| dir.unread(&lock, cause))? => match told {
-                Some((synced, _)) => synced,
-                None => return Ok(None), // in the middle of opening, or of a rotation
-            },
+            _ if !is_cut && dir.disk.is_locked(&lock).map_err(|cause| dir.unread(&lock, cause))? => {
+                match vouched {
+                    Some(vouched) => vouched.synced,
+                    None => return Ok(None), // a writer opens the log, or rotates
+                }
+            }
             _ => {
                 sync_foreign(&*current.file).map_err(unread)?;
-                let vouched = told.map_or(0, |(synced, _)| synced);
                 *own = Some(stat.len);
-                examine(dir, &path, &current.file, stat.len, vouched)?.end
+                let synced = vouched.map_or(0, |vouched| vouched.synced);
+                examine(dir, &path, &current.file, stat.len, synced)?.end
             }
         };
-        // What was shown once is durable: an older word of a writer takes nothing back.
+        // What was shown once is durable: an older record of a writer takes nothing back.
         current.end = current.end.max(end);
-        Ok(Some(view.clone()))
+        Ok(Some(View { sealed: sealed.clone(), current: Some(current.clone()) }))
     }
 }
 
-/// Makes durable what somebody else wrote. On a read-only file system it is already.
+/// What the lock's record says about a file.
+#[derive(Clone, Copy)]
+struct Vouched {
+    synced: u64,
+    /// Nothing behind `synced` is to be believed.
+    is_final: bool,
+}
+
+/// Reads what the lock's record says about this `state`, and how long the file is.
+fn vouched(dir: &Directory, file: &dyn DiskFile) -> Result<(Option<Vouched>, Stat)> {
+    let unread = |cause| dir.unread(&dir.state(), cause);
+    let mut looks = 0;
+    loop {
+        let record = Record::of(dir)?;
+        let stat = file.stat().map_err(unread)?;
+        let vouched = match record {
+            Some(record) => record
+                .vouches_for(file, &stat)
+                .map_err(unread)?
+                .map(|synced| Vouched { synced, is_final: record.phase == Phase::Stopped }),
+            None => None,
+        };
+        looks += 1;
+        // A repair may have cut the file right behind the look at its record.
+        if looks == RECORDS_MAX || vouched.is_none_or(|vouched| vouched.synced <= stat.len) {
+            return Ok((vouched, stat));
+        }
+    }
+}
+
+/// Makes durable what a foreign writer wrote. On a read-only file system it is already.
 fn sync_foreign(file: &dyn DiskFile) -> std::io::Result<()> {
     match file.sync() {
         Err(cause) if cause.kind() == std::io::ErrorKind::ReadOnlyFilesystem => Ok(()),

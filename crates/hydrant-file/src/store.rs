@@ -19,14 +19,13 @@ use tokio::time::Instant;
 use self::upkeep::Upkeep;
 use crate::FileCheckpoints;
 use crate::directory::Directory;
-use crate::disk::RealDisk;
 use crate::error::io_error;
 use crate::lock::Lock;
 use crate::options::{FileStoreOptions, Fsync};
 use crate::recovery::{self, Known, Recovered};
-use crate::source::blocking;
 use crate::stream::{self, Signal, Views};
 use crate::walk::View;
+use crate::work::Work;
 use crate::writer::{
     Append, Command, Counters, LOOK_EVENTS_MAX, LOOK_FOR_MAX, LOOKS_MAX, LOOKS_PER_YIELD, Published, Writer,
 };
@@ -100,15 +99,33 @@ impl FileStore {
     /// # Cancel safety
     /// A dropped future leaves no lock. Recovery may have begun; it goes on at the next open.
     pub async fn open(dir: impl AsRef<Path>, options: FileStoreOptions) -> Result<Self> {
-        let dir = Arc::new(Directory::new(Arc::new(RealDisk), dir.as_ref(), options.event_bytes_max));
+        let dir = Arc::new(Directory::new(dir.as_ref(), options.event_bytes_max));
         let (made, create) = (dir.clone(), options.create);
-        blocking(move || make(&made, create)).await?;
+        dir.run(move || make(&made, create)).await?;
         let roster = FileCheckpoints::open(dir.file("secondaries")).await?;
-        Self::open_on(dir, Arc::new(roster), options).await
+        Self::open_in(dir, Arc::new(roster), options).await
     }
 
-    /// Opens a log in a directory that is there.
-    pub(crate) async fn open_on(
+    /// Opens a log on a simulated disk, with the roster that the simulator keeps for it. See [`sim`](crate::sim).
+    ///
+    /// # Errors
+    /// As [`open`](FileStore::open).
+    #[cfg(any(test, feature = "sim"))]
+    #[doc(hidden)]
+    pub async fn open_on(
+        disk: Arc<dyn crate::disk::Disk>,
+        dir: &Path,
+        roster: Arc<dyn CheckpointStore>,
+        options: FileStoreOptions,
+    ) -> Result<Self> {
+        let dir = Arc::new(Directory::simulated(disk, dir, options.event_bytes_max));
+        let (made, create) = (dir.clone(), options.create);
+        dir.run(move || make(&made, create)).await?;
+        Self::open_in(dir, roster, options).await
+    }
+
+    /// Opens a log in a directory that exists.
+    async fn open_in(
         dir: Arc<Directory>,
         roster: Arc<dyn CheckpointStore>,
         options: FileStoreOptions,
@@ -119,20 +136,18 @@ impl FileStore {
 
         let counters = Arc::new(Counters::default());
         let (opened, shared, settings) = (dir.clone(), counters.clone(), options.clone());
-        let (writer, recovered) = blocking(move || {
-            let known = Known { record, torn_tail: settings.torn_tail, delivered };
-            let mut ready = recovery::recover(&opened, &known)?;
-            let recovered = std::mem::take(&mut ready.recovered);
-            Ok((Writer::new(opened, settings, lock, ready, shared)?, recovered))
-        })
-        .await?;
+        let (writer, recovered) = dir
+            .run(move || {
+                let known = Known { record, torn_tail: settings.torn_tail, delivered };
+                let mut ready = recovery::recover(&opened, &known)?;
+                let recovered = std::mem::take(&mut ready.recovered);
+                Ok((Writer::new(opened, settings, lock, ready, shared)?, recovered))
+            })
+            .await?;
         let published = writer.subscribe();
         let upkeep = Arc::new(Upkeep::new(dir.clone(), published.clone(), held));
         let (queue, commands) = mpsc::channel(options.appends_waiting_max.max(1));
-        std::thread::Builder::new()
-            .name("hydrant-file".to_owned())
-            .spawn(move || writer.run(commands))
-            .map_err(|cause| io_error(&dir.path, "starting the writer", hydrant::Retry::Safe, cause))?;
+        dir.start(writer, commands)?;
         let mut tasks = Vec::new();
         if let Fsync::Interval(interval) = options.fsync {
             tasks.push(timer(interval, counters.clone(), queue.downgrade()));
@@ -158,8 +173,8 @@ impl FileStore {
 
     async fn lock(dir: &Arc<Directory>) -> Result<(Lock, Option<crate::lock::Record>)> {
         for _ in 0..LOCK_PATIENCE.0 {
-            let dir = dir.clone();
-            if let Some(taken) = blocking(move || Lock::take(&dir)).await? {
+            let locked = dir.clone();
+            if let Some(taken) = dir.run(move || Lock::take(&locked)).await? {
                 return Ok(taken);
             }
             tokio::time::sleep(LOCK_PATIENCE.1).await;
@@ -308,10 +323,11 @@ impl EventSink for FileStore {
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
         batch.check_size(self.event_bytes_max())?;
         let (after, events) = (batch.after(), batch.events().to_vec());
-        let is_small = events.len() <= LOOK_EVENTS_MAX;
+        // A simulator's clock does not advance in a loop.
+        let looks = self.shared.dir.work == Work::Threads && events.len() <= LOOK_EVENTS_MAX;
         let (reply, mut answer) = oneshot::channel();
         self.send(Command::Append(Append { after, events, reply })).await?;
-        if is_small && let Some(answer) = self.look_for(&mut answer).await {
+        if looks && let Some(answer) = self.look_for(&mut answer).await {
             return answer;
         }
         answer.await.unwrap_or_else(|_| Err(self.stopped()))
@@ -387,6 +403,10 @@ impl Views for Fixed {
     fn changed(&mut self) -> Signal {
         Box::pin(std::future::ready(()))
     }
+
+    fn forget(&mut self) -> bool {
+        false
+    }
 }
 
 /// What can be read now.
@@ -424,6 +444,10 @@ impl Views for Live {
             // A writer that is gone has left the reason behind.
             drop(published.changed().await);
         })
+    }
+
+    fn forget(&mut self) -> bool {
+        false
     }
 }
 

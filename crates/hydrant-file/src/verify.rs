@@ -10,14 +10,14 @@ use hydrant::{Error, ErrorKind, EventId, Result};
 use tokio::sync::mpsc;
 
 use crate::commit::Structure;
-use crate::directory::Directory;
-use crate::disk::{DiskFile, RealDisk, Stat};
+use crate::directory::{Directory, Sealed};
+use crate::disk::{DiskFile, Stat};
 use crate::examine::examine;
 use crate::lines::{self, Lines, Piece};
 use crate::lock::Record;
-use crate::opening::{read_line, too_long};
+use crate::opening::{Opening, read_line, too_long};
 use crate::options::FileSourceOptions;
-use crate::wire::{self, Flags, Line};
+use crate::wire::{self, Line};
 
 /// How many findings wait for whoever takes them.
 const WAITING_MAX: usize = 64;
@@ -64,12 +64,11 @@ pub type FindingStream = Pin<Box<dyn Stream<Item = Result<Finding>> + Send>>;
 ///
 /// The stream ends with an error where a file cannot be read at all. Dropping it ends the work.
 pub fn verify(dir: impl Into<PathBuf>, options: &FileSourceOptions) -> FindingStream {
-    let dir = Directory::new(Arc::new(RealDisk), &dir.into(), options.event_bytes_max);
+    let dir = Directory::new(&dir.into(), options.event_bytes_max);
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
     tokio::task::spawn_blocking(move || {
-        let told = Verifier::new(&dir, |finding| sender.blocking_send(Ok(finding)).is_ok()).run();
-        if let Err(error) = told {
-            // Nobody waits for it any more when this fails.
+        if let Err(error) = Verifier::new(&dir, |finding| sender.blocking_send(Ok(finding)).is_ok()).run() {
+            // If this fails, the caller has dropped the stream.
             let _ = sender.blocking_send(Err(error));
         }
     });
@@ -98,8 +97,16 @@ pub(crate) struct Verifier<'a, F> {
     last: Option<EventId>,
     /// Whether a file came before this one.
     is_chain: bool,
-    /// Whether a commit goes on in the next file.
-    continues: bool,
+}
+
+/// How far `state` goes.
+struct End {
+    /// The end of the last commit that counts.
+    counts: u64,
+    /// The end of what was written behind it.
+    text: u64,
+    /// Where the lock's record says that it ends at least.
+    vouched: u64,
 }
 
 /// A place in a file.
@@ -112,58 +119,90 @@ struct At<'a> {
 
 impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
     pub(crate) fn new(dir: &'a Directory, tell: F) -> Self {
-        Self { dir, tell, is_heard: true, last: None, is_chain: false, continues: false }
+        Self { dir, tell, is_heard: true, last: None, is_chain: false }
     }
 
     pub(crate) fn run(mut self) -> Result<()> {
-        let state = self.dir.stat(&self.dir.state())?.map(|stat| stat.identity);
-        let listing = self.dir.list_behind(state)?;
-        for sealed in &listing.sealed {
-            let path = self.dir.file(&sealed.name());
-            let checked = match self.dir.open_sealed(*sealed) {
-                Ok(Some((_, file, stat))) => self.file(&path, file, stat.len),
-                // A prune came between.
-                Ok(None) => continue,
-                Err(error) => Err(error),
-            };
-            let end = match checked {
-                Ok(end) => end,
-                // What a compressed segment says about itself.
-                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
-                    self.tell(At { path: &path, line: 0, offset: 0 }, &describe(&error));
-                    self.last = Some(sealed.last);
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            if self.last != Some(sealed.last) {
-                let last = self.last.map_or_else(|| "no event".to_owned(), |last| format!("event {last}"));
-                self.tell(end, &format!("the file ends with {last}, its name says {}", sealed.last));
-            }
+        let (state, listing) = self.dir.look()?;
+        for sealed in listing.sealed {
+            self.sealed(sealed)?;
         }
+        match state {
+            Some((file, stat)) => self.state(&file, &stat),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks a sealed segment.
+    fn sealed(&mut self, sealed: Sealed) -> Result<()> {
+        let path = self.dir.file(&sealed.name());
+        let checked = match self.dir.open_sealed(sealed) {
+            Ok(Some((_, file, stat))) => self.joined(&path, file, stat.len),
+            // It was removed since it was listed: the next file does not join, and says why.
+            Ok(None) => return Ok(()),
+            Err(error) => Err(error),
+        };
+        let end = match checked {
+            Ok(end) => end,
+            // What a compressed segment says about itself.
+            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
+                self.tell(At { path: &path, line: 0, offset: 0 }, &describe(&error));
+                self.last = Some(sealed.last);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        if self.last != Some(sealed.last) {
+            let last = self.last.map_or_else(|| "no event".to_owned(), |last| format!("event {last}"));
+            self.tell(end, &format!("the file ends with {last}, its name says {}", sealed.last));
+        }
+        Ok(())
+    }
+
+    /// Checks `state`, as far as it counts.
+    fn state(&mut self, file: &Arc<dyn DiskFile>, stat: &Stat) -> Result<()> {
         let path = self.dir.state();
-        let mut is_torn = false;
-        if let Some((file, stat)) = self.dir.open(&path)? {
-            let (end, text) = self.end_of_state(&file, &stat, &path, &listing.next)?;
-            let at = self.file(&path, file, end)?;
-            is_torn = end < text;
-            if is_torn {
-                let at = At { path: &path, line: at.line + 1, offset: end };
-                self.tell_torn(at, text - end);
+        let end = self.end_of_state(file, stat, &path)?;
+        let at = self.joined(&path, file.clone(), end.counts)?;
+        let behind = At { path: &path, line: at.line + 1, offset: end.counts };
+        if end.counts < end.text {
+            self.tell_torn(behind, end.text - end.counts);
+        }
+        if end.counts < end.vouched {
+            let synced = end.vouched;
+            self.tell(
+                behind,
+                &format!("the file ends here, and was synced up to byte {synced}: events are missing"),
+            );
+        }
+        Ok(())
+    }
+
+    /// Checks a file, behind those that belong before it.
+    fn joined<'p>(&mut self, path: &'p Path, file: Arc<dyn DiskFile>, end: u64) -> Result<At<'p>> {
+        // A first line that does not check is told when the lines are read.
+        if self.is_chain
+            && let Ok(Some(opening)) = Opening::of(self.dir, path, &file, end)
+            && let Some(before) = opening.predecessor()
+            && !opening.joins(self.last, None)
+        {
+            self.list_again(before)?;
+        }
+        self.file(path, file, end)
+    }
+
+    /// Looks for the segments up to `before`: they may have been pruned since the directory was listed, or been
+    /// compressed just when it was, so that the listing showed none of their names.
+    fn list_again(&mut self, before: EventId) -> Result<()> {
+        let listed = self.dir.list()?.sealed;
+        for sealed in &listed {
+            if Some(sealed.last) > self.last && sealed.last <= before {
+                self.sealed(*sealed)?;
             }
         }
-        // A rotation that a crash interrupted: the next open ends it.
-        if let Some(next) = listing.next.into_iter().find(|next| Some(*next) == self.last)
-            && self.continues
-            && let Some((file, stat)) = self.dir.open(&self.dir.next(next))?
-        {
-            self.file(&self.dir.next(next), file, stat.len)?;
-        }
-        if self.continues && !is_torn {
-            self.tell(
-                At { path: &path, line: 0, offset: 0 },
-                "the last commit goes on in a file that is missing",
-            );
+        let is_there = |sealed: &&Sealed| matches!(self.dir.open_sealed(**sealed), Ok(Some(_)) | Err(_));
+        if listed.iter().find(is_there).is_none_or(|oldest| oldest.last > before) {
+            self.is_chain = false;
         }
         Ok(())
     }
@@ -184,39 +223,36 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
         self.is_heard = self.is_heard && (self.tell)(finding);
     }
 
-    /// How far `state` is to be checked, and how far it reaches. Beside a writer, that is as far as it has
-    /// synced; after a crash, as far as recovery would keep it.
-    fn end_of_state(
-        &self,
-        file: &Arc<dyn DiskFile>,
-        stat: &Stat,
-        path: &Path,
-        next: &[EventId],
-    ) -> Result<(u64, u64)> {
+    /// How far `state` is to be checked. Beside a writer, that is as far as it has synced; after a crash, as far as
+    /// recovery would keep it.
+    fn end_of_state(&self, file: &Arc<dyn DiskFile>, stat: &Stat, path: &Path) -> Result<End> {
         let unread = |cause| self.dir.unread(path, cause);
         let lock = self.dir.file("lock");
-        let mut vouched = None;
-        let mut text = stat.len;
-        if let Some((lock_file, _)) = self.dir.open(&lock)?
-            && let Some(record) = Record::read(&*lock_file).map_err(unread)?
-        {
-            vouched = record.vouches_for(&**file, stat).map_err(unread)?;
-            if let Some(synced) = vouched
-                && self.dir.disk.is_locked(&lock).map_err(unread)?
-            {
-                return Ok((synced, synced));
-            }
-            if record.preallocates {
-                text = lines::end_of_text(&**file, stat.len).map_err(unread)?;
-            }
+        let is_locked = || self.dir.disk.is_locked(&lock).map_err(unread);
+        let record = Record::of(self.dir)?;
+        let len = file.stat().map_err(unread)?.len;
+        let vouched = match record {
+            Some(record) => record.vouches_for(&**file, &Stat { len, ..*stat }).map_err(unread)?.unwrap_or(0),
+            None => 0,
+        };
+        if vouched > len {
+            return Ok(End { counts: len, text: len, vouched });
         }
-        match examine(self.dir, path, file, stat.len, vouched.unwrap_or(0)) {
-            Ok(end) => match end.continues {
-                Some((continues, last)) if next.contains(&last) => Ok((continues, text.max(continues))),
-                _ => Ok((end.end, text.max(end.end))),
-            },
-            // Damage below what was synced: the lines will say where.
-            Err(error) if error.kind() == ErrorKind::Corrupt => Ok((text, text)),
+        let whole = |counts| End { counts, text: counts, vouched };
+        if vouched > 0 && is_locked()? {
+            return Ok(whole(vouched));
+        }
+        let text = if record.is_some_and(|record| record.preallocates) {
+            lines::end_of_text(&**file, len).map_err(unread)?
+        } else {
+            len
+        };
+        match examine(self.dir, path, file, len, vouched) {
+            // What a writer does just now is not torn.
+            Ok(end) if is_locked()? => Ok(whole(end.end)),
+            Ok(end) => Ok(End { counts: end.end, text: text.max(end.end), vouched }),
+            // Damage below what was synced: its lines are told one by one.
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(whole(text)),
             Err(error) => Err(error),
         }
     }
@@ -227,7 +263,6 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
         let mut structure = Structure::from_start();
         let mut is_bare = false;
         let mut lines = Lines::new(file, 0, end, self.dir.line_bytes_max);
-        let continued = std::mem::take(&mut self.continues);
         while let Some(piece) = lines.next(self.dir, path)? {
             let block = match piece {
                 Piece::Lines(block) => block,
@@ -254,9 +289,8 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
                     if ends.is_none() && matches!(line, Line::Ours(_)) {
                         return Err(Error::corrupt("the last line has no line break"));
                     }
-                    self.order(at, &line, &event, continued)?;
+                    self.order(at, &line, &event)?;
                     structure.take(at.offset, &line)?;
-                    self.continues = matches!(&line, Line::Ours(ours) if ours.flags.has(Flags::CONTINUES));
                     Ok(())
                 });
                 if let Err(error) = checked {
@@ -275,7 +309,7 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
     }
 
     /// Checks that an event stands behind the one before, also from file to file.
-    fn order(&mut self, at: At<'_>, line: &Line, event: &hydrant::Event, continued: bool) -> Result<()> {
+    fn order(&mut self, at: At<'_>, line: &Line, event: &hydrant::Event) -> Result<()> {
         let opens = match line {
             Line::Ours(ours) => ours.opens,
             Line::Foreign => None,
@@ -291,20 +325,21 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
         if at.line != 1 || !self.is_chain {
             return Ok(());
         }
-        if let Some(opens) = opens
-            && opens.predecessor() != before
-        {
-            let say =
+        let predecessor = match opens {
+            Some(opens) => opens.predecessor(),
+            // A snapshot of hydra-node has the next id, or that of the event before it.
+            None if event.is_snapshot() => event.id().prev().max(before),
+            None => before,
+        };
+        if predecessor != before {
+            let name =
                 |id: Option<EventId>| id.map_or_else(|| "nothing".to_owned(), |id| format!("event {id}"));
             return Err(Error::corrupt(format!(
                 "the file was written behind {}, and the one before it ends with {}: a segment is missing",
-                say(opens.predecessor()),
-                say(before),
+                name(predecessor),
+                name(before),
             ))
             .at(event.id()));
-        }
-        if continued && opens.is_none() {
-            return Err(Error::corrupt("the commit that goes on in this file is not there").at(event.id()));
         }
         Ok(())
     }

@@ -26,8 +26,8 @@ impl Flags {
     pub(crate) const ENDS: Self = Self(1);
     /// The event is a snapshot.
     const SNAPSHOT: Self = Self(1 << 1);
-    /// The last line of this file; its commit goes on in the next.
-    pub(crate) const CONTINUES: Self = Self(1 << 2);
+    /// Not in use.
+    const RESERVED: Self = Self(1 << 2);
     /// The line carries where its commit starts and what was synced.
     const MARKED: Self = Self(1 << 3);
     /// The first line of its file; it carries the id of the event before it.
@@ -206,6 +206,9 @@ pub(crate) fn parse(line: &[u8]) -> Result<Line> {
     if crc != Some(u64::from(crc32c::crc32c(&line[..flags_at + FLAGS]))) {
         return Err(Error::corrupt("the checksum differs"));
     }
+    if flags.has(Flags::RESERVED) {
+        return Err(written_by_newer());
+    }
     let mut at = open + HEAD.len();
     let mut field = |width: usize| {
         at += width;
@@ -235,11 +238,7 @@ fn foreign_or_flaw(line: &[u8]) -> Result<Line> {
         // With that digit alone flipped, the line would check.
         let flipped = || [&line[..version], b"1", &line[version + 1..]].concat();
         if newer && line[version - 2..version] == *b"\"h" && parse(&flipped()).is_err() {
-            return Err(Error::new(
-                hydrant::ErrorKind::Unsupported,
-                hydrant::Retry::Never,
-                "the line was written by a newer Hydrant; update this one",
-            ));
+            return Err(written_by_newer());
         }
         return Err(Error::corrupt("the mark of the line is damaged"));
     }
@@ -250,6 +249,14 @@ fn foreign_or_flaw(line: &[u8]) -> Result<Line> {
         text.is_some_and(|text| text.starts_with(b"\":\"h1") && is_hex(&text[5..]))
     });
     if damaged { Err(Error::corrupt("the name of the line's mark is damaged")) } else { Ok(Line::Foreign) }
+}
+
+fn written_by_newer() -> Error {
+    Error::new(
+        hydrant::ErrorKind::Unsupported,
+        hydrant::Retry::Never,
+        "the line was written by a newer Hydrant; update this one",
+    )
 }
 
 /// Where the parts lie: the canonical envelope leaves no choice, once the lengths are known.

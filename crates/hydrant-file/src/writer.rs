@@ -17,7 +17,7 @@ use crate::lock::{self, Lock, Phase, Record};
 use crate::options::{FileStoreOptions, Fsync};
 use crate::recovery::Ready;
 use crate::rotation;
-use crate::walk::{Item, View, Walk};
+use crate::walk::{Item, Next, View, Walk};
 use crate::wire::{self, Flags, Marks, Opens, Place};
 
 pub(crate) use serve::{
@@ -114,7 +114,7 @@ impl Writer {
     fn append(&mut self, append: Append, pending: &mut Vec<Append>) {
         // A rotation goes behind what is on the disk: if that flush fails, the head is taken back, and the
         // batch finds its predecessor missing.
-        if append.events.iter().any(Event::is_snapshot) {
+        if append.events[0].is_snapshot() {
             self.flush(pending);
         }
         let fresh = match self.admit(&append, pending) {
@@ -122,20 +122,18 @@ impl Writer {
             Err(error) => return self.answer(append.reply, Err(error)),
         };
         let first = append.events.len() - fresh;
-        let rotates = self.rotates_at(&append.events[first..]);
-        if rotates.is_empty() {
-            if fresh > 0 {
-                let end = self.end + self.buffer.len() as u64;
-                let before = self.head.as_ref().map(Event::id).or(append.after);
-                self.encode(&append.events[first..], before, end, Flags::ENDS);
-                self.head = append.events.last().cloned();
-            }
-            // What is held already may be so only in the buffer: it is acknowledged with it.
-            pending.push(append);
-            return;
+        if self.rotates_at(&append.events[first..]) {
+            let rotated = self.rotate(&append.events[first..]);
+            return self.answer(append.reply, rotated);
         }
-        let rotated = self.rotate(&append.events[first..], &rotates, append.after);
-        self.answer(append.reply, rotated);
+        if fresh > 0 {
+            let end = self.end + self.buffer.len() as u64;
+            let before = self.head.as_ref().map(Event::id).or(append.after);
+            self.encode(&append.events[first..], before, end);
+            self.head = append.events.last().cloned();
+        }
+        // Events that are held already may be only in the buffer: they are acknowledged with it.
+        pending.push(append);
     }
 
     /// How many of the events, at the end of the batch, are still to be written.
@@ -164,19 +162,18 @@ impl Writer {
         Ok(fresh)
     }
 
-    /// Compares what is said to be held with what is.
+    /// Compares the events of a batch that should be held with those that are.
     fn check_held(&self, after: Option<EventId>, held: &[Event]) -> Result<()> {
         let view = self.view(self.end);
         let mut walk = Walk::new(self.dir.clone(), ReadFrom::from(after));
-        let mut first = walk.next(&view);
-        if let (Err(error), Some(event)) = (&first, held.first())
+        let mut next = walk.next(&view);
+        if let (Err(error), Some(event)) = (&next, held.first())
             && let ErrorKind::Pruned { oldest } = error.kind()
             && event.id() >= oldest
         {
-            // What lies below the floor is not compared: nothing of it was sent.
-            let before = oldest.prev();
-            walk = Walk::new(self.dir.clone(), ReadFrom::from(before));
-            first = walk.next(&view);
+            // Below the floor there is nothing to compare: the batch has no event there.
+            walk = Walk::new(self.dir.clone(), ReadFrom::from(oldest.prev()));
+            next = walk.next(&view);
         }
         let differs = |event: &Event| {
             let message = "another event is held where this one should be: end the other writer, or give this log \
@@ -184,7 +181,7 @@ impl Writer {
             Error::fenced(message).at(event.id())
         };
         let mut held = held.iter();
-        while let Some(chunk) = first? {
+        while let Next::Chunk(chunk) = next? {
             for item in chunk.items {
                 let Some(event) = held.next() else {
                     return Ok(());
@@ -200,14 +197,14 @@ impl Writer {
             if let Some(error) = chunk.error {
                 return Err(error);
             }
-            first = walk.next(&view);
+            next = walk.next(&view);
         }
         held.next().map_or(Ok(()), |event| Err(differs(event)))
     }
 
     /// Puts the lines of one commit, which begins at `start` of its file behind the event `before`, into
     /// the buffer.
-    fn encode(&mut self, events: &[Event], before: Option<EventId>, start: u64, end: Flags) {
+    fn encode(&mut self, events: &[Event], before: Option<EventId>, start: u64) {
         let marks = Some(Marks { start, synced: self.synced.min(start) });
         for (at, event) in events.iter().enumerate() {
             let mut place = Place::default();
@@ -222,7 +219,7 @@ impl Writer {
             }
             if at + 1 == events.len() {
                 place.marks = marks;
-                place.flags |= end;
+                place.flags |= Flags::ENDS;
             }
             wire::encode(&mut self.buffer, event, place);
         }

@@ -149,7 +149,9 @@ fn is_ours(cause: &tokio_postgres::Error) -> bool {
 /// The answer that did not come in time.
 pub(crate) fn timed_out(doing: Doing, what: &str, patience: std::time::Duration) -> Error {
     let retry = if doing == Doing::Reading { Retry::Safe } else { Retry::AfterCheckpoint };
-    let message = format!("{what} took longer than `call_timeout` = {patience:?}; look at the server's load");
+    let message = format!(
+        "{what} took longer than {patience:?}, which is `call_timeout` or what a deadline left; look at the server's load"
+    );
     Error::new(ErrorKind::Unavailable, retry, message)
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex as Lock, PoisonError};
 
 use hydrant::{Error, ErrorKind, Result};
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::PostgresConnect;
 use crate::error::{Doing, says_read_only, timed_out};
@@ -28,6 +28,14 @@ pub(crate) struct Log {
     pub(crate) sql: Statements,
     /// What followers LISTEN to.
     pub(crate) channel: String,
+}
+
+impl Log {
+    /// When a call that begins now has to end: after `call_timeout`, or before, where its caller says so.
+    pub(crate) fn deadline(&self, wanted: Option<Instant>) -> Instant {
+        let latest = Instant::now() + self.options.call_timeout;
+        wanted.map_or(latest, |wanted| wanted.min(latest))
+    }
 }
 
 /// What all clones of a handle share.
@@ -57,7 +65,7 @@ impl Shared {
         }
     }
 
-    /// Runs one call within its time, as long as the handle is open.
+    /// Runs one call within `call_timeout`, as long as the handle is open.
     ///
     /// # Errors
     /// `Closed`, `Unavailable` when it takes too long, and what the call answers; all name the log.
@@ -67,31 +75,56 @@ impl Shared {
         what: &str,
         call: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let patience = self.log.options.call_timeout;
+        self.call_until(self.log.deadline(None), doing, what, call).await
+    }
+
+    /// Runs one call until a deadline, as long as the handle is open.
+    ///
+    /// # Errors
+    /// As [`call`](Shared::call).
+    async fn call_until<T>(
+        &self,
+        deadline: Instant,
+        doing: Doing,
+        what: &str,
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let patience = deadline.saturating_duration_since(Instant::now());
         let mut closed = self.closed.subscribe();
         let result = tokio::select! {
             biased;
             _ = closed.wait_for(|closed| *closed) => Err(Error::closed("the log was closed; open it again")),
-            result = timeout(patience, call) => {
+            result = timeout_at(deadline, call) => {
                 result.unwrap_or_else(|_| Err(timed_out(doing, what, patience)))
             }
         };
         result.map_err(|error| error.at_target(&self.log.name))
     }
 
-    /// Runs one call of the writer. Where its server only reads, the readers' connection is given up with its own:
-    /// both may be to one that is not the primary any more, and lacks what comes.
+    /// Runs one call of the writer, once it has its turn and a connection: what ends before then has sent nothing.
+    /// Where its server only reads, the readers' connection is given up with its own: both may be to one that is not
+    /// the primary any more, and misses what comes.
     ///
     /// # Errors
     /// As [`call`](Shared::call).
     pub(crate) async fn writing<T>(
         &self,
+        deadline: Instant,
         doing: Doing,
         what: &str,
-        call: impl AsyncFnOnce(&mut Writer) -> Result<T>,
+        call: impl AsyncFnOnce(&mut Writer, Session) -> Result<T>,
     ) -> Result<T> {
-        let writing = async { call(&mut *self.writer.lock().await).await };
-        self.call(doing, what, writing).await.inspect_err(|error| {
+        let writing = async {
+            let turn = async {
+                let mut writer = self.writer.lock().await;
+                let session = writer.session(&self.log).await?;
+                Ok((writer, session))
+            };
+            let waiting = format!("waiting for a connection before {what}");
+            let (mut writer, session) = self.call_until(deadline, Doing::Reading, &waiting, turn).await?;
+            self.call_until(deadline, doing, what, call(&mut writer, session)).await
+        };
+        writing.await.inspect_err(|error| {
             if says_read_only(error) {
                 *self.kept() = None;
             }

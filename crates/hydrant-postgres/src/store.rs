@@ -173,15 +173,18 @@ impl EventSink for PostgresStore {
     ///
     /// # Errors
     /// `Gap`, `Fenced` and `Pruned` as the contract says; `Invalid` for an event above `event_bytes_max` or an
-    /// id above 2^63-1; `Full` when the server's disk is; what `docs/postgres.md` lists by SQLSTATE.
+    /// id above 2^63-1; `Full` when the server's disk is; what `docs/postgres.md` lists by SQLSTATE. `Unavailable` at
+    /// the batch's deadline or after `call_timeout`, whichever is earlier: `Safe` while it waited for its turn or for
+    /// a connection.
     ///
     /// # Cancel safety
     /// A dropped future leaves all of the batch or none. The next call on this handle waits until it has ended.
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
         let Shared { log, appended, .. } = &*self.shared;
         self.check(&batch).map_err(|error| error.at_target(&log.name))?;
-        let append = async |writer: &mut Writer| writer.append(log, batch).await;
-        if self.shared.writing(Doing::Writing, "appending", append).await? {
+        let deadline = log.deadline(batch.deadline());
+        let append = async |writer: &mut Writer, session| writer.append(log, session, batch).await;
+        if self.shared.writing(deadline, Doing::Writing, "appending", append).await? {
             appended.send_replace(());
         }
         Ok(())
@@ -189,8 +192,9 @@ impl EventSink for PostgresStore {
 
     async fn checkpoint(&self) -> Result<Checkpoint> {
         let log = &self.shared.log;
-        let checkpoint = async |writer: &mut Writer| writer.checkpoint(log).await;
-        self.shared.writing(Doing::Reading, "asking for the checkpoint", checkpoint).await
+        let checkpoint = async |writer: &mut Writer, session| writer.checkpoint(log, session).await;
+        let what = "asking for the checkpoint";
+        self.shared.writing(log.deadline(None), Doing::Reading, what, checkpoint).await
     }
 }
 

@@ -86,10 +86,9 @@ impl Writer {
     ///
     /// # Cancel safety
     /// Dropped, it leaves the batch whole or not at all; the next call finds out.
-    pub(crate) async fn append(&mut self, log: &Log, batch: Batch<'_>) -> Result<bool> {
+    pub(crate) async fn append(&mut self, log: &Log, session: Session, batch: Batch<'_>) -> Result<bool> {
         // Taken, not looked at: if this is dropped, or fails, the next call begins by asking.
         let known = self.known.take();
-        let session = self.session(log).await?;
         session.mark_busy();
         let mut call = Call { log, session: &session, known, witness: self.witness };
         let was_in_doubt = std::mem::replace(&mut self.is_in_doubt, true);
@@ -106,9 +105,8 @@ impl Writer {
     ///
     /// # Cancel safety
     /// It only asks.
-    pub(crate) async fn checkpoint(&mut self, log: &Log) -> Result<Checkpoint> {
+    pub(crate) async fn checkpoint(&mut self, log: &Log, session: Session) -> Result<Checkpoint> {
         let known = self.known.take();
-        let session = self.session(log).await?;
         session.mark_busy();
         let mut call = Call { log, session: &session, known, witness: self.witness };
         // A question changes nothing that a caller would see, whatever became of it.
@@ -128,7 +126,8 @@ impl Writer {
         }
     }
 
-    async fn session(&mut self, log: &Log) -> Result<Session> {
+    /// The connection for the next call, at rest.
+    pub(crate) async fn session(&mut self, log: &Log) -> Result<Session> {
         match self.session.take() {
             Some(session) if !session.is_closed() => Ok(session),
             _ => Session::open(&log.connect, &log.settings).await,

@@ -11,8 +11,8 @@
 //!   next call on this handle does anything else ([`Writer::settle`]), which decides it one way or the other.
 //!   After a crash nobody is left who would send it; whoever opens the log appends behind the head that it sees,
 //!   and either takes the key or is refused by what landed: never both.
-//! - **A future that is dropped** leaves its task running, which holds the writer until the PUT is settled or
-//!   out of time. The next call waits for it.
+//! - **A future that is dropped**, or reaches its deadline, leaves its task running, which holds the writer until
+//!   the PUT is settled or out of time. The next call waits for it. No PUT of a batch begins after its deadline.
 //! - **A key that was freed.** Only below the floor, and a writer that saw its head so long ago looks again:
 //!   before the PUT, and behind it if the answer came so late that it proves nothing (FORMAT, pruning).
 
@@ -24,7 +24,6 @@ use crate::blocking::{INLINE_BYTES_MAX, blocking};
 use crate::bucket::{Bucket, Condition, Put, left};
 use crate::head::{Head, Moment, View, look};
 use crate::keys::Place;
-use crate::split::Whole;
 use crate::wire::{Encoded, Object, Snapshot, encode};
 
 /// What one handle knows of its log. Whoever holds it is the only one to write through this handle.
@@ -63,17 +62,18 @@ impl Writer {
         self.view.as_ref()
     }
 
-    /// Appends a batch and says what is still to be divided, where a snapshot event is inside of it.
+    /// Appends a batch. No PUT of it begins after `deadline`, and none is waited for.
     pub(crate) async fn append(
         &mut self,
         bucket: &Bucket,
         log: &impl EventSource,
         batch: Batch<'_>,
-    ) -> Result<Option<Whole>> {
+        deadline: Instant,
+    ) -> Result<()> {
         // What is settled may be this very batch, and so may be what took the key that was tried.
         self.settle(bucket).await.map_err(Error::maybe_applied)?;
         let mut was_sent = false;
-        let appended = self.append_behind(bucket, log, batch, &mut was_sent).await;
+        let appended = self.append_behind(bucket, log, batch, deadline, &mut was_sent).await;
         appended.map_err(|error| if was_sent { error.maybe_applied() } else { error }).map_err(|error| {
             match error.target() {
                 Some(_) => error,
@@ -87,8 +87,9 @@ impl Writer {
         bucket: &Bucket,
         log: &impl EventSource,
         batch: Batch<'_>,
+        deadline: Instant,
         was_sent: &mut bool,
-    ) -> Result<Option<Whole>> {
+    ) -> Result<()> {
         let mut is_fresh = false;
         loop {
             let view = match self.view.take() {
@@ -111,18 +112,20 @@ impl Writer {
             };
             batch.check_held(&view.checkpoint(), log).await?;
             if fresh.is_empty() {
-                return Ok(None);
+                return Ok(());
             }
             // An empty log may begin at a snapshot, behind an event that it never had.
             let after = if view.head.is_none() { batch.after() } else { view.end() };
             let newest = view.head.as_ref().and_then(|head| head.segment.snapshot);
             let encoded = encode_events(bucket, after, fresh, newest).await?;
             let seen = Moment::now(&bucket.options);
-            match self.put(bucket, view.end(), encoded, Fate::New).await? {
+            if left(deadline).is_none() {
+                return Err(deadline_passed(bucket, Retry::Safe));
+            }
+            match self.put(bucket, view.end(), encoded, Fate::New, deadline).await? {
                 Outcome::Done(head) if view.is_believed(&bucket.options) => {
-                    let whole = Whole::of(bucket, &head, fresh, newest);
                     self.view = Some(View::new(Some(head), seen));
-                    return Ok(whole);
+                    return Ok(());
                 }
                 // Ours, somebody else's, or a tombstone: the log tells, and then what is held is compared.
                 Outcome::Done(_) | Outcome::Taken => {
@@ -146,20 +149,15 @@ impl Writer {
         Ok(self.view.insert(view))
     }
 
-    /// What was divided since it was appended ends with another object.
-    pub(crate) fn divided(&mut self, head: Head) {
-        if let Some(view) = &mut self.view {
-            view.head = Some(head);
-        }
-    }
-
     /// Settles a write of an earlier call whose outcome is open, by sending the same bytes again.
     async fn settle(&mut self, bucket: &Bucket) -> Result<()> {
         let Some((place, encoded)) = self.open.clone() else { return Ok(()) };
         let view = look(bucket, self.view.as_ref().and_then(|view| view.head.as_ref())).await?;
         if view.end() == place {
             tracing::info!(object = bucket.url_at(place), "sending a segment again whose outcome is open");
-            match self.put(bucket, place, encoded, Fate::Open).await {
+            // It has its own time: the look before it, however slow, leaves enough to settle what is open.
+            let deadline = Instant::now() + bucket.options.append_timeout;
+            match self.put(bucket, place, encoded, Fate::Open, deadline).await {
                 // The server takes no such bytes, so it took none of them before.
                 Err(error) if error.kind() == ErrorKind::Invalid => {}
                 settled => drop(settled?),
@@ -171,10 +169,15 @@ impl Writer {
         Ok(())
     }
 
-    /// Puts a segment at the end of the log, until there is an answer or `append_timeout` is over.
-    async fn put(&mut self, bucket: &Bucket, place: Place, encoded: Encoded, fate: Fate) -> Result<Outcome> {
-        // Its own time: what came before it, however slow, leaves it enough to settle what is open.
-        let deadline = Instant::now() + bucket.options.append_timeout;
+    /// Puts a segment at the end of the log, until there is an answer or the deadline passes.
+    async fn put(
+        &mut self,
+        bucket: &Bucket,
+        place: Place,
+        encoded: Encoded,
+        fate: Fate,
+        deadline: Instant,
+    ) -> Result<Outcome> {
         let object = Object::Segment(encoded.segment.clone());
         // Dropped in the middle (the runtime ends), the outcome is open as well.
         self.open = Some((place, encoded.clone()));
@@ -182,9 +185,9 @@ impl Writer {
         let mut backoff = Backoff::new(&mut self.rng);
         loop {
             let error = match bucket.put_segment(place, &object, encoded.body.clone(), deadline).await {
-                Ok(Put::Done(etag)) => {
+                Ok(Put::Done(_)) => {
                     self.open = None;
-                    return Ok(Outcome::Done(Head { place, etag, segment: encoded.segment }));
+                    return Ok(Outcome::Done(Head { place, segment: encoded.segment }));
                 }
                 Ok(Put::Refused) => {
                     self.open = None;
@@ -224,8 +227,19 @@ fn unclear(bucket: &Bucket, place: Place) -> Error {
     Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message).at_target(bucket.url_at(place))
 }
 
+/// The answer to an append whose deadline passed.
+pub(crate) fn deadline_passed(bucket: &Bucket, retry: Retry) -> Error {
+    let message = match retry {
+        Retry::Safe => "the deadline of the append passed before anything of it was sent; append again",
+        _ => {
+            "the deadline of the append passed before the server answered; the batch may be stored all the same"
+        }
+    };
+    Error::new(ErrorKind::Unavailable, retry, message).at_target(bucket.url(&bucket.keys.log()))
+}
+
 /// Encodes events, on a thread of their own where they are many.
-pub(crate) async fn encode_events(
+async fn encode_events(
     bucket: &Bucket,
     after: Place,
     events: &[Event],

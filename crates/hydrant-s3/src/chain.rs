@@ -78,7 +78,7 @@ pub(crate) async fn seek(bucket: &Bucket, id: EventId) -> Result<Place> {
 }
 
 /// The place of the object that holds event `id`, or is the last to begin before it.
-pub(crate) async fn holder(bucket: &Bucket, id: EventId) -> Result<Place> {
+async fn holder(bucket: &Bucket, id: EventId) -> Result<Place> {
     let place = greatest_below(bucket, id).await?;
     match bucket.head(place).await? {
         Some(found) => follow_moves(bucket, place, found.object).await,

@@ -14,7 +14,6 @@ use crate::wire::{Object, Segment};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) place: Place,
-    pub(crate) etag: String,
     pub(crate) segment: Segment,
 }
 
@@ -99,7 +98,7 @@ pub(crate) async fn look(bucket: &Bucket, known: Option<&Head>) -> Result<View> 
         match found.object {
             Object::Segment(segment) => {
                 check_place(bucket, greatest.place, &segment)?;
-                let head = Head { place: greatest.place, etag: found.etag, segment };
+                let head = Head { place: greatest.place, segment };
                 return Ok(View::new(Some(head), seen));
             }
             Object::Moved { .. } | Object::Pruned => {}

@@ -26,7 +26,6 @@ mod options;
 mod probe;
 mod reading;
 mod source;
-mod split;
 mod store;
 mod upkeep;
 mod upload;

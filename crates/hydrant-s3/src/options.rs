@@ -58,7 +58,8 @@ pub struct S3StoreOptions {
     ///
     /// What is larger than the network can carry in that time never arrives: raise it for large batches.
     pub request_timeout: Duration,
-    /// How long an append may try, with all its attempts. Default: 25 s, which is less than a fan-out waits.
+    /// How long an append may take, with all its attempts and the wait for its turn; a batch with an earlier deadline
+    /// ends earlier. Default: 25 s, which is less than a fan-out waits.
     pub append_timeout: Duration,
     /// For how long a writer believes what it saw last to be the end of the log, before it looks again.
     /// Default: 1 min.
@@ -168,7 +169,7 @@ impl S3StoreOptions {
         self
     }
 
-    /// Sets how long an append may try, with all its attempts.
+    /// Sets how long an append may take, with all its attempts.
     #[must_use]
     pub fn with_append_timeout(mut self, timeout: Duration) -> Self {
         self.append_timeout = timeout;

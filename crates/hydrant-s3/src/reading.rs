@@ -19,7 +19,7 @@ use crate::wire::{Lines, Object, Segment, decompress};
 
 /// Everything from `from` to the head that is given, as a stream; an error is its last item.
 pub(crate) fn read(bucket: Arc<Bucket>, from: ReadFrom, head: Head) -> EventStream {
-    if matches!(from, ReadFrom::After(id) if id >= head.segment.last) {
+    if matches!(from.exclusive(), ReadFrom::After(id) if id >= head.segment.last) {
         return stream::empty().boxed();
     }
     let begun = async move {

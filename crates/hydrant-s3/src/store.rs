@@ -9,9 +9,10 @@ use hydrant::{
     Batch, Capabilities, Checkpoint, CheckpointStore, CommitPoint, Durability, Error, ErrorKind, EventSink,
     EventSource, EventStream, Primary, ReadFrom, Result, Retry,
 };
-use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::{Instant, timeout_at};
 
-use crate::append::Writer;
+use crate::append::{Writer, deadline_passed};
 use crate::bucket::Bucket;
 use crate::head::View;
 use crate::options::S3StoreOptions;
@@ -114,20 +115,18 @@ impl S3Store {
     }
 
     /// Runs one call of the writer in a task of its own: a caller that leaves cuts nothing off, and the next
-    /// call waits until it is through.
-    pub(crate) async fn with_writer<T, C, F>(&self, call: C) -> Result<T>
+    /// call waits until it has ended.
+    async fn with_writer<T, C, F>(&self, writer: OwnedMutexGuard<Writer>, call: C) -> Result<T>
     where
         T: Send + 'static,
-        C: FnOnce(Self, OwnedMutexGuard<Writer>, oneshot::Sender<Result<T>>) -> F + Send + 'static,
-        F: Future<Output = ()> + Send + 'static,
+        C: FnOnce(Self, OwnedMutexGuard<Writer>) -> F,
+        F: Future<Output = Result<T>> + Send + 'static,
     {
-        let writer = self.writer.clone().lock_owned().await;
         self.source.check_open()?;
-        let (reply, answer) = oneshot::channel();
-        tokio::spawn(call(self.clone(), writer, reply));
-        answer.await.unwrap_or_else(|_| {
+        tokio::spawn(call(self.clone(), writer)).await.unwrap_or_else(|cause| {
             let message = "the task that wrote is gone: it panicked, or its runtime ended";
-            Err(Error::new(ErrorKind::Bug, Retry::AfterCheckpoint, message).at_target(self.url()))
+            let error = Error::new(ErrorKind::Bug, Retry::AfterCheckpoint, message);
+            Err(error.at_target(self.url()).because(cause))
         })
     }
 }
@@ -137,52 +136,44 @@ impl EventSink for S3Store {
     /// Appends a batch as one object; acknowledged when S3 has stored it.
     ///
     /// One request, if nobody else writes. Throttling, conflicts and lost answers are tried again, with the
-    /// same bytes, until `append_timeout` is over.
+    /// same bytes, until the batch's deadline or `append_timeout`, whichever is earlier.
     ///
     /// # Errors
     /// `Gap`, `Fenced` and `Pruned` as the contract says; `Invalid` for an event above `event_bytes_max`, or one that
     /// the server finds too large;
-    /// `Denied`; `Unavailable`, as `AfterCheckpoint` where the object may be stored all the same.
+    /// `Denied`; `Unavailable`, as `AfterCheckpoint` where the object may be stored all the same, and as `Safe`
+    /// where the deadline passed while an earlier call was under way.
     ///
     /// # Cancel safety
     /// A dropped future leaves all of the batch or none; the next call on this log waits until that is
     /// settled.
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
         batch.check_size(self.event_bytes_max()).map_err(|error| error.at_target(self.url()))?;
+        let bucket = self.source.bucket();
+        let latest = Instant::now() + bucket.options.append_timeout;
+        let deadline = batch.deadline().map_or(latest, |deadline| deadline.min(latest));
+        let turn = timeout_at(deadline, self.writer.clone().lock_owned());
+        let writer = turn.await.map_err(|_| deadline_passed(bucket, Retry::Safe))?;
         let (after, events) = (batch.after(), batch.events().to_vec());
-        self.with_writer(move |store, mut writer, reply| async move {
+        let append = self.with_writer(writer, move |store, mut writer| async move {
             let source = &store.source;
-            let appended = match Batch::new(after, &events) {
-                Ok(batch) => writer.append(source.bucket(), source, batch).await,
-                Err(error) => Err(error),
-            };
-            store.source.publish(writer.view());
-            let whole = match appended {
-                Ok(whole) => whole,
-                Err(error) => return drop(reply.send(Err(error))),
-            };
-            // Committed: that a caller left changes nothing, and dividing it is not waited for.
-            reply.send(Ok(())).ok();
-            let Some(whole) = whole else { return };
-            match whole.divide(source.bucket()).await {
-                Ok(head) => {
-                    writer.divided(head);
-                    store.source.publish(writer.view());
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a segment was not divided at its snapshot; it reads as before");
-                }
-            }
-        })
-        .await
+            let batch = Batch::new(after, &events)?;
+            let appended = writer.append(source.bucket(), source, batch, deadline).await;
+            source.publish(writer.view());
+            appended
+        });
+        timeout_at(deadline, append)
+            .await
+            .unwrap_or_else(|_| Err(deadline_passed(bucket, Retry::AfterCheckpoint)))
     }
 
     /// The end of the log, by asking for it: one request where nothing changed.
     async fn checkpoint(&self) -> Result<Checkpoint> {
-        self.with_writer(|store, mut writer, reply| async move {
-            let told = writer.look(store.source.bucket()).await.map(View::checkpoint);
+        let writer = self.writer.clone().lock_owned().await;
+        self.with_writer(writer, |store, mut writer| async move {
+            let checkpoint = writer.look(store.source.bucket()).await.map(View::checkpoint);
             store.source.publish(writer.view());
-            reply.send(told).ok();
+            checkpoint
         })
         .await
     }

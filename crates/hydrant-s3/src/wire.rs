@@ -74,11 +74,6 @@ impl Segment {
         self.snapshot.is_some_and(|newest| newest.id == self.first)
     }
 
-    /// Whether a snapshot event stands behind its first: then it was not divided yet.
-    pub(crate) fn has_snapshot_inside(&self) -> bool {
-        self.snapshot.is_some_and(|newest| newest.id > self.first)
-    }
-
     /// The checkpoint of a log that ends with this segment.
     pub(crate) fn checkpoint(&self) -> Checkpoint {
         Checkpoint::At { id: self.last, digest: self.digest }
@@ -92,7 +87,7 @@ pub(crate) struct Encoded {
     pub(crate) body: Bytes,
 }
 
-/// Encodes events, which are not empty, behind `after`; `snapshot` is the newest before them.
+/// Encodes the events of a batch behind `after`; `snapshot` is the newest snapshot event before them.
 ///
 /// # Errors
 /// `Invalid` where the compressor refuses its level.
@@ -103,17 +98,12 @@ pub(crate) fn encode(
     encoding: Encoding,
 ) -> Result<Encoded> {
     let mut lines = Vec::with_capacity(events.iter().map(|event| event.size() + 1).sum());
-    let mut newest = snapshot;
-    let mut before = after;
     for event in events {
         event.write_to(&mut lines);
         lines.push(b'\n');
-        if event.is_snapshot() {
-            newest = Some(Snapshot { id: event.id(), after: before });
-        }
-        before = Some(event.id());
     }
     let (first, last) = (&events[0], &events[events.len() - 1]);
+    let opened = first.is_snapshot().then(|| Snapshot { id: first.id(), after });
     let segment = Segment {
         after,
         first: first.id(),
@@ -123,7 +113,7 @@ pub(crate) fn encode(
         crc32c: crc32c::crc32c(&lines),
         is_zstd: encoding.is_zstd(),
         digest: last.digest(),
-        snapshot: newest,
+        snapshot: opened.or(snapshot),
         is_compacted: false,
     };
     Ok(Encoded { segment, body: compress(lines, encoding)? })
@@ -348,6 +338,10 @@ impl Fields<'_> {
         if segment.count == 0 || segment.first > segment.last || segment.after >= Some(segment.first) {
             return Err(wrong("first"));
         }
+        // A snapshot event begins an object.
+        if segment.snapshot.is_some_and(|newest| newest.id > segment.first) {
+            return Err(wrong("snapshot"));
+        }
         Ok(segment)
     }
 }
@@ -376,8 +370,8 @@ mod tests {
     fn events() -> Vec<Event> {
         let build = |id: u64| Event::builder(EventId::new(id)).payload_json(format!("{{\"n\":{id}}}"));
         vec![
-            build(4).build().unwrap(),
-            build(6).snapshot().build().unwrap(),
+            build(4).snapshot().build().unwrap(),
+            build(6).build().unwrap(),
             build(9).time("t").build().unwrap(),
         ]
     }
@@ -386,7 +380,7 @@ mod tests {
     fn a_segment_is_read_back_from_its_bytes_and_metadata() {
         for encoding in [Encoding::Plain, Encoding::Zstd { level: 3 }] {
             let encoded = encode(Some(EventId::new(3)), &events(), None, encoding).unwrap();
-            let newest = Snapshot { id: EventId::new(6), after: Some(EventId::new(4)) };
+            let newest = Snapshot { id: EventId::new(4), after: Some(EventId::new(3)) };
             assert_eq!(encoded.segment.snapshot, Some(newest));
             let object = Object::Segment(encoded.segment.clone());
             assert_eq!(Object::from_metadata(&object.to_metadata()).unwrap(), object);
@@ -436,6 +430,9 @@ mod tests {
             bad.remove(name);
             assert_eq!(Object::from_metadata(&bad).unwrap_err().kind(), ErrorKind::Corrupt, "{name}");
         }
+        let mut inside = good.clone();
+        inside.insert("snapshot".to_owned(), "6 4".to_owned());
+        assert_eq!(Object::from_metadata(&inside).unwrap_err().kind(), ErrorKind::Corrupt);
         let mut newer = good;
         newer.insert("hydrant".to_owned(), "segment 2".to_owned());
         assert_eq!(Object::from_metadata(&newer).unwrap_err().kind(), ErrorKind::Unsupported);

@@ -33,6 +33,14 @@ pub(crate) fn sending(
     error.at(event).at_target(target).because(cause)
 }
 
+/// The deadline of a batch passed. `none_sent` of it makes it safe.
+pub(crate) fn late(target: &str, none_sent: bool) -> Error {
+    let retry = if none_sent { Retry::Safe } else { Retry::AfterCheckpoint };
+    let message =
+        "the deadline passed while an append before this one or the kernel's full buffer held it up";
+    Error::new(ErrorKind::Unavailable, retry, message).at_target(target)
+}
+
 /// EMSGSIZE, for which `std` has no stable kind.
 fn is_too_large(cause: &io::Error) -> bool {
     #[cfg(target_os = "linux")]

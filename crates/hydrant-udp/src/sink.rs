@@ -8,6 +8,7 @@ use hydrant::{Batch, Checkpoint, Error, EventId, EventSink, Result};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::Mutex;
+use tokio::time::timeout_at;
 
 use crate::options::{Oversize, UdpSinkOptions};
 use crate::wire::{Chunks, Frame};
@@ -27,7 +28,8 @@ const REFUSALS_MAX: u32 = 64;
 /// again, and let the receiver be a [`UdpListener`](crate::UdpListener), which watches ids for gaps. Several
 /// sinks may send to one listener only if they send the same log.
 ///
-/// Appends are sent one after the other, in order. When the kernel's buffer is full, an append waits.
+/// Appends are sent one after the other, in order. When the kernel's buffer is full, an append waits, until the
+/// deadline of its batch if it has one.
 ///
 /// That nobody listens at the target is no error, because nothing was promised about it: what the target's
 /// kernel refuses is counted in [`refused`](UdpSinkStats::refused), and the datagram that found it out is sent
@@ -123,6 +125,63 @@ impl UdpSink {
         drop(self.socket.lock().await.take());
     }
 
+    /// Sends a batch behind the append in flight, and counts the datagrams that were handed over in `sent`.
+    ///
+    /// # Cancel safety
+    /// As [`send`](Self::send).
+    async fn send_batch(&self, batch: Batch<'_>, sent: &mut u64) -> Result<()> {
+        let socket = self.socket.lock().await;
+        let socket = socket
+            .as_ref()
+            .ok_or_else(|| Error::closed("the sink was closed; open it again").at_target(&self.target))?;
+        let max = self.options.datagram_bytes_max;
+        let mut group = Vec::with_capacity(DATAGRAMS_PER_CALL);
+        let mut predecessor = batch.after();
+        for event in batch.events() {
+            let id = event.id();
+            let frame =
+                if self.options.name_predecessor { Frame::closing(predecessor) } else { Frame::plain() };
+            predecessor = Some(id);
+            let whole = Datagram { event: id, frame, body: event.open_envelope(), frame_first: false };
+            if whole.bytes() <= max {
+                group.push(whole);
+                if group.len() == DATAGRAMS_PER_CALL {
+                    self.send(socket, &mut group, sent).await?;
+                }
+                continue;
+            }
+            match self.options.oversize {
+                Oversize::Skip => {
+                    self.counters.skipped.fetch_add(1, Ordering::Relaxed);
+                    metrics::counter!("hydrant_udp_sink_skipped_total").increment(1);
+                    let (bytes, to) = (whole.bytes(), &self.target);
+                    tracing::warn!(event = %id, bytes, max, to, "skipped: larger than a datagram may be");
+                }
+                Oversize::Park => {
+                    self.send(socket, &mut group, sent).await?;
+                    return Err(self.too_large(id, whole.bytes(), "datagram_bytes_max", max));
+                }
+                Oversize::Chunk => {
+                    self.send(socket, &mut group, sent).await?;
+                    if event.size() > self.options.event_bytes_max {
+                        let max = self.options.event_bytes_max;
+                        return Err(self.too_large(id, event.size(), "event_bytes_max", max));
+                    }
+                    let line = whole.parts().concat();
+                    let mut chunks = Vec::with_capacity(DATAGRAMS_PER_CALL);
+                    for (frame, body) in Chunks::of(&line, id, max)? {
+                        chunks.push(Datagram { event: id, frame, body, frame_first: true });
+                        if chunks.len() == DATAGRAMS_PER_CALL {
+                            self.send(socket, &mut chunks, sent).await?;
+                        }
+                    }
+                    self.send(socket, &mut chunks, sent).await?;
+                }
+            }
+        }
+        self.send(socket, &mut group, sent).await
+    }
+
     /// Sends all of `group` and empties it.
     ///
     /// # Cancel safety
@@ -172,61 +231,47 @@ impl UdpSink {
 
 #[async_trait]
 impl EventSink for UdpSink {
+    /// Hands a batch to the kernel, datagram by datagram.
+    ///
+    /// # Errors
+    /// `Invalid` for an event that is too large, by `oversize`; `Denied`; `Unavailable`, also where the deadline of the
+    /// batch passes: `Safe` while nothing of it was sent.
+    ///
+    /// # Cancel safety
+    /// A dropped future has sent a prefix; nothing is under way behind it.
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
-        let socket = self.socket.lock().await;
-        let socket = socket
-            .as_ref()
-            .ok_or_else(|| Error::closed("the sink was closed; open it again").at_target(&self.target))?;
-        let max = self.options.datagram_bytes_max;
-        let mut group = Vec::with_capacity(DATAGRAMS_PER_CALL);
         let mut sent = 0;
-        let mut predecessor = batch.after();
-        for event in batch.events() {
-            let id = event.id();
-            let frame =
-                if self.options.name_predecessor { Frame::closing(predecessor) } else { Frame::plain() };
-            predecessor = Some(id);
-            let whole = Datagram { event: id, frame, body: event.open_envelope(), frame_first: false };
-            if whole.bytes() <= max {
-                group.push(whole);
-                if group.len() == DATAGRAMS_PER_CALL {
-                    self.send(socket, &mut group, &mut sent).await?;
-                }
-                continue;
-            }
-            match self.options.oversize {
-                Oversize::Skip => {
-                    self.counters.skipped.fetch_add(1, Ordering::Relaxed);
-                    metrics::counter!("hydrant_udp_sink_skipped_total").increment(1);
-                    let (bytes, to) = (whole.bytes(), &self.target);
-                    tracing::warn!(event = %id, bytes, max, to, "skipped: larger than a datagram may be");
-                }
-                Oversize::Park => {
-                    self.send(socket, &mut group, &mut sent).await?;
-                    return Err(self.too_large(id, whole.bytes(), "datagram_bytes_max", max));
-                }
-                Oversize::Chunk => {
-                    self.send(socket, &mut group, &mut sent).await?;
-                    if event.size() > self.options.event_bytes_max {
-                        let max = self.options.event_bytes_max;
-                        return Err(self.too_large(id, event.size(), "event_bytes_max", max));
-                    }
-                    let line = whole.parts().concat();
-                    let mut chunks = Vec::with_capacity(DATAGRAMS_PER_CALL);
-                    for (frame, body) in Chunks::of(&line, id, max)? {
-                        chunks.push(Datagram { event: id, frame, body, frame_first: true });
-                        if chunks.len() == DATAGRAMS_PER_CALL {
-                            self.send(socket, &mut chunks, &mut sent).await?;
-                        }
-                    }
-                    self.send(socket, &mut chunks, &mut sent).await?;
-                }
-            }
-        }
-        self.send(socket, &mut group, &mut sent).await
+        let Some(deadline) = batch.deadline() else { return self.send_batch(batch, &mut sent).await };
+        let in_time = timeout_at(deadline, self.send_batch(batch, &mut sent)).await;
+        in_time.unwrap_or_else(|_| Err(error::late(&self.target, sent == 0)))
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint> {
         Ok(Checkpoint::Unknown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use hydrant::{ErrorKind, Event, Retry};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn append_waits_for_its_turn_until_its_deadline() {
+        let sink = UdpSink::open("127.0.0.1:9", UdpSinkOptions::default()).await.unwrap();
+        let events = [Event::new(EventId::ZERO, "a").unwrap()];
+        let batch = Batch::new(None, &events).unwrap();
+        let under_way = sink.socket.lock().await;
+        let late = batch.with_deadline(Some(Instant::now() + Duration::from_millis(50)));
+        let error = sink.append(late).await.unwrap_err();
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Safe), "{error}");
+        assert_eq!(sink.stats().datagrams, 0);
+        drop(under_way);
+        sink.append(batch).await.unwrap();
+        assert_eq!(sink.stats().datagrams, 1);
     }
 }

@@ -63,7 +63,7 @@ fn decode_with(line: Bytes, bare_id: Option<EventId>) -> Result<Event> {
     let event = if let Some(layout) = parts.canonical_layout(&line) {
         Event::from_layout(line, layout)?
     } else {
-        let mut canonical = Vec::with_capacity(parts.encoded_len());
+        let mut canonical = Vec::with_capacity(parts.size());
         let layout = parts.encode(&mut canonical)?;
         Event::from_layout(canonical.into(), layout)?
     };
@@ -236,11 +236,14 @@ impl<'a> Parts<'a> {
         Self { id, payload, time: None, metadata: None, is_snapshot: false, members: b"" }
     }
 
-    /// An upper bound of the envelope's size in bytes.
-    pub(crate) fn encoded_len(&self) -> usize {
-        let time = self.time.map_or(0, <[u8]>::len);
-        let metadata = self.metadata.map_or(0, <[u8]>::len);
-        96 + self.payload.len() + time + metadata + self.members.len()
+    /// The envelope's size in bytes, closing brace included: what [`Event::size`] returns once it is encoded.
+    pub(crate) fn size(&self) -> usize {
+        let digits = self.id.get().checked_ilog10().map_or(1, |log| log as usize + 1);
+        let time = self.time.map_or(0, |text| TIME.len() + text.len() + 1);
+        let metadata = self.metadata.map_or(0, |json| METADATA.len() + json.len());
+        let snapshot = if self.is_snapshot { SNAPSHOT.len() } else { 0 };
+        let members = if self.members.is_empty() { 0 } else { 1 + self.members.len() };
+        ID.len() + digits + PAYLOAD.len() + self.payload.len() + time + metadata + snapshot + members + 1
     }
 
     /// Appends the open envelope in canonical form; offsets count from where it begins.
@@ -248,7 +251,7 @@ impl<'a> Parts<'a> {
     /// # Errors
     /// `Invalid` above 4 GiB.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<Layout> {
-        if u32::try_from(self.encoded_len()).is_err() {
+        if u32::try_from(self.size()).is_err() {
             return Err(Error::invalid("the event is larger than 4 GiB").at(self.id));
         }
         let base = out.len();
@@ -365,7 +368,7 @@ pub(crate) fn check_parts(parts: &Parts<'_>) -> Result<()> {
 
 /// The other members must come back from decoding as they were given.
 fn check_members(parts: &Parts<'_>) -> Result<()> {
-    let mut line = Vec::with_capacity(parts.encoded_len());
+    let mut line = Vec::with_capacity(parts.size());
     parts.encode(&mut line)?;
     line.push(b'}');
     let wrong = || Error::invalid("a member has a name that the envelope uses, or is not JSON").at(parts.id);

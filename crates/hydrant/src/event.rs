@@ -232,7 +232,7 @@ impl Event {
             return Ok(self);
         }
         let parts = Parts { is_snapshot, ..self.parts() };
-        let mut line = Vec::with_capacity(parts.encoded_len());
+        let mut line = Vec::with_capacity(parts.size());
         let layout = parts.encode(&mut line)?;
         Self::from_layout(line.into(), layout)
     }
@@ -359,7 +359,7 @@ impl EventBuilder {
             is_snapshot: self.is_snapshot,
             members: self.members.as_bytes(),
         };
-        let mut line = Vec::with_capacity(parts.encoded_len());
+        let mut line = Vec::with_capacity(parts.size());
         let layout = parts.encode(&mut line)?;
         envelope::check_parts(&parts)?;
         Event::from_layout(line.into(), layout)
@@ -386,6 +386,7 @@ mod tests {
         assert_eq!(event.members(), br#""origin":"alice""#);
         assert!(event.is_snapshot());
         assert_eq!(event.size(), event.to_vec().len());
+        assert_eq!(event.size(), event.parts().size());
         assert_eq!(crate::envelope::decode(event.to_vec().into()).unwrap(), event);
     }
 
@@ -418,6 +419,7 @@ mod tests {
             let other = other.build().unwrap();
             assert_ne!(event, other);
             assert_ne!(event.digest(), other.digest());
+            assert_eq!(other.size(), other.parts().size());
         }
     }
 }

@@ -72,7 +72,9 @@ pub use fanout::{
     FanOut, FanOutOptions, FanOutStatus, Laggard, Laggards, Relay, RelayOptions, SecondaryOptions,
     SecondaryState, SecondaryStatus, StartAt,
 };
-pub use journal::{Clock, Hydrated, Journal, JournalOptions, Metadata, Saved, SavedStream};
+pub use journal::{
+    Clock, Durable, Hydrated, Journal, JournalOptions, Metadata, Saved, SavedStream, Slot, Submitted,
+};
 pub use memory::{MemoryStore, MemoryStoreOptions};
 pub use reading::{EventSourceExt, follow_by_reading};
 pub use wrap::{Checkpointed, DeadLetter, Deferred, Filtered, Mapped};

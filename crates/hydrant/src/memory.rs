@@ -268,7 +268,11 @@ mod tests {
     async fn prune_keeps_the_newest_snapshot_and_tells_the_floor() {
         let store = MemoryStore::default();
         let log = [event(0), event(1), snapshot(2), event(3), snapshot(4), event(5)];
-        store.append(Batch::new(None, &log).unwrap()).await.unwrap();
+        let mut after = None;
+        for part in Batch::segments(&log) {
+            store.append(Batch::new(after, part).unwrap()).await.unwrap();
+            after = part.last().map(Event::id);
+        }
         store.prune(EventId::new(3)).await.unwrap();
         let error = store.collect(ReadFrom::Origin).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Pruned { oldest: EventId::new(2) });

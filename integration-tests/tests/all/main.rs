@@ -7,4 +7,5 @@ mod documents;
 mod fan_out;
 mod killed_servers;
 mod main_job;
+mod timeouts;
 mod whole_processes;

@@ -232,7 +232,7 @@ fn is_free(port: u16) -> bool {
 }
 
 /// A port below those that the system gives to clients: none of them takes it while the server restarts.
-pub(crate) fn free_port() -> Result<u16, String> {
+pub(super) fn free_port() -> Result<u16, String> {
     let candidates = (0..100).map(|_| 20_000 + u16::try_from(random() % 12_000).expect("below 12,000"));
     candidates
         .into_iter()

@@ -10,7 +10,6 @@ use tokio::sync::{Mutex, watch};
 use super::FileStore;
 use crate::directory::Directory;
 use crate::disk::DiskFile;
-use crate::source::blocking;
 use crate::writer::{Command, Counters, Gate, Published};
 
 /// Replaces and removes sealed files, one at a time.
@@ -63,16 +62,18 @@ impl Upkeep {
             let held = held.ok_or_else(|| Error::closed("the log was closed; open it again"))?;
             let sealed = self.published.borrow().view.sealed.clone();
             let (dir, yields) = (self.dir.clone(), self.yields.clone());
-            let is_done = blocking(move || {
-                let _held = (gate, held);
-                for sealed in sealed.iter() {
-                    if !dir.compress(*sealed, &yields)? {
-                        return Ok(false);
+            let is_done = self
+                .dir
+                .run(move || {
+                    let _held = (gate, held);
+                    for sealed in sealed.iter() {
+                        if !dir.compress(*sealed, &yields)? {
+                            return Ok(false);
+                        }
                     }
-                }
-                Ok(true)
-            })
-            .await?;
+                    Ok(true)
+                })
+                .await?;
             if is_done {
                 return Ok(());
             }

@@ -2,7 +2,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::*;
 use crate::directory::Sealed;
-use crate::sim_disk::Fault;
+use crate::sim::{Fault, When};
 
 const SEALED: Sealed = Sealed { last: EventId::new(9), compressed: false };
 
@@ -67,7 +67,7 @@ fn whichever_step_fails_the_segment_is_there_and_the_next_try_ends_it() {
         for fault in [Fault::PowerCut, Fault::Error(std::io::ErrorKind::Other), Fault::Short] {
             for seed in 0..16 {
                 let disk = disk_of(&log());
-                disk.fail_at(step, fault);
+                disk.fail(When::Step(step), fault);
                 let first = directory(&disk).compress(SEALED, &AtomicBool::new(false));
                 let disk = if fault == Fault::PowerCut || seed % 2 == 0 {
                     disk.reboot(&mut fastrand::Rng::with_seed(seed))

@@ -7,9 +7,8 @@ use fastrand::Rng;
 use futures_util::future::join_all;
 use hydrant::{Batch, Event, EventSink, EventSourceExt, MemoryCheckpoints, ReadFrom};
 
-use super::{EVENT_BYTES_MAX, dir, event, snapshot};
-use crate::directory::Directory;
-use crate::sim_disk::{Fault, SimDisk};
+use super::{dir, event, snapshot};
+use crate::sim::{Fault, SimDisk, When};
 use crate::{FileStore, FileStoreOptions};
 
 /// Batches behind each other, some of which rotate.
@@ -18,7 +17,8 @@ fn pieces(random: &mut Rng) -> Vec<Vec<Event>> {
     let mut piece = || {
         let ids = next..next + random.u64(1..5);
         next = ids.end;
-        ids.map(|id| if random.u8(..5) == 0 { snapshot(id) } else { event(id) }).collect()
+        let opens = random.u8(..3) == 0;
+        ids.clone().map(|id| if opens && id == ids.start { snapshot(id) } else { event(id) }).collect()
     };
     (0..12).map(|_| piece()).collect()
 }
@@ -26,17 +26,16 @@ fn pieces(random: &mut Rng) -> Vec<Vec<Event>> {
 async fn run(seed: u64, step: usize, fault: Fault) -> bool {
     let mut random = Rng::with_seed(seed);
     let disk = SimDisk::new(&dir());
-    let open = || {
-        let there = Directory::new(Arc::new(disk.clone()), &dir(), EVENT_BYTES_MAX);
+    let open = async || {
         let roster = Arc::new(MemoryCheckpoints::default());
-        FileStore::open_on(Arc::new(there), roster, FileStoreOptions::default())
+        FileStore::open_on(Arc::new(disk.clone()), &dir(), roster, FileStoreOptions::default()).await
     };
     let log = open().await.unwrap();
     let pieces = pieces(&mut random);
     // An empty log may begin at any snapshot, so it holds something first.
     log.append(Batch::new(None, &pieces[0]).unwrap()).await.unwrap();
     let before = disk.steps().len();
-    disk.fail_at(before + step, fault);
+    disk.fail(When::Step(before + step), fault);
     let appends = pieces[1..].iter().map(|piece| {
         let after = piece[0].id().prev();
         log.append(Batch::new(after, piece).unwrap())

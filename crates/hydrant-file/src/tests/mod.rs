@@ -2,6 +2,7 @@
 
 mod compress;
 mod crowd;
+mod meet;
 mod power;
 mod repair;
 mod verify;
@@ -12,9 +13,10 @@ use std::sync::Arc;
 
 use hydrant::{Event, EventId};
 
+use crate::FileSourceOptions;
+use crate::Finding;
 use crate::directory::Directory;
-use crate::sim_disk::SimDisk;
-use crate::verify::{Finding, Verifier};
+use crate::sim::SimDisk;
 use crate::wire::{Flags, Marks, Opens, Place, encode};
 
 const EVENT_BYTES_MAX: usize = 1 << 20;
@@ -81,19 +83,15 @@ fn disk_of(files: &[(&str, Vec<u8>)]) -> SimDisk {
 }
 
 fn directory(disk: &SimDisk) -> Directory {
-    Directory::new(Arc::new(disk.clone()), &dir(), EVENT_BYTES_MAX)
+    Directory::simulated(Arc::new(disk.clone()), &dir(), EVENT_BYTES_MAX)
 }
 
 fn findings(disk: &SimDisk) -> Vec<Finding> {
-    let directory = directory(disk);
-    let mut findings = Vec::new();
-    Verifier::new(&directory, |finding| {
-        findings.push(finding);
-        true
-    })
-    .run()
-    .unwrap();
-    findings
+    findings_in(disk, &dir())
+}
+
+fn findings_in(disk: &SimDisk, dir: &Path) -> Vec<Finding> {
+    crate::sim::verify(disk, dir, &FileSourceOptions::default()).unwrap()
 }
 
 fn text(disk: &SimDisk, name: &str) -> String {

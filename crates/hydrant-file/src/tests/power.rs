@@ -8,7 +8,7 @@ use hydrant::{
 };
 
 use super::*;
-use crate::sim_disk::Fault;
+use crate::sim::{Fault, When};
 use crate::{FileSource, FileSourceOptions, FileStore, FileStoreOptions, Fsync};
 
 /// What happens to a log, in order.
@@ -40,11 +40,12 @@ impl History {
             let count = if events.is_empty() { 1 } else { random.usize(1..=3) };
             for _ in 0..count {
                 let start = events.len();
-                for _ in 0..random.usize(1..=4) {
+                let opens = random.u8(..3) == 0;
+                for at in 0..random.usize(1..=4) {
                     let size = if random.u8(..4) == 0 { random.usize(..3000) } else { random.usize(..200) };
                     let mut event =
                         Event::builder(EventId::new(id)).payload_json(format!("\"{}\"", "x".repeat(size)));
-                    if random.u8(..5) == 0 {
+                    if opens && at == 0 {
                         event = event.snapshot();
                     }
                     events.push(event.build().unwrap());
@@ -126,8 +127,8 @@ impl<'a> Run<'a> {
     }
 
     async fn try_open(&self) -> Result<FileStore> {
-        let dir = Directory::new(Arc::new(self.disk.clone()), self.path, EVENT_BYTES_MAX);
-        FileStore::open_on(Arc::new(dir), Arc::new(MemoryCheckpoints::default()), self.options.clone()).await
+        let (disk, roster) = (Arc::new(self.disk.clone()), Arc::new(MemoryCheckpoints::default()));
+        FileStore::open_on(disk, self.path, roster, self.options.clone()).await
     }
 
     async fn open(&mut self) -> Result<FileStore> {
@@ -272,18 +273,6 @@ impl<'a> Run<'a> {
     }
 }
 
-fn findings_in(disk: &SimDisk, path: &Path) -> Vec<Finding> {
-    let directory = Directory::new(Arc::new(disk.clone()), path, EVENT_BYTES_MAX);
-    let mut found = Vec::new();
-    Verifier::new(&directory, |finding| {
-        found.push(finding);
-        true
-    })
-    .run()
-    .unwrap();
-    found
-}
-
 /// The kinds of stores that are cut.
 fn stores() -> [FileStoreOptions; 3] {
     let options = FileStoreOptions::default;
@@ -314,7 +303,7 @@ async fn a_power_cut_at_any_step_loses_nothing_that_was_acknowledged_or_read() {
         dry.play().await.unwrap();
         for step in 0..dry.disk.steps().len() {
             let mut run = Run::new(&history, &options, Path::new(DIR));
-            run.disk.fail_at(step, Fault::PowerCut);
+            run.disk.fail(When::Step(step), Fault::PowerCut);
             drop(run.play().await);
             run.look_beside().await;
             for survival in 0..SURVIVALS {
@@ -338,7 +327,7 @@ async fn a_fault_at_any_step_loses_nothing_that_was_acknowledged_or_read() {
         dry.play().await.unwrap();
         for (step, fault) in (0..dry.disk.steps().len()).flat_map(|step| faults.map(|fault| (step, fault))) {
             let mut run = Run::new(&history, &options, Path::new(DIR));
-            run.disk.fail_at(step, fault);
+            run.disk.fail(When::Step(step), fault);
             drop(run.play().await);
             run.look_beside().await;
             let mut random = Rng::with_seed(step as u64);
@@ -360,7 +349,7 @@ async fn a_read_that_fails_anywhere_loses_nothing() {
         dry.play().await.unwrap();
         for look in 0..dry.disk.looks() {
             let mut run = Run::new(&history, &options, Path::new(DIR));
-            run.disk.fail_look_at(look);
+            run.disk.fail(When::Look(look), Fault::Error(std::io::ErrorKind::Other));
             drop(run.play().await);
             let mut next = run.on(run.disk.restart());
             next.check(&format!("a failure of look {look}")).await;

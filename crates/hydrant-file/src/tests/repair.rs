@@ -1,11 +1,13 @@
 use hydrant::Result;
 
 use super::*;
-use crate::repair::{RepairReport, repair_on};
-use crate::sim_disk::Fault;
+use crate::FileStoreOptions;
+use crate::RepairReport;
+use crate::sim::{Fault, When};
 
 fn repair(disk: &SimDisk) -> Result<RepairReport> {
-    repair_on(Arc::new(disk.clone()), &dir(), EVENT_BYTES_MAX)
+    let options = FileStoreOptions::default().with_event_bytes_max(EVENT_BYTES_MAX);
+    crate::sim::repair(disk, &dir(), &options)
 }
 
 /// Every byte that was there is still there, in some file.
@@ -147,7 +149,7 @@ fn a_repair_that_was_interrupted_anywhere_is_finished_by_the_next() {
             for fault in [Fault::PowerCut, Fault::Error(std::io::ErrorKind::Other), Fault::Short] {
                 for seed in 0..4 {
                     let disk = disk_of(&files);
-                    disk.fail_at(step, fault);
+                    disk.fail(When::Step(step), fault);
                     let first = repair(&disk);
                     let mut random = fastrand::Rng::with_seed(seed);
                     let disk = disk.reboot(&mut random);

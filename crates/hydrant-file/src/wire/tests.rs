@@ -32,7 +32,7 @@ fn places() -> Vec<Place> {
     let marks = Some(Marks { start: 0xAB_CDEF, synced: 7 });
     let mut places = vec![Place::default()];
     places.push(Place { flags: Flags::ENDS | Flags::AFTER_FOREIGN, marks, opens: None });
-    places.push(Place { flags: Flags::CONTINUES, marks, opens: Some(Opens::Root) });
+    places.push(Place { flags: Flags::ENDS, marks, opens: Some(Opens::Root) });
     places.push(Place { flags: Flags::ENDS, marks, opens: Some(Opens::Behind(EventId::new(u64::MAX))) });
     places
 }
@@ -52,6 +52,17 @@ fn what_is_encoded_is_read_back_without_parsing_and_by_parsing() {
             assert_eq!((ours.marks, ours.opens), (place.marks, place.opens));
             assert!(ours.flags.has(place.flags));
         }
+    }
+}
+
+#[test]
+fn a_line_with_the_reserved_flag_is_refused() {
+    for event in events() {
+        let mut line = Vec::new();
+        let place = Place { flags: Flags::RESERVED, ..Place::default() };
+        encode(&mut line, &event, place);
+        line.pop();
+        assert_eq!(parse(&line).unwrap_err().kind(), hydrant::ErrorKind::Unsupported);
     }
 }
 

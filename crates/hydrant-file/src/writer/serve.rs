@@ -1,5 +1,6 @@
 //! What is asked of the writer, and the thread that serves it.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -84,45 +85,81 @@ fn next(queue: &mut mpsc::Receiver<Command>) -> Option<Command> {
 }
 
 impl Writer {
-    /// Serves until it is told to close, or until nobody is left who could.
+    /// Serves commands until it is closed, or until no handle is left.
     pub(crate) fn run(mut self, mut queue: mpsc::Receiver<Command>) {
         let mut ahead = None;
-        loop {
-            let Some(command) = ahead.take().or_else(|| next(&mut queue)) else {
-                // No caller is left to be told.
-                if let Err(error) = self.close() {
-                    tracing::warn!(%error, "the log was not closed in order: the next open recovers it");
-                }
-                return;
-            };
-            match command {
-                Command::Append(append) => ahead = self.appends(append, &mut queue),
-                Command::Barrier(reply) => self.answer(reply, self.stopped.clone().map_or(Ok(()), Err)),
-                Command::Head(reply) => {
-                    let head = self.head.as_ref().map_or(Checkpoint::Empty, Checkpoint::at);
-                    self.answer(reply, self.stopped.clone().map_or(Ok(head), Err));
-                }
-                Command::Sync(reply) => {
-                    let synced = self.sync();
-                    self.answer(reply, synced);
-                }
-                Command::Prune(before, gate, reply) => {
-                    let pruned = self.prune(before);
-                    drop(gate);
-                    self.answer(reply, pruned);
-                }
-                // A failure has stopped the log, and answers whoever comes next.
-                Command::Due => drop(self.sync()),
-                Command::Close(reply) => {
-                    queue.close();
-                    let closed = self.close();
-                    // What was sent before is refused when the queue is dropped.
-                    drop(queue);
-                    self.answer(reply, closed);
-                    return;
-                }
+        while let Some(command) = ahead.take().or_else(|| next(&mut queue)) {
+            match self.serve(command, &mut queue) {
+                ControlFlow::Continue(next) => ahead = next,
+                ControlFlow::Break(()) => return,
             }
         }
+        self.abandon();
+    }
+
+    /// Like [`run`](Writer::run), as a task of a simulator: it waits for its turn before each command.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) async fn run_inline(
+        mut self,
+        mut queue: mpsc::Receiver<Command>,
+        disk: &dyn crate::disk::Disk,
+    ) {
+        let mut ahead = None;
+        loop {
+            let command = match ahead.take() {
+                Some(command) => Some(command),
+                None => queue.recv().await,
+            };
+            disk.turn().await;
+            let Some(command) = command else { return self.abandon() };
+            match self.serve(command, &mut queue) {
+                ControlFlow::Continue(next) => ahead = next,
+                ControlFlow::Break(()) => return,
+            }
+        }
+    }
+
+    /// Closes a log that no handle is left of.
+    fn abandon(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::warn!(%error, "the log was not closed in order: the next open recovers it");
+        }
+    }
+
+    /// Serves one command; returns the next one if it was taken from the queue already, or breaks at the close.
+    fn serve(
+        &mut self,
+        command: Command,
+        queue: &mut mpsc::Receiver<Command>,
+    ) -> ControlFlow<(), Option<Command>> {
+        match command {
+            Command::Append(append) => return ControlFlow::Continue(self.appends(append, queue)),
+            Command::Barrier(reply) => self.answer(reply, self.stopped.clone().map_or(Ok(()), Err)),
+            Command::Head(reply) => {
+                let head = self.head.as_ref().map_or(Checkpoint::Empty, Checkpoint::at);
+                self.answer(reply, self.stopped.clone().map_or(Ok(head), Err));
+            }
+            Command::Sync(reply) => {
+                let synced = self.sync();
+                self.answer(reply, synced);
+            }
+            Command::Prune(before, gate, reply) => {
+                let pruned = self.prune(before);
+                drop(gate);
+                self.answer(reply, pruned);
+            }
+            // A failure has stopped the log, and is the answer to all later commands.
+            Command::Due => drop(self.sync()),
+            Command::Close(reply) => {
+                queue.close();
+                let closed = self.close();
+                // Commands that wait in the queue are refused by dropping them.
+                while queue.try_recv().is_ok() {}
+                self.answer(reply, closed);
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(None)
     }
 
     pub(super) fn answer<T>(&self, reply: oneshot::Sender<Result<T>>, answer: Result<T>) {

@@ -25,10 +25,12 @@ pub(crate) async fn open(dir: &Path) -> FileStore {
     FileStore::open(dir, FileStoreOptions::default()).await.unwrap()
 }
 
-/// Appends right behind the head.
+/// Appends right behind the head, in a batch for each segment.
 pub(crate) async fn append(store: &FileStore, events: &[Event]) {
-    let after = store.checkpoint().await.unwrap().id();
-    store.append(Batch::new(after, events).unwrap()).await.unwrap();
+    for segment in Batch::segments(events) {
+        let after = store.checkpoint().await.unwrap().id();
+        store.append(Batch::new(after, segment).unwrap()).await.unwrap();
+    }
 }
 
 pub(crate) async fn all(store: &FileStore) -> Vec<Event> {

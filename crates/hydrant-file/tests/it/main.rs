@@ -9,5 +9,6 @@ mod conformance;
 mod hydra_node;
 mod kill;
 mod recovery;
+mod replaced;
 mod store;
 mod support;

@@ -25,8 +25,11 @@ pub(crate) async fn open(dir: &Path) -> FileStore {
 
 /// Appends behind whatever is there.
 pub(crate) async fn append(store: &FileStore, events: &[Event]) -> Result<()> {
-    let after = store.checkpoint().await?.id();
-    store.append(Batch::new(after, events)?).await
+    for segment in Batch::segments(events) {
+        let after = store.checkpoint().await?.id();
+        store.append(Batch::new(after, segment)?).await?;
+    }
+    Ok(())
 }
 
 pub(crate) async fn read(store: &FileStore, from: ReadFrom) -> Vec<Event> {

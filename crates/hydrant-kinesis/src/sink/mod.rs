@@ -14,7 +14,7 @@ use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::retry::RetryConfig;
 use hydrant::{Batch, Capabilities, Checkpoint, Error, ErrorKind, Event, EventSink, Result, Retry};
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::source::{KinesisSourceOptions, Unanswered, Upstream};
 use crate::wire::{Packed, Wire};
@@ -113,6 +113,12 @@ impl State {
     }
 }
 
+/// The right to make the next call.
+struct Turn {
+    state: OwnedMutexGuard<State>,
+    alive: watch::Receiver<()>,
+}
+
 /// Who waits for a call, and may stop doing so.
 struct Caller(oneshot::Sender<Result<Checkpoint>>);
 
@@ -185,15 +191,20 @@ impl KinesisSink {
         saved
     }
 
+    /// Waits until the call before has ended, which `close` ends early: so that is watched from before the wait on.
+    async fn turn(&self) -> Turn {
+        let alive = self.alive.subscribe();
+        Turn { state: Arc::clone(&self.state).lock_owned().await, alive }
+    }
+
     /// Runs `call` to its end in a task of its own, so that a caller who goes away leaves nothing half done. The
     /// next call begins when it has ended.
-    async fn call<C, F>(&self, call: C) -> Result<Checkpoint>
+    async fn call<C, F>(&self, turn: Turn, call: C) -> Result<Checkpoint>
     where
         C: FnOnce(Arc<Shared>, OwnedMutexGuard<State>, Caller, watch::Receiver<()>) -> F,
         F: Future<Output = (Caller, Result<Checkpoint>)> + Send + 'static,
     {
-        let alive = self.alive.subscribe();
-        let state = Arc::clone(&self.state).lock_owned().await;
+        let Turn { state, alive } = turn;
         if state.closed {
             return Err(Error::closed("the sink was closed; open it again").at_target(&self.shared.name));
         }
@@ -293,11 +304,12 @@ impl Shared {
         Ok(format!("{} of {made}, log {}", stream.stream_arn(), self.wire.log))
     }
 
-    /// Puts what of the batch the stream does not hold, record by record.
+    /// Puts what of the batch the stream does not hold, record by record. No put begins after `deadline`.
     async fn append(
         &self,
         state: &mut State,
         batch: Batch<'_>,
+        deadline: Instant,
         caller: &mut Caller,
         alive: watch::Receiver<()>,
     ) -> Result<Checkpoint> {
@@ -307,14 +319,13 @@ impl Shared {
         let after = if held == 0 { batch.after() } else { Some(batch.events()[held - 1].id()) };
         let mut rest = fresh;
         let mut put_any = false;
-        let deadline = Instant::now() + self.options.append_timeout;
         let packed = self.wire.pack(after, fresh).map_err(|error| error.at_target(&self.name))?;
         for Packed { data, completes } in packed {
             let previous = state.previous.as_deref();
-            let put = match (caller.0.is_closed(), put_any && Instant::now() >= deadline) {
-                (true, _) => Err(self.unfinished("the caller went away")),
-                (_, true) => Err(self.unfinished("`append_timeout` has passed")),
-                _ => self.put(data, previous, deadline, &mut state.rng, caller).await,
+            let put = if caller.0.is_closed() || Instant::now() >= deadline {
+                Err(self.deadline_passed(Retry::Safe).into())
+            } else {
+                self.put(data, previous, deadline, &mut state.rng, caller).await
             };
             let number = put.map_err(|NotPut { error, may_be_another }| {
                 state.is_doubted = true;
@@ -362,9 +373,14 @@ impl Shared {
         error.because(cause).maybe_applied()
     }
 
-    fn unfinished(&self, why: &str) -> NotPut {
-        let message = format!("{why} while the batch was put; a part of it is on the stream");
-        Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message).at_target(&self.name).into()
+    fn deadline_passed(&self, retry: Retry) -> Error {
+        let message = match retry {
+            Retry::Safe => {
+                "the deadline of the append passed before the next record of it was put; append again"
+            }
+            _ => "the deadline of the append passed; a part of the batch may be on the stream",
+        };
+        Error::new(ErrorKind::Unavailable, retry, message).at_target(&self.name)
     }
 }
 
@@ -373,19 +389,25 @@ impl EventSink for KinesisSink {
     /// Puts what of the batch the stream does not hold yet, as far as this handle knows.
     ///
     /// # Errors
-    /// As [`EventSink::append`]; `Unavailable` when the shard is throttled beyond `append_timeout`.
+    /// As [`EventSink::append`]; `Unavailable` when the shard is throttled until the batch's deadline or
+    /// `append_timeout`, whichever is earlier, as `Safe` where nothing of the batch was put by then.
     ///
     /// # Cancel safety
     /// A dropped future leaves a prefix of the batch. The record in flight ends before the next call begins.
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
         let (after, events): (_, Vec<Event>) = (batch.after(), batch.events().to_vec());
-        let appended = self.call(|shared, mut state, mut caller, alive| async move {
+        let latest = Instant::now() + self.shared.options.append_timeout;
+        let deadline = batch.deadline().map_or(latest, |deadline| deadline.min(latest));
+        let late = |retry| self.shared.deadline_passed(retry);
+        let turn = timeout_at(deadline, self.turn()).await.map_err(|_| late(Retry::Safe))?;
+        let appended = self.call(turn, |shared, mut state, mut caller, alive| async move {
             let batch = Batch::new(after, &events).expect("it was a batch before");
-            let result = shared.append(&mut state, batch, &mut caller, alive).await;
+            let result = shared.append(&mut state, batch, deadline, &mut caller, alive).await;
             drop(state);
             (caller, result)
         });
-        appended.await.map(drop)
+        let appended = timeout_at(deadline, appended).await;
+        appended.unwrap_or_else(|_| Err(late(Retry::AfterCheckpoint))).map(drop)
     }
 
     /// The last event that the sink will know again when it is opened anew; the entry in the store of checkpoints is
@@ -397,7 +419,8 @@ impl EventSink for KinesisSink {
     /// # Cancel safety
     /// A dropped future leaves the question, and the entry, to be finished before the next call begins.
     async fn checkpoint(&self) -> Result<Checkpoint> {
-        self.call(|shared, mut state, caller, alive| async move {
+        let turn = self.turn().await;
+        self.call(turn, |shared, mut state, caller, alive| async move {
             let result = shared.checkpoint(&mut state, alive).await;
             drop(state);
             (caller, result)

@@ -49,8 +49,8 @@ pub struct KinesisSinkOptions {
     /// evenly by hand. It must stay the same for as long as the stream keeps events of the log, and its readers
     /// are told it too. Default: none.
     pub explicit_hash_key: Option<u128>,
-    /// How long an append puts records and waits out throttling, before it says how far it came. Default: 25 s,
-    /// just below what a fan-out gives a call.
+    /// How long an append may take, the wait for its turn and for throttling included; a batch with an earlier
+    /// deadline ends earlier. Default: 25 s, just below what a fan-out gives a call.
     pub append_timeout: Duration,
     /// How long one record may take to be acknowledged, before its outcome counts as unknown. Default: 10 s.
     pub put_timeout: Duration,
@@ -152,7 +152,7 @@ impl KinesisSinkOptions {
         self
     }
 
-    /// Sets how long an append puts records and waits out throttling.
+    /// Sets how long an append may take, the wait for its turn and for throttling included.
     #[must_use]
     pub fn with_append_timeout(mut self, timeout: Duration) -> Self {
         self.append_timeout = timeout;

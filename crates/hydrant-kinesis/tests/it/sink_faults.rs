@@ -9,6 +9,7 @@ use hydrant_conformance::Generator;
 use hydrant_kinesis::{KinesisSink, KinesisSinkOptions, KinesisSource, connect};
 use test_servers::native::Kinesalite;
 use test_servers::proxy::{Action, Answer, Fault, Gate, Http, Tcp, When, operation};
+use tokio::time::{Instant, timeout};
 
 use crate::raw;
 use crate::servers::{self, Server, new_stream, remove_streams};
@@ -133,6 +134,30 @@ async fn whatever_breaks_a_put_every_event_is_there_in_order_on_kinesalite() {
     // Found again by reading back: the highest, each once.
     let anew = broken.sink(broken.options()).await;
     assert_eq!(anew.checkpoint().await.unwrap(), Checkpoint::at(events.last().unwrap()));
+    broken.remove().await;
+}
+
+#[tokio::test]
+async fn append_returns_before_its_deadline_on_kinesalite() {
+    let Some(broken) = Broken::stream(Server::Kinesalite).await else { return };
+    let proxy = Tcp::start(broken.proxy.address()).await;
+    let client = connect(&servers::at(&format!("http://{}", proxy.address())).with_attempts_max(1)).await;
+    let options = broken.options().with_put_timeout(Duration::from_secs(2));
+    let sink = KinesisSink::open(client.unwrap(), &broken.stream, LOG, options).await.unwrap();
+    let events = Generator::new(1).log(6);
+    sink.append(batch(&events, 0..3)).await.unwrap();
+    proxy.always(Fault::BlackHole).await;
+    // The put, and the wait for it: it is under way until `put_timeout`.
+    for retry in [Retry::AfterCheckpoint, Retry::Safe] {
+        let deadline = Some(Instant::now() + Duration::from_millis(300));
+        let append = sink.append(batch(&events, 3..6).with_deadline(deadline));
+        let answer = timeout(Duration::from_secs(1), append).await;
+        let error = answer.expect("an append outlived its deadline").unwrap_err();
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, retry), "{error}");
+    }
+    proxy.heal().await;
+    insist(&sink, &events).await;
+    broken.holds(&events).await;
     broken.remove().await;
 }
 

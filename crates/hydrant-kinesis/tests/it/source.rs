@@ -224,6 +224,9 @@ async fn events_that_have_expired_are_compacted() {
             assert_eq!(source.collect(from).await.unwrap(), events([7, 8]), "{from:?}");
         }
         assert_eq!(source.collect(after(7)).await.unwrap(), events([8]));
+        for (at, read) in [(6, &events([7, 8])[..]), (7, &events([7, 8])), (8, &events([8])), (9, &[])] {
+            assert_eq!(source.collect(ReadFrom::At(EventId::new(at))).await.unwrap(), read, "at {at}");
+        }
         // Without a snapshot, state cannot be built from half a log.
         assert_eq!(source.collect(ReadFrom::Snapshot).await.unwrap_err().kind(), compacted);
         stream.put("log", id(8), &[snapshot(9)]).await;

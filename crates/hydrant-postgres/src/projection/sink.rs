@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures_util::future::join;
 use hydrant::{Batch, Capabilities, Checkpoint, Error, ErrorKind, Event, EventSink, Result, Retry};
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::error::Severity;
 use tokio_postgres::types::ToSql;
 
@@ -364,23 +364,17 @@ fn about(event: &Event, cause: ProjectionError) -> Error {
 #[async_trait]
 impl<P: Projection> EventSink for PostgresProjection<P> {
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
-        let max = self.options.event_bytes_max;
-        if let Some(event) = batch.events().iter().find(|event| event.size() > max) {
-            let size = event.size();
-            return Err(Error::invalid(format!(
-                "{size} bytes are more than `event_bytes_max` = {max}; raise it, or keep large values elsewhere"
-            ))
-            .at(event.id())
-            .at_target(&self.model.name));
-        }
-        let mut runner = self.runner.lock().await;
-        let limit = self.options.call_timeout;
-        let written = timeout(limit, self.write(&mut runner, batch)).await;
-        let written = written.unwrap_or_else(|_| {
-            let doing = if runner.pending.is_some() { Doing::Writing } else { Doing::Reading };
-            Err(timed_out(doing, "applying a batch", limit))
-        });
-        written.map_err(|error| self.named(error))
+        batch.check_size(self.options.event_bytes_max).map_err(|error| self.named(error))?;
+        let now = Instant::now();
+        let latest = now + self.options.call_timeout;
+        let deadline = batch.deadline().map_or(latest, |deadline| deadline.min(latest));
+        let late = |doing| timed_out(doing, "applying a batch", deadline.saturating_duration_since(now));
+        let turn = timeout_at(deadline, self.runner.lock()).await;
+        let mut runner = turn.map_err(|_| self.named(late(Doing::Reading)))?;
+        let written = timeout_at(deadline, self.write(&mut runner, batch)).await;
+        // A transaction that did not come to its COMMIT is rolled back.
+        let doing = if runner.pending.is_some() { Doing::Writing } else { Doing::Reading };
+        written.unwrap_or_else(|_| Err(late(doing))).map_err(|error| self.named(error))
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint> {

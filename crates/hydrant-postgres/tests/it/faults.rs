@@ -10,6 +10,7 @@ use hydrant::{
 };
 use hydrant_postgres::{PostgresConnect, PostgresStore, PostgresStoreOptions};
 use test_servers::proxy::{Fault, Tcp, When};
+use tokio::time::{Instant, timeout};
 
 use crate::support::{Place, append, client, event, events, id, in_a_schema, snapshot};
 
@@ -282,6 +283,31 @@ fn a_server_that_does_not_answer_is_waited_for_no_longer_than_allowed() {
         proxy.heal().await;
         append(&store, Some(4), &events(5..6)).await.unwrap();
         assert_eq!(store.collect(ReadFrom::After(id(4))).await.unwrap(), events(5..6));
+    });
+}
+
+#[test]
+fn append_returns_before_its_deadline() {
+    in_a_schema(async |place| {
+        for (way, options) in ways(&place).into_iter().enumerate() {
+            let proxy = place.proxy().await;
+            let store = through(&place, &proxy, &format!("way {way}"), options).await;
+            append(&store, None, &events(0..3)).await.unwrap();
+            proxy.always(Fault::BlackHole).await;
+            let late = events(3..6);
+            let batch = Batch::new(Some(id(2)), &late).unwrap();
+            // What was sent, and then the connection that the next call would need.
+            for retry in [Retry::AfterCheckpoint, Retry::Safe] {
+                let batch = batch.with_deadline(Some(Instant::now() + Duration::from_millis(300)));
+                // Far less than the time-outs of the store.
+                let answer = timeout(Duration::from_secs(3), store.append(batch)).await;
+                let error = answer.expect("an append outlived its deadline").unwrap_err();
+                assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, retry), "{error}");
+            }
+            proxy.heal().await;
+            store.append(batch).await.unwrap();
+            assert_eq!(store.collect(ReadFrom::Origin).await.unwrap(), events(0..6));
+        }
     });
 }
 

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use deadpool_postgres::{Manager, Pool};
 use hydrant::{
-    Batch, EventSink, EventSourceExt, FanOut, FanOutOptions, MemoryStore, ReadFrom, SecondaryOptions,
+    Batch, ErrorKind, EventSink, EventSourceExt, FanOut, FanOutOptions, MemoryStore, ReadFrom, Retry,
+    SecondaryOptions,
 };
 use hydrant_postgres::{
     PostgresCheckpoints, PostgresCheckpointsOptions, PostgresProjection, PostgresProjectionOptions,
     PostgresStore,
 };
+use tokio::time::Instant;
 use tokio_postgres::NoTls;
 
 use crate::balances::{Balances, after, deposits, sums};
@@ -39,6 +41,23 @@ fn fan_outs_on_a_pool_of_one_connection_take_turns() {
             drop(log.close(Duration::from_secs(30)).await);
         }
         assert_eq!(open("b").await.collect(ReadFrom::Origin).await.unwrap(), events(0..3));
+    });
+}
+
+#[test]
+fn deadline_ends_the_wait_for_a_pools_connection() {
+    in_a_schema(async |place| {
+        let pool = pool(place.url.parse().unwrap(), 1);
+        let store = PostgresStore::open(pool.clone(), "log", place.options()).await.unwrap();
+        let held = pool.get().await.unwrap();
+        let all = events(0..3);
+        let batch = Batch::new(None, &all).unwrap();
+        let late = batch.with_deadline(Some(Instant::now() + Duration::from_millis(100)));
+        let error = store.append(late).await.unwrap_err();
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Safe), "{error}");
+        drop(held);
+        store.append(batch).await.unwrap();
+        assert_eq!(store.collect(ReadFrom::Origin).await.unwrap(), all);
     });
 }
 

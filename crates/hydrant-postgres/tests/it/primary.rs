@@ -17,7 +17,7 @@ fn a_log_feeds_another_and_its_roster_outlives_the_process() {
         let log = FanOut::open(primary, FanOutOptions::default()).await.unwrap();
         log.attach("copy", place.open("copy").await, SecondaryOptions::default()).await.unwrap();
         let first: Vec<_> = (0..40).map(|at| if at % 10 == 0 { snapshot(at) } else { event(at) }).collect();
-        log.append(Batch::new(None, &first).unwrap()).await.unwrap();
+        append(&log, None, &first).await.unwrap();
         log.delivered(id(39), Duration::from_secs(30)).await.unwrap();
         drop(log.close(Duration::from_secs(30)).await);
         assert_eq!(place.open("copy").await.collect(ReadFrom::Origin).await.unwrap(), first);
@@ -27,7 +27,7 @@ fn a_log_feeds_another_and_its_roster_outlives_the_process() {
         let names: Vec<_> = log.status().secondaries.into_iter().map(|known| known.name).collect();
         assert_eq!(names, ["copy"]);
         let next: Vec<_> = (40..60).map(|at| if at % 10 == 0 { snapshot(at) } else { event(at) }).collect();
-        log.append(Batch::new(Some(id(39)), &next).unwrap()).await.unwrap();
+        append(&log, Some(39), &next).await.unwrap();
         log.prune(id(60)).await.unwrap();
         let kept = log.primary().collect(ReadFrom::After(id(39))).await.unwrap();
         assert_eq!(kept, next, "the secondary still needs all of it");

@@ -13,6 +13,7 @@ use hydrant::{
 use hydrant_postgres::{PostgresProjection, PostgresProjectionOptions};
 use test_servers::native::Postgres;
 use test_servers::proxy::{Fault, Tcp, When};
+use tokio::time::{Instant, timeout};
 
 use crate::balances::{Balances, after, deposits, sums};
 use crate::database::{Schema, address, client, named, server, terminate, through};
@@ -139,6 +140,26 @@ async fn a_server_killed_while_an_event_is_applied_takes_back_the_batch() {
     assert_eq!(sink.checkpoint().await.unwrap(), Checkpoint::at(&log[9]));
     append(&sink, &log, 0).await.unwrap();
     assert_eq!(sums(&client(&url).await, "balances").await, after(20));
+}
+
+#[tokio::test]
+async fn append_to_a_projection_returns_before_its_deadline() {
+    let Some(url) = server() else { return };
+    let (schema, log) = (Schema::new(&url), deposits(0..20));
+    let proxy = Tcp::start(address(&url)).await;
+    let sink = open(&through(&url, proxy.address()), &schema.name, Balances::version(1)).await.unwrap();
+    append(&sink, &log[..10], 0).await.unwrap();
+    proxy.always(Fault::BlackHole).await;
+    let deadline = Some(Instant::now() + Duration::from_millis(300));
+    let batch = Batch::new(Some(log[9].id()), &log[10..]).unwrap();
+    // Far less than `call_timeout`.
+    let answer = timeout(Duration::from_secs(3), sink.append(batch.with_deadline(deadline))).await;
+    let error = answer.expect("an append outlived its deadline").unwrap_err();
+    // It did not come to its COMMIT.
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Safe), "{error}");
+    proxy.heal().await;
+    sink.append(batch).await.unwrap();
+    assert_eq!(sums(&client(&url).await, &schema.name).await, after(20));
 }
 
 #[tokio::test]

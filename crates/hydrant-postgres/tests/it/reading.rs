@@ -106,7 +106,14 @@ fn a_follower_goes_on_where_its_last_event_was_pruned() {
         append(&store, Some(9), &[snapshot(10)]).await.unwrap();
         store.prune(id(11)).await.unwrap();
         assert_eq!(follow.next().await.unwrap().unwrap(), snapshot(10));
-        append(&store, Some(10), &[event(11)]).await.unwrap();
+        append(&store, Some(10), &[event(11), event(14)]).await.unwrap();
         assert_eq!(follow.next().await.unwrap().unwrap(), event(11));
+        // What the log has, what it does not have, the floor, and what is below it.
+        for (at, first) in [(14, 14), (12, 14), (10, 10)] {
+            let read = store.collect(ReadFrom::At(id(at))).await.unwrap();
+            assert_eq!(read.first().map(hydrant::Event::id), Some(id(first)));
+        }
+        let pruned = store.collect(ReadFrom::At(id(9))).await.unwrap_err();
+        assert_eq!(pruned.kind(), hydrant::ErrorKind::Pruned { oldest: id(10) });
     });
 }

@@ -85,7 +85,7 @@ impl Place {
     /// A log that holds `events`.
     pub(crate) async fn holding(&self, log: &str, events: &[Event]) -> PostgresStore {
         let store = self.open(log).await;
-        store.append(Batch::new(None, events).unwrap()).await.unwrap();
+        append(&store, None, events).await.unwrap();
         store
     }
 
@@ -122,7 +122,12 @@ pub(crate) fn snapshot(at: u64) -> Event {
     Event::builder(id(at)).payload_json("{}").snapshot().build().unwrap()
 }
 
-/// Appends right behind an event.
-pub(crate) async fn append(store: &PostgresStore, after: Option<u64>, events: &[Event]) -> Result<()> {
-    store.append(Batch::new(after.map(EventId::new), events)?).await
+/// Appends right behind an event, in as few batches as snapshot events allow.
+pub(crate) async fn append(sink: &impl EventSink, after: Option<u64>, events: &[Event]) -> Result<()> {
+    let mut after = after.map(EventId::new);
+    for segment in Batch::segments(events) {
+        sink.append(Batch::new(after, segment)?).await?;
+        after = segment.last().map(Event::id);
+    }
+    Ok(())
 }

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use hydrant::{Error, Result};
 
 use super::check::{holds, lines_of};
-use super::divide::divide;
 use super::listing::Entry;
 use super::replace::Replacer;
 use super::walk::{Met, Step, Walk, Want};
@@ -155,10 +154,7 @@ impl<'b> Compactor<'b> {
             self.merge().await?;
         }
         let max = self.options.segment_bytes_max;
-        if step.segment.has_snapshot_inside() {
-            self.merge().await?;
-            divide(self.bucket, place).await?;
-        } else if let Some(body) = step.body.clone().filter(|_| step.segment.bytes <= max) {
+        if let Some(body) = step.body.clone().filter(|_| step.segment.bytes <= max) {
             if self.run.bytes() + step.segment.bytes > max {
                 self.merge().await?;
             }
@@ -210,11 +206,7 @@ impl<'b> Compactor<'b> {
     /// What an interrupted compaction left inside of a merged segment becomes a tombstone, once it is sure
     /// that it holds nothing else.
     async fn inside(&mut self, step: Step) -> Result<()> {
-        // Not yet merged here, so what is inside may be a part of a division under way.
         let Some((outer, lines)) = &mut self.outer else { return Ok(()) };
-        if outer.segment.has_snapshot_inside() || step.segment.opens_with_snapshot() {
-            return Ok(());
-        }
         // Both are held in memory; in whole, as compressed bytes say little of it.
         if outer.segment.bytes.max(step.segment.bytes) > self.options.segment_bytes_max {
             return Ok(());

@@ -2,7 +2,6 @@
 
 mod check;
 mod compact;
-mod divide;
 mod listing;
 mod prune;
 mod replace;

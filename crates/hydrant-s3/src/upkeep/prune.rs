@@ -10,11 +10,10 @@ use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 use bytes::Bytes;
 use hydrant::{Error, ErrorKind, EventId, Result, Retry};
 
-use super::divide::divide;
 use super::listing::Listing;
 use super::replace::Replacer;
 use crate::bucket::Bucket;
-use crate::chain::{holder, root, seek};
+use crate::chain::{root, seek};
 use crate::error::{Request, sdk_error};
 use crate::head::look;
 use crate::keys::Place;
@@ -24,7 +23,7 @@ use crate::wire::{Floor, Object, Snapshot};
 const KEYS_AT_ONCE: usize = 1_000;
 
 /// How often a step begins anew because another prune or compaction was first.
-pub(super) const TRIES_MAX: u32 = 5;
+const TRIES_MAX: u32 = 5;
 
 /// Drops all segments that end before `before`, but never the newest snapshot.
 pub(super) async fn prune(bucket: &Bucket, before: EventId) -> Result<()> {
@@ -45,27 +44,18 @@ pub(super) async fn prune(bucket: &Bucket, before: EventId) -> Result<()> {
 /// The newest snapshot event whose predecessor comes before `before`.
 async fn snapshot_before(bucket: &Bucket, before: EventId) -> Result<Option<Snapshot>> {
     let Some(id) = before.prev() else { return Ok(None) };
-    let fits = |snapshot: &Snapshot| snapshot.after < Some(before);
-    for _ in 0..TRIES_MAX {
-        let Some(head) = look(bucket, None).await?.head else { return Ok(None) };
-        // The object that holds the first event from `before` on, or the last of all. It begins before that.
-        let place = if id >= head.segment.last { head.place } else { seek(bucket, id).await? };
-        let Some(Object::Segment(segment)) = bucket.head(place).await?.map(|found| found.object) else {
-            return Ok(None);
-        };
-        if !segment.has_snapshot_inside() {
-            return Ok(segment.snapshot.filter(fits));
-        }
-        // The floor must be the beginning of an object.
-        divide(bucket, place).await?;
-    }
-    Err(contended(bucket))
+    let Some(head) = look(bucket, None).await?.head else { return Ok(None) };
+    // The object that holds the first event from `before` on, or the last of all. It begins before that.
+    let place = if id >= head.segment.last { head.place } else { seek(bucket, id).await? };
+    let Some(Object::Segment(segment)) = bucket.head(place).await?.map(|found| found.object) else {
+        return Ok(None);
+    };
+    Ok(segment.snapshot.filter(|snapshot| snapshot.after < Some(before)))
 }
 
 /// Raises the floor to this snapshot event, unless it is there already; where it is now.
 async fn raise(bucket: &Bucket, replacer: &Replacer<'_>, to: Snapshot) -> Result<Place> {
     let floor = Floor { after: to.after, oldest: to.id };
-    let mut was_whole = true;
     for _ in 0..TRIES_MAX {
         let opens = match bucket.head(to.after).await?.map(|found| found.object) {
             Some(Object::Segment(segment)) => segment.first == to.id,
@@ -79,10 +69,6 @@ async fn raise(bucket: &Bucket, replacer: &Replacer<'_>, to: Snapshot) -> Result
             return Ok(now.after);
         }
         if !opens {
-            // A division was cut short, or is under way; one that is done by now is seen the next time.
-            if divide(bucket, holder(bucket, to.id).await?).await? || std::mem::take(&mut was_whole) {
-                continue;
-            }
             let message = "the snapshot event does not begin an object of its own; run `hydrant verify`";
             return Err(Error::corrupt(message).at_target(bucket.url_at(to.after)).at(to.id));
         }
@@ -92,12 +78,8 @@ async fn raise(bucket: &Bucket, replacer: &Replacer<'_>, to: Snapshot) -> Result
             return Ok(floor.after);
         }
     }
-    Err(contended(bucket))
-}
-
-pub(super) fn contended(bucket: &Bucket) -> Error {
-    let message = "others keep changing the objects that this is about; try again";
-    Error::new(ErrorKind::Unavailable, Retry::Safe, message).at_target(bucket.url(&bucket.keys.log()))
+    let message = "others keep changing the floor of this log; try again";
+    Err(Error::new(ErrorKind::Unavailable, Retry::Safe, message).at_target(bucket.url(&bucket.keys.log())))
 }
 
 /// Frees what is below the floor: what is old enough at once, the rest leaves tombstones.

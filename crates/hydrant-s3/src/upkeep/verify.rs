@@ -61,8 +61,8 @@ pub type FindingStream = BoxStream<'static, Result<Finding>>;
 ///
 /// Checks the checksum of every object, each event in it and their order, that metadata says what the events
 /// say, and that the chain goes from the floor to the end without a hole. What the chain does not reach is
-/// compared with what it does. Told as leftovers are parts of an interrupted compaction, division or prune,
-/// tombstones past their time, and uploads that were never completed.
+/// compared with what it does. Reported as leftovers: parts of an interrupted compaction or prune, tombstones past
+/// their time, and uploads that were never completed.
 ///
 /// Changes nothing: it needs `s3:ListBucket` and `s3:GetObject`, and `s3:ListBucketMultipartUploads` to see
 /// uploads. May run beside writers, compaction and prunes. Takes memory for `prefetch_bytes` and one object more.
@@ -231,11 +231,7 @@ impl Verifier<'_> {
         let (inner, flaws, _) = examine(&segment, body.unwrap_or_default(), Newest::Unknown).await?;
         match inner {
             Some(inner) if flaws.is_empty() && holds(lines, &inner) => {
-                let what = if outer.has_snapshot_inside() {
-                    "a batch with a snapshot event inside was not divided to the end; compact the log"
-                } else {
-                    "merged into the object before it, and still there; compact the log again"
-                };
+                let what = "merged into the object before it, and still there; compact the log again";
                 self.tell(object, what, true).await;
             }
             _ => self.tell_unreached(object, segment.first).await,

@@ -42,7 +42,7 @@ pub(super) struct Step {
 pub(super) enum Met {
     /// The next of the chain.
     Next(Step),
-    /// Inside of the one before: what an interrupted compaction or division left.
+    /// Inside of the one before: what an interrupted compaction left.
     Inside(Step),
     /// Neither: a tombstone, or the floor.
     Empty(Entry, Object),

@@ -172,29 +172,3 @@ async fn a_writer_with_an_old_view_meets_a_tombstone() {
     must_hold(&place, &all).await;
     place.remove().await;
 }
-
-#[tokio::test]
-async fn a_batch_with_snapshots_inside_that_was_not_divided_is_divided() {
-    let Some(place) = Place::find().await else { return };
-    let all = events(1..35);
-    for nth in 1..6 {
-        let place = place.beside();
-        append(&open(&place, S3StoreOptions::default()).await, None, &all[..2], 1).await;
-        let log = open(&place, options()).await;
-        // The writer dies while it divides what it had acknowledged.
-        place.faults.die_at(nth, nth % 2 == 0);
-        let appended = log.append(Batch::new(Some(all[1].id()), &all[2..32]).unwrap()).await;
-        log.close().await.unwrap();
-        place.faults.heal();
-        let log = open(&place, S3StoreOptions::default()).await;
-        log.append(Batch::new(Some(all[1].id()), &all[2..32]).unwrap()).await.unwrap();
-        append(&log, Some(&all[31]), &all[32..], 1).await;
-        must_hold(&place, &all).await;
-        must_verify(&place).await;
-        log.compact(&CompactOptions::default()).await.unwrap();
-        log.compact(&CompactOptions::default()).await.unwrap();
-        must_hold(&place, &all).await;
-        assert_eq!(must_verify(&place).await, 0, "{nth}: {appended:?}");
-        place.remove().await;
-    }
-}

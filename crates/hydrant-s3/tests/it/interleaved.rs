@@ -4,7 +4,9 @@ use hydrant::{ErrorKind, Event, EventId, EventSourceExt, Prune, ReadFrom};
 use hydrant_s3::{CompactOptions, S3Store, S3StoreOptions};
 
 use crate::faulty::{Fault, Place};
-use crate::logs::{append, events, must_hold, must_verify, objects, open, small_segments};
+use crate::logs::{
+    append, events, must_begin_objects, must_hold, must_verify, objects, open, small_segments,
+};
 
 /// Two handles of one log, each with a client of its own.
 async fn two(place: &Place, end: u64) -> (Place, S3Store, S3Store, Vec<Event>) {
@@ -195,51 +197,27 @@ async fn a_prune_below_the_floor_looks_at_nothing_that_was_freed() {
 }
 
 #[tokio::test]
-async fn a_snapshot_right_at_the_beginning_is_not_forgotten_by_a_division() {
-    let Some(place) = Place::find().await else { return };
-    let all = events(0..13);
-    let log = open(&place, S3StoreOptions::default()).await;
-    append(&log, None, &all[..1], 1).await;
-    // The commit goes through, what divides it does not.
-    place.faults.plan(|at, _| if at == 0 { Fault::None } else { Fault::Refuse });
-    append(&log, Some(&all[0]), &all[1..], 12).await;
-    drop(log);
-    place.faults.heal();
-    let log = open(&place, S3StoreOptions::default()).await;
-    append(&log, Some(&all[12]), &events(13..14), 1).await;
-    log.compact(&CompactOptions::default()).await.unwrap();
-    must_hold(&place, &events(0..14)).await;
-    assert_eq!(must_verify(&place).await, 0);
-    place.remove().await;
-}
-
-#[tokio::test]
-async fn a_batch_that_is_divided_while_the_log_is_compacted() {
+async fn compaction_beside_appends_keeps_snapshots_first() {
     let Some(place) = Place::find().await else { return };
     let all = events(1..45);
     for nth in 0.. {
-        let (held, other) = (place.beside(), place.beside());
-        let held = Place { prefix: other.prefix, ..held };
+        let held = place.beside();
         let again = held.again().await;
         let log = open(&again, S3StoreOptions::default()).await;
         append(&log, None, &all[..3], 1).await;
         let compactor = open(&held, S3StoreOptions::default().with_list_keys(4)).await;
-        let appends = async {
-            append(&log, Some(&all[2]), &all[3..], 38).await;
-            // What is divided after the acknowledgement is part of this call.
-            log.close().await.unwrap();
-        };
         let options = CompactOptions::default();
-        let ((), two) = again.faults.while_held(nth, appends, compactor.compact(&options)).await;
+        let appends = append(&log, Some(&all[2]), &all[3..], 4);
+        let ((), compacted) = again.faults.while_held(nth, appends, compactor.compact(&options)).await;
         must_hold(&held, &all).await;
-        must_verify(&held).await;
-        compactor.compact(&options).await.unwrap();
+        must_begin_objects(&held, &all).await;
         compactor.compact(&options).await.unwrap();
         must_hold(&held, &all).await;
+        must_begin_objects(&held, &all).await;
         assert_eq!(must_verify(&held).await, 0, "at request {nth}");
         again.remove().await;
-        let Some(two) = two else { break };
-        two.unwrap();
+        let Some(compacted) = compacted else { break };
+        compacted.unwrap();
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) async fn open(place: &Place, options: S3StoreOptions) -> S3Store {
 /// Appends events behind others, so many at a time.
 pub(crate) async fn append(log: &S3Store, after: Option<&Event>, events: &[Event], batch: usize) {
     let mut after = after.map(Event::id);
-    for events in events.chunks(batch) {
+    for events in Batch::segments(events).flat_map(|segment| segment.chunks(batch)) {
         log.append(Batch::new(after, events).unwrap()).await.unwrap();
         after = events.last().map(Event::id);
     }
@@ -62,6 +62,9 @@ pub(crate) async fn must_hold(place: &Place, events: &[Event]) {
         let behind = events.partition_point(|event| event.id().get() <= id);
         let read = log.collect(ReadFrom::After(EventId::new(id))).await.unwrap();
         assert_eq!(read, events[behind..], "after {id}");
+        let at = events.partition_point(|event| event.id().get() < id);
+        let read = log.collect(ReadFrom::At(EventId::new(id))).await.unwrap();
+        assert_eq!(read, events[at..], "at {id}");
     }
     let newest = events.iter().rposition(Event::is_snapshot).unwrap_or(0);
     assert_eq!(log.collect(ReadFrom::Snapshot).await.unwrap(), events[newest..]);
@@ -82,6 +85,15 @@ pub(crate) async fn must_verify(place: &Place) -> usize {
     let findings = findings(place).await;
     assert!(findings.iter().all(|finding| finding.is_leftover), "{findings:#?}");
     findings.len()
+}
+
+/// Each snapshot event begins an object of its own.
+pub(crate) async fn must_begin_objects(place: &Place, events: &[Event]) {
+    for pair in events.windows(2).filter(|pair| pair[1].is_snapshot()) {
+        let key = format!("{}/log/{:020}", place.prefix, pair[0].id().get());
+        let head = place.client.head_object().bucket(&place.bucket).key(key).send().await.unwrap();
+        assert_eq!(head.metadata().unwrap()["first"], pair[1].id().to_string());
+    }
 }
 
 /// How many objects of the log have bytes, and how many are tombstones.

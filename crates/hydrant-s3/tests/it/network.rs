@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use hydrant::{Batch, ErrorKind, Event, EventSink, EventSource, EventSourceExt, ReadFrom, Retry};
 use hydrant_s3::{S3Store, S3StoreOptions};
 use test_servers::proxy::{Fault, Tcp, When};
+use tokio::time::{Instant, timeout};
 
 use crate::support::{Place, Scratch, event_by, log, or_skip, shared};
 
@@ -81,6 +82,28 @@ async fn what_is_slow_or_swallowed_ends_in_time_and_goes_on_when_the_network_doe
     proxy.heal().await;
     assert_eq!(store.checkpoint().await.unwrap().id(), Some(events[5].id()));
     append(&store, &events, 3, 9).await.unwrap();
+    assert_eq!(store.collect(ReadFrom::Origin).await.unwrap(), events);
+    scratch.remove().await;
+}
+
+#[tokio::test]
+async fn append_returns_before_its_deadline() {
+    let (proxy, scratch) = or_skip!(through_a_proxy().await);
+    let store = scratch.open(options()).await;
+    let events = log(0..6);
+    append(&store, &events, 0, 3).await.unwrap();
+    proxy.always(Fault::BlackHole).await;
+    let batch = Batch::new(Some(events[2].id()), &events[3..]).unwrap();
+    // The PUT, the look that comes before it is sent again, and the wait for that look.
+    for retry in [Retry::AfterCheckpoint, Retry::AfterCheckpoint, Retry::Safe] {
+        let batch = batch.with_deadline(Some(Instant::now() + Duration::from_millis(300)));
+        // Far less than the time-outs of the store.
+        let answer = timeout(Duration::from_secs(3), store.append(batch)).await;
+        let error = answer.expect("an append outlived its deadline").unwrap_err();
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, retry), "{error}");
+    }
+    proxy.heal().await;
+    store.append(batch).await.unwrap();
     assert_eq!(store.collect(ReadFrom::Origin).await.unwrap(), events);
     scratch.remove().await;
 }

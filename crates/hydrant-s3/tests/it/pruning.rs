@@ -9,7 +9,9 @@ use hydrant_conformance::drop_after;
 use hydrant_s3::{CompactOptions, S3Store, S3StoreOptions};
 
 use crate::faulty::Place;
-use crate::logs::{append, events, findings_of, must_verify, objects, open, options, small_segments};
+use crate::logs::{
+    append, events, findings_of, must_begin_objects, must_verify, objects, open, options, small_segments,
+};
 
 /// Everything from the first event on is there, and nothing before it.
 async fn must_begin_with(place: &Place, oldest: u64, events: &[Event]) -> S3Store {
@@ -19,8 +21,9 @@ async fn must_begin_with(place: &Place, oldest: u64, events: &[Event]) -> S3Stor
         let error = log.collect(from).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Pruned { oldest: EventId::new(oldest) }, "{error}");
     }
-    let read = log.collect(ReadFrom::After(events[kept - 1].id())).await.unwrap();
-    assert_eq!(read, events[kept..]);
+    for from in [ReadFrom::After(events[kept - 1].id()), ReadFrom::At(events[kept].id())] {
+        assert_eq!(log.collect(from).await.unwrap(), events[kept..]);
+    }
     let newest = events.iter().rposition(Event::is_snapshot).unwrap();
     assert_eq!(log.collect(ReadFrom::Snapshot).await.unwrap(), events[newest..]);
     log
@@ -182,32 +185,20 @@ async fn a_reader_that_is_overtaken_by_the_floor_is_told() {
     place.remove().await;
 }
 
-/// Its writer died on the way, and another one went on behind it or not.
+/// Whatever compaction merged, the floor is a snapshot event that begins an object, and reads begin there.
 #[tokio::test]
-async fn a_snapshot_inside_of_a_batch_that_was_not_divided_becomes_the_floor() {
+async fn prune_and_read_agree_after_any_compaction() {
     let Some(place) = Place::find().await else { return };
     let all = events(1..36);
-    for (nth, before) in (1..6).flat_map(|nth| [(nth, 25), (nth, 99)]) {
-        for end in [34, 35] {
-            let place = place.beside();
-            append(&open(&place, S3StoreOptions::default()).await, None, &all[..2], 1).await;
-            let batch = Batch::new(Some(all[1].id()), &all[2..34]).unwrap();
-            let log = open(&place, options()).await;
-            let loses_answer = nth % 2 == 0;
-            place.faults.die_at(nth, loses_answer);
-            let appended = log.append(batch).await;
-            log.close().await.unwrap();
-            // The commit, three parts and the rest: behind the fifth request nothing is left to die at.
-            let died = place.faults.sent() > nth - u64::from(loses_answer);
-            assert!(died || nth == 5, "it did not die at request {nth}: {appended:?}");
-            place.faults.heal();
-            let log = open(&place, S3StoreOptions::default()).await;
-            log.append(batch).await.unwrap();
-            append(&log, Some(&all[33]), &all[34..end], 1).await;
-            log.prune(EventId::new(before)).await.unwrap();
-            must_begin_with(&place, if before == 25 { 20 } else { 30 }, &all[..end]).await;
-            assert_eq!(must_verify(&place).await, 0);
-            place.remove().await;
-        }
+    for (bytes, before) in [1, 150, 400, 1 << 20].into_iter().flat_map(|bytes| [(bytes, 25), (bytes, 99)]) {
+        let place = place.beside();
+        let log = open(&place, options()).await;
+        append(&log, None, &all, 3).await;
+        log.compact(&CompactOptions::default().with_segment_bytes_max(bytes)).await.unwrap();
+        must_begin_objects(&place, &all).await;
+        log.prune(EventId::new(before)).await.unwrap();
+        must_begin_with(&place, if before == 25 { 20 } else { 30 }, &all).await;
+        assert_eq!(must_verify(&place).await, 0);
+        place.remove().await;
     }
 }

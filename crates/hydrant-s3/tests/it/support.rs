@@ -153,7 +153,7 @@ impl Scratch {
 /// Appends all of `events` in batches of this size, behind what is there.
 pub(crate) async fn append_all(store: &S3Store, events: &[Event], batch_events: usize) {
     let mut after = store.checkpoint().await.unwrap().id();
-    for batch in events.chunks(batch_events) {
+    for batch in Batch::segments(events).flat_map(|segment| segment.chunks(batch_events)) {
         store.append(Batch::new(after, batch).unwrap()).await.unwrap();
         after = batch.last().map(Event::id);
     }

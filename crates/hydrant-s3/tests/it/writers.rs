@@ -13,7 +13,7 @@ use hydrant_s3::{S3Store, S3StoreOptions};
 use tokio::time::timeout;
 
 use crate::faults::{Fault, Faults, Kind};
-use crate::support::{Scratch, append_all, event, event_by, log, or_skip, snapshot};
+use crate::support::{Scratch, event, event_by, log, or_skip};
 
 async fn append(store: &S3Store, after: Option<u64>, events: &[Event]) -> hydrant::Result<()> {
     store.append(Batch::new(after.map(EventId::new), events).unwrap()).await
@@ -360,39 +360,4 @@ async fn a_writer_that_was_idle_looks_again_before_it_writes() {
     assert!(looked(&faults) > 0, "an answer that came too late is not believed: look, and read");
     assert_eq!(store.collect(ReadFrom::Origin).await.unwrap(), log(0..5));
     scratch.remove().await;
-}
-
-#[tokio::test]
-async fn a_batch_with_snapshots_inside_is_committed_whole_and_then_divided() {
-    let scratch = or_skip!(Scratch::shared().await);
-    let events = [event(0), event(1), snapshot(2), event(3), snapshot(4), event(5)];
-    let names = ["-origin", "00000000000000000001", "00000000000000000003"];
-    // Cut off behind each of its requests: the commit, two parts, the rest.
-    for puts in 1..=4 {
-        let scratch = Scratch::at(scratch.place.clone()).await;
-        let faults = Faults::new();
-        let store = scratch.open_through(&faults, impatient()).await;
-        for _ in 0..puts {
-            faults.next(Kind::Put, Fault::Pass);
-        }
-        faults.always(Kind::Put, Fault::Answer(503, "SlowDown"));
-        append(&store, None, &events).await.unwrap();
-        assert_eq!(store.checkpoint().await.unwrap(), Checkpoint::at(&events[5]));
-        let there: Vec<_> = [names[0], names[2], names[1]].into_iter().take(puts.min(3)).collect();
-        let mut sorted = there.clone();
-        sorted.sort_unstable();
-        assert_eq!(scratch.names().await, sorted);
-        for store in [store, scratch.open(S3StoreOptions::default()).await] {
-            assert_eq!(store.collect(ReadFrom::Origin).await.unwrap(), events);
-            assert_eq!(store.collect(ReadFrom::Snapshot).await.unwrap(), events[4..]);
-            for at in 0..events.len() {
-                let from = ReadFrom::After(events[at].id());
-                assert_eq!(store.collect(from).await.unwrap(), events[at + 1..], "{puts} {from:?}");
-            }
-        }
-        let store = scratch.open(S3StoreOptions::default()).await;
-        append_all(&store, &log(6..9), 1).await;
-        assert_eq!(store.collect(ReadFrom::Snapshot).await.unwrap()[..2], events[4..]);
-        scratch.remove().await;
-    }
 }

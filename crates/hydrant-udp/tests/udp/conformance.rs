@@ -50,7 +50,8 @@ impl EventSink for Paced {
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
         let mut after = batch.after();
         for events in batch.events().chunks(EVENTS_AT_ONCE) {
-            let result = self.sink.append(Batch::new(after, events)?).await;
+            let part = Batch::new(after, events)?.with_deadline(batch.deadline());
+            let result = self.sink.append(part).await;
             self.settled().await;
             result?;
             after = events.last().map(hydrant::Event::id);

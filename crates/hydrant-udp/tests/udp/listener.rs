@@ -312,6 +312,7 @@ async fn a_read_ends_at_what_was_received_and_a_follower_goes_on() {
     assert_eq!(read.map(Result::unwrap).collect::<Vec<_>>().await, events[..4]);
     assert_eq!(listener.collect(ReadFrom::After(EventId::new(2))).await.unwrap(), events[3..]);
     assert_eq!(listener.collect(ReadFrom::After(EventId::new(99))).await.unwrap(), []);
+    assert_eq!(listener.collect(ReadFrom::At(EventId::new(2))).await.unwrap(), events[2..]);
 }
 
 #[tokio::test]
@@ -323,8 +324,11 @@ async fn a_read_from_the_snapshot_starts_with_the_newest() {
     send_after(&sink, Some(4), &events).await;
     seen(&listener, 4).await;
     assert_eq!(listener.collect(ReadFrom::Snapshot).await.unwrap(), events[2..]);
-    let error = listener.collect(ReadFrom::Origin).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Pruned { oldest: EventId::new(5) });
+    for from in [ReadFrom::Origin, ReadFrom::At(EventId::new(4))] {
+        let error = listener.collect(from).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Pruned { oldest: EventId::new(5) });
+    }
+    assert_eq!(listener.collect(ReadFrom::At(EventId::new(5))).await.unwrap(), events);
 }
 
 #[tokio::test]

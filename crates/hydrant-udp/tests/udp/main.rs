@@ -42,7 +42,11 @@ pub(crate) async fn send(sink: &UdpSink, events: &[Event]) {
 }
 
 pub(crate) async fn send_after(sink: &UdpSink, after: Option<u64>, events: &[Event]) {
-    sink.append(Batch::new(after.map(EventId::new), events).unwrap()).await.unwrap();
+    let mut after = after.map(EventId::new);
+    for segment in Batch::segments(events) {
+        sink.append(Batch::new(after, segment).unwrap()).await.unwrap();
+        after = segment.last().map(Event::id);
+    }
 }
 
 /// The next `count` items of a stream that never ends by itself.

@@ -12,8 +12,10 @@ use crate::{large, listen, log, seen, send, send_after, sink_to, take};
 
 async fn store_with(events: &[Event]) -> MemoryStore {
     let store = MemoryStore::default();
-    if !events.is_empty() {
-        store.append(Batch::new(None, events).unwrap()).await.unwrap();
+    let mut after = None;
+    for segment in Batch::segments(events) {
+        store.append(Batch::new(after, segment).unwrap()).await.unwrap();
+        after = segment.last().map(Event::id);
     }
     store
 }

@@ -1,105 +1,180 @@
 //! The ring that all followers of one log share: every event with `base < id <= head`.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::{Event, EventId};
+use super::lineage::{self, Place, id_of};
+use super::marks::Marks;
+use super::signal::Signal;
+use crate::{Checkpoint, Error, Event, EventId, Result};
 
-/// The newest events of a log, bounded in events and bytes.
+/// The newest events of a log, bounded in events and bytes, and how far the log is durable.
 ///
-/// Events are staged in order, evicted from the oldest on, and seen only once `publish` says that they are
-/// durable. Eviction may run ahead of publication; who then stands below `base` reads the primary.
+/// Events are staged in order, evicted from the oldest on, and seen once `publish` says that they are durable.
+/// Eviction may run ahead of publication: a follower below `base` reads the primary.
+///
+/// The ring holds one history. What contradicts it is `Diverged`, and nothing of it is seen.
 pub(crate) struct Feed {
     ring: Mutex<Ring>,
-    head: watch::Sender<Option<EventId>>,
-    closed: AtomicBool,
+    /// Wakes followers.
+    moved: watch::Sender<()>,
+    /// Wakes what waits for the log and its secondaries.
+    signal: Signal,
     events_max: usize,
     bytes_max: usize,
 }
 
 struct Ring {
     /// The newest event that is not in the ring any more, or never was.
-    base: Option<EventId>,
+    base: Option<Place>,
     events: VecDeque<Event>,
     bytes: usize,
+    /// The newest event that may be seen.
+    head: Option<Place>,
+    /// Why the log takes no more events.
+    stopped: Option<Error>,
+    is_closed: bool,
     marks: Marks,
 }
 
-/// What a follower sees from where it stands.
+/// What a follower sees from its position.
 pub(crate) enum Look {
     /// The next events, at least one.
     Events(Vec<Event>),
     /// Nothing yet: wait for the head to move.
     AtHead,
-    /// The ring no longer has what comes next: read the primary.
+    /// The ring no longer has the next event: read the primary.
     Below,
 }
 
 impl Feed {
-    pub(crate) fn new(head: Option<EventId>, events_max: usize, bytes_max: usize) -> Self {
-        let ring = Ring { base: head, events: VecDeque::new(), bytes: 0, marks: Marks::new() };
-        let closed = AtomicBool::new(false);
-        Self { ring: Mutex::new(ring), head: watch::Sender::new(head), closed, events_max, bytes_max }
+    pub(crate) fn new(head: Checkpoint, signal: Signal, events_max: usize, bytes_max: usize) -> Self {
+        let head = Place::of(head);
+        let ring = Ring {
+            base: head.clone(),
+            events: VecDeque::new(),
+            bytes: 0,
+            head,
+            stopped: None,
+            is_closed: false,
+            marks: Marks::new(),
+        };
+        Self { ring: Mutex::new(ring), moved: watch::Sender::default(), signal, events_max, bytes_max }
     }
 
     fn lock(&self) -> MutexGuard<'_, Ring> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts the ring behind `head`, without an event.
-    pub(crate) fn restart(&self, head: Option<EventId>) {
-        let mut ring = self.lock();
-        ring.events.clear();
-        (ring.base, ring.bytes) = (head, 0);
-        self.head.send_replace(head);
+    /// Changes the ring, and wakes followers and all else that waits.
+    fn update<R>(&self, change: impl FnOnce(&mut Ring) -> R) -> R {
+        let result = change(&mut self.lock());
+        self.moved.send_replace(());
+        self.signal.wake();
+        result
     }
 
-    /// Adds what lies above the newest event, and evicts the oldest. The events stand right behind `after`:
-    /// where the ring ends before it, what lies between is not known here, and the primary must tell.
-    pub(crate) fn stage(&self, after: Option<EventId>, events: &[Event]) {
-        let mut ring = self.lock();
-        let mut newest = ring.events.back().map(Event::id).max(ring.base);
-        if newest < after {
-            ring.events.clear();
-            (ring.base, ring.bytes) = (after, 0);
-            newest = after;
-        }
-        for event in &events[events.partition_point(|event| Some(event.id()) <= newest)..] {
-            ring.bytes += event.size();
-            ring.events.push_back(event.clone());
-        }
-        while ring.events.len() > self.events_max || ring.bytes > self.bytes_max {
-            let Some(evicted) = ring.events.pop_front() else { break };
-            ring.bytes -= evicted.size();
-            ring.base = Some(evicted.id());
-        }
-    }
-
-    /// Lets everything up to `head` be seen. Only what is durable may be published.
-    pub(crate) fn publish(&self, head: EventId) {
-        self.head.send_if_modified(|published| {
-            let moves = *published < Some(head);
-            if moves {
-                *published = Some(head);
-                self.lock().marks.add(head);
-            }
-            moves
+    /// Starts the ring after `head`, without an event.
+    pub(crate) fn restart(&self, head: Option<Place>) {
+        self.update(|ring| {
+            ring.clear(head.clone());
+            ring.head = head;
         });
     }
 
-    /// Nothing more will come: wakes all followers, which end when they have got to the head.
+    /// Adds the events that are newer than the ring's, which the log has right after `after`, and evicts the oldest.
+    ///
+    /// If events are missing between the ring and `after`, the ring starts anew: followers read the primary there.
+    /// Events that were staged but never published may be replaced; the primary decides what happened.
+    ///
+    /// # Errors
+    /// `Diverged` if a published event has another event in its place.
+    pub(crate) fn stage(&self, after: Option<EventId>, events: &[Event]) -> Result<()> {
+        let (events_max, bytes_max) = (self.events_max, self.bytes_max);
+        self.update(|ring| {
+            if ring.newest() < after {
+                ring.clear(after.map(Place::Id));
+            }
+            let base = id_of(ring.base.as_ref());
+            let (old, events) = events.split_at(events.partition_point(|event| Some(event.id()) <= base));
+            if let (Some(base), Some(other)) = (&ring.base, old.last())
+                && base.id() == other.id()
+                && !base.is_same(&Place::Event(other.clone()))
+            {
+                return Err(lineage::replaced(base, other));
+            }
+            let from = after.max(base);
+            let common = ring.common(from, events);
+            let kept = ring.index_after(from) + common;
+            if let Some(lost) = ring.events.get(kept)
+                && let Some(other) = events.get(common)
+            {
+                if Some(lost.id()) <= ring.head_id() {
+                    return Err(lineage::replaced(&Place::Event(lost.clone()), other));
+                }
+                ring.truncate(kept);
+            }
+            for event in &events[common..] {
+                ring.bytes += event.size();
+                ring.events.push_back(event.clone());
+            }
+            ring.evict(events_max, bytes_max);
+            Ok(())
+        })
+    }
+
+    /// Lets everything up to `head` be seen. Only what is durable may be published.
+    ///
+    /// # Errors
+    /// `Diverged` if the log ends before what was published, or has another event in its place.
+    pub(crate) fn publish(&self, head: Place) -> Result<()> {
+        let mut ring = self.lock();
+        if let Some(published) = &ring.head {
+            if head.is_same(published) {
+                return Ok(());
+            }
+            if head.id() < published.id() {
+                let what = format!("the log ends at event {}, and had this event before", head.id());
+                return Err(lineage::diverged(published.id(), what));
+            }
+            if head.id() == published.id() {
+                let what = "the log has another event in the place of this one, which was acknowledged";
+                return Err(lineage::diverged(head.id(), what));
+            }
+        }
+        if !ring.check_staged(&head)? {
+            // An append whose outcome was unknown reached the log: followers read it there.
+            ring.clear(Some(head.clone()));
+        }
+        ring.marks.add(head.id());
+        ring.head = Some(head);
+        drop(ring);
+        self.moved.send_replace(());
+        self.signal.wake();
+        Ok(())
+    }
+
+    /// The log takes no more events, for this reason. The first reason stays.
+    pub(crate) fn stop(&self, error: Error) {
+        self.update(|ring| {
+            ring.stopped.get_or_insert(error);
+        });
+    }
+
+    pub(crate) fn stopped(&self) -> Option<Error> {
+        self.lock().stopped.clone()
+    }
+
+    /// Nothing more will come: followers end once they are at the head.
     pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::SeqCst);
-        self.head.send_modify(|_| {});
+        self.update(|ring| ring.is_closed = true);
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
+        self.lock().is_closed
     }
 
     /// Whether the ring can take more without evicting an event above `position`.
@@ -109,161 +184,271 @@ impl Feed {
         !full || ring.events.front().is_none_or(|oldest| Some(oldest.id()) <= position)
     }
 
+    /// The newest event that may be seen.
+    pub(crate) fn head_place(&self) -> Option<Place> {
+        self.lock().head.clone()
+    }
+
     pub(crate) fn head(&self) -> Option<EventId> {
-        *self.head.borrow()
+        self.lock().head_id()
     }
 
-    /// Whether nothing is published behind `position`.
-    pub(crate) fn is_head(&self, position: Option<EventId>) -> bool {
-        position >= self.head()
+    pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
+        self.moved.subscribe()
     }
 
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Option<EventId>> {
-        self.head.subscribe()
-    }
-
-    /// What comes next behind `position`: at most so many events and, but for the first, bytes.
-    pub(crate) fn look(&self, position: Option<EventId>, events_max: usize, bytes_max: usize) -> Look {
-        let head = self.head();
-        if position >= head {
-            return Look::AtHead;
-        }
+    /// The events after `position`: at most so many events and, but for the first, bytes.
+    ///
+    /// # Errors
+    /// `Diverged` if the ring has another event at `position`.
+    pub(crate) fn look(&self, position: Option<&Place>, events_max: usize, bytes_max: usize) -> Result<Look> {
         let ring = self.lock();
-        if position < ring.base {
-            return Look::Below;
+        let (at, head) = (id_of(position), ring.head_id());
+        if at >= head {
+            return Ok(Look::AtHead);
         }
-        let from = ring.events.partition_point(|event| Some(event.id()) <= position);
+        if at < id_of(ring.base.as_ref()) {
+            return Ok(Look::Below);
+        }
+        if let Some(position) = position {
+            ring.check_staged(position)?;
+        }
         let mut bytes = 0;
         let fits = |event: &&Event| {
             bytes += event.size();
             Some(event.id()) <= head && (bytes <= bytes_max || bytes == event.size())
         };
-        Look::Events(ring.events.range(from..).take(events_max).take_while(fits).cloned().collect())
+        let events = ring.events.range(ring.index_after(at)..).take(events_max.max(1)).take_while(fits);
+        Ok(Look::Events(events.cloned().collect()))
     }
 
-    /// How many events a follower lacks, and since when it lacks the oldest of them.
+    /// How many events a follower has not got yet, and since when the oldest of them is published.
     ///
-    /// Exact within the ring; below it, ids are counted instead, an upper bound where they have gaps.
+    /// Exact within the ring. Below it ids are counted instead, an upper bound where they have gaps.
     pub(crate) fn lag(&self, position: Option<EventId>) -> (u64, Option<Instant>) {
-        let head = self.head();
+        let ring = self.lock();
+        let head = ring.head_id();
         if position >= head {
             return (0, None);
         }
+        (ring.count(position, head), Some(ring.marks.since(position)))
+    }
+
+    /// How many events a follower has not got yet of those that were acknowledged, durable or not.
+    pub(crate) fn lag_to_newest(&self, position: Option<EventId>) -> u64 {
         let ring = self.lock();
-        let below = match (ring.base, position) {
+        ring.count(position, ring.newest().max(ring.head_id()))
+    }
+
+    /// The newest event that was acknowledged, durable or not.
+    pub(crate) fn newest(&self) -> Option<EventId> {
+        let ring = self.lock();
+        ring.newest().max(ring.head_id())
+    }
+}
+
+impl Ring {
+    fn head_id(&self) -> Option<EventId> {
+        id_of(self.head.as_ref())
+    }
+
+    fn newest(&self) -> Option<EventId> {
+        self.events.back().map(Event::id).max(id_of(self.base.as_ref()))
+    }
+
+    /// How many events are after `position`, up to `end`.
+    fn count(&self, position: Option<EventId>, end: Option<EventId>) -> u64 {
+        if position >= end {
+            return 0;
+        }
+        let below = match (id_of(self.base.as_ref()).min(end), position) {
             (Some(base), Some(position)) => base.get().saturating_sub(position.get()),
             (Some(base), None) => base.get().saturating_add(1),
             (None, _) => 0,
         };
-        let upto = |id: Option<EventId>| ring.events.partition_point(|event| Some(event.id()) <= id);
-        let inside = upto(head).saturating_sub(upto(position)) as u64;
-        (below + inside, Some(ring.marks.since(position)))
-    }
-}
-
-/// When which event was published: a coarse, bounded history.
-struct Marks {
-    opened: Instant,
-    history: VecDeque<(EventId, Instant)>,
-    step: Duration,
-}
-
-impl Marks {
-    const MAX: usize = 512;
-
-    fn new() -> Self {
-        Self { opened: Instant::now(), history: VecDeque::new(), step: Duration::from_millis(1) }
+        below + self.index_after(end).saturating_sub(self.index_after(position)) as u64
     }
 
-    fn add(&mut self, head: EventId) {
-        let now = Instant::now();
-        if self.history.back().is_some_and(|(_, last)| now.duration_since(*last) < self.step) {
-            return;
-        }
-        self.history.push_back((head, now));
-        if self.history.len() > Self::MAX {
-            // Keep every second one: an older past is known more coarsely.
-            let mut keep = false;
-            self.history.retain(|_| {
-                keep = !keep;
-                keep
-            });
-            self.step *= 2;
+    /// The index of the first event after `id`.
+    fn index_after(&self, id: Option<EventId>) -> usize {
+        self.events.partition_point(|event| Some(event.id()) <= id)
+    }
+
+    /// How many of `events`, which stand after `from`, the ring has already.
+    fn common(&self, from: Option<EventId>, events: &[Event]) -> usize {
+        let held = self.events.range(self.index_after(from)..);
+        held.zip(events).take_while(|(held, event)| held == event).count()
+    }
+
+    fn clear(&mut self, base: Option<Place>) {
+        self.events.clear();
+        (self.base, self.bytes) = (base, 0);
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.bytes -= self.events.range(len..).map(Event::size).sum::<usize>();
+        self.events.truncate(len);
+    }
+
+    fn evict(&mut self, events_max: usize, bytes_max: usize) {
+        while self.events.len() > events_max || self.bytes > bytes_max {
+            let Some(evicted) = self.events.pop_front() else { break };
+            self.bytes -= evicted.size();
+            self.base = Some(Place::Event(evicted));
         }
     }
 
-    /// When the oldest event behind `position` was published, to within a step.
-    fn since(&self, position: Option<EventId>) -> Instant {
-        let later = self.history.partition_point(|(id, _)| Some(*id) <= position);
-        let first = self.history.get(later).or_else(|| self.history.back());
-        first.map_or(self.opened, |(_, instant)| *instant)
+    /// Whether the ring reaches as far as `place`.
+    ///
+    /// # Errors
+    /// `Diverged` if the ring has other events there.
+    fn check_staged(&self, place: &Place) -> Result<bool> {
+        let id = Some(place.id());
+        if id > self.newest() {
+            return Ok(false);
+        }
+        let base = self.base.as_ref().filter(|base| Some(base.id()) >= id);
+        let ours = match base {
+            Some(base) if Some(base.id()) > id => return Ok(true), // evicted: the primary knows
+            Some(base) => base.clone(),
+            None => match self.index_after(id).checked_sub(1).map(|index| &self.events[index]) {
+                Some(event) if event.id() == place.id() => Place::Event(event.clone()),
+                // A start between two events, named by an operator.
+                _ if place.digest().is_none() => return Ok(true),
+                _ => {
+                    let what = "the log continued without this event";
+                    return Err(lineage::diverged(place.id(), what));
+                }
+            },
+        };
+        if ours.is_same(place) {
+            return Ok(true);
+        }
+        Err(lineage::diverged(place.id(), "the log has another event in the place of this one"))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
 
-    fn events(ids: impl IntoIterator<Item = u64>) -> Vec<Event> {
-        ids.into_iter().map(|id| Event::new(EventId::new(id), &id).unwrap()).collect()
+    fn feed(head: Checkpoint, events_max: usize) -> Feed {
+        Feed::new(head, Signal::default(), events_max, 10_000)
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "reads as a position")]
-    fn at(id: u64) -> Option<EventId> {
+    fn event(id: u64) -> Event {
+        Event::new(EventId::new(id), &id).unwrap()
+    }
+
+    fn other(id: u64) -> Event {
+        Event::new(EventId::new(id), &"other").unwrap()
+    }
+
+    fn events(ids: impl IntoIterator<Item = u64>) -> Vec<Event> {
+        ids.into_iter().map(event).collect()
+    }
+
+    fn at(id: u64) -> Place {
+        Place::Event(event(id))
+    }
+
+    fn id(id: u64) -> Option<EventId> {
         Some(EventId::new(id))
     }
 
-    fn ids(look: Look) -> Vec<u64> {
-        match look {
+    fn ids(look: Result<Look>) -> Vec<u64> {
+        match look.unwrap() {
             Look::Events(events) => events.iter().map(|event| event.id().get()).collect(),
             Look::AtHead => vec![],
             Look::Below => panic!("below the ring"),
         }
     }
 
+    fn is_below(look: Result<Look>) -> bool {
+        matches!(look.unwrap(), Look::Below)
+    }
+
+    fn diverges<T>(result: Result<T>) -> bool {
+        result.is_err_and(|error| error.kind() == ErrorKind::Diverged)
+    }
+
     #[test]
     fn nothing_is_seen_before_it_is_published() {
-        let feed = Feed::new(None, 10, 10_000);
-        feed.stage(None, &events([0, 2, 4]));
-        assert!(matches!(feed.look(None, 9, 9999), Look::AtHead));
-        feed.publish(EventId::new(2));
+        let feed = feed(Checkpoint::Empty, 10);
+        feed.stage(None, &events([0, 2, 4])).unwrap();
+        assert!(ids(feed.look(None, 9, 9999)).is_empty());
+        feed.publish(at(2)).unwrap();
         assert_eq!(ids(feed.look(None, 9, 9999)), [0, 2]);
-        feed.publish(EventId::new(4));
-        assert_eq!(ids(feed.look(at(0), 9, 9999)), [2, 4]);
-        assert_eq!(ids(feed.look(at(1), 1, 9999)), [2]);
-        assert_eq!(ids(feed.look(at(0), 9, 1)), [2], "one event may exceed the bytes");
+        feed.publish(at(4)).unwrap();
+        assert_eq!(ids(feed.look(Some(&at(0)), 9, 9999)), [2, 4]);
+        assert_eq!(ids(feed.look(Some(&Place::Id(EventId::new(1))), 1, 9999)), [2]);
+        assert_eq!(ids(feed.look(Some(&at(0)), 9, 1)), [2], "one event may exceed the bytes");
     }
 
     #[test]
     fn eviction_raises_the_base_and_lag_stays_true() {
-        let feed = Feed::new(None, 3, 10_000);
-        feed.stage(None, &events(0..5));
-        feed.publish(EventId::new(4));
-        assert!(matches!(feed.look(None, 9, 9999), Look::Below));
-        assert!(matches!(feed.look(at(0), 9, 9999), Look::Below));
-        assert_eq!(ids(feed.look(at(1), 9, 9999)), [2, 3, 4]);
+        let feed = feed(Checkpoint::Empty, 3);
+        feed.stage(None, &events(0..5)).unwrap();
+        feed.publish(at(4)).unwrap();
+        assert!(is_below(feed.look(None, 9, 9999)));
+        assert!(is_below(feed.look(Some(&at(0)), 9, 9999)));
+        assert_eq!(ids(feed.look(Some(&at(1)), 9, 9999)), [2, 3, 4]);
         assert_eq!(feed.lag(None).0, 5);
-        assert_eq!(feed.lag(at(0)).0, 4);
-        assert_eq!(feed.lag(at(3)).0, 1);
-        assert_eq!(feed.lag(at(4)), (0, None));
+        assert_eq!(feed.lag(id(0)).0, 4);
+        assert_eq!(feed.lag(id(3)).0, 1);
+        assert_eq!(feed.lag(id(4)), (0, None));
     }
 
     #[test]
-    fn what_is_staged_again_changes_nothing() {
-        let feed = Feed::new(at(3), 10, 10_000);
-        feed.stage(at(1), &events(2..6));
-        feed.stage(at(3), &events(4..6));
-        feed.publish(EventId::new(5));
-        assert_eq!(ids(feed.look(at(3), 9, 9999)), [4, 5]);
+    fn events_staged_twice_change_nothing() {
+        let feed = feed(Checkpoint::at(&event(3)), 10);
+        feed.stage(id(1), &events(2..6)).unwrap();
+        feed.stage(id(3), &events(4..6)).unwrap();
+        feed.publish(at(5)).unwrap();
+        assert_eq!(ids(feed.look(Some(&at(3)), 9, 9999)), [4, 5]);
     }
 
     #[test]
-    fn what_the_ring_was_not_told_of_is_no_part_of_it() {
-        let feed = Feed::new(at(3), 10, 10_000);
-        feed.stage(at(3), &events(4..6));
-        feed.stage(at(8), &events(9..11));
-        feed.publish(EventId::new(10));
-        assert!(matches!(feed.look(at(5), 9, 9999), Look::Below));
-        assert_eq!(ids(feed.look(at(8), 9, 9999)), [9, 10]);
+    fn a_ring_with_a_hole_starts_anew() {
+        let feed = feed(Checkpoint::at(&event(3)), 10);
+        feed.stage(id(3), &events(4..6)).unwrap();
+        feed.stage(id(8), &events(9..11)).unwrap();
+        feed.publish(at(10)).unwrap();
+        assert!(is_below(feed.look(Some(&at(5)), 9, 9999)));
+        assert_eq!(ids(feed.look(Some(&at(8)), 9, 9999)), [9, 10]);
+    }
+
+    #[test]
+    fn a_head_that_was_never_staged_is_read_from_the_primary() {
+        let feed = feed(Checkpoint::Empty, 10);
+        feed.stage(None, &events(0..3)).unwrap();
+        feed.publish(at(5)).unwrap();
+        assert!(is_below(feed.look(Some(&at(2)), 9, 9999)));
+        assert_eq!(feed.head(), id(5));
+    }
+
+    #[test]
+    fn a_published_event_is_never_replaced() {
+        let feed = feed(Checkpoint::Empty, 10);
+        feed.stage(None, &events(0..6)).unwrap();
+        feed.publish(at(3)).unwrap();
+        assert!(diverges(feed.stage(id(2), &[other(3), other(4)])));
+        assert!(diverges(feed.stage(id(1), &[event(2), event(4)])), "the log lost event 3");
+        assert!(diverges(feed.publish(at(2))), "the log lost its tail");
+        assert!(diverges(feed.publish(Place::Event(other(3)))));
+        assert!(diverges(feed.publish(Place::Event(other(5)))));
+        assert!(diverges(feed.look(Some(&Place::Event(other(2))), 9, 9999).map(drop)));
+    }
+
+    #[test]
+    fn a_staged_event_that_was_lost_is_replaced() {
+        let feed = feed(Checkpoint::Empty, 10);
+        feed.stage(None, &events(0..6)).unwrap();
+        feed.publish(at(3)).unwrap();
+        feed.stage(id(3), &[other(4)]).unwrap();
+        feed.publish(Place::Event(other(4))).unwrap();
+        assert_eq!(ids(feed.look(Some(&at(3)), 9, 9999)), [4]);
+        assert!(diverges(feed.look(Some(&at(5)), 9, 9999).map(drop)) || feed.head() == id(4));
     }
 }

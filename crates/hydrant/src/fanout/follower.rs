@@ -2,97 +2,113 @@
 
 use std::sync::Arc;
 
+use futures_util::stream::Fuse;
 use futures_util::{StreamExt, stream};
 use tokio::sync::watch;
+use tracing::Instrument as _;
 
 use super::feed::{Feed, Look};
+use super::lineage::{self, Place};
 use crate::{Batch, Error, ErrorKind, Event, EventId, EventSource, EventStream, ReadFrom, Result, Retry};
 
 /// Reads a log from a position on: from the shared ring where that reaches, from the primary below it.
 ///
 /// There is no mode to switch: each chunk looks at the ring first. The position moves only by
 /// [`advance`](Follower::advance), so a chunk that was not acknowledged comes again.
+///
+/// What it returns is of one history, the ring's: a read begins at the event of the position and compares it, and
+/// what was read is returned once the log is seen to still have the newest event that was published.
 pub(crate) struct Follower {
     feed: Arc<Feed>,
     source: Arc<dyn EventSource>,
-    position: Option<EventId>,
-    /// A read of the primary under way, and the event that it has got to.
-    reading: Option<(Option<EventId>, EventStream)>,
-    seen: watch::Receiver<Option<EventId>>,
+    position: Option<Place>,
+    reading: Option<Reading>,
+    moved: watch::Receiver<()>,
+    /// Whether it ends where a log that stopped ends. A pump waits there: its secondary has everything.
+    ends_with_log: bool,
+}
+
+/// A read of the primary under way.
+struct Reading {
+    /// The event that it has got to.
+    at: Option<EventId>,
+    /// An event that was read but did not fit.
+    next: Option<Event>,
+    events: Fuse<EventStream>,
 }
 
 impl Follower {
-    pub(crate) fn new(feed: Arc<Feed>, source: Arc<dyn EventSource>, position: Option<EventId>) -> Self {
-        let seen = feed.subscribe();
-        Self { feed, source, position, reading: None, seen }
+    pub(crate) fn new(feed: Arc<Feed>, source: Arc<dyn EventSource>, position: Option<Place>) -> Self {
+        let moved = feed.subscribe();
+        Self { feed, source, position, reading: None, moved, ends_with_log: false }
     }
 
     pub(crate) fn position(&self) -> Option<EventId> {
-        self.position
+        lineage::id_of(self.position.as_ref())
     }
 
-    /// Whether the newest chunk came from memory, not from a read of the primary.
-    pub(crate) fn is_live(&self) -> bool {
-        self.reading.is_none()
-    }
-
-    /// Moves behind what was acknowledged.
-    pub(crate) fn advance(&mut self, id: EventId) {
-        self.position = Some(id);
+    /// Moves past an event that was acknowledged.
+    pub(crate) fn advance(&mut self, event: Event) {
+        self.position = Some(Place::Event(event));
     }
 
     /// The next events of one batch, at least one; waits at the head.
     ///
+    /// # Errors
+    /// `Closed` at the head of a log that was closed; `Diverged` if the log lost events that it had; what the source
+    /// meets.
+    ///
     /// # Cancel safety
-    /// Nothing is lost: the position has not moved.
+    /// The position does not move, so nothing is lost.
     pub(crate) async fn chunk(&mut self, events_max: usize, bytes_max: usize) -> Result<Vec<Event>> {
-        let mut events = self.look_or_read(events_max, bytes_max).await?;
-        let first = Batch::segments(&events).next().map_or(0, <[Event]>::len);
-        events.truncate(first);
-        Ok(events)
-    }
-
-    async fn look_or_read(&mut self, events_max: usize, bytes_max: usize) -> Result<Vec<Event>> {
         let mut yielded = false;
         loop {
-            // Seen before looking: what is published after the look wakes the wait below.
-            self.seen.borrow_and_update();
-            match self.feed.look(self.position, events_max, bytes_max) {
-                Look::Events(events) => {
+            // Marked before the look: what is published after it wakes the wait below.
+            self.moved.borrow_and_update();
+            match self.feed.look(self.position.as_ref(), events_max, bytes_max)? {
+                Look::Events(mut events) => {
                     self.reading = None;
+                    let first = Batch::segments(&events).next().map_or(0, <[Event]>::len);
+                    events.truncate(first);
                     return Ok(events);
                 }
-                Look::Below => return self.read(events_max, bytes_max).await,
+                Look::Below => {
+                    let span = tracing::debug_span!("catch_up", after = ?self.position());
+                    return self.read(events_max, bytes_max).instrument(span).await;
+                }
                 // Sleeping and being woken is the cost of a live feed: one yield often saves it.
                 Look::AtHead if !yielded => {
                     yielded = true;
                     tokio::task::yield_now().await;
                 }
                 Look::AtHead if self.feed.is_closed() => {
-                    return Err(Error::closed("the fan-out was closed; open it again to go on"));
+                    return Err(Error::closed("the fan-out was closed; open it again to continue"));
+                }
+                Look::AtHead if self.ends_with_log && self.feed.stopped().is_some() => {
+                    return Err(self.feed.stopped().expect("a log that stopped stays so"));
                 }
                 Look::AtHead => {
                     #[cfg(test)]
                     tests::between_look_and_wait();
                     yielded = false;
-                    // The sender lives in the feed that we hold; closing it bumps the watch.
-                    drop(self.seen.changed().await);
+                    // The sender lives in the feed that we hold; closing it wakes this wait too.
+                    drop(self.moved.changed().await);
                 }
             }
         }
     }
 
-    /// Adds what comes behind a chunk that is not acknowledged yet; returns when no more fits or no more will come.
+    /// Adds the events after a chunk that is not acknowledged yet. Returns when no more fits or no more will come.
     ///
     /// # Cancel safety
     /// What was added stays, and the position has not moved.
     pub(crate) async fn fill(&mut self, chunk: &mut Vec<Event>, events_max: usize, bytes_max: usize) {
         let mut bytes: usize = chunk.iter().map(Event::size).sum();
         while chunk.len() < events_max && bytes < bytes_max {
-            self.seen.borrow_and_update();
-            let position = chunk.last().map(Event::id);
-            match self.feed.look(position, events_max - chunk.len(), bytes_max - bytes) {
-                Look::Events(events) => {
+            self.moved.borrow_and_update();
+            let last = chunk.last().cloned().map(Place::Event);
+            match self.feed.look(last.as_ref(), events_max - chunk.len(), bytes_max - bytes) {
+                Ok(Look::Events(events)) => {
                     for event in events {
                         bytes += event.size();
                         // A look yields one event at least, however large it is; a snapshot opens the next batch.
@@ -102,10 +118,10 @@ impl Follower {
                         chunk.push(event);
                     }
                 }
-                // More is waiting than the ring can hold: this is no time to linger.
-                Look::Below => return,
-                Look::AtHead if self.feed.is_closed() => return,
-                Look::AtHead => drop(self.seen.changed().await),
+                // More is waiting than the ring can hold, or the next chunk reports why: this is no time to linger.
+                Ok(Look::Below) | Err(_) => return,
+                Ok(Look::AtHead) if self.feed.is_closed() || self.feed.stopped().is_some() => return,
+                Ok(Look::AtHead) => drop(self.moved.changed().await),
             }
         }
     }
@@ -113,35 +129,84 @@ impl Follower {
     /// Reads the next events from the primary.
     async fn read(&mut self, events_max: usize, bytes_max: usize) -> Result<Vec<Event>> {
         // Taken out, so that a dropped future also drops a stream whose events nobody got.
-        let going_on = self.reading.take().filter(|(at, _)| *at == self.position);
-        let is_new = going_on.is_none();
-        let (_, mut stream) =
-            going_on.unwrap_or_else(|| (self.position, self.source.read(self.position.into())));
-        let mut events = Vec::new();
+        let under_way = self.reading.take().filter(|reading| reading.at == self.position());
+        let is_new = under_way.is_none();
+        let mut reading = match under_way {
+            Some(reading) => reading,
+            None => Reading::open(self.source.clone(), self.position.clone()).await?,
+        };
+        let mut events = reading.take(events_max, bytes_max).await?;
+        if events.is_empty() && !is_new {
+            // The old read ended where the log ended when it began.
+            reading = Reading::open(self.source.clone(), self.position.clone()).await?;
+            events = reading.take(events_max, bytes_max).await?;
+        }
+        let Some(last) = events.last() else {
+            return Err(self.feed.head_place().map_or_else(
+                || {
+                    Error::new(
+                        ErrorKind::Bug,
+                        Retry::AfterCheckpoint,
+                        "a read below the head of an empty log",
+                    )
+                },
+                |head| lineage::behind(&head),
+            ));
+        };
+        reading.at = Some(last.id());
+        check(&self.feed, &*self.source, &events).await?;
+        self.reading = Some(reading);
+        Ok(events)
+    }
+}
+
+/// Checks that what was read is of the ring's history: that the log still has the newest event published.
+///
+/// # Errors
+/// `Diverged`, which also stops the log; `Unavailable` if the log ends before it.
+async fn check(feed: &Feed, source: &dyn EventSource, events: &[Event]) -> Result<()> {
+    let Some(head) = feed.head_place() else { return Ok(()) };
+    let checked = match events.binary_search_by_key(&head.id(), Event::id) {
+        Ok(index) if head.is_same(&Place::Event(events[index].clone())) => Ok(()),
+        Ok(index) => Err(lineage::replaced(&head, &events[index])),
+        Err(index) if index < events.len() => Err(lineage::replaced(&head, &events[index])),
+        Err(_) => lineage::check(source, &head).await,
+    };
+    if let Err(error) = &checked
+        && error.kind() == ErrorKind::Diverged
+    {
+        feed.stop(error.clone());
+    }
+    checked
+}
+
+impl Reading {
+    async fn open(source: Arc<dyn EventSource>, position: Option<Place>) -> Result<Self> {
+        let events = lineage::open(|from| source.read(from), position.as_ref()).await?;
+        Ok(Self { at: lineage::id_of(position.as_ref()), next: None, events: events.fuse() })
+    }
+
+    /// The next events of one batch; none at the end of the read. What came before an error is returned first: the
+    /// next read meets the error again.
+    async fn take(&mut self, events_max: usize, bytes_max: usize) -> Result<Vec<Event>> {
+        let mut events: Vec<Event> = Vec::new();
         let mut bytes = 0;
         while events.len() < events_max && bytes < bytes_max {
-            match stream.next().await {
-                Some(Ok(event)) => {
-                    bytes += event.size();
-                    events.push(event);
-                }
-                Some(Err(error)) if events.is_empty() => return Err(error),
-                // What came before the error is delivered first; the next read meets it again.
-                Some(Err(_)) => return Ok(events),
-                None if !events.is_empty() => return Ok(events),
-                // The old read ended where the log ended when it began.
-                None if !is_new => stream = self.source.read(self.position.into()),
-                None => {
-                    let head = self.feed.head();
-                    return Err(Error::new(
-                        ErrorKind::Corrupt,
-                        Retry::AfterCheckpoint,
-                        format!("the primary ends before its head, event {}", head.map_or(0, EventId::get)),
-                    ));
-                }
+            let event = match self.next.take() {
+                Some(event) => event,
+                None => match self.events.next().await {
+                    Some(Ok(event)) => event,
+                    Some(Err(error)) if events.is_empty() => return Err(error),
+                    Some(Err(_)) | None => break,
+                },
+            };
+            if !events.is_empty() && event.is_snapshot() {
+                self.next = Some(event);
+                break;
             }
+            bytes += event.size();
+            events.push(event);
         }
-        self.reading = events.last().map(|last| (Some(last.id()), stream));
         Ok(events)
     }
 }
@@ -154,31 +219,28 @@ const CHUNK_BYTES: usize = 256 << 10;
 pub(crate) fn follow(feed: Arc<Feed>, source: Arc<dyn EventSource>, from: ReadFrom) -> EventStream {
     let first = async move {
         let position = match from.exclusive() {
-            ReadFrom::After(id) => Some(id),
+            ReadFrom::After(id) => Some(Place::Id(id)),
             ReadFrom::Origin | ReadFrom::At(_) => None,
-            // The snapshot itself is the first chunk; everything behind it follows.
-            ReadFrom::Snapshot => {
-                let snapshot = source.read(ReadFrom::Snapshot).next().await;
-                let mut follower = Follower::new(feed, source, None);
-                return match snapshot.transpose() {
-                    Ok(None) => (Ok(vec![]), Some(follower)),
-                    Ok(Some(event)) => {
-                        follower.advance(event.id());
-                        (Ok(vec![event]), Some(follower))
-                    }
-                    Err(error) => (Err(error), None),
-                };
-            }
+            // The snapshot itself is the first chunk; everything after it follows.
+            ReadFrom::Snapshot => match source.read(ReadFrom::Snapshot).next().await.transpose() {
+                Ok(Some(event)) => {
+                    let follower = Follower::new(feed, source, Some(Place::Event(event.clone())));
+                    return (Ok(vec![event]), Some(follower));
+                }
+                Ok(None) => None,
+                Err(error) => return (Err(error), None),
+            },
         };
         (Ok(vec![]), Some(Follower::new(feed, source, position)))
     };
     let rest = |follower: Option<Follower>| {
+        let follower = follower.map(|follower| Follower { ends_with_log: true, ..follower });
         stream::unfold(follower, |follower| async move {
             let mut follower = follower?;
             let chunk = follower.chunk(CHUNK_EVENTS, CHUNK_BYTES).await;
-            let next = chunk.as_ref().ok().and_then(|events| events.last()).map(Event::id);
-            let follower = next.map(|id| {
-                follower.advance(id);
+            let last = chunk.as_ref().ok().and_then(|events| events.last().cloned());
+            let follower = last.map(|last| {
+                follower.advance(last);
                 follower
             });
             Some((chunk, follower))
@@ -200,8 +262,9 @@ mod tests {
     use std::cell::RefCell;
     use std::time::Duration;
 
+    use super::super::signal::Signal;
     use super::*;
-    use crate::{EventSink, MemoryStore};
+    use crate::{Checkpoint, EventSink, MemoryStore};
 
     thread_local! {
         static BETWEEN: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
@@ -218,38 +281,68 @@ mod tests {
         ids.map(|id| Event::new(EventId::new(id), &id).unwrap()).collect()
     }
 
-    /// The interleaving that random tests do not find: an event published between the look and the wait.
+    fn feed(head: Checkpoint, events_max: usize) -> Arc<Feed> {
+        Arc::new(Feed::new(head, Signal::default(), events_max, 10_000))
+    }
+
+    fn add(feed: &Feed, log: &[Event]) {
+        feed.stage(log[0].id().prev(), log).unwrap();
+        feed.publish(Place::Event(log.last().unwrap().clone())).unwrap();
+    }
+
+    /// The interleaving that random tests do not find.
     #[tokio::test(start_paused = true)]
-    async fn an_event_published_between_look_and_wait_wakes_the_follower() {
-        let feed = Arc::new(Feed::new(None, 10, 10_000));
+    async fn an_event_published_between_look_and_wait_wakes() {
+        let feed = feed(Checkpoint::Empty, 10);
         let mut follower = Follower::new(feed.clone(), Arc::new(MemoryStore::default()), None);
-        BETWEEN.set(Some(Box::new(move || {
-            feed.stage(None, &events(0..1));
-            feed.publish(EventId::ZERO);
-        })));
+        BETWEEN.set(Some(Box::new(move || add(&feed, &events(0..1)))));
         let chunk = tokio::time::timeout(Duration::from_secs(1), follower.chunk(9, 9999)).await;
         assert_eq!(chunk.expect("the wake-up was lost").unwrap().len(), 1);
     }
 
     #[tokio::test]
-    async fn a_follower_goes_from_history_to_the_ring_without_gap_or_duplicate() {
+    async fn history_and_ring_join_without_gap_or_duplicate() {
         let store = MemoryStore::default();
         let log = events(0..100);
         store.append(Batch::new(None, &log[..90]).unwrap()).await.unwrap();
-        let feed = Arc::new(Feed::new(Some(EventId::new(89)), 5, 10_000));
+        let feed = feed(Checkpoint::at(&log[89]), 5);
         let mut follower = Follower::new(feed.clone(), Arc::new(store.clone()), None);
         let mut got = Vec::new();
         while got.len() < 100 {
             if got.len() == 63 {
                 store.append(Batch::new(Some(EventId::new(89)), &log[90..]).unwrap()).await.unwrap();
-                feed.stage(Some(EventId::new(89)), &log[90..]);
-                feed.publish(EventId::new(99));
+                add(&feed, &log[90..]);
             }
             let chunk = follower.chunk(7, 9999).await.unwrap();
             assert_eq!(follower.chunk(7, 9999).await.unwrap(), chunk, "not acknowledged: it comes again");
-            follower.advance(chunk.last().unwrap().id());
+            follower.advance(chunk.last().unwrap().clone());
             got.extend(chunk);
         }
         assert_eq!(got, log);
+    }
+
+    /// A copy with other events after 49, put in the place of the log while a follower reads below the ring.
+    #[tokio::test]
+    async fn another_history_below_the_ring_is_never_returned() {
+        let log = events(0..100);
+        let other = |id: u64| Event::new(EventId::new(id), &"other").unwrap();
+        let copy: Vec<_> = events(0..50).into_iter().chain((50..100).map(other)).collect();
+        let store = MemoryStore::default();
+        store.append(Batch::new(None, &copy).unwrap()).await.unwrap();
+        let feed = feed(Checkpoint::at(&log[99]), 5);
+        let mut follower = Follower::new(feed.clone(), Arc::new(store), Some(Place::Event(log[30].clone())));
+        let error = follower.chunk(7, 9999).await.unwrap_err();
+        assert_eq!((error.kind(), error.event()), (ErrorKind::Diverged, Some(EventId::new(99))), "{error}");
+        assert!(feed.stopped().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_log_that_ends_before_its_head_is_retried_later() {
+        let log = events(0..100);
+        let store = MemoryStore::default();
+        store.append(Batch::new(None, &log[..50]).unwrap()).await.unwrap();
+        let feed = feed(Checkpoint::at(&log[99]), 5);
+        let mut follower = Follower::new(feed, Arc::new(store), Some(Place::Event(log[49].clone())));
+        assert_eq!(follower.chunk(7, 9999).await.unwrap_err().retry(), Retry::Safe);
     }
 }

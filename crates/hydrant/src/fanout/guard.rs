@@ -1,29 +1,45 @@
-//! A call into somebody else's code: bounded in time, and its panic is an error.
+//! A call into foreign code: bounded in time, and its panic is an error.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::time::Instant;
 
 use crate::{Error, ErrorKind, Result, Retry};
 
-/// Awaits `call` for at most `timeout`; a panic in it becomes an error of kind `Bug`.
+/// Makes a call and awaits it for at most `timeout`; a panic in it is an error of kind `Bug`.
 ///
 /// After either, the outcome of the call is unknown.
-pub(crate) async fn guarded<T>(
-    what: &str,
-    timeout: Duration,
-    call: impl Future<Output = Result<T>>,
-) -> Result<T> {
-    tokio::time::timeout(timeout, caught(what, call)).await.unwrap_or_else(|_| {
-        let message = format!("{what} did not end within {timeout:?}");
+pub(crate) async fn guarded<T, F>(what: &str, timeout: Duration, call: impl FnOnce() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    guarded_until(what, Instant::now() + timeout, call).await
+}
+
+/// Makes a call and awaits it until `deadline`; a panic in it is an error of kind `Bug`.
+///
+/// After either, the outcome of the call is unknown.
+pub(crate) async fn guarded_until<T, F>(what: &str, deadline: Instant, call: impl FnOnce() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    let begun = Instant::now();
+    tokio::time::timeout_at(deadline, caught(what, call)).await.unwrap_or_else(|_| {
+        let message = format!("{what} did not end within {:?}", deadline.saturating_duration_since(begun));
         Err(Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message))
     })
 }
 
-/// Awaits `call`; a panic in it becomes an error of kind `Bug`.
-pub(crate) async fn caught<T>(what: &str, call: impl Future<Output = Result<T>>) -> Result<T> {
+/// Makes a call and awaits it; a panic in it, or before it returns its future, is an error of kind `Bug`.
+pub(crate) async fn caught<T, F>(what: &str, call: impl FnOnce() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    // Called inside of the future, so that a panic of the call itself is caught too.
+    let call = async move { call().await };
     AssertUnwindSafe(call).catch_unwind().await.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().copied();
         let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));

@@ -1,169 +1,133 @@
 //! What a fan-out and a relay share: the feed of one log, its roster, and a pump for each secondary.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
 
 use futures_util::{Stream, stream};
-use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
-use tracing::Instrument;
 
 use super::feed::Feed;
-use super::guard::rng;
-use super::options::SecondaryOptions;
-use super::pump::Pump;
+use super::guard::{guarded, rng};
 use super::secondary::{Secondary, Wanted};
+use super::signal::{Signal, Watched};
 use super::status::{FanOutStatus, Laggards, SecondaryState, SecondaryStatus};
-use crate::{Checkpoint, CheckpointEntry, CheckpointStore, Error, EventId, EventSink, EventSource, Result};
+use crate::{
+    Checkpoint, CheckpointEntry, CheckpointStore, Clock, Error, ErrorKind, EventId, EventSource, Result,
+    Retry,
+};
 
 /// How often the gauges are set, so that a sink that hangs is seen to lag.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long `close` waits for tasks that it has aborted: one of them may block its thread.
+const ABORT_PATIENCE: Duration = Duration::from_millis(100);
 
 pub(crate) struct Hub {
     pub(crate) feed: Arc<Feed>,
     pub(crate) source: Arc<dyn EventSource>,
     pub(crate) roster: Arc<dyn CheckpointStore>,
-    /// Bumped whenever anything in the status changed.
-    pub(crate) changed: watch::Sender<()>,
+    /// Wakes whatever waits for the log or its secondaries.
+    pub(crate) signal: Signal,
+    pub(crate) settings: Settings,
     /// Held while the roster gains or loses a name, and while what may be pruned is worked out.
-    pub(crate) roster_turn: tokio::sync::Mutex<()>,
-    secondaries: Mutex<BTreeMap<String, Arc<Secondary>>>,
-    /// Names of the roster that are not attached.
-    detached: Mutex<BTreeMap<String, CheckpointEntry>>,
-    stopped: Mutex<Option<Error>>,
+    pub(super) roster_turn: tokio::sync::Mutex<()>,
+    pub(super) members: Watched<Members>,
     rng: Mutex<fastrand::Rng>,
+    reporter: OnceLock<AbortHandle>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// What the options of a fan-out and of a relay have in common.
+pub(crate) struct Settings {
+    pub(crate) target: Option<String>,
+    pub(crate) call_timeout: Duration,
+    pub(crate) clock: Clock,
+    pub(crate) seed: Option<u64>,
+}
+
+/// The roster, as far as this process knows it.
+#[derive(Default)]
+pub(super) struct Members {
+    pub(super) attached: BTreeMap<String, Arc<Secondary>>,
+    /// Names of the roster that are not attached.
+    pub(super) absent: BTreeMap<String, Absent>,
+    pub(super) is_closing: bool,
+}
+
+/// A name of the roster that is not attached here. It holds back `prune` all the same.
+pub(super) struct Absent {
+    pub(super) target: String,
+    pub(super) position: Option<EventId>,
+}
+
+impl From<CheckpointEntry> for Absent {
+    fn from(entry: CheckpointEntry) -> Self {
+        Self { position: entry.checkpoint.id(), target: entry.target }
+    }
 }
 
 impl Hub {
     /// Reads the roster.
     pub(crate) async fn open(
         feed: Feed,
+        signal: Signal,
         source: Arc<dyn EventSource>,
         roster: Arc<dyn CheckpointStore>,
-        seed: Option<u64>,
+        settings: Settings,
     ) -> Result<Arc<Self>> {
-        let entries = roster.list().await?;
-        let detached = entries.into_iter().map(|entry| (entry.name.clone(), entry)).collect();
+        let entries = guarded("the roster", settings.call_timeout, || roster.list()).await?;
+        let absent = entries.into_iter().map(|entry| (entry.name.clone(), entry.into())).collect();
+        let members = Members { absent, ..Members::default() };
         let hub = Arc::new(Self {
             feed: Arc::new(feed),
             source,
             roster,
-            changed: watch::Sender::default(),
             roster_turn: tokio::sync::Mutex::default(),
-            secondaries: Mutex::default(),
-            detached: Mutex::new(detached),
-            stopped: Mutex::default(),
-            rng: Mutex::new(rng(seed)),
+            members: Watched::new(members, &signal),
+            rng: Mutex::new(rng(settings.seed)),
+            signal,
+            settings,
+            reporter: OnceLock::new(),
         });
-        tokio::spawn(report(Arc::downgrade(&hub)));
+        let reporter = tokio::spawn(report(Arc::downgrade(&hub)));
+        hub.reporter.get_or_init(|| reporter.abort_handle());
         Ok(hub)
     }
 
+    pub(crate) fn rng(&self) -> fastrand::Rng {
+        self.rng.lock().unwrap_or_else(PoisonError::into_inner).fork()
+    }
+
+    pub(crate) fn now(&self) -> SystemTime {
+        self.settings.clock.now()
+    }
+
     pub(crate) fn secondaries(&self) -> Vec<Arc<Secondary>> {
-        lock(&self.secondaries).values().cloned().collect()
+        self.members.read(|members| members.attached.values().cloned().collect())
     }
 
     fn secondary(&self, name: &str) -> Result<Arc<Secondary>> {
-        let secondaries = lock(&self.secondaries);
-        secondaries.get(name).cloned().ok_or_else(|| {
-            let names: Vec<_> = secondaries.keys().map(String::as_str).collect();
-            Error::invalid(format!("no secondary `{name}` is attached; attached are: {}", names.join(", ")))
+        self.members.read(|members| {
+            members.attached.get(name).cloned().ok_or_else(|| {
+                let names: Vec<_> = members.attached.keys().map(String::as_str).collect();
+                Error::invalid(format!(
+                    "no secondary `{name}` is attached; attached are: {}",
+                    names.join(", ")
+                ))
+            })
         })
     }
 
-    /// Enters the roster and starts the pump; the sink itself is not waited for.
-    pub(crate) async fn attach(
-        self: &Arc<Self>,
-        name: &str,
-        sink: Arc<dyn EventSink>,
-        options: SecondaryOptions,
-    ) -> Result<()> {
-        if name.is_empty() {
-            return Err(Error::invalid("a secondary needs a name"));
-        }
-        let _turn = self.roster_turn.lock().await;
-        if self.feed.is_closed() {
-            return Err(Error::closed("the fan-out was closed; open it again to attach"));
-        }
-        if lock(&self.secondaries).contains_key(name) {
-            return Err(Error::invalid(format!("a secondary `{name}` is attached already; detach it first")));
-        }
-        let entry = self.enter(name, options.target.as_deref().unwrap_or(name)).await?;
-        lock(&self.detached).remove(name);
-        let secondary = Arc::new(Secondary::new(
-            name,
-            entry.target.clone(),
-            Arc::downgrade(&sink),
-            options.lag_events_max,
-            options.dead_letters.clone(),
-        ));
-        let pump = Pump {
-            hub: self.clone(),
-            secondary: secondary.clone(),
-            sink,
-            options,
-            rng: lock(&self.rng).fork(),
-            entry,
-            entry_at: Instant::now(),
-            pending: None,
-            unsaved: None,
-            remembered: None,
-            attempt: 0,
-        };
-        let span = tracing::info_span!("secondary", name);
-        let task = tokio::spawn(pump.run(secondary.wanted.subscribe()).instrument(span));
-        *lock(&secondary.task) = Some(task);
-        lock(&self.secondaries).insert(name.to_owned(), secondary);
-        self.changed.send_replace(());
-        Ok(())
-    }
-
-    /// The roster's entry of this name and target, made where there is none: one that was never reached
-    /// needs everything.
-    async fn enter(&self, name: &str, target: &str) -> Result<CheckpointEntry> {
-        let new = CheckpointEntry::new(name, target, Checkpoint::Empty);
-        match self.roster.load(name).await? {
-            Some(entry) if entry.target != target => Err(Error::invalid(format!(
-                "the secondary `{name}` belongs to {}, not to {target}; detach it first, or use another name",
-                entry.target
-            ))),
-            Some(entry) => Ok(entry),
-            None => {
-                self.roster.swap(name, None, Some(&new)).await?;
-                Ok(new)
-            }
-        }
-    }
-
-    /// Stops the pump, waits for the call in flight to end, and leaves the roster.
-    pub(crate) async fn detach(&self, name: &str) -> Result<()> {
-        let _turn = self.roster_turn.lock().await;
-        let attached = lock(&self.secondaries).remove(name);
-        if let Some(secondary) = &attached {
-            stop(secondary).await;
-        }
-        let entry = self.roster.load(name).await?;
-        let left = match (&entry, attached) {
-            (Some(_), _) => self.roster.swap(name, entry.as_ref(), None).await,
-            (None, Some(_)) => Ok(()),
-            (None, None) => Err(Error::invalid(format!("no secondary `{name}` is in the roster"))),
-        };
-        match (&left, entry) {
-            // It still holds back `prune`, so it is still to be seen.
-            (Err(_), Some(entry)) => drop(lock(&self.detached).insert(name.to_owned(), entry)),
-            _ => drop(lock(&self.detached).remove(name)),
-        }
-        self.changed.send_replace(());
-        left
-    }
-
     pub(crate) fn park(&self, name: &str) -> Result<()> {
-        self.secondary(name)?.wanted.send_replace(Wanted::Park);
+        let secondary = self.secondary(name)?;
+        secondary.wanted.send_if_modified(|wanted| {
+            let runs = *wanted == Wanted::Run;
+            if runs {
+                *wanted = Wanted::Park;
+            }
+            runs
+        });
         Ok(())
     }
 
@@ -172,7 +136,7 @@ impl Hub {
         secondary.wanted.send_if_modified(|wanted| {
             let parked = *wanted == Wanted::Park;
             if parked {
-                secondary.set_state(SecondaryState::Starting);
+                secondary.starting();
                 *wanted = Wanted::Run;
             }
             parked
@@ -180,41 +144,60 @@ impl Hub {
         Ok(())
     }
 
-    /// Nothing more comes from the log, for this reason.
-    pub(crate) fn stop(&self, error: Error) {
-        *lock(&self.stopped) = Some(error);
-        self.changed.send_replace(());
+    /// Whether the log takes another append.
+    ///
+    /// # Errors
+    /// `Closed`, or `Diverged` if that stopped the log; nothing of the append was applied.
+    pub(crate) fn admits_appends(&self) -> Result<()> {
+        if self.members.read(|members| members.is_closing) {
+            return Err(Error::closed("the fan-out was closed; open it again to append"));
+        }
+        match self.feed.stopped() {
+            None => Ok(()),
+            Some(stopped) if stopped.kind() == ErrorKind::Diverged => Err(stopped),
+            Some(stopped) => {
+                let message = "the log has stopped, and nothing of this append was written; open it again";
+                Err(Error::closed(message).because(stopped))
+            }
+        }
     }
 
-    pub(crate) fn stopped(&self) -> Option<Error> {
-        lock(&self.stopped).clone()
+    /// Every attached sink that has a checkpoint contradicts the primary.
+    pub(crate) fn stale(&self) -> Option<Error> {
+        let known: Vec<_> =
+            self.secondaries().iter().filter_map(|secondary| secondary.has_diverged()).collect();
+        if known.is_empty() || !known.iter().all(|diverged| *diverged) {
+            return None;
+        }
+        let head = self.feed.head();
+        let ends = head.map_or_else(|| "is empty".to_owned(), |head| format!("ends at event {head}"));
+        let message = format!(
+            "the primary {ends}, and every sink that has a checkpoint holds other or newer events: it is empty or older \
+             than all of them, as when its volume is missing. Stop now; then mount or restore the primary, or copy the \
+             log back from a sink. If the sinks belong to another log, detach them",
+        );
+        Some(Error::new(ErrorKind::Diverged, Retry::Never, message))
     }
 
     pub(crate) fn status(&self) -> FanOutStatus {
-        let absent = |entry: &CheckpointEntry| {
-            let (lag_events, _) = self.feed.lag(entry.checkpoint.id());
-            SecondaryStatus {
-                name: entry.name.clone(),
-                target: entry.target.clone(),
-                state: SecondaryState::Detached,
-                checkpoint: entry.checkpoint.id(),
-                floor: None,
-                lag_events,
-                lag: Duration::ZERO,
-                last_error: None,
-                retries: 0,
-                dead_letters: 0,
-            }
-        };
-        let mut secondaries: Vec<_> = lock(&self.detached).values().map(absent).collect();
+        let mut secondaries = self.members.read(|members| {
+            let absent = members.absent.iter().map(|(name, absent)| absent.status(name, &self.feed));
+            absent.collect::<Vec<_>>()
+        });
         secondaries.extend(self.secondaries().iter().map(|secondary| secondary.status(&self.feed)));
         secondaries.sort_by(|a, b| a.name.cmp(&b.name));
-        FanOutStatus { head: self.feed.head(), secondaries, stopped: self.stopped() }
+        FanOutStatus {
+            target: self.settings.target.clone(),
+            head: self.feed.head(),
+            secondaries,
+            stopped: self.feed.stopped(),
+            stale: self.stale(),
+        }
     }
 
     /// The status now, and again after each change; changes in quick succession are one.
     pub(crate) fn watch(self: &Arc<Self>) -> impl Stream<Item = FanOutStatus> + Send + use<> {
-        let state = (self.changed.subscribe(), Arc::downgrade(self), true);
+        let state = (self.signal.subscribe(), Arc::downgrade(self), true);
         stream::unfold(state, |(mut changed, hub, first)| async move {
             if !first {
                 changed.changed().await.ok()?;
@@ -225,97 +208,140 @@ impl Hub {
         })
     }
 
-    /// Waits until `done`; the receiver is marked before each look.
-    pub(crate) async fn until(&self, done: impl Fn() -> bool) {
-        let mut changed = self.changed.subscribe();
-        loop {
-            changed.mark_unchanged();
-            if done() {
-                return;
-            }
-            drop(changed.changed().await); // the sender lives in `self`
-        }
+    /// The attached secondaries that have not disposed of everything up to `id`.
+    fn without(&self, id: Option<EventId>) -> Vec<Arc<Secondary>> {
+        self.secondaries().into_iter().filter(|secondary| !secondary.has(id)).collect()
+    }
+
+    fn laggards_of(&self, secondaries: &[Arc<Secondary>]) -> Laggards {
+        secondaries.iter().map(|secondary| secondary.laggard(&self.feed)).collect()
+    }
+
+    /// What each secondary has not got of what was acknowledged.
+    pub(crate) fn laggards(&self) -> Laggards {
+        self.laggards_of(&self.without(self.feed.newest()))
     }
 
     /// Waits until all attached secondaries have disposed of `id`; else the laggards.
     pub(crate) async fn delivered(&self, id: EventId, timeout: Duration) -> Result<(), Laggards> {
-        let lacking = || {
-            let secondaries = self.secondaries();
-            secondaries.into_iter().filter(|secondary| !secondary.has(Some(id))).collect::<Vec<_>>()
-        };
-        match tokio::time::timeout(timeout, self.until(|| lacking().is_empty())).await {
+        let delivered = self.signal.until(|| self.without(Some(id)).is_empty());
+        match tokio::time::timeout(timeout, delivered).await {
             Ok(()) => Ok(()),
-            Err(_) => Err(lacking().iter().map(|secondary| secondary.laggard(&self.feed)).collect()),
+            Err(_) => Err(self.laggards_of(&self.without(Some(id)))),
         }
     }
 
-    /// The secondaries that do not hold everything up to the head, parked ones only where told to.
-    fn behind(&self, with_parked: bool) -> Vec<Arc<Secondary>> {
-        let head = self.feed.head();
-        let lacks = |secondary: &Arc<Secondary>| !secondary.has(head);
-        let counts = |secondary: &Arc<Secondary>| with_parked || secondary.state() != SecondaryState::Parked;
-        self.secondaries().into_iter().filter(|secondary| lacks(secondary) && counts(secondary)).collect()
-    }
-
-    /// Whether there are secondaries, and a person has to look at each of them.
+    /// Whether there are secondaries, and each of them waits for an operator.
     pub(crate) fn all_parked(&self) -> bool {
         let secondaries = self.secondaries();
-        !secondaries.is_empty()
-            && secondaries.iter().all(|secondary| secondary.state() == SecondaryState::Parked)
+        !secondaries.is_empty() && secondaries.iter().all(|secondary| secondary.is_parked())
     }
 
-    /// Waits until every secondary has everything that was published, or is parked.
-    pub(crate) async fn drained(&self) {
-        self.until(|| self.behind(false).is_empty()).await;
+    /// Whether every secondary has everything that was published, or waits for an operator.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.without(self.feed.head()).iter().all(|secondary| secondary.is_parked())
     }
 
-    /// What each secondary still lacks.
-    pub(crate) fn laggards(&self) -> Laggards {
-        self.behind(true).iter().map(|secondary| secondary.laggard(&self.feed)).collect()
+    /// From here on, nothing is appended or attached.
+    pub(crate) fn begin_to_close(&self) {
+        self.members.update(|members| members.is_closing = true);
     }
 
-    /// Lets the secondaries drain until the deadline, stops all pumps, and tells what each still lacks.
-    pub(crate) async fn close(&self, timeout: Duration) -> Laggards {
-        let drained = tokio::time::timeout(timeout, self.drained()).await;
+    pub(crate) fn is_closing(&self) -> bool {
+        self.members.read(|members| members.is_closing)
+    }
+
+    /// Lets the secondaries drain until the deadline, ends all tasks, and reports what each has not got.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost: the next call waits for the same pumps.
+    pub(crate) async fn close(&self, deadline: Instant) -> Laggards {
+        self.begin_to_close();
+        // Pumps deliver what is left, report to the roster, and end.
         self.feed.close();
+        let all_ended = || self.secondaries().iter().all(|secondary| secondary.has_ended());
+        let drained = tokio::time::timeout_at(deadline, self.signal.until(all_ended)).await;
         let laggards = self.laggards();
         if drained.is_err() {
             tracing::warn!(secondaries = laggards.len(), "closed before all secondaries had everything");
+            for secondary in self.secondaries() {
+                abort(&secondary.abort);
+            }
+            drop(tokio::time::timeout(ABORT_PATIENCE, self.signal.until(all_ended)).await);
         }
-        for secondary in self.secondaries() {
-            stop(&secondary).await;
-        }
+        abort(&self.reporter);
         laggards
     }
 
-    /// Tells all pumps to stop, without waiting.
+    /// Asks all pumps to end, without waiting.
     pub(crate) fn abandon(&self) {
+        self.begin_to_close();
         self.feed.close();
         for secondary in self.secondaries() {
-            secondary.wanted.send_replace(Wanted::Stop);
+            secondary.wanted.send_replace(Wanted::Leave);
         }
-        lock(&self.secondaries).clear();
+        abort(&self.reporter);
     }
 }
 
-async fn stop(secondary: &Secondary) {
-    secondary.wanted.send_replace(Wanted::Stop);
-    let task = lock(&secondary.task).take();
-    if let Some(task) = task
-        && let Err(error) = task.await
-    {
-        tracing::error!(secondary = secondary.name, %error, "the pump ended badly");
+impl Drop for Hub {
+    fn drop(&mut self) {
+        abort(&self.reporter);
     }
 }
 
+pub(super) fn abort(task: &OnceLock<AbortHandle>) {
+    if let Some(task) = task.get() {
+        task.abort();
+    }
+}
+
+impl Absent {
+    fn status(&self, name: &str, feed: &Feed) -> SecondaryStatus {
+        SecondaryStatus {
+            name: name.to_owned(),
+            target: self.target.clone(),
+            state: SecondaryState::Detached,
+            checkpoint: self.position,
+            floor: None,
+            lag_events: feed.lag(self.position).0,
+            lag: Duration::ZERO,
+            last_error: None,
+            last_error_at: None,
+            retries: 0,
+            dead_letters: 0,
+        }
+    }
+}
+
+/// Sets the gauges, and wakes those that watch the status when time alone changed it.
 async fn report(hub: Weak<Hub>) {
     let mut clock = tokio::time::interval(REPORT_INTERVAL);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut shown: Vec<SecondaryState> = Vec::new();
+    let mut was_stale = false;
     loop {
         clock.tick().await;
-        let Some(hub) = hub.upgrade().filter(|hub| !hub.feed.is_closed()) else { return };
+        let Some(hub) = hub.upgrade() else { return };
+        let mut states = Vec::with_capacity(shown.len());
         for secondary in hub.secondaries() {
-            secondary.report(&hub.feed);
+            let status = secondary.status(&hub.feed);
+            secondary.report(&status);
+            states.push(status.state);
         }
+        if states != shown {
+            shown = states;
+            hub.signal.wake();
+        }
+        let stale = hub.stale();
+        if let Some(error) = &stale
+            && !was_stale
+        {
+            tracing::error!(%error, "the primary is stale");
+        }
+        was_stale = stale.is_some();
     }
 }
+
+/// The roster's entry of a secondary that was never reached: it needs everything.
+pub(super) const NEVER_REACHED: Checkpoint = Checkpoint::Empty;

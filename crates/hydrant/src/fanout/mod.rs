@@ -5,11 +5,16 @@ mod feed;
 mod follower;
 pub(crate) mod guard;
 mod hub;
+mod lineage;
+mod marks;
 mod options;
+mod progress;
 mod prune;
 mod pump;
 mod relay;
+mod roster;
 mod secondary;
+mod signal;
 mod start;
 mod status;
 
@@ -20,12 +25,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::Stream;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
-use self::commit::{Command, Committer};
+use self::commit::{Append, Claim, Command, Committer, late};
 use self::feed::Feed;
-use self::hub::Hub;
+use self::hub::{Hub, Settings};
 pub use self::options::{FanOutOptions, RelayOptions, SecondaryOptions, StartAt};
 pub use self::relay::Relay;
+use self::signal::Signal;
 pub use self::status::{FanOutStatus, Laggard, Laggards, SecondaryState, SecondaryStatus};
 use crate::{
     Batch, Checkpoint, CommitPoint, Error, ErrorKind, EventId, EventSink, EventSource, EventStream, Primary,
@@ -35,16 +43,19 @@ use crate::{
 /// Appends that wait for the one in flight; more wait for a place.
 const COMMANDS_MAX: usize = 64;
 
+/// The least time that `close` takes to end tasks that have nothing left to do.
+const CLOSE_MIN: Duration = Duration::from_millis(100);
+
 /// One log with a primary store that commits and secondary sinks that follow at their own pace.
 ///
 /// - **The primary is the commit point**: no secondary, reader or caller sees an event before it is
 ///   durable there.
-/// - **Each secondary** holds a contiguous piece of the log, at least once, in order, across crashes of
+/// - **Each secondary** holds a contiguous part of the log, at least once, in order, across crashes of
 ///   either side, from its own checkpoint on.
 /// - **Isolation**: a secondary that is slow, hangs, errs, panics or is down delays neither the primary nor
 ///   any other. (It must not block its thread: nothing can isolate that.) Memory is bounded at any lag.
 /// - **Retries**: what may be retried is, for ever, with capped exponential backoff and full jitter. What a
-///   person has to look at parks the secondary, visibly; the others go on.
+///   person has to look at parks the secondary, visibly; the others continue.
 /// - **The roster** of secondaries is durable beside the primary, until [`detach`](FanOut::detach): nothing
 ///   is pruned that one of them still needs, also after a restart and before it is attached again.
 ///
@@ -77,13 +88,19 @@ pub struct FanOut<P> {
     primary: Arc<P>,
     hub: Arc<Hub>,
     commands: mpsc::Sender<Command>,
+    committer: AbortHandle,
     options: FanOutOptions,
 }
 
 impl<P> Clone for FanOut<P> {
     fn clone(&self) -> Self {
-        let (primary, hub) = (self.primary.clone(), self.hub.clone());
-        Self { primary, hub, commands: self.commands.clone(), options: self.options.clone() }
+        Self {
+            primary: self.primary.clone(),
+            hub: self.hub.clone(),
+            commands: self.commands.clone(),
+            committer: self.committer.clone(),
+            options: self.options.clone(),
+        }
     }
 }
 
@@ -104,25 +121,26 @@ impl<P: Primary + 'static> FanOut<P> {
     pub async fn open(primary: P, options: FanOutOptions) -> Result<Self> {
         let primary = Arc::new(primary);
         let timeout = options.call_timeout;
-        let head = match guard::guarded("the primary's checkpoint", timeout, primary.checkpoint()).await? {
-            Checkpoint::Unknown => {
-                let message = "a primary must know its own checkpoint; take a store that has a memory";
-                return Err(Error::new(ErrorKind::Unsupported, Retry::Never, message));
-            }
-            checkpoint => checkpoint.id(),
+        let head = guard::guarded("the primary's checkpoint", timeout, || primary.checkpoint()).await?;
+        if head == Checkpoint::Unknown {
+            let message = "a primary must know its own checkpoint; take a store that has a memory";
+            return Err(Error::new(ErrorKind::Unsupported, Retry::Never, message));
+        }
+        let signal = Signal::default();
+        let feed = Feed::new(head, signal.clone(), options.ring_events_max, options.ring_bytes_max);
+        let settings = Settings {
+            target: options.target.clone(),
+            call_timeout: timeout,
+            clock: options.clock.clone(),
+            seed: options.seed,
         };
-        let feed = Feed::new(head, options.ring_events_max, options.ring_bytes_max);
-        let hub = Hub::open(feed, primary.clone(), primary.roster(), options.seed).await?;
+        let roster = guard::caught("the primary", || async { Ok(primary.roster()) }).await?;
+        let hub = Hub::open(feed, signal, primary.clone(), roster, settings).await?;
         let (commands, received) = mpsc::channel(COMMANDS_MAX);
-        let committer = Committer {
-            primary: primary.clone(),
-            hub: hub.clone(),
-            options: options.clone(),
-            rng: guard::rng(options.seed),
-            unsynced: None,
-        };
-        tokio::spawn(committer.run(received));
-        Ok(Self { primary, hub, commands, options })
+        let committer =
+            Committer::new(primary.clone(), hub.clone(), options.clone(), guard::rng(options.seed));
+        let committer = tokio::spawn(committer.run(received)).abort_handle();
+        Ok(Self { primary, hub, commands, committer, options })
     }
 
     /// The primary. Appending to it directly would pass by the secondaries' memory: append here.
@@ -154,12 +172,12 @@ impl<P: Primary + 'static> FanOut<P> {
     /// `Invalid` for a name that the roster does not have; what the roster meets.
     ///
     /// # Cancel safety
-    /// Dropped, it may leave the name in the roster, which then still holds back `prune`. Call it again.
+    /// Dropped, it completes all the same; call it again to learn the result.
     pub async fn detach(&self, name: &str) -> Result<()> {
         self.hub.detach(name).await
     }
 
-    /// Stops a secondary until [`resume`](FanOut::resume); the others go on.
+    /// Stops a secondary until [`resume`](FanOut::resume); the others continue.
     ///
     /// # Errors
     /// `Invalid` for a name that is not attached.
@@ -167,7 +185,7 @@ impl<P: Primary + 'static> FanOut<P> {
         self.hub.park(name)
     }
 
-    /// Lets a parked secondary go on from its own checkpoint.
+    /// Lets a parked secondary continue from its own checkpoint.
     ///
     /// # Errors
     /// `Invalid` for a name that is not attached.
@@ -179,7 +197,7 @@ impl<P: Primary + 'static> FanOut<P> {
     /// dead-lettered it.
     ///
     /// # Errors
-    /// Those that had not when `timeout` was over, by name.
+    /// The secondaries that had not when `timeout` was over, by name.
     ///
     /// # Cancel safety
     /// It only waits.
@@ -187,7 +205,7 @@ impl<P: Primary + 'static> FanOut<P> {
         self.hub.delivered(id, timeout).await
     }
 
-    /// The log and its secondaries, as they stand now.
+    /// The log and its secondaries, as they are now.
     pub fn status(&self) -> FanOutStatus {
         self.hub.status()
     }
@@ -197,63 +215,139 @@ impl<P: Primary + 'static> FanOut<P> {
         self.hub.watch()
     }
 
-    /// Takes no more appends, lets the secondaries drain for at most `timeout`, ends all tasks, and reports what
-    /// each secondary still lacks.
+    /// Takes no more appends, waits until what was acknowledged is durable, lets the secondaries drain, and ends all
+    /// tasks: all of it for at most `timeout`. Reports what each secondary has not got of what was acknowledged.
+    ///
+    /// Returns within `timeout` (100 ms if it is less), and another 100 ms if tasks had to be aborted. An append in
+    /// flight that hangs so long has an unknown outcome.
     ///
     /// # Cancel safety
-    /// Dropped, it leaves a fan-out that takes no more appends; call it again.
+    /// Dropped, it leaves a fan-out that takes no more appends; call it again to wait for the end of its tasks.
     pub async fn close(&self, timeout: Duration) -> Laggards {
-        let (reply, closed) = oneshot::channel();
-        if self.commands.send(Command::Close { reply }).await.is_ok() {
-            drop(closed.await); // the committer ends only with the last handle, so it answers
+        let deadline = Instant::now() + timeout.max(CLOSE_MIN);
+        self.hub.begin_to_close();
+        let finished = async {
+            let (reply, finished) = oneshot::channel();
+            if self.commands.send(Command::Finish { reply }).await.is_ok() {
+                drop(finished.await);
+            }
+        };
+        if tokio::time::timeout_at(deadline, finished).await.is_err() {
+            tracing::warn!("closed before the primary had everything durable");
+            self.committer.abort();
         }
-        self.hub.close(timeout).await
+        self.hub.close(deadline).await
     }
 
-    /// Waits while a secondary that wants back-pressure is too far behind.
-    async fn wait_for_laggards(&self) {
+    /// Waits while a secondary with back-pressure is too far behind the head.
+    async fn wait_for_laggards(&self, deadline: Instant) -> Result<()> {
         let too_far = || {
-            self.hub.secondaries().iter().any(|secondary| {
-                let Some(lag_max) = secondary.lag_events_max else { return false };
-                let position = secondary.position().flatten();
-                secondary.state() != SecondaryState::Parked && self.hub.feed.lag(position).0 > lag_max
+            self.hub.secondaries().into_iter().find(|secondary| {
+                let lag = self.hub.feed.lag(secondary.position().flatten()).0;
+                secondary.lag_events_max.is_some_and(|lag_max| lag > lag_max) && !secondary.is_parked()
             })
         };
-        if too_far() {
-            self.hub.until(|| !too_far() || self.hub.feed.is_closed()).await;
+        let may_append = || too_far().is_none() || self.hub.admits_appends().is_err();
+        if may_append() || tokio::time::timeout_at(deadline, self.hub.signal.until(may_append)).await.is_ok()
+        {
+            return Ok(());
         }
+        let laggard = too_far().map_or_else(String::new, |secondary| format!(" `{}`", secondary.name));
+        let message = format!(
+            "the secondary{laggard} is more than `lag_events_max` events behind, and nothing was written: try again, \
+             or park it"
+        );
+        Err(Error::new(ErrorKind::Unavailable, Retry::Safe, message))
+    }
+
+    /// Hands an append to the committer, and waits for its outcome.
+    async fn commit(&self, batch: Batch<'_>) -> Result<()> {
+        let claim = Claim::default();
+        let (reply, done) = oneshot::channel();
+        let command = Command::Append(Append {
+            after: batch.after(),
+            events: batch.events().to_vec(),
+            deadline: batch.deadline(),
+            claim: claim.clone(),
+            reply,
+        });
+        let committed = async {
+            self.commands.send(command).await.map_err(|_| self.refusal())?;
+            done.await.unwrap_or_else(|_| Err(if claim.take() { self.refusal() } else { gone() }))
+        };
+        let Some(deadline) = batch.deadline() else { return committed.await };
+        tokio::time::timeout_at(deadline, committed).await.unwrap_or_else(|_| {
+            // The first to claim it decides: given up before it was begun, or begun with an unknown outcome.
+            if claim.take() { Err(late()) } else { Err(unanswered()) }
+        })
+    }
+
+    /// Why the committer takes nothing more.
+    fn refusal(&self) -> Error {
+        self.hub.admits_appends().err().unwrap_or_else(|| {
+            Error::closed("the fan-out's runtime ended, and nothing was written; open it again")
+        })
+    }
+
+    /// What the committer reports, or `otherwise` once it has ended.
+    async fn ask(
+        &self,
+        what: &str,
+        command: impl FnOnce(oneshot::Sender<Result<Checkpoint>>) -> Command,
+        otherwise: impl AsyncFnOnce() -> Result<Checkpoint>,
+    ) -> Result<Checkpoint> {
+        let (reply, done) = oneshot::channel();
+        if self.commands.send(command(reply)).await.is_ok()
+            && let Ok(checkpoint) = done.await
+        {
+            return checkpoint;
+        }
+        guard::guarded(what, self.options.call_timeout, || otherwise()).await
     }
 }
 
+/// The committer ended with the append in its hands.
 fn gone() -> Error {
-    Error::closed("the fan-out's runtime ended; open it again").with_retry(Retry::AfterCheckpoint)
+    Error::closed("the fan-out was closed or its runtime ended while this was written; open it again")
+        .with_retry(Retry::AfterCheckpoint)
+}
+
+/// The deadline was over while the primary wrote.
+fn unanswered() -> Error {
+    let message = "the primary did not answer before the deadline of this append";
+    Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message)
 }
 
 #[async_trait]
 impl<P: Primary + 'static> EventSink for FanOut<P> {
-    /// `Ok`: durable in the primary (or accepted by it, where it says so). Appends are served one by one.
+    /// `Ok`: durable in the primary, or accepted by it if its `Ok` means that. Appends are served one by one.
     ///
-    /// A write with an unknown outcome is sent again, the same bytes under the same ids, until the answer
-    /// is known; after `resolve_timeout` the log stops with an error that says so.
+    /// With a deadline in the batch, the primary is called at most once, and `append` returns before the deadline: the
+    /// caller resolves an unknown outcome. Without one, a write of unknown outcome is sent again, the same bytes under
+    /// the same ids, until the outcome is known; after `resolve_timeout` the log stops with an error that says so.
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
-        self.wait_for_laggards().await;
-        let (reply, done) = oneshot::channel();
-        let command = Command::Append { after: batch.after(), events: batch.events().to_vec(), reply };
-        self.commands.send(command).await.map_err(|_| gone())?;
-        done.await.map_err(|_| gone())?
+        self.hub.admits_appends()?;
+        if self.options.stop_if_stale
+            && let Some(stale) = self.hub.stale()
+        {
+            return Err(stale);
+        }
+        let patience = Instant::now() + self.options.resolve_timeout;
+        self.wait_for_laggards(batch.deadline().unwrap_or(patience)).await?;
+        self.commit(batch).await
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint> {
-        let (reply, done) = oneshot::channel();
-        self.commands.send(Command::Checkpoint { reply }).await.map_err(|_| gone())?;
-        done.await.map_err(|_| gone())?
+        let command = |reply| Command::Checkpoint { reply };
+        self.ask("the primary's checkpoint", command, async || self.primary.checkpoint().await).await
     }
 }
 
 #[async_trait]
 impl<P: Primary + 'static> CommitPoint for FanOut<P> {
     async fn head(&self) -> Result<Checkpoint> {
-        self.primary.head().await
+        self.ask("the primary's head", |reply| Command::Head { reply }, async || self.primary.head().await)
+            .await
     }
 
     fn event_bytes_max(&self) -> usize {
@@ -276,8 +370,10 @@ impl<P: Primary + 'static> EventSource for FanOut<P> {
 impl<P: Primary + Prune + 'static> Prune for FanOut<P> {
     /// Drops what ends before `before`, and never what a secondary of the roster still needs.
     async fn prune(&self, before: EventId) -> Result<()> {
-        let _turn = self.hub.roster_turn.lock().await;
-        let needed = prune::needed(&self.hub, before, self.options.retain_bytes_max).await?;
+        let needed = {
+            let _turn = self.hub.roster_turn.lock().await;
+            prune::needed(&self.hub, before, self.options.retain_bytes_max).await?
+        };
         match needed {
             Some(before) => self.primary.prune(before).await,
             None => Ok(()),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use crate::EventId;
+use crate::{Clock, EventId};
 
 /// Settings of a [`FanOut`](crate::FanOut).
 #[derive(Clone, Debug)]
@@ -16,13 +16,22 @@ pub struct FanOutOptions {
     pub ring_bytes_max: usize,
     /// How long one call into the primary may take before its outcome counts as unknown. Default: 30 s.
     pub call_timeout: Duration,
-    /// How long a write whose outcome is unknown is sent again before the log stops. Default: 2 minutes.
+    /// How long an append without a deadline waits for back-pressure, and how long it is sent again while its outcome is
+    /// unknown, before the log stops. Default: 2 minutes.
     pub resolve_timeout: Duration,
     /// With a primary that accepts before it is durable: how often to ask how far it is. Default: 5 ms.
     pub sync_poll: Duration,
-    /// Above so many bytes of backlog, a laggard no longer holds back `prune`: it parks `Pruned`
-    /// instead. Default: off, nothing is pruned that a secondary still needs.
+    /// Above so many bytes of backlog, a secondary no longer holds back `prune`: it parks as `Pruned` instead.
+    /// Default: off, nothing is pruned that a secondary still needs.
     pub retain_bytes_max: Option<u64>,
+    /// Refuses appends while every attached sink that has a checkpoint contradicts the primary, which is empty or
+    /// older than all of them (see [`FanOutStatus::stale`](crate::FanOutStatus::stale)). Default: off, no sink
+    /// stops a primary.
+    pub stop_if_stale: bool,
+    /// What the log is kept in, for the status: for example its URL without secrets. Default: none.
+    pub target: Option<String>,
+    /// The clock that the times of errors are read from. Default: the machine's clock.
+    pub clock: Clock,
     /// The seed of the jitter between retries. Default: from the operating system.
     pub seed: Option<u64>,
 }
@@ -36,6 +45,9 @@ impl Default for FanOutOptions {
             resolve_timeout: Duration::from_secs(120),
             sync_poll: Duration::from_millis(5),
             retain_bytes_max: None,
+            stop_if_stale: false,
+            target: None,
+            clock: Clock::system(),
             seed: None,
         }
     }
@@ -77,6 +89,27 @@ impl FanOutOptions {
         self
     }
 
+    /// Chooses whether appends stop while every attached sink contradicts the primary.
+    #[must_use]
+    pub fn with_stop_if_stale(mut self, stop: bool) -> Self {
+        self.stop_if_stale = stop;
+        self
+    }
+
+    /// Names what the log is kept in, for the status. Must hold no secret.
+    #[must_use]
+    pub fn with_target(mut self, target: impl Into<String>) -> Self {
+        self.target = Some(target.into());
+        self
+    }
+
+    /// Sets the clock that the times of errors are read from.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
     /// Sets the seed of the jitter, so that a run can be replayed.
     #[must_use]
     pub fn with_seed(mut self, seed: u64) -> Self {
@@ -93,15 +126,29 @@ pub struct RelayOptions {
     pub ring_events_max: usize,
     /// Memory for the newest events, which all secondaries share: bytes. Default: 16 MiB.
     pub ring_bytes_max: usize,
-    /// Whether to go on with whatever comes, or to end at what was the end of the log. Default: go on.
+    /// Whether to follow the log, or to end at what was its end when it was opened. Default: follow.
     pub follow: bool,
+    /// How long one call into the roster may take. Default: 30 s.
+    pub call_timeout: Duration,
+    /// What the log is kept in, for the status: for example its URL without secrets. Default: none.
+    pub target: Option<String>,
+    /// The clock that the times of errors are read from. Default: the machine's clock.
+    pub clock: Clock,
     /// The seed of the jitter between retries. Default: from the operating system.
     pub seed: Option<u64>,
 }
 
 impl Default for RelayOptions {
     fn default() -> Self {
-        Self { ring_events_max: 1 << 16, ring_bytes_max: 16 << 20, follow: true, seed: None }
+        Self {
+            ring_events_max: 1 << 16,
+            ring_bytes_max: 16 << 20,
+            follow: true,
+            call_timeout: Duration::from_secs(30),
+            target: None,
+            clock: Clock::system(),
+            seed: None,
+        }
     }
 }
 
@@ -113,10 +160,31 @@ impl RelayOptions {
         self
     }
 
-    /// Chooses whether to go on with whatever comes.
+    /// Chooses whether to follow the log.
     #[must_use]
     pub fn with_follow(mut self, follow: bool) -> Self {
         self.follow = follow;
+        self
+    }
+
+    /// Sets how long one call into the roster may take.
+    #[must_use]
+    pub fn with_call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout;
+        self
+    }
+
+    /// Names what the log is kept in, for the status. Must hold no secret.
+    #[must_use]
+    pub fn with_target(mut self, target: impl Into<String>) -> Self {
+        self.target = Some(target.into());
+        self
+    }
+
+    /// Sets the clock that the times of errors are read from.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
         self
     }
 
@@ -128,21 +196,21 @@ impl RelayOptions {
     }
 }
 
-/// Where a secondary starts that holds nothing, or that cannot tell.
+/// Where a secondary starts whose sink is empty, or has no memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StartAt {
-    /// Behind its own checkpoint; an empty one at the origin. A sink without memory is refused.
+    /// After its own checkpoint; an empty sink at the origin. A sink without memory is refused.
     #[default]
     Checkpoint,
-    /// Behind its own checkpoint; an empty one at the origin or, where that was pruned, at the oldest
-    /// snapshot that is kept.
+    /// After its own checkpoint; an empty sink at the origin or, if that was pruned, at the oldest snapshot that is
+    /// kept.
     OldestSnapshot,
     /// For a sink without memory: the first event.
     Origin,
-    /// For a sink without memory: right behind this event.
+    /// For a sink without memory: the first event after this one.
     After(EventId),
-    /// For a sink without memory: what comes from now on.
+    /// For a sink without memory: the events appended from now on.
     Head,
 }
 
@@ -167,8 +235,9 @@ pub struct SecondaryOptions {
     pub backoff_min: Duration,
     /// The longest pause before a retry. Default: 30 s.
     pub backoff_max: Duration,
-    /// Back-pressure: appends wait while this secondary runs more than so many events behind. A parked
-    /// one holds up nobody. Default: none.
+    /// Back-pressure: appends wait while this secondary is more than so many events behind the head, and fail as
+    /// `Unavailable` with [`Retry::Safe`](crate::Retry::Safe) at their deadline. A parked secondary holds back no append.
+    /// Default: none.
     pub lag_events_max: Option<u64>,
     /// Counts this secondary's dead letters: the counter of its `DeadLetter` wrapper. Default: none.
     pub dead_letters: Option<Arc<AtomicU64>>,
@@ -192,6 +261,14 @@ impl Default for SecondaryOptions {
 }
 
 impl SecondaryOptions {
+    /// The same settings; a batch holds at least one event.
+    pub(crate) fn within_bounds(mut self) -> Self {
+        self.batch_events_max = self.batch_events_max.max(1);
+        self.batch_bytes_max = self.batch_bytes_max.max(1);
+        self.backoff_max = self.backoff_max.max(self.backoff_min);
+        self
+    }
+
     /// Names what the sink writes to.
     #[must_use]
     pub fn with_target(mut self, target: impl Into<String>) -> Self {
@@ -234,7 +311,7 @@ impl SecondaryOptions {
         self
     }
 
-    /// Lets appends wait while this secondary runs more than so many events behind.
+    /// Lets appends wait while this secondary is more than so many events behind the head.
     #[must_use]
     pub fn with_lag_events_max(mut self, events: u64) -> Self {
         self.lag_events_max = Some(events);

@@ -1,32 +1,34 @@
-//! How far a log may be pruned: nothing goes that a secondary of the roster still needs.
+//! How far a log may be pruned: nothing is removed that a secondary of the roster still needs.
 
 use std::time::Duration;
 
 use futures_util::StreamExt;
 
+use super::guard::guarded;
 use super::hub::Hub;
 use crate::{EventId, Result};
 
-/// How long a sink may take to tell how far it is.
+/// How long a sink may take to report its checkpoint.
 const SINK_PATIENCE: Duration = Duration::from_secs(1);
 
-/// The event before which all may go: `before`, or an earlier one that a secondary stands at; `None` when
-/// everything is needed.
+/// The event before which all may be removed: `before`, or an earlier one that is the checkpoint of a secondary; `None`
+/// if everything is needed.
 ///
-/// A secondary with more than `retain_bytes_max` of backlog is left behind.
+/// A secondary with a backlog of more than `retain_bytes_max` does not count.
 pub(crate) async fn needed(
     hub: &Hub,
     before: EventId,
     retain_bytes_max: Option<u64>,
 ) -> Result<Option<EventId>> {
     let mut positions = Vec::new();
-    for entry in hub.roster.list().await? {
+    let entries = guarded("the roster", hub.settings.call_timeout, || hub.roster.list()).await?;
+    for entry in entries {
         let attached = hub.secondaries().into_iter().find(|secondary| secondary.name == entry.name);
-        // The sink knows better than the roster, which is told only now and then, and better than the pump:
-        // what it acknowledged it may not hold durably yet.
+        // The sink knows better than the roster, which learns it only now and then, and better than the pump: the sink
+        // may not hold durably yet what it acknowledged.
         let position = match attached {
             Some(secondary) => secondary.durable(SINK_PATIENCE).await.unwrap_or_else(|error| {
-                tracing::warn!(secondary = entry.name, %error, "it is not known how far it is: the roster tells");
+                tracing::warn!(secondary = entry.name, %error, "the sink does not report its checkpoint: pruning by the roster's");
                 None
             }),
             None => None,
@@ -43,7 +45,7 @@ pub(crate) async fn needed(
             None => false,
         };
         if !left_behind {
-            // The event that it stands at is kept too: histories are compared by it.
+            // The event of the checkpoint is kept too: histories are compared by it.
             return Ok(position);
         }
         tracing::warn!(
@@ -54,7 +56,7 @@ pub(crate) async fn needed(
     Ok(Some(before))
 }
 
-/// Whether more than so many bytes of events lie behind `position`.
+/// Whether the events after `position` have more than so many bytes.
 async fn exceeds(hub: &Hub, position: Option<EventId>, bytes_max: u64) -> Result<bool> {
     let mut events = hub.source.read(position.into());
     let mut bytes = 0;

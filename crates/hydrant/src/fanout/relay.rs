@@ -1,38 +1,45 @@
-//! A relay: the fan-out's pumps over a log that somebody else writes.
+//! A relay: the fan-out's pumps over a log that another program writes.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt};
+use futures_util::stream::Fuse;
+use futures_util::{FutureExt, Stream, StreamExt};
+use tokio::time::Instant;
 
+use super::CLOSE_MIN;
 use super::feed::Feed;
 use super::guard::{backoff, caught, rng};
-use super::hub::Hub;
+use super::hub::{Hub, Settings};
+use super::lineage::{self, Place, id_of};
 use super::options::{RelayOptions, SecondaryOptions};
 use super::secondary::Position;
+use super::signal::Signal;
+use super::start::end;
 use super::status::{FanOutStatus, Laggards};
 use crate::{
-    CheckpointStore, Error, ErrorKind, Event, EventId, EventSink, EventSource, EventStream, ReadFrom, Result,
-    Retry,
+    Checkpoint, CheckpointStore, Error, ErrorKind, Event, EventId, EventSink, EventSource, EventStream,
+    ReadFrom, Result, Retry,
 };
 
 /// The pauses before the source is read again after it failed.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
-/// How many events that are ready are taken from the source at once.
+/// How many events that are ready are taken from the source at once; one event may exceed the bytes.
 const CHUNK_EVENTS: usize = 256;
+const CHUNK_BYTES: usize = 1 << 20;
 
-/// The same pumps as a [`FanOut`](crate::FanOut), over a log that somebody else writes: no append, no prune.
+/// The same pumps as a [`FanOut`](crate::FanOut), over a log that another program writes: no append, no prune.
 ///
-/// A source that fails is read again, with backoff, and must still have the event that came last: one that went on
-/// without it, as behind a failover that lost the tail, ends the relay with `Diverged`, and nothing of the other
-/// history is relayed.
+/// A source that fails is read again, with backoff, and must still have the event that came last. If the log continues
+/// without it, as after a failover that lost the tail, the relay ends with `Diverged`, and nothing of the other history
+/// is relayed.
 ///
-/// The roster of its secondaries is kept where the caller says, so that what each of them needs is known
-/// across restarts. All clones are handles of the same relay; when the last is dropped its tasks end. Its
-/// metrics are those of a fan-out.
+/// The caller chooses where the roster of its secondaries is kept, so that what each of them needs is known across
+/// restarts. All clones are handles of the same relay; when the last is dropped its tasks end. Its metrics are those of
+/// a fan-out.
 #[derive(Clone)]
 pub struct Relay {
     hub: Arc<Hub>,
@@ -71,8 +78,16 @@ impl Relay {
         roster: Arc<dyn CheckpointStore>,
         options: RelayOptions,
     ) -> Result<Self> {
-        let feed = Feed::new(None, options.ring_events_max, options.ring_bytes_max);
-        let hub = Hub::open(feed, Arc::new(source), roster, options.seed).await?;
+        let signal = Signal::default();
+        let feed =
+            Feed::new(Checkpoint::Empty, signal.clone(), options.ring_events_max, options.ring_bytes_max);
+        let settings = Settings {
+            target: options.target.clone(),
+            call_timeout: options.call_timeout,
+            clock: options.clock.clone(),
+            seed: options.seed,
+        };
+        let hub = Hub::open(feed, signal, Arc::new(source), roster, settings).await?;
         let feeder = tokio::spawn(feed_from_source(hub.clone(), options));
         Ok(Self { hub: hub.clone(), owner: Arc::new(Owner { hub, feeder }) })
     }
@@ -99,12 +114,12 @@ impl Relay {
     /// `Invalid` for a name that the roster does not have; what the roster meets.
     ///
     /// # Cancel safety
-    /// Dropped, it may leave the name in the roster. Call it again.
+    /// Dropped, it completes all the same; call it again to learn the result.
     pub async fn detach(&self, name: &str) -> Result<()> {
         self.hub.detach(name).await
     }
 
-    /// Stops a secondary until [`resume`](Relay::resume); the others go on.
+    /// Stops a secondary until [`resume`](Relay::resume); the others continue.
     ///
     /// # Errors
     /// `Invalid` for a name that is not attached.
@@ -112,7 +127,7 @@ impl Relay {
         self.hub.park(name)
     }
 
-    /// Lets a parked secondary go on from its own checkpoint.
+    /// Lets a parked secondary continue from its own checkpoint.
     ///
     /// # Errors
     /// `Invalid` for a name that is not attached.
@@ -123,7 +138,7 @@ impl Relay {
     /// Waits until all attached secondaries have disposed of `id`.
     ///
     /// # Errors
-    /// Those that had not when `timeout` was over, by name.
+    /// The secondaries that had not when `timeout` was over, by name.
     ///
     /// # Cancel safety
     /// It only waits.
@@ -131,24 +146,29 @@ impl Relay {
         self.hub.delivered(id, timeout).await
     }
 
-    /// Waits until the source has ended ([`RelayOptions::follow`] off, or an error that retrying cannot help)
-    /// and every secondary has all of it or is parked, or until all are parked; reports what each still lacks.
+    /// Waits until the source has ended ([`RelayOptions::follow`] off, or an error that retrying cannot help) and every
+    /// secondary has all of it or is parked; or until all are parked; or until the relay is closed. Reports what each
+    /// secondary has not got.
     ///
     /// # Errors
-    /// What the source ended with.
+    /// The error that the source ended with.
     ///
     /// # Cancel safety
     /// It only waits.
     pub async fn finished(&self) -> Result<Laggards> {
-        self.hub.until(|| self.hub.stopped().is_some() || self.hub.all_parked()).await;
-        self.hub.drained().await;
-        match self.hub.stopped() {
+        let hub = &self.hub;
+        let finished = || {
+            let has_ended = hub.feed.stopped().is_some() || hub.all_parked();
+            hub.is_closing() || has_ended && hub.is_drained()
+        };
+        hub.signal.until(finished).await;
+        match hub.feed.stopped() {
             Some(error) if error.kind() != ErrorKind::Closed => Err(error),
-            _ => Ok(self.hub.laggards()),
+            _ => Ok(hub.laggards()),
         }
     }
 
-    /// The log and its secondaries, as they stand now; its head is what has been read so far.
+    /// The log and its secondaries, as they are now; its head is what has been read so far.
     pub fn status(&self) -> FanOutStatus {
         self.hub.status()
     }
@@ -158,14 +178,18 @@ impl Relay {
         self.hub.watch()
     }
 
-    /// Reads no more, lets the secondaries drain for at most `timeout`, ends all tasks, and reports what each
-    /// secondary still lacks of what was read.
+    /// Reads no more, lets the secondaries drain for at most `timeout`, ends all tasks, and reports what each secondary
+    /// has not got of what was read.
+    ///
+    /// Returns within `timeout` (100 ms if it is less), and another 100 ms if tasks had to be aborted.
     ///
     /// # Cancel safety
-    /// Dropped, it leaves a relay that reads no more; call it again.
+    /// Dropped, it leaves a relay that reads no more; call it again to wait for the end of its tasks.
     pub async fn close(&self, timeout: Duration) -> Laggards {
+        let deadline = Instant::now() + timeout.max(CLOSE_MIN);
+        self.hub.begin_to_close();
         self.owner.feeder.abort();
-        self.hub.close(timeout).await
+        self.hub.close(deadline).await
     }
 }
 
@@ -173,14 +197,13 @@ impl Relay {
 async fn feed_from_source(hub: Arc<Hub>, options: RelayOptions) {
     let mut rng = rng(options.seed);
     let mut attempt = 0;
-    // The log is not read for nobody; and what even the fastest secondary has need not be read again.
-    hub.until(|| fastest(&hub).is_some()).await;
-    let mut fed = Fed { position: fastest(&hub).flatten(), last: None };
-    hub.feed.restart(fed.position);
+    // Without a secondary the log is not read; and events that even the fastest one has are not read again.
+    hub.signal.until(|| fastest(&hub).is_some()).await;
+    let mut fed = None;
     loop {
-        let before = fed.position;
-        let ended = caught("the source", feed_once(&hub, &options, &mut fed)).await;
-        if fed.position != before {
+        let before = hub.feed.head();
+        let ended = caught("the source", || feed(&hub, &options, &mut fed)).await;
+        if hub.feed.head() != before {
             attempt = 0;
         }
         let error = match ended {
@@ -194,79 +217,86 @@ async fn feed_from_source(hub: Arc<Hub>, options: RelayOptions) {
                 continue;
             }
         };
-        return hub.stop(error);
+        return hub.feed.stop(error);
     }
 }
 
-/// How far the ring was filled.
-struct Fed {
-    position: Option<EventId>,
-    /// The event at the position, once one was read.
-    last: Option<Event>,
-}
+/// The event that the ring was filled up to.
+type Fed = Option<Place>;
 
-async fn feed_once(hub: &Hub, options: &RelayOptions, fed: &mut Fed) -> Result<()> {
-    let mut chunks = open(hub, options, fed).await?.ready_chunks(CHUNK_EVENTS);
-    while let Some(chunk) = chunks.next().await {
-        let (mut events, mut failed) = (Vec::with_capacity(chunk.len()), None);
-        for event in chunk {
-            event.map_or_else(|error| failed = Some(error), |event| events.push(event));
+/// Reads the source until it ends or fails. It may be another copy of the log than before, as after a failover: so it
+/// is read from the event that came last, which must come again.
+async fn feed(hub: &Hub, options: &RelayOptions, fed: &mut Option<Fed>) -> Result<()> {
+    let fed = match fed {
+        Some(fed) => fed,
+        None => {
+            let start = start(hub).await?;
+            hub.feed.restart(start.clone());
+            fed.insert(start)
         }
-        if let Some(last) = events.last().cloned() {
-            if !hub.feed.has_room_above(fastest(hub).flatten()) {
-                hub.until(|| hub.feed.has_room_above(fastest(hub).flatten())).await;
-            }
-            hub.feed.stage(fed.position, &events);
-            hub.feed.publish(last.id());
-            hub.changed.send_replace(());
-            *fed = Fed { position: Some(last.id()), last: Some(last) };
+    };
+    let read = |from: ReadFrom| if options.follow { hub.source.follow(from) } else { hub.source.read(from) };
+    let mut source = lineage::open(read, fed.as_ref()).await?.fuse();
+    while let Some(chunk) = next_ready(&mut source, options.ring_bytes_max.min(CHUNK_BYTES)).await {
+        if let Some(last) = chunk.events.last().cloned() {
+            hub.signal.until(|| hub.feed.has_room_above(fastest(hub).flatten())).await;
+            hub.feed.stage(id_of(fed.as_ref()), &chunk.events)?;
+            hub.feed.publish(Place::Event(last.clone()))?;
+            *fed = Some(Place::Event(last));
         }
         // An error is the last item: what came before it was fed first.
-        if let Some(error) = failed {
+        if let Some(error) = chunk.error {
             return Err(error);
         }
     }
     Ok(())
 }
 
-/// The events to come. A source that failed may be another copy of the log now, as behind a failover to a standby that
-/// did not have all of it: so it is read from before the event that came last, which must come again.
-///
-/// # Errors
-/// `Diverged` when the log went on without that event; `Unavailable` when it ends before it; what the source meets.
-async fn open(hub: &Hub, options: &RelayOptions, fed: &Fed) -> Result<EventStream> {
-    let open = |from: ReadFrom| if options.follow { hub.source.follow(from) } else { hub.source.read(from) };
-    let behind = fed.position.into();
-    let Some(last) = &fed.last else { return Ok(open(behind)) };
-    let mut events = open(last.id().prev().into());
-    match events.next().await {
-        Some(Ok(same)) if same.id() == last.id() && same.digest() == last.digest() => Ok(events),
-        Some(Ok(other)) => Err(diverged(last, &other)),
-        // It was pruned since.
-        Some(Err(error)) if matches!(error.kind(), ErrorKind::Pruned { .. }) => Ok(open(behind)),
-        Some(Err(error)) => Err(error),
-        None => {
-            let message =
-                "the log ends before this event, which was read from it, as a standby may that is behind";
-            Err(Error::new(ErrorKind::Unavailable, Retry::Safe, message).at(last.id()))
-        }
+/// Where to begin: at the fastest secondary, or at the end of a log that does not reach so far yet.
+async fn start(hub: &Hub) -> Result<Fed> {
+    let Some(fastest) = fastest(hub).flatten() else { return Ok(None) };
+    match hub.source.read(ReadFrom::At(fastest)).next().await {
+        Some(Ok(event)) if event.id() == fastest => Ok(Some(Place::Event(event))),
+        Some(_) => Ok(Some(Place::Id(fastest))),
+        None => end(&*hub.source, None).await,
     }
 }
 
-/// The log went on without the event that was read from it last.
-fn diverged(last: &Event, other: &Event) -> Error {
-    let message = format!(
-        "the log has lost this event (digest {}), which was read from it, and has event {} (digest {}) in its place, as \
-         behind a failover to a standby that did not have it yet, or a restored copy: rebuild the sinks that have it, or \
-         undo what came of it",
-        last.digest(),
-        other.id(),
-        other.digest(),
-    );
-    Error::new(ErrorKind::Diverged, Retry::Never, message).at(last.id())
+/// Events that were ready together, and the error after them.
+#[derive(Default)]
+struct Chunk {
+    events: Vec<Event>,
+    error: Option<Error>,
 }
 
-/// How far the fastest secondary is; `None` until one has told.
+/// Waits for an event, and takes those that are ready after it, up to the bounds. `None` at the end.
+async fn next_ready(source: &mut Fuse<EventStream>, bytes_max: usize) -> Option<Chunk> {
+    let mut chunk = Chunk::default();
+    let mut bytes = 0;
+    let mut next = source.next().await?;
+    loop {
+        match next {
+            Ok(event) => {
+                bytes += event.size();
+                chunk.events.push(event);
+            }
+            Err(error) => {
+                chunk.error = Some(error);
+                break;
+            }
+        }
+        if chunk.events.len() >= CHUNK_EVENTS || bytes >= bytes_max {
+            break;
+        }
+        match source.next().now_or_never() {
+            Some(Some(ready)) => next = ready,
+            Some(None) | None => break,
+        }
+    }
+    Some(chunk)
+}
+
+/// How far the fastest secondary is; `None` until one has reported its checkpoint.
 fn fastest(hub: &Hub) -> Option<Position> {
     hub.secondaries().iter().filter_map(|secondary| secondary.position()).max()
 }

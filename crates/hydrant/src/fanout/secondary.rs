@@ -1,28 +1,36 @@
-//! One secondary as the fan-out sees it: what it is told to do, and how far it is.
+//! One secondary as the fan-out sees it: what is wanted of it, and how far it is.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, SystemTime};
 
 use metrics::{Counter, Gauge};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::feed::Feed;
 use super::guard::guarded;
+use super::options::SecondaryOptions;
+use super::signal::{Signal, Watched};
 use super::status::{Laggard, SecondaryState, SecondaryStatus};
-use crate::{Checkpoint, Error, EventId, EventSink, Result};
+use crate::{Checkpoint, Error, ErrorKind, EventId, EventSink, Result};
 
-/// The last event that was disposed of, with all before it; `None` before the first.
+/// The newest event that was disposed of, with all before it; `None` before the first.
 pub(crate) type Position = Option<EventId>;
 
-/// What a person wants of a secondary.
+/// A secondary is live as long as the oldest event that it has not got is younger than this.
+const LIVE_LAG_MAX: Duration = Duration::from_secs(1);
+
+/// What an operator, or the end of the log, wants of a pump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
     Run,
     Park,
-    Stop,
+    /// End, and report the progress to the roster.
+    Leave,
+    /// End at once: the name leaves the roster.
+    Remove,
 }
 
 pub(crate) struct Secondary {
@@ -30,21 +38,38 @@ pub(crate) struct Secondary {
     pub(crate) target: String,
     pub(crate) lag_events_max: Option<u64>,
     pub(crate) wanted: watch::Sender<Wanted>,
-    pub(crate) task: Mutex<Option<JoinHandle<()>>>,
+    /// Ends the pump's task, however it is.
+    pub(crate) abort: OnceLock<AbortHandle>,
+    batch_events_max: usize,
+    linger_max: Duration,
     /// The pump's, as long as that runs.
     sink: Weak<dyn EventSink>,
-    progress: Mutex<Progress>,
+    progress: Watched<Progress>,
     dead_letters: Option<Arc<AtomicU64>>,
     meters: Meters,
 }
 
+/// What the pump is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Starting,
+    Running,
+    Retrying,
+    Parked,
+}
+
 struct Progress {
-    state: SecondaryState,
-    /// `Some` once the sink has told where it stands.
+    phase: Phase,
+    /// `Some` once the sink has reported its checkpoint.
     position: Option<Position>,
     floor: Option<EventId>,
     last_error: Option<Error>,
+    last_error_at: Option<SystemTime>,
     retries: u64,
+    /// Whether the sink's checkpoint is of another history than the primary's.
+    has_diverged: bool,
+    /// The pump's task has ended.
+    has_ended: bool,
 }
 
 struct Meters {
@@ -58,10 +83,10 @@ struct Meters {
 impl Secondary {
     pub(crate) fn new(
         name: &str,
-        target: String,
+        target: &str,
         sink: Weak<dyn EventSink>,
-        lag_events_max: Option<u64>,
-        dead_letters: Option<Arc<AtomicU64>>,
+        options: &SecondaryOptions,
+        signal: &Signal,
     ) -> Self {
         let secondary = || name.to_owned();
         let meters = Meters {
@@ -72,78 +97,122 @@ impl Secondary {
             parked: metrics::gauge!("hydrant_parked", "secondary" => secondary()),
         };
         let progress = Progress {
-            state: SecondaryState::Starting,
+            phase: Phase::Starting,
             position: None,
             floor: None,
             last_error: None,
+            last_error_at: None,
             retries: 0,
+            has_diverged: false,
+            has_ended: false,
         };
         Self {
             name: name.to_owned(),
-            target,
-            lag_events_max,
+            target: target.to_owned(),
+            lag_events_max: options.lag_events_max,
             wanted: watch::Sender::new(Wanted::Run),
-            task: Mutex::default(),
+            abort: OnceLock::new(),
+            batch_events_max: options.batch_events_max,
+            linger_max: options.linger_max,
             sink,
-            progress: Mutex::new(progress),
-            dead_letters,
+            progress: Watched::new(progress, signal),
+            dead_letters: options.dead_letters.clone(),
             meters,
         }
     }
 
-    fn progress(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn starting(&self) {
+        self.progress.update(|progress| progress.phase = Phase::Starting);
     }
 
-    pub(crate) fn set_state(&self, state: SecondaryState) {
-        self.progress().state = state;
-    }
-
-    pub(crate) fn state(&self) -> SecondaryState {
-        self.progress().state
-    }
-
-    /// The sink told where it stands.
-    pub(crate) fn stands(&self, position: Option<EventId>, floor: Option<EventId>) {
-        let mut progress = self.progress();
-        progress.position = Some(position);
-        progress.floor = floor.or(progress.floor);
+    /// The sink reported its checkpoint, which is of the primary's history.
+    pub(crate) fn begins(&self, position: Position, floor: Option<EventId>) {
+        self.progress.update(|progress| {
+            progress.phase = Phase::Running;
+            progress.position = Some(position);
+            progress.floor = floor.or(progress.floor);
+            progress.has_diverged = false;
+        });
     }
 
     /// The sink acknowledged so many events, up to `id`.
     pub(crate) fn advanced(&self, id: EventId, events: usize) {
-        self.progress().position = Some(Some(id));
         self.meters.events.increment(events as u64);
+        let recovered = self.progress.update(|progress| {
+            progress.position = Some(Some(id));
+            progress.last_error.take()
+        });
+        self.log_recovery(recovered);
     }
 
-    pub(crate) fn retrying(&self, error: Error) {
-        let mut progress = self.progress();
-        (progress.state, progress.last_error) = (SecondaryState::Retrying, Some(error));
-        progress.retries += 1;
+    /// The sink has everything: whatever failed before is over.
+    pub(crate) fn at_head(&self) {
+        if self.progress.read(|progress| progress.last_error.is_some()) {
+            self.log_recovery(self.progress.update(|progress| progress.last_error.take()));
+        }
+    }
+
+    fn log_recovery(&self, error: Option<Error>) {
+        if let Some(error) = error {
+            tracing::info!(secondary = self.name, after = %error, "recovered");
+        }
+    }
+
+    pub(crate) fn retrying(&self, error: Error, now: SystemTime) {
         self.meters.retries.increment(1);
+        self.progress.update(|progress| {
+            progress.phase = Phase::Retrying;
+            progress.retries += 1;
+            progress.fails(error, now);
+        });
     }
 
-    /// Stops it until a person resumes it; without an error where the person asked for it.
-    pub(crate) fn parked(&self, error: Option<Error>) {
-        let mut progress = self.progress();
-        progress.state = SecondaryState::Parked;
-        progress.last_error = error.or_else(|| progress.last_error.take());
+    /// Stops it until an operator resumes it; without an error if an operator asked for it.
+    pub(crate) fn parked(&self, error: Option<Error>, now: SystemTime) {
+        self.progress.update(|progress| {
+            progress.phase = Phase::Parked;
+            if let Some(error) = error {
+                progress.fails(error, now);
+            }
+        });
     }
 
-    /// How far it is; `None` until the sink has told.
+    /// The pump's task has ended, and dropped the sink.
+    pub(crate) fn ended(&self) {
+        self.progress.update(|progress| progress.has_ended = true);
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.progress.read(|progress| progress.has_ended)
+    }
+
+    pub(crate) fn is_parked(&self) -> bool {
+        self.progress.read(|progress| progress.phase == Phase::Parked)
+    }
+
+    /// Whether the sink contradicts the primary. `None` if it has no checkpoint, or has not reported it.
+    pub(crate) fn has_diverged(&self) -> Option<bool> {
+        self.progress.read(|progress| match progress.position {
+            _ if progress.has_diverged => Some(true),
+            Some(Some(_)) => Some(false),
+            _ => None,
+        })
+    }
+
+    /// How far it is; `None` until the sink has reported its checkpoint.
     pub(crate) fn position(&self) -> Option<Position> {
-        self.progress().position
+        self.progress.read(|progress| progress.position)
     }
 
-    /// How far its sink holds everything durably, where that is less than it acknowledged; `None` until the
-    /// sink has told.
+    /// How far its sink holds everything durably, if that is less than it acknowledged; `None` until the sink has
+    /// reported its checkpoint.
     ///
     /// # Errors
-    /// What the sink meets, or that it does not answer.
+    /// What the sink meets, or that it does not reply.
     pub(crate) async fn durable(&self, patience: Duration) -> Result<Option<Position>> {
         let Some(acknowledged) = self.position() else { return Ok(None) };
         let Some(sink) = self.sink.upgrade() else { return Err(Error::closed("its pump has ended")) };
-        Ok(Some(match guarded("the sink's checkpoint", patience, sink.checkpoint()).await? {
+        Ok(Some(match guarded("the sink's checkpoint", patience, || sink.checkpoint()).await? {
             Checkpoint::Unknown => acknowledged,
             checkpoint => acknowledged.min(checkpoint.id()),
         }))
@@ -155,40 +224,59 @@ impl Secondary {
     }
 
     pub(crate) fn status(&self, feed: &Feed) -> SecondaryStatus {
-        let progress = self.progress();
-        let position = progress.position.flatten();
-        let (lag_events, since) = feed.lag(position);
-        SecondaryStatus {
-            name: self.name.clone(),
-            target: self.target.clone(),
-            state: progress.state,
-            checkpoint: position,
-            floor: progress.floor,
-            lag_events,
-            lag: since.map_or(Duration::ZERO, |since| Instant::now().duration_since(since)),
-            last_error: progress.last_error.clone(),
-            retries: progress.retries,
-            dead_letters: self.dead_letters.as_ref().map_or(0, |counter| counter.load(Ordering::Relaxed)),
-        }
+        self.progress.read(|progress| {
+            let position = progress.position.flatten();
+            let (lag_events, since) = feed.lag(position);
+            let lag = since.map_or(Duration::ZERO, |since| Instant::now().duration_since(since));
+            let is_live = lag_events <= self.batch_events_max as u64 && lag < LIVE_LAG_MAX + self.linger_max;
+            SecondaryStatus {
+                name: self.name.clone(),
+                target: self.target.clone(),
+                state: match progress.phase {
+                    Phase::Starting => SecondaryState::Starting,
+                    Phase::Running if is_live => SecondaryState::Live,
+                    Phase::Running => SecondaryState::CatchingUp,
+                    Phase::Retrying => SecondaryState::Retrying,
+                    Phase::Parked => SecondaryState::Parked,
+                },
+                checkpoint: position,
+                floor: progress.floor,
+                lag_events,
+                lag,
+                last_error: progress.last_error.clone(),
+                last_error_at: progress.last_error_at,
+                retries: progress.retries,
+                dead_letters: self.dead_letters.as_ref().map_or(0, |counter| counter.load(Ordering::Relaxed)),
+            }
+        })
     }
 
+    /// What it has not got of the events up to the newest one acknowledged, durable or not.
     pub(crate) fn laggard(&self, feed: &Feed) -> Laggard {
         let status = self.status(feed);
         Laggard {
             name: status.name,
+            target: status.target,
             state: status.state,
             checkpoint: status.checkpoint,
-            lag_events: status.lag_events,
+            lag_events: feed.lag_to_newest(status.checkpoint),
             last_error: status.last_error,
         }
     }
 
     /// Publishes the gauges; called on a clock, so that a sink that hangs is seen to lag.
     #[expect(clippy::cast_precision_loss, reason = "a gauge is an f64")]
-    pub(crate) fn report(&self, feed: &Feed) {
-        let status = self.status(feed);
+    pub(crate) fn report(&self, status: &SecondaryStatus) {
         self.meters.lag_events.set(status.lag_events as f64);
         self.meters.lag_seconds.set(status.lag.as_secs_f64());
         self.meters.parked.set(f64::from(u8::from(status.state == SecondaryState::Parked)));
+    }
+}
+
+impl Progress {
+    fn fails(&mut self, error: Error, now: SystemTime) {
+        self.has_diverged |= error.kind() == ErrorKind::Diverged;
+        self.last_error = Some(error);
+        self.last_error_at = Some(now);
     }
 }

@@ -2,30 +2,31 @@
 
 use futures_util::StreamExt;
 
+use super::lineage::Place;
 use super::options::StartAt;
 use crate::{Checkpoint, Digest, Error, ErrorKind, Event, EventId, EventSource, ReadFrom, Result, Retry};
 
-/// A position to go on from, and the floor, where that is not the origin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A position to continue after, and the floor, if that is not the origin.
+#[derive(Clone, Debug)]
 pub(crate) struct Begin {
-    pub(crate) position: Option<EventId>,
+    pub(crate) position: Option<Place>,
     pub(crate) floor: Option<EventId>,
 }
 
 impl Begin {
-    fn behind(position: Option<EventId>) -> Self {
+    fn after(position: Option<Place>) -> Self {
         Self { position, floor: None }
     }
 }
 
-/// Where to go on, from what the sink says and what its options allow.
+/// Where to continue, by the sink's checkpoint and the options of the secondary.
 ///
 /// # Errors
-/// `Diverged` when sink and primary have another history, `Unsupported` when a sink without memory was
-/// given no start, and what reading the primary meets.
+/// `Diverged` if sink and primary have different histories, `Unsupported` if a sink without memory was given no
+/// start, and what reading the primary meets.
 ///
 /// # Cancel safety
-/// It only reads.
+/// Reads only.
 pub(crate) async fn begin(
     source: &dyn EventSource,
     checkpoint: Checkpoint,
@@ -35,14 +36,15 @@ pub(crate) async fn begin(
     match (checkpoint, start) {
         (Checkpoint::At { id, digest }, _) => {
             compare(source, id, digest).await?;
-            Ok(Begin::behind(Some(id)))
+            Ok(Begin::after(Place::of(checkpoint)))
         }
         (Checkpoint::Empty | Checkpoint::Unknown, StartAt::OldestSnapshot) => oldest_snapshot(source).await,
-        (Checkpoint::Empty, _) | (Checkpoint::Unknown, StartAt::Origin) => Ok(Begin::behind(None)),
-        (Checkpoint::Unknown, StartAt::After(id)) => Ok(Begin::behind(Some(id))),
+        (Checkpoint::Empty, _) | (Checkpoint::Unknown, StartAt::Origin) => Ok(Begin::after(None)),
+        (Checkpoint::Unknown, StartAt::After(id)) => Ok(Begin::after(Some(Place::Id(id)))),
         (Checkpoint::Unknown, StartAt::Head) => {
             let head = end(source, head).await?;
-            Ok(Begin { position: head, floor: head.and_then(EventId::next) })
+            let floor = head.as_ref().and_then(|head| head.id().next());
+            Ok(Begin { position: head, floor })
         }
         (Checkpoint::Unknown, StartAt::Checkpoint) => Err(Error::new(
             ErrorKind::Unsupported,
@@ -53,11 +55,11 @@ pub(crate) async fn begin(
 }
 
 /// The end of the log now: a relay may not have read so far, or not begun.
-async fn end(source: &dyn EventSource, head: Option<EventId>) -> Result<Option<EventId>> {
-    let mut last = head;
-    let mut events = source.read(head.map_or(ReadFrom::Snapshot, ReadFrom::After));
+pub(crate) async fn end(source: &dyn EventSource, head: Option<EventId>) -> Result<Option<Place>> {
+    let mut last = head.map(Place::Id);
+    let mut events = source.read(head.map_or(ReadFrom::Snapshot, ReadFrom::At));
     while let Some(event) = events.next().await.transpose()? {
-        last = Some(event.id());
+        last = Some(Place::Event(event));
     }
     Ok(last)
 }
@@ -97,22 +99,22 @@ async fn compare(source: &dyn EventSource, id: EventId, digest: Digest) -> Resul
     }
 }
 
-/// The oldest snapshot that is kept; the origin where nothing was pruned.
+/// The oldest snapshot that is kept; the origin if nothing was pruned.
 async fn oldest_snapshot(source: &dyn EventSource) -> Result<Begin> {
     let oldest = match source.read(ReadFrom::Origin).next().await {
         Some(Err(error)) => match error.kind() {
             ErrorKind::Pruned { oldest } => oldest,
             _ => return Err(error),
         },
-        _ => return Ok(Begin::behind(None)),
+        _ => return Ok(Begin::after(None)),
     };
-    let mut position = oldest.prev();
-    let mut events = source.read(position.into());
+    let mut position = oldest.prev().map(Place::Id);
+    let mut events = source.read(ReadFrom::At(oldest));
     while let Some(event) = events.next().await.transpose()? {
         if Event::is_snapshot(&event) {
             return Ok(Begin { position, floor: Some(event.id()) });
         }
-        position = Some(event.id());
+        position = Some(Place::Event(event));
     }
     Err(Error::pruned(oldest))
 }

@@ -1,24 +1,37 @@
 //! What is to be seen of a fan-out and its secondaries.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use serde::{Serialize, Serializer};
 
 use crate::{Error, EventId};
 
-/// A log and its secondaries, as they stand now.
-#[derive(Clone, Debug)]
+/// A log and its secondaries, as they are now.
+///
+/// As JSON, times are RFC 3339 in UTC, durations are seconds, and errors are one line.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct FanOutStatus {
-    /// The last event that the fan-out knows to be durable.
+    /// What the log is kept in, as its options describe it.
+    pub target: Option<String>,
+    /// The newest event that the fan-out knows to be durable.
     pub head: Option<EventId>,
     /// All secondaries of the roster, by name.
     pub secondaries: Vec<SecondaryStatus>,
-    /// Why nothing more comes from the log, where that is so.
+    /// Why the log takes no more events, if so.
+    #[serde(serialize_with = "error_as_line")]
     pub stopped: Option<Error>,
+    /// Set if every attached sink that has a checkpoint contradicts the primary: it is empty, or older than all of
+    /// its sinks. The message names the ways out.
+    #[serde(serialize_with = "error_as_line")]
+    pub stale: Option<Error>,
 }
 
-/// One secondary, as it stands now.
-#[derive(Clone, Debug)]
+/// One secondary, as it is now.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct SecondaryStatus {
     /// Its name.
@@ -27,37 +40,44 @@ pub struct SecondaryStatus {
     pub target: String,
     /// What it is doing.
     pub state: SecondaryState,
-    /// The last event that it acknowledged, with all before it from its floor on.
+    /// The newest event that it acknowledged, with all before it from its floor on.
     pub checkpoint: Option<EventId>,
-    /// The first event that it was given, where it could not start at the origin.
+    /// The first event that it was given, if it could not start at the origin.
     pub floor: Option<EventId>,
-    /// How many events it lacks. Below the shared memory ids are counted, an upper bound where they have gaps.
+    /// How many events it has not acknowledged yet. Below the shared memory ids are counted, which is an upper bound
+    /// if ids have gaps.
     pub lag_events: u64,
-    /// The age of the oldest event that it lacks, since that was acknowledged by the primary.
+    /// The age of the oldest event that it has not acknowledged, since the primary acknowledged it.
+    #[serde(rename = "lagSeconds", serialize_with = "duration_as_seconds")]
     pub lag: Duration,
-    /// The newest error, also one that was overcome.
+    /// The error that it has not recovered from.
+    #[serde(serialize_with = "error_as_line")]
     pub last_error: Option<Error>,
-    /// How often a call was made again.
+    /// When the newest error happened, recovered from or not.
+    #[serde(serialize_with = "time_as_text")]
+    pub last_error_at: Option<SystemTime>,
+    /// How often a call was retried.
     pub retries: u64,
     /// How many events went to its dead letters.
     pub dead_letters: u64,
 }
 
 /// What a secondary is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum SecondaryState {
     /// In the roster, but not attached in this process.
     Detached,
-    /// Asking the sink where it stands, and comparing histories.
+    /// Asking the sink for its checkpoint, and comparing histories.
     Starting,
-    /// Reading the primary from its checkpoint.
+    /// Delivering, and more than one batch or one second behind the head.
     CatchingUp,
-    /// Being fed from memory.
+    /// At the head of the log, or within one batch and one second (and its linger time) of it.
     Live,
-    /// Pausing before a retry.
+    /// Pausing before a retry; `last_error` says why.
     Retrying,
-    /// Stopped, waiting for a person; `last_error` says why. The others go on.
+    /// Stopped until an operator resumes it; `last_error` says why. The others continue.
     Parked,
 }
 
@@ -75,18 +95,22 @@ impl fmt::Display for SecondaryState {
 }
 
 /// A secondary that had not disposed of an event in time.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Laggard {
     /// Its name.
     pub name: String,
+    /// What it writes to.
+    pub target: String,
     /// What it is doing.
     pub state: SecondaryState,
-    /// The last event that it acknowledged.
+    /// The newest event that it acknowledged.
     pub checkpoint: Option<EventId>,
-    /// How many events it lacks.
+    /// How many events it has not acknowledged, of those that the primary acknowledged.
     pub lag_events: u64,
-    /// Why, where something went wrong.
+    /// Why, if something went wrong.
+    #[serde(serialize_with = "error_as_line")]
     pub last_error: Option<Error>,
 }
 
@@ -95,9 +119,9 @@ impl fmt::Display for Laggard {
         write!(f, "{} ({})", self.name, self.state)?;
         if self.lag_events > 0 {
             let plural = if self.lag_events == 1 { "" } else { "s" };
-            write!(f, " lacks {} event{plural}", self.lag_events)?;
+            write!(f, " misses {} event{plural}", self.lag_events)?;
             match self.checkpoint {
-                Some(id) => write!(f, " behind event {id}")?,
+                Some(id) => write!(f, " after event {id}")?,
                 None => f.write_str(" from the beginning")?,
             }
         }
@@ -109,7 +133,8 @@ impl fmt::Display for Laggard {
 }
 
 /// The secondaries that had not disposed of an event in time: a slice of them, and an error that names them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(transparent)]
 #[must_use = "these secondaries do not hold every event"]
 pub struct Laggards(pub(crate) Vec<Laggard>);
 
@@ -156,3 +181,18 @@ impl fmt::Display for Laggards {
 }
 
 impl std::error::Error for Laggards {}
+
+#[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
+fn error_as_line<S: Serializer>(error: &Option<Error>, serializer: S) -> Result<S::Ok, S::Error> {
+    error.as_ref().map(ToString::to_string).serialize(serializer)
+}
+
+fn duration_as_seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    duration.as_secs_f64().serialize(serializer)
+}
+
+#[expect(clippy::ref_option, reason = "serde passes a reference to the field")]
+fn time_as_text<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    let time = time.map(|time| jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::MAX).to_string());
+    time.serialize(serializer)
+}

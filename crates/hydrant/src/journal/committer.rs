@@ -3,21 +3,23 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
+use tracing::Instrument;
 
-use super::JournalOptions;
-use super::group::{self, Kind, Request, Room};
+use super::group::{self, Request};
 use super::queue::{self, Queue};
-use crate::fanout::guard::{backoff, guarded, rng};
-use crate::{Batch, Error, ErrorKind, Event, EventId, Result, Retry, Store};
+use super::room::Room;
+use super::{JournalOptions, later, pause};
+use crate::fanout::guard::{guarded, rng};
+use crate::{Batch, CommitPoint, Error, ErrorKind, Event, EventId, Result, Retry};
 
 pub(super) struct Committer {
     queue: Arc<Queue>,
-    store: Arc<dyn Store>,
+    store: Arc<dyn CommitPoint>,
     options: JournalOptions,
     rng: fastrand::Rng,
-    /// The last durable event. Nothing is written behind it whose fate is open.
+    /// The last event that the store acknowledged. Nothing is written after an event of unknown outcome.
     head: Option<EventId>,
-    /// How it ended; a task that was torn down or panicked never says.
+    /// How the journal ended. `None` if the task was dropped or panicked.
     ended: Option<Result<()>>,
 }
 
@@ -25,12 +27,12 @@ pub(super) struct Committer {
 enum Unwritten {
     /// Nothing of it was applied, so its ids are free.
     Refused(Error),
-    /// Another writer, or a fate that cannot be known: the journal stops.
+    /// Another writer, or an outcome that stays unknown: the journal stops.
     Stop(Error),
 }
 
 impl Committer {
-    pub(super) fn new(queue: Arc<Queue>, store: Arc<dyn Store>, options: JournalOptions) -> Self {
+    pub(super) fn new(queue: Arc<Queue>, store: Arc<dyn CommitPoint>, options: JournalOptions) -> Self {
         let rng = rng(options.seed);
         let head = queue.progress().head;
         Self { queue, store, options, rng, head, ended: None }
@@ -50,7 +52,7 @@ impl Committer {
         self.ended = Some(Ok(()));
     }
 
-    /// Lets those who were just answered append again before the next group is closed, as long as more of
+    /// Lets the callers that were just answered append again before the next group is closed, as long as more of
     /// them come. Waking a task is the cost; a larger group is the gain. Alone, this is one yield.
     async fn gather(&self, callers: usize) {
         let mut waiting = 0;
@@ -64,61 +66,36 @@ impl Committer {
         }
     }
 
-    /// Commits everything taken: neighbours as one group, each snapshot by itself.
+    /// Commits everything taken: neighbours as one group, each snapshot by itself. After a refusal, what was not
+    /// sent yet goes back to the queue. An error stops the journal.
     async fn commit_all(&mut self, requests: &mut Vec<Request>) -> Result<()> {
         let mut rest = requests.drain(..).peekable();
         while let Some(first) = rest.next() {
-            let alone = first.kind != Kind::Events;
+            let alone = first.kind.is_snapshot();
             let mut group = vec![first];
-            if !alone {
-                while let Some(next) = rest.next_if(|next| next.kind == Kind::Events) {
-                    group.push(next);
-                }
+            while let Some(next) = rest.next_if(|next| !alone && !next.kind.is_snapshot()) {
+                group.push(next);
             }
-            if let Err(error) = self.commit(group).await {
-                let refusal = queue::stopped(&error);
-                self.refuse(rest.collect(), &refusal);
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    /// Commits a group, and answers each of its callers. An error stops the journal.
-    async fn commit(&mut self, mut group: Vec<Request>) -> Result<()> {
-        if let Kind::Snapshot { of } = group[0].kind
-            && of != self.head
-        {
-            let error = outdated(of, self.head);
-            self.refuse(group, &error);
-            return Ok(());
-        }
-        let time = self.options.clock.text();
-        while !group.is_empty() {
-            let unwritten = match group::encode(&group, self.head, &time) {
-                Ok(events) => match self.persist(&events).await {
-                    Ok(()) => {
-                        self.acknowledge(group, &events);
-                        return Ok(());
-                    }
-                    Err(unwritten) => unwritten,
-                },
-                Err(error) => Unwritten::Refused(error),
-            };
-            match unwritten {
-                Unwritten::Refused(error) if error.kind() == ErrorKind::Invalid => {
-                    let Some((request, error)) = group::remove_named(&mut group, self.head, &error) else {
-                        self.refuse(group, &error);
-                        return Ok(());
+            match self.commit(&group).await {
+                Ok(events) => self.acknowledge(group, &events),
+                Err(Unwritten::Refused(error)) => {
+                    let named = match error.kind() {
+                        ErrorKind::Invalid => group::remove_named(&mut group, &error),
+                        _ => None,
                     };
-                    self.refuse(vec![request], &error);
-                }
-                Unwritten::Refused(error) => {
-                    self.refuse(group, &error);
+                    let (failed, error) = match named {
+                        Some((request, error)) => (vec![request], error),
+                        None => (std::mem::take(&mut group), error),
+                    };
+                    // First the ids, then the answers: a caller that submits again gets an id that holds.
+                    let void = self.queue.move_up(group.into_iter().chain(rest));
+                    self.refuse(failed, &error);
+                    self.refuse(void, &superseded(&error));
                     return Ok(());
                 }
-                Unwritten::Stop(error) => {
+                Err(Unwritten::Stop(error)) => {
                     self.refuse(group, &error);
+                    self.refuse(rest, &queue::stopped(&error));
                     return Err(error);
                 }
             }
@@ -126,8 +103,18 @@ impl Committer {
         Ok(())
     }
 
+    async fn commit(&mut self, group: &[Request]) -> Result<Vec<Event>, Unwritten> {
+        debug_assert!(self.head.is_none_or(|head| head.next() == Some(group[0].first)), "ids have no gap");
+        let events = group::encode(group, &self.options.clock.text()).map_err(Unwritten::Refused)?;
+        let batch = Batch::new(self.head, &events).map_err(Unwritten::Refused)?;
+        let (first, last) = (batch.first().id(), batch.last().id());
+        let span = tracing::debug_span!("append", %first, %last, callers = group.len());
+        self.persist(batch).instrument(span).await?;
+        Ok(events)
+    }
+
     fn acknowledge(&mut self, group: Vec<Request>, events: &[Event]) {
-        let is_snapshot = group[0].kind != Kind::Events;
+        let is_snapshot = group[0].kind.is_snapshot();
         self.head = events.last().map(Event::id);
         let head = self.head;
         self.queue.update(|progress| {
@@ -137,28 +124,24 @@ impl Committer {
                 progress.uncounted = None;
             }
         });
-        let mut first = 0;
         let mut room = Room::default();
         for request in group {
             room.events += request.room.events;
             room.bytes += request.room.bytes;
-            let id = events[first].id();
-            first += request.payloads.count();
-            drop(request.answer.send(Ok(id))); // who no longer waits is not told
+            request.answer.send(Ok(request.first)).ok(); // a caller that no longer waits needs no answer
         }
-        self.queue.release(room);
+        self.queue.bounds.release(room);
     }
 
-    fn refuse(&self, group: Vec<Request>, error: &Error) {
-        for request in group {
-            drop(request.answer.send(Err(error.clone())));
-            self.queue.release(request.room);
+    fn refuse(&self, requests: impl IntoIterator<Item = Request>, error: &Error) {
+        for request in requests {
+            request.answer.send(Err(error.clone())).ok();
+            self.queue.bounds.release(request.room);
         }
     }
 
-    /// Writes a batch, and does not come back before its fate is known, or known to be unknown.
-    async fn persist(&mut self, events: &[Event]) -> Result<(), Unwritten> {
-        let batch = Batch::new(self.head, events).map_err(Unwritten::Refused)?;
+    /// Writes a batch, and returns once its outcome is known, or known to stay unknown.
+    async fn persist(&mut self, batch: Batch<'_>) -> Result<(), Unwritten> {
         let Err(error) = self.attempt(batch).await else { return Ok(()) };
         match (error.kind(), error.retry()) {
             (ErrorKind::Fenced, _) => Err(Unwritten::Stop(error)),
@@ -169,34 +152,41 @@ impl Committer {
         }
     }
 
-    /// Sends the same bytes under the same ids until their fate is known. Only Ok says that: what a later
-    /// attempt met says nothing about the first.
+    /// Sends the same bytes under the same ids until their outcome is known. Only `Ok` settles it: the error of a
+    /// later attempt says nothing about the first.
     async fn resolve(&mut self, batch: Batch<'_>, mut error: Error) -> Result<(), Unwritten> {
-        let deadline = Instant::now() + self.options.resolve_timeout;
-        let (min, max) = (self.options.backoff_min, self.options.backoff_max);
+        let mut deadline = later(self.options.resolve_timeout);
         for attempt in 0.. {
             if is_final(&error) || Instant::now() >= deadline {
                 break;
             }
-            let pause = backoff(&mut self.rng, attempt, min, max);
-            tracing::warn!(%error, ?pause, "a write of unknown outcome is sent again");
-            tokio::time::sleep_until(deadline.min(Instant::now() + pause)).await;
+            let pause = pause(&mut self.rng, attempt, &self.options);
+            tracing::warn!(%error, ?pause, "a write has an unknown outcome: sending it again");
+            tokio::time::sleep_until(deadline.min(later(pause))).await;
             match self.attempt(batch).await {
                 Ok(()) => return Ok(()),
                 Err(met) => error = met,
+            }
+            // The store replies, and takes nothing for now. Waiting for back-pressure never stops the journal.
+            if error.kind() == ErrorKind::Unavailable && error.retry() == Retry::Safe {
+                deadline = later(self.options.resolve_timeout);
             }
         }
         Err(Unwritten::Stop(unknown(batch, &error)))
     }
 
+    /// Whether the store's newest event, durable or not, is still the one before the batch.
     async fn holds_nothing_new(&self) -> bool {
         let limit = self.options.append_timeout;
-        let checkpoint = guarded("the store's checkpoint", limit, self.store.checkpoint()).await;
-        checkpoint.is_ok_and(|checkpoint| checkpoint.id() <= self.head)
+        let head = guarded("the store's head", limit, || self.store.head()).await;
+        head.is_ok_and(|head| head.id() <= self.head)
     }
 
+    /// One attempt. The journal is the resolver of its batches, so each attempt has a deadline.
     async fn attempt(&self, batch: Batch<'_>) -> Result<()> {
-        guarded("the store's append", self.options.append_timeout, self.store.append(batch)).await
+        let limit = self.options.append_timeout;
+        let batch = batch.with_deadline(Some(later(limit)));
+        guarded("the store's append", limit, || self.store.append(batch)).await
     }
 }
 
@@ -206,15 +196,16 @@ impl Drop for Committer {
             Err(Error::new(
                 ErrorKind::Bug,
                 Retry::AfterCheckpoint,
-                "the task of the journal ended under it, with its runtime; open the store and a journal again",
+                "the task of the journal ended early: its runtime was shut down, or its clock panicked; open the store \
+                 and a journal again",
             ))
         };
         self.queue.end(self.ended.take().unwrap_or_else(aborted).err());
     }
 }
 
-/// Whether sending again cannot help: a person has to look, acknowledged events are missing, or the store
-/// itself has stopped.
+/// Whether sending again cannot help: an operator is needed, acknowledged events are missing, or the store itself
+/// has stopped.
 fn is_final(error: &Error) -> bool {
     error.retry() == Retry::Never || matches!(error.kind(), ErrorKind::Gap | ErrorKind::Closed)
 }
@@ -223,19 +214,18 @@ fn unknown(batch: Batch<'_>, cause: &Error) -> Error {
     let (first, last) = (batch.first().id(), batch.last().id());
     let message = format!(
         "whether events {first} to {last} were written is not known, and the journal has stopped; open the \
-         store and a journal again, and hydrate: the log tells"
+         store and a journal again, and hydrate: the log shows it"
     );
     Error::new(cause.kind(), Retry::AfterCheckpoint, message).at(first).because(cause.clone())
 }
 
-fn outdated(of: Option<EventId>, head: Option<EventId>) -> Error {
-    let name =
-        |id: Option<EventId>| id.map_or_else(|| "the empty log".to_owned(), |id| format!("event {id}"));
-    let message = format!(
-        "the snapshot is of the state at {}, but the log is at {}; nothing was written: fold what is behind \
-         it and rotate again",
-        name(of),
-        name(head)
-    );
-    Error::fenced(message)
+/// The answer to a caller that knows its ids, after the commit of events before them failed.
+fn superseded(cause: &Error) -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        Retry::Safe,
+        "events before these were not saved, so nothing of this append was written and its ids are void; fold what \
+         was saved, decide again and submit again",
+    )
+    .because(cause.clone())
 }

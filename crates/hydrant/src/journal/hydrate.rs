@@ -1,21 +1,25 @@
 //! Reading a journal: a fold from the newest snapshot, and typed streams.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream, Fuse};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tracing::{Instrument, field};
 
-use super::{Journal, Metadata};
+use super::queue::Progress;
+use super::{Handle, Journal, Metadata, later, pause};
+use crate::fanout::guard::rng;
 use crate::{Error, ErrorKind, Event, EventId, EventStream, ReadFrom, Result, Retry};
 
-/// How much is handed to another thread at once: enough to pay for the hand-over, little enough to keep
-/// memory flat.
+/// How much one blocking task decodes: enough to pay for the hand-over, little enough to keep memory flat.
 const CHUNK_EVENTS: usize = 1024;
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// A state, and how far it was folded.
+/// A state, and the position up to which it was folded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Hydrated<S> {
@@ -33,7 +37,7 @@ pub struct Hydrated<S> {
 pub struct Saved<T> {
     /// The payload.
     pub value: T,
-    /// The event as it is stored. It keeps the buffer that it was read in; keep the value instead of it.
+    /// The event as it is stored. It keeps the buffer that it was read in: keep the value instead of it.
     pub event: Event,
 }
 
@@ -41,24 +45,24 @@ pub struct Saved<T> {
 pub type SavedStream<T> = BoxStream<'static, Result<Saved<T>>>;
 
 impl<T> Saved<T> {
-    /// The id.
+    /// Returns the id.
     pub fn id(&self) -> EventId {
         self.event.id()
     }
 
-    /// Whether the event carries the whole state.
+    /// Returns whether the event carries the whole state.
     pub fn is_snapshot(&self) -> bool {
         self.event.is_snapshot()
     }
 
-    /// The metadata, where there is some.
+    /// Returns the metadata, if the event has some.
     ///
     /// # Errors
-    /// `Invalid`, naming the event, when another writer put something else there.
+    /// `Invalid`, naming the event, if the metadata is not what [`append_with`](Journal::append_with) writes.
     pub fn metadata(&self) -> Result<Option<Metadata>> {
         let Some(json) = self.event.metadata() else { return Ok(None) };
         serde_json::from_slice(json).map(Some).map_err(|cause| {
-            Error::invalid("no journal wrote this metadata; read `event.metadata()` as it is")
+            Error::invalid("the metadata is not a `Metadata`; read `event.metadata()` as it is")
                 .at(self.id())
                 .because(cause)
         })
@@ -66,41 +70,83 @@ impl<T> Saved<T> {
 }
 
 impl<T: DeserializeOwned + Send + 'static> Journal<T> {
-    /// Folds the log into `state`, in one bounded pass from the newest snapshot (from the beginning where
-    /// there is none). `fold` sees that snapshot first, as an event like any other.
+    /// Folds the log into `state`, in bounded memory, from the newest snapshot (from the beginning where there is
+    /// none). `fold` gets that snapshot first, as an event like any other.
+    ///
+    /// The state holds every event that was acknowledged before the call. If the store accepts events before they are
+    /// durable ([`Durability::Accepted`](crate::Durability)), readers do not see them yet: `hydrate` waits for them,
+    /// for at most [`append_timeout`](super::JournalOptions::append_timeout).
     ///
     /// With [`hydrate_tasks`](super::JournalOptions::hydrate_tasks), other threads decode meanwhile.
     ///
     /// # Errors
-    /// `Invalid`, naming the event, when a payload is not a `T`, and whatever the store meets.
+    /// `Invalid`, naming the event, when a payload is not a `T`; `Unavailable` when acknowledged events cannot be
+    /// read yet (hydrate again), or are lost; and whatever the store meets.
     ///
     /// # Cancel safety
     /// Reads only.
     pub async fn hydrate<S>(&self, state: S, fold: impl FnMut(&mut S, T)) -> Result<Hydrated<S>> {
-        let events = self.handle.store.read(ReadFrom::Snapshot);
-        let mut pass = Pass { hydrated: Hydrated { state, head: None, events: 0 }, fold, behind_snapshot: 0 };
-        let before = self.handle.queue.progress().uncounted;
-        match self.handle.options.hydrate_tasks {
-            0 => pass.here(events, before).await?,
-            tasks => pass.elsewhere(events, before, tasks).await?,
+        let span = tracing::debug_span!("hydrate", events = field::Empty, head = field::Empty);
+        let hydrated = self.fold_log(state, fold).instrument(span.clone()).await?;
+        span.record("events", hydrated.events);
+        if let Some(head) = hydrated.head {
+            span.record("head", head.get());
         }
-        self.handle.queue.update(|progress| {
+        Ok(hydrated)
+    }
+
+    async fn fold_log<S>(&self, state: S, fold: impl FnMut(&mut S, T)) -> Result<Hydrated<S>> {
+        let Handle { queue, store, options, .. } = &*self.handle;
+        let Progress { head: acknowledged, uncounted: before, .. } = queue.progress();
+        let mut pass = Pass { hydrated: Hydrated { state, head: None, events: 0 }, fold, after_snapshot: 0 };
+        let deadline = later(options.append_timeout);
+        let mut rng = rng(options.seed);
+        for attempt in 0.. {
+            let from = pass.hydrated.head.map_or(ReadFrom::Snapshot, ReadFrom::After);
+            let events = store.read(from);
+            match options.hydrate_tasks {
+                0 => pass.here(events, before).await?,
+                tasks => pass.elsewhere(events, before, tasks).await?,
+            }
+            if pass.hydrated.head >= acknowledged {
+                break;
+            }
+            if Instant::now() >= deadline {
+                return Err(not_readable(acknowledged, pass.hydrated.head, options.append_timeout));
+            }
+            tokio::time::sleep_until(deadline.min(later(pause(&mut rng, attempt, options)))).await;
+        }
+        queue.update(|progress| {
             if progress.uncounted.take().is_some() {
-                progress.events += pass.behind_snapshot;
+                progress.events += pass.after_snapshot;
             }
         });
         Ok(pass.hydrated)
     }
 
-    /// The events from `from` on, up to the end that the log has now.
+    /// Returns the events from `from` on, up to the end that the log has now.
     pub fn read(&self, from: ReadFrom) -> SavedStream<T> {
         typed(self.handle.store.read(from))
     }
 
-    /// The events from `from` on, and then whatever comes: no gap, no duplicate, and never more in memory
-    /// than the store's own `follow` keeps. A slow follower does not hold up the writer.
+    /// Like [`read`](Journal::read), then yields new events as they are appended: no gap, no duplicate, and never
+    /// more in memory than the store's own `follow` keeps. A slow follower does not delay the writer.
     pub fn follow(&self, from: ReadFrom) -> SavedStream<T> {
         typed(self.handle.store.follow(from))
+    }
+}
+
+/// Acknowledged events that readers do not see.
+fn not_readable(acknowledged: Option<EventId>, head: Option<EventId>, waited: Duration) -> Error {
+    let readable = head.map_or_else(|| "no event".to_owned(), |head| format!("events up to {head}"));
+    let message = format!(
+        "the event was acknowledged, but after {waited:?} the store can read {readable}: either it is not durable yet, \
+         then hydrate again, or the store lost its newest events"
+    );
+    let error = Error::new(ErrorKind::Unavailable, Retry::Safe, message);
+    match acknowledged {
+        Some(id) => error.at(id),
+        None => error,
     }
 }
 
@@ -117,8 +163,8 @@ fn typed<T: DeserializeOwned + Send + 'static>(events: EventStream) -> SavedStre
 struct Pass<S, F> {
     hydrated: Hydrated<S>,
     fold: F,
-    /// Events behind the newest snapshot that were there when the journal was opened.
-    behind_snapshot: u64,
+    /// Events after the newest snapshot that were there when the journal was opened.
+    after_snapshot: u64,
 }
 
 impl<S, F> Pass<S, F> {
@@ -126,7 +172,7 @@ impl<S, F> Pass<S, F> {
         self.hydrated.head = Some(event.id());
         self.hydrated.events += 1;
         if Some(event.id()) <= before {
-            self.behind_snapshot = if event.is_snapshot() { 0 } else { self.behind_snapshot + 1 };
+            self.after_snapshot = if event.is_snapshot() { 0 } else { self.after_snapshot + 1 };
         }
     }
 

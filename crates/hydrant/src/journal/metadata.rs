@@ -1,4 +1,4 @@
-//! What is known about an event beside its payload.
+//! Metadata: where an event comes from, beside its payload.
 
 use serde::{Deserialize, Serialize};
 

@@ -7,30 +7,39 @@ mod hydrate;
 mod metadata;
 mod options;
 mod queue;
+mod room;
+mod slot;
 
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
-use tokio::sync::oneshot;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
-use crate::{Checkpoint, Error, ErrorKind, EventId, Result, Retry, Store};
+use crate::fanout::guard::{backoff, guarded};
+use crate::{Checkpoint, CommitPoint, Error, ErrorKind, EventId, Result, Retry};
 use committer::Committer;
-use group::{Kind, Payloads, Request};
+use group::{Kind, Payloads};
 use queue::Queue;
 
 pub use clock::Clock;
 pub use hydrate::{Hydrated, Saved, SavedStream};
 pub use metadata::Metadata;
 pub use options::JournalOptions;
+pub use slot::{Durable, Slot, Submitted};
 
-/// The typed door of one writer to a log: over any store, or over a fan-out.
+/// The typed door of one writer to a log: over a primary, or over a fan-out.
 ///
-/// It assigns ids (each the one behind the head) and times (one for all that are committed together),
-/// encodes, and **groups commits**: all who append while one write is in flight share the next. Each caller
-/// is answered when its events are durable, as the store's `Ok` defines it. A handle is cheap to clone.
+/// It assigns ids (in the order of the calls, without gaps) and times (one for all that are committed together),
+/// encodes, and **groups commits**: all appends that arrive while one write is in flight share the next. Each caller
+/// gets its answer when its events are durable, as the store's `Ok` defines it. A handle is cheap to clone.
+///
+/// [`append`](Journal::append) waits for the outcome. [`reserve`](Journal::reserve) and [`Slot::submit`] return the
+/// ids at once and the outcome as a future, for a caller that decides on a state ahead of the disk.
 ///
 /// ```
 /// use hydrant::{Journal, JournalOptions, MemoryStore};
@@ -63,8 +72,12 @@ pub use options::JournalOptions;
 /// journal.append(&Change::Deposited(100)).await?;
 /// journal.append(&Change::Withdrawn(30)).await?; // Ok: it happened
 ///
+/// let submitted = journal.reserve().await?.submit(&[(Change::Deposited(5), None)])?;
+/// assert_eq!(submitted.ids.start().get(), 2); // void until it is durable
+/// submitted.durable.await?;
+///
 /// let ledger = journal.hydrate(Ledger::default(), Ledger::apply).await?;
-/// assert_eq!(ledger.state.balance, 70);
+/// assert_eq!(ledger.state.balance, 75);
 ///
 /// journal.snapshot(ledger.head, &Change::Snapshot(ledger.state)).await?; // the next hydrate starts here
 /// journal.close().await?;
@@ -72,26 +85,29 @@ pub use options::JournalOptions;
 /// ```
 ///
 /// # What goes wrong
-/// - An event that the store finds `Invalid` fails its own caller; the others of the group are sent again.
-/// - An error that is [`Retry::Safe`] (nothing was applied) goes to the callers of the group as it is:
-///   whether to try again, and for how long, is theirs to say. The journal goes on.
-/// - An **unknown outcome** (a time-out, [`Retry::AfterCheckpoint`]): the same bytes go again under the same
-///   ids until the store says Ok, for [`resolve_timeout`](JournalOptions::resolve_timeout). If it never does,
-///   the journal stops, and says so: open the store and a journal again, and hydrate.
-/// - `Fenced`, somebody else wrote, stops it at once, and so does any other error that is
-///   [`Retry::Never`].
+/// - An event that cannot be written as JSON, or is larger than the store takes, is refused at once. One that the
+///   store finds `Invalid` fails its own caller; the others of the group are sent again.
+/// - An error that is [`Retry::Safe`] (nothing was applied) goes to the callers of the group as it is: they decide
+///   whether to try again. The journal continues. Back-pressure that outlasts
+///   [`append_timeout`](JournalOptions::append_timeout) is such an error.
+/// - After either, the ids of the failed events are issued again. Appends that wait move up. Submissions that wait
+///   fail with [`Retry::Safe`], because their callers know their ids and may have decided on the failed events.
+/// - An **unknown outcome** (a time-out, [`Retry::AfterCheckpoint`]): the same bytes are sent again under the same ids
+///   until the store replies `Ok`, for [`resolve_timeout`](JournalOptions::resolve_timeout). If it never does, the
+///   journal stops: open the store and a journal again, and hydrate.
+/// - `Fenced` (another writer wrote) stops the journal at once, and so does any other error with [`Retry::Never`].
 ///
-/// So nobody is told Ok for what is not durable, and no id is used twice. After a stop every append is
-/// `Closed`, with the reason as its source.
+/// So no caller gets `Ok` for what is not durable, and no id is `Ok` twice. After a stop every append is `Closed`,
+/// with the reason as its source.
 ///
 /// # Bounds
 /// [`in_flight_events_max`](JournalOptions::in_flight_events_max) and
-/// [`in_flight_bytes_max`](JournalOptions::in_flight_bytes_max) limit what waits for its commit; who comes
-/// then waits, in order of arrival, and keeps no encoded bytes meanwhile. What is larger than a limit by
-/// itself is let through when nothing else is in flight.
+/// [`in_flight_bytes_max`](JournalOptions::in_flight_bytes_max) limit what waits for its commit. Later callers wait,
+/// in order of arrival, and hold no encoded payload meanwhile. An append that is larger than a limit is let through
+/// when nothing else is in flight.
 ///
 /// # Drop
-/// Dropping the last handle takes nothing more, and commits what was handed over in the background;
+/// Dropping the last handle takes nothing more, and commits in the background what was handed over.
 /// [`close`](Journal::close) also waits for it.
 pub struct Journal<T> {
     handle: Arc<Handle>,
@@ -100,7 +116,7 @@ pub struct Journal<T> {
 
 struct Handle {
     queue: Arc<Queue>,
-    store: Arc<dyn Store>,
+    store: Arc<dyn CommitPoint>,
     options: JournalOptions,
 }
 
@@ -111,56 +127,82 @@ impl Drop for Handle {
 }
 
 impl<T> Journal<T> {
-    /// Opens a journal behind the last event of `store`, and starts its committer on the current runtime.
+    /// Opens a journal after the newest event that `store` acknowledged, and starts its committer on the current
+    /// runtime.
     ///
     /// # Errors
-    /// `Unsupported` for a store that does not know its checkpoint, and whatever the store meets.
+    /// `Unsupported` for a store that does not know where its log ends; `Unavailable` if it does not reply within
+    /// [`append_timeout`](JournalOptions::append_timeout); and whatever the store meets.
     ///
     /// # Cancel safety
     /// A dropped future has started nothing.
     ///
     /// # Panics
     /// Outside of a tokio runtime with time enabled.
-    pub async fn open(store: impl Store + 'static, options: JournalOptions) -> Result<Self> {
-        let checkpoint = store.checkpoint().await?;
-        if checkpoint == Checkpoint::Unknown {
+    pub async fn open(store: impl CommitPoint + 'static, options: JournalOptions) -> Result<Self> {
+        let head = guarded("the store's head", options.append_timeout, || store.head());
+        let head = head.await.map_err(Error::nothing_applied)?;
+        if head == Checkpoint::Unknown {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 Retry::Never,
                 "a journal needs a store that knows where its log ends; open it over one that has a memory of its own",
             ));
         }
-        let store: Arc<dyn Store> = Arc::new(store);
-        let queue = Arc::new(Queue::new(checkpoint.id(), &options));
+        let queue = Arc::new(Queue::new(head.id(), store.event_bytes_max(), &options));
+        let store: Arc<dyn CommitPoint> = Arc::new(store);
         let committer = Committer::new(Arc::clone(&queue), Arc::clone(&store), options.clone());
         tokio::spawn(committer.run());
         Ok(Self { handle: Arc::new(Handle { queue, store, options }), events: PhantomData })
     }
 
-    /// The last durable event.
+    /// Returns the newest event that the store acknowledged.
     pub fn head(&self) -> Option<EventId> {
         self.handle.queue.progress().head
     }
 
-    /// How many events stand behind the newest snapshot. Until [`hydrate`](Journal::hydrate) has counted
-    /// those that were there before, only what this journal wrote.
+    /// Returns how many events come after the newest snapshot. Events from before the journal was opened count once
+    /// [`hydrate`](Journal::hydrate) has read them.
     pub fn events_since_snapshot(&self) -> u64 {
         self.handle.queue.progress().events
     }
 
-    /// Whether [`rotate_every`](JournalOptions::rotate_every) events stand behind the newest snapshot, so
-    /// that it is time to [`snapshot`](Journal::snapshot).
+    /// Returns whether [`rotate_every`](JournalOptions::rotate_every) events come after the newest snapshot, so that
+    /// it is time to [`snapshot`](Journal::snapshot).
     pub fn rotation_due(&self) -> bool {
         self.handle.options.rotate_every.is_some_and(|every| self.events_since_snapshot() >= every)
     }
 
-    /// Takes nothing more, and waits until everything handed over is committed. Reading goes on to work.
+    /// Waits for room for one [`Slot::submit`], in order of arrival.
+    ///
+    /// # Errors
+    /// `Closed` after [`close`](Journal::close) or a stop, also while it waits.
+    ///
+    /// # Cancel safety
+    /// A dropped future has taken no room.
+    pub async fn reserve(&self) -> Result<Slot<T>> {
+        let reservation = self.handle.queue.reserve().await?;
+        Ok(Slot::new(Arc::clone(&self.handle), reservation.keep()))
+    }
+
+    /// Takes room for one [`Slot::submit`] if it is there.
+    ///
+    /// # Errors
+    /// `Unavailable` with [`Retry::Safe`] if there is no room now; `Closed` after [`close`](Journal::close) or a stop.
+    pub fn try_reserve(&self) -> Result<Slot<T>> {
+        let reservation = self.handle.queue.try_reserve()?;
+        Ok(Slot::new(Arc::clone(&self.handle), reservation.keep()))
+    }
+
+    /// Takes nothing more, and waits until everything handed over is committed. Reading still works.
+    ///
+    /// Callers that wait for room fail with `Closed` at once, and a [`Slot`] that is out can no longer submit.
     ///
     /// # Errors
     /// The error that had stopped the journal.
     ///
     /// # Cancel safety
-    /// Dropped, it closes in the background; call it again to wait.
+    /// A dropped future leaves a journal that closes in the background; call it again to wait.
     pub async fn close(&self) -> Result<()> {
         self.handle.queue.close();
         self.handle.queue.ended().await
@@ -168,18 +210,18 @@ impl<T> Journal<T> {
 }
 
 impl<T: Serialize> Journal<T> {
-    /// Appends one event; `Ok` is its id, and says that it is durable.
+    /// Appends one event; `Ok` is its id, and means that it is durable.
     ///
     /// # Errors
-    /// `Invalid` when the event cannot be written as JSON or the store can never take it, whatever the
-    /// store meets, `Closed` after [`close`](Journal::close) or a stop. With [`Retry::Safe`], nothing was
-    /// applied; with [`Retry::AfterCheckpoint`] the journal has stopped and only the log tells.
+    /// `Invalid` when the event cannot be written as JSON or the store can never take it; whatever the store meets;
+    /// `Closed` after [`close`](Journal::close) or a stop. With [`Retry::Safe`], nothing was applied. With
+    /// [`Retry::AfterCheckpoint`], the journal has stopped, and only the log shows whether the event was written.
     ///
     /// # Cancel safety
-    /// Dropped while it waits for room, nothing is written. Dropped later, the event is committed or not,
-    /// wholly, by the journal's own task: only the answer is lost.
+    /// Dropped while it waits for room, nothing is written. Dropped later, the event is committed or not, wholly, by
+    /// the journal's own task: only the answer is lost.
     pub async fn append(&self, event: &T) -> Result<EventId> {
-        let ids = self.write(std::slice::from_ref(event), None, Kind::Events).await?;
+        let ids = self.write(std::slice::from_ref(event), None).await?;
         Ok(*ids.start())
     }
 
@@ -192,10 +234,10 @@ impl<T: Serialize> Journal<T> {
     /// # Cancel safety
     /// As [`append`](Journal::append).
     pub async fn append_all(&self, events: &[T]) -> Result<RangeInclusive<EventId>> {
-        self.write(events, None, Kind::Events).await
+        self.write(events, None).await
     }
 
-    /// [`append_all`](Journal::append_all), each of the events with this metadata.
+    /// As [`append_all`](Journal::append_all), with metadata beside each event.
     ///
     /// # Errors
     /// As [`append_all`](Journal::append_all).
@@ -203,58 +245,81 @@ impl<T: Serialize> Journal<T> {
     /// # Cancel safety
     /// As [`append`](Journal::append).
     pub async fn append_with(&self, events: &[T], metadata: &Metadata) -> Result<RangeInclusive<EventId>> {
-        self.write(events, Some(metadata), Kind::Events).await
+        let metadata = serde_json::to_vec(metadata)
+            .map_err(|cause| Error::invalid("the metadata cannot be written as JSON").because(cause))?;
+        self.write(events, Some(&metadata)).await
     }
 
+    async fn write(&self, events: &[T], metadata: Option<&[u8]>) -> Result<RangeInclusive<EventId>> {
+        let encode = || Payloads::encode(events.iter().map(|event| (event, metadata)));
+        let first = self.commit(Kind::Append, events.len(), encode).await?;
+        Ok(ids(first, events.len()))
+    }
+
+    /// Waits for room, hands events over, and waits for the id of the first.
+    async fn commit(
+        &self,
+        kind: Kind,
+        events: usize,
+        encode: impl Fn() -> Result<Payloads>,
+    ) -> Result<EventId> {
+        let queue = &self.handle.queue;
+        let (payloads, reservation) = queue.admit(events, encode).await?;
+        let (_, outcome) = queue.push(reservation, kind, payloads)?;
+        outcome.await.unwrap_or_else(|_| Err(lost()))
+    }
+}
+
+impl<T: Serialize + DeserializeOwned> Journal<T> {
     /// Appends a snapshot: an event that carries the whole state, as it is at the event `of`. It seals the
     /// current segment of every store that has segments, and [`hydrate`](Journal::hydrate) starts from it.
     ///
-    /// `of` is what the state was folded up to: [`Hydrated::head`], or the id of the last event applied.
+    /// `of` is the event up to which the state was folded: [`Hydrated::head`], or the id of the last event applied,
+    /// durable or not. The snapshot is decoded back before it is written, so that the next start can read it.
     ///
     /// # Errors
-    /// `Fenced` when `of` is no longer (or not yet) the head when its turn comes: nothing was written, and
-    /// the journal goes on. Otherwise as [`append`](Journal::append).
+    /// `Fenced` if `of` is not the last id that was assigned: nothing was written, and the journal continues.
+    /// `Invalid` if the snapshot cannot be decoded back as a `T`: nothing was written, and the journal continues.
+    /// `Unavailable` with [`Retry::Safe`] if events before it were not saved. Otherwise as
+    /// [`append`](Journal::append).
     ///
     /// # Cancel safety
     /// As [`append`](Journal::append).
     pub async fn snapshot(&self, of: Option<EventId>, snapshot: &T) -> Result<EventId> {
-        let ids = self.write(std::slice::from_ref(snapshot), None, Kind::Snapshot { of }).await?;
-        Ok(*ids.start())
-    }
-
-    async fn write(
-        &self,
-        events: &[T],
-        metadata: Option<&Metadata>,
-        kind: Kind,
-    ) -> Result<RangeInclusive<EventId>> {
-        if events.is_empty() {
-            return Err(Error::invalid("there is nothing to append"));
-        }
-        let metadata = metadata
-            .map(serde_json::to_vec)
-            .transpose()
-            .map_err(|cause| Error::invalid("the metadata cannot be written as JSON").because(cause))?;
-        let queue = &*self.handle.queue;
-        let metadata_bytes = metadata.as_ref().map_or(0, Vec::len);
-        let (payloads, reservation) =
-            queue.reserve(events.len(), metadata_bytes, || Payloads::encode(events)).await?;
-        let (answer, outcome) = oneshot::channel();
-        let room = reservation.room();
-        queue.hand_over(reservation, Request { payloads, metadata, kind, room, answer })?;
-        let first = outcome.await.unwrap_or_else(|_| Err(lost()))?;
-        let last = EventId::new(first.get() + (events.len() as u64 - 1));
-        Ok(first..=last)
+        let encode = || {
+            let payloads = Payloads::encode(std::iter::once((snapshot, None)))?;
+            payloads.check_decodes::<T>()?;
+            Ok(payloads)
+        };
+        self.commit(Kind::Snapshot { of }, 1, encode).await
     }
 }
 
-/// The committer went away with the request.
+/// The ids of `count` events, at least one, which [`Queue::push`] has assigned.
+fn ids(first: EventId, count: usize) -> RangeInclusive<EventId> {
+    first..=EventId::new(first.get() + (count as u64 - 1))
+}
+
+/// The committer ended while it held the request.
 fn lost() -> Error {
     Error::closed(
         "the journal's task ended while this was written, so its outcome is not known; open the store and a \
-         journal again, and hydrate: the log tells",
+         journal again, and hydrate: the log shows it",
     )
     .with_retry(Retry::AfterCheckpoint)
+}
+
+/// The instant after `timeout`; one that is too far away for the clock is years away.
+fn later(timeout: Duration) -> Instant {
+    const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
+    let now = Instant::now();
+    now.checked_add(timeout).unwrap_or_else(|| now + FAR)
+}
+
+/// The pause before the next attempt. Never zero: a loop that does not pause starves its runtime.
+fn pause(rng: &mut fastrand::Rng, attempt: u32, options: &JournalOptions) -> Duration {
+    const MIN: Duration = Duration::from_millis(1);
+    backoff(rng, attempt, options.backoff_min, options.backoff_max).max(MIN)
 }
 
 impl<T> Clone for Journal<T> {

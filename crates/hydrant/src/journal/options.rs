@@ -8,33 +8,33 @@ use super::Clock;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct JournalOptions {
-    /// How many bytes of payload and metadata may wait for their commit; who comes then waits for room.
-    /// The memory in use is about three times as much (queue, envelopes, what the store copies).
-    /// Default: 16 MiB.
+    /// How many bytes of payload and metadata may wait for their commit; later callers wait for room. The memory in
+    /// use is about three times as much (queue, envelopes, the store's copy). Default: 16 MiB.
     pub in_flight_bytes_max: usize,
-    /// How many events may wait for their commit; who comes then waits for room. Default: 65,536.
+    /// How many events may wait for their commit; later callers wait for room. Default: 65,536.
     pub in_flight_events_max: usize,
-    /// How long one call of the store's `append` may take before its outcome counts as unknown. Over a
-    /// fan-out whose appends wait for a secondary (`lag_events_max`): longer than they may wait.
-    /// Default: 30 s.
+    /// How long one call of the store's `append` may take before its outcome is unknown: the deadline of the batch.
+    /// Over a fan-out with `lag_events_max`, also how long an append waits for a slow secondary before it fails with
+    /// [`Retry::Safe`](crate::Retry::Safe). Default: 30 s.
     pub append_timeout: Duration,
-    /// How long the same bytes are sent again while their outcome is unknown, before the journal stops.
-    /// Default: 5 minutes.
+    /// How long the same bytes are sent again while their outcome is unknown, before the journal stops. Time in
+    /// which the store replies that it takes nothing for now (`Unavailable` with
+    /// [`Retry::Safe`](crate::Retry::Safe), as under back-pressure) does not count. Default: 5 minutes.
     pub resolve_timeout: Duration,
-    /// The first pause between two such attempts, doubled from one to the next. The pause that is taken is
-    /// drawn evenly between nothing and this. Default: 20 ms.
+    /// The first pause between two such attempts. Each following pause may be twice as long; the pause taken is drawn
+    /// evenly between 1 ms and this. Default: 20 ms.
     pub backoff_min: Duration,
     /// The longest of these pauses. Default: 2 s.
     pub backoff_max: Duration,
     /// The seed of the jitter between attempts. Default: from the operating system.
     pub seed: Option<u64>,
-    /// How many events behind the newest snapshot make a rotation due; see
+    /// How many events after the newest snapshot make a rotation due; see
     /// [`rotation_due`](crate::Journal::rotation_due). Default: none, rotation is never due.
     pub rotate_every: Option<u64>,
-    /// How many tasks decode while one reads and folds in [`hydrate`](crate::Journal::hydrate), each on a
-    /// thread for blocking work. 0 decodes where it folds. Default: 0.
+    /// How many blocking tasks decode while one task reads and folds in [`hydrate`](crate::Journal::hydrate). With 0,
+    /// the task that folds also decodes. Default: 0.
     pub hydrate_tasks: usize,
-    /// Where event times come from. Default: the machine's clock.
+    /// The clock of event times. Default: the machine's clock.
     pub clock: Clock,
 }
 
@@ -70,7 +70,7 @@ impl JournalOptions {
         self
     }
 
-    /// Sets how long one append may take before its outcome counts as unknown.
+    /// Sets how long one append may take before its outcome is unknown.
     #[must_use]
     pub fn with_append_timeout(mut self, timeout: Duration) -> Self {
         self.append_timeout = timeout;
@@ -99,21 +99,21 @@ impl JournalOptions {
         self
     }
 
-    /// Sets how many events behind the newest snapshot make a rotation due.
+    /// Sets how many events after the newest snapshot make a rotation due.
     #[must_use]
     pub fn with_rotate_every(mut self, events: u64) -> Self {
         self.rotate_every = Some(events);
         self
     }
 
-    /// Sets how many tasks decode during `hydrate`.
+    /// Sets how many blocking tasks decode during `hydrate`.
     #[must_use]
     pub fn with_hydrate_tasks(mut self, tasks: usize) -> Self {
         self.hydrate_tasks = tasks;
         self
     }
 
-    /// Sets where event times come from.
+    /// Sets the clock of event times.
     #[must_use]
     pub fn with_clock(mut self, clock: Clock) -> Self {
         self.clock = clock;

@@ -1,21 +1,25 @@
-//! Between the callers and the committer: what waits for its commit, the bounds, and the end.
+//! Between the callers and the committer: ids in call order, what waits for its commit, and the end.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, Semaphore, SemaphorePermit, TryAcquireError, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::JournalOptions;
-use super::group::{Payloads, Request, Room};
-use crate::{Error, EventId, Result};
+use super::group::{Kind, Payloads, Request};
+use super::room::{Bounds, NoRoom, Reservation, SLOT};
+use crate::{Error, ErrorKind, EventId, Result, Retry};
+
+/// The answer to a request: the id of its first event once all of its events are durable.
+pub(super) type Answer = Result<EventId>;
 
 /// Shared by the handles of a journal and its committer.
 #[derive(Debug)]
 pub(super) struct Queue {
     inner: Mutex<Inner>,
-    /// Something stands in the queue, or the journal was closed.
+    /// Wakes the committer: the queue is no longer empty, or the journal was closed.
     work: Notify,
-    events: Bound,
-    bytes: Bound,
+    pub(super) bounds: Bounds,
+    event_bytes_max: usize,
     ended: watch::Sender<bool>,
 }
 
@@ -23,6 +27,8 @@ pub(super) struct Queue {
 struct Inner {
     requests: Vec<Request>,
     state: State,
+    /// The last id that was assigned, durable or not.
+    assigned: Option<EventId>,
     progress: Progress,
 }
 
@@ -31,29 +37,30 @@ enum State {
     Open,
     /// What is in the queue is still committed; nothing more is taken.
     Closing,
-    /// The committer has gone, with the error that stopped it.
+    /// The committer has ended, with the error that stopped it.
     Ended(Option<Error>),
 }
 
 /// How far the log is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Progress {
-    /// The last durable event.
+    /// The last event that the store acknowledged.
     pub(super) head: Option<EventId>,
-    /// Events behind the newest snapshot, or since the journal was opened.
+    /// Events after the newest snapshot, or since the journal was opened.
     pub(super) events: u64,
     /// The head when the journal was opened, until a snapshot was written or the events before it counted.
     pub(super) uncounted: Option<EventId>,
 }
 
 impl Queue {
-    pub(super) fn new(head: Option<EventId>, options: &JournalOptions) -> Self {
+    pub(super) fn new(head: Option<EventId>, event_bytes_max: usize, options: &JournalOptions) -> Self {
         let progress = Progress { head, events: 0, uncounted: head };
+        let inner = Inner { requests: Vec::new(), state: State::Open, assigned: head, progress };
         Self {
-            inner: Mutex::new(Inner { requests: Vec::new(), state: State::Open, progress }),
+            inner: Mutex::new(inner),
             work: Notify::new(),
-            events: Bound::new(options.in_flight_events_max),
-            bytes: Bound::new(options.in_flight_bytes_max),
+            bounds: Bounds::new(options),
+            event_bytes_max,
             ended: watch::Sender::new(false),
         }
     }
@@ -62,51 +69,78 @@ impl Queue {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for room, and encodes. Whoever waits for bytes keeps only their number, so that a crowd that
-    /// waits needs no memory.
-    pub(super) async fn reserve(
+    /// Waits for room, and encodes. A caller that waits for bytes holds no encoded payload.
+    pub(super) async fn admit(
         &self,
         events: usize,
-        metadata_bytes: usize,
         encode: impl Fn() -> Result<Payloads>,
     ) -> Result<(Payloads, Reservation<'_>)> {
-        let taken = match self.events.try_take(events) {
-            Err(TryAcquireError::NoPermits) => self.events.take(events).await,
-            permit => permit.ok(),
-        };
-        let taken = taken.ok_or_else(|| self.refusal())?;
+        let mut reservation = self.bounds.take_events(events).await.map_err(|none| self.no_room(none))?;
         let payloads = encode()?;
-        let bytes = payloads.bytes() + events * metadata_bytes;
-        let (payloads, bytes) = match self.bytes.try_take(bytes) {
-            Ok(permit) => (payloads, permit),
-            Err(TryAcquireError::Closed) => return Err(self.refusal()),
-            Err(TryAcquireError::NoPermits) => {
+        let bytes = payloads.bytes();
+        match reservation.try_add_bytes(bytes) {
+            Ok(()) => Ok((payloads, reservation)),
+            Err(NoRoom::Closed) => Err(self.refusal()),
+            Err(NoRoom::Now) => {
                 drop(payloads);
-                let permit = self.bytes.take(bytes).await.ok_or_else(|| self.refusal())?;
-                (encode()?, permit)
+                reservation.add_bytes(bytes).await.map_err(|none| self.no_room(none))?;
+                Ok((encode()?, reservation))
             }
-        };
-        Ok((payloads, Reservation { events: taken, bytes }))
+        }
     }
 
-    /// From here on the committer owns the request: it is committed or not, whoever still waits for it.
-    pub(super) fn hand_over(&self, reservation: Reservation<'_>, request: Request) -> Result<()> {
+    /// Waits for the room of a slot.
+    pub(super) async fn reserve(&self) -> Result<Reservation<'_>> {
+        let mut reservation =
+            self.bounds.take_events(SLOT.events).await.map_err(|none| self.no_room(none))?;
+        reservation.add_bytes(SLOT.bytes).await.map_err(|none| self.no_room(none))?;
+        Ok(reservation)
+    }
+
+    /// Takes the room of a slot if it is there.
+    pub(super) fn try_reserve(&self) -> Result<Reservation<'_>> {
+        let mut reservation = self.bounds.try_take_events(SLOT.events).map_err(|none| self.no_room(none))?;
+        reservation.try_add_bytes(SLOT.bytes).map_err(|none| self.no_room(none))?;
+        Ok(reservation)
+    }
+
+    /// Assigns the next ids and hands the request over: from here on the committer owns it, and it is committed or
+    /// not, whether its caller still waits or not.
+    ///
+    /// # Errors
+    /// `Closed`; `Invalid` for an event that is too large or when the ids are used up; `Fenced` for a snapshot of
+    /// another state than the newest. A refusal changes nothing for other callers.
+    pub(super) fn push(
+        &self,
+        reservation: Reservation<'_>,
+        kind: Kind,
+        payloads: Payloads,
+    ) -> Result<(EventId, oneshot::Receiver<Answer>)> {
+        let (answer, outcome) = oneshot::channel();
         let mut inner = self.lock();
         if !matches!(inner.state, State::Open) {
             drop(inner);
             return Err(self.refusal());
         }
+        if let Kind::Snapshot { of } = kind
+            && of != inner.assigned
+        {
+            return Err(outdated(of, inner.assigned));
+        }
+        let first = first_after(inner.assigned).ok_or_else(used_up)?;
+        let last = payloads.last_id(first).ok_or_else(used_up)?;
+        payloads.check_size(first, kind, self.event_bytes_max)?;
+        inner.assigned = Some(last);
         let was_empty = inner.requests.is_empty();
-        inner.requests.push(request);
+        inner.requests.push(Request { first, payloads, kind, room: reservation.keep(), answer });
         drop(inner);
-        reservation.keep();
         if was_empty {
             self.work.notify_one();
         }
-        Ok(())
+        Ok((first, outcome))
     }
 
-    /// Everything that waits, swapped for the empty `requests`. `false`: there is nothing, and never will be.
+    /// Swaps everything that waits for the empty `requests`. `false`: there is nothing, and never will be.
     pub(super) async fn take(&self, requests: &mut Vec<Request>) -> bool {
         debug_assert!(requests.is_empty(), "what was taken is committed first");
         loop {
@@ -124,15 +158,33 @@ impl Queue {
         }
     }
 
+    /// Issues the ids of a failed commit again. `pending`, which was taken but is neither committed nor refused, goes
+    /// back to the front of the queue, and all that waits moves up behind the head.
+    ///
+    /// Returns the requests whose callers know their ids already, and whose ids would change.
+    #[must_use]
+    pub(super) fn move_up(&self, pending: impl Iterator<Item = Request>) -> Vec<Request> {
+        let mut inner = self.lock();
+        let later = std::mem::take(&mut inner.requests);
+        let mut assigned = inner.progress.head;
+        let mut void = Vec::new();
+        for mut request in pending.chain(later) {
+            match first_after(assigned) {
+                Some(first) if first == request.first || request.kind == Kind::Append => {
+                    request.first = first;
+                    assigned = request.payloads.last_id(first);
+                    inner.requests.push(request);
+                }
+                _ => void.push(request),
+            }
+        }
+        inner.assigned = assigned;
+        void
+    }
+
     /// How many requests wait.
     pub(super) fn waiting(&self) -> usize {
         self.lock().requests.len()
-    }
-
-    /// Gives room back.
-    pub(super) fn release(&self, room: Room) {
-        self.events.semaphore.add_permits(room.events);
-        self.bytes.semaphore.add_permits(room.bytes);
     }
 
     pub(super) fn progress(&self) -> Progress {
@@ -149,32 +201,44 @@ impl Queue {
         if matches!(inner.state, State::Open) {
             inner.state = State::Closing;
             drop(inner);
+            self.bounds.close();
             self.work.notify_one();
         }
     }
 
-    /// The committer has gone: whoever waits is told.
+    /// Answers every caller that waits: the committer has ended.
     pub(super) fn end(&self, error: Option<Error>) {
         let requests = {
             let mut inner = self.lock();
             inner.state = State::Ended(error);
             std::mem::take(&mut inner.requests)
         };
+        self.bounds.close();
         for request in requests {
-            drop(request.answer.send(Err(self.refusal())));
+            request.answer.send(Err(self.refusal())).ok();
         }
-        self.events.semaphore.close();
-        self.bytes.semaphore.close();
         self.ended.send_replace(true);
     }
 
-    /// Waits until the committer has gone.
+    /// Waits until the committer has ended.
     pub(super) async fn ended(&self) -> Result<()> {
         // The sender lives in `self`.
         drop(self.ended.subscribe().wait_for(|ended| *ended).await);
         match &self.lock().state {
             State::Ended(Some(error)) => Err(error.clone()),
             _ => Ok(()),
+        }
+    }
+
+    fn no_room(&self, none: NoRoom) -> Error {
+        match none {
+            NoRoom::Closed => self.refusal(),
+            NoRoom::Now => Error::new(
+                ErrorKind::Unavailable,
+                Retry::Safe,
+                "the journal has no room: `in_flight_events_max` or `in_flight_bytes_max` is reached; wait for room \
+                 with `reserve`, or try again later",
+            ),
         }
     }
 
@@ -187,7 +251,18 @@ impl Queue {
     }
 }
 
-/// The answer to what is asked of a journal that `cause` has stopped.
+/// The id that follows `last`; `None` when the ids are used up.
+fn first_after(last: Option<EventId>) -> Option<EventId> {
+    last.map_or(Some(EventId::ZERO), EventId::next)
+}
+
+fn used_up() -> Error {
+    Error::invalid(
+        "the ids that a log can hold are used up, nothing of this append was written; begin another log",
+    )
+}
+
+/// The answer to a caller of a journal that `cause` has stopped.
 pub(super) fn stopped(cause: &Error) -> Error {
     Error::closed(
         "the journal has stopped, nothing of this append was written; open the store and a journal again, \
@@ -196,47 +271,14 @@ pub(super) fn stopped(cause: &Error) -> Error {
     .because(cause.clone())
 }
 
-/// A bound that callers take room from. What is larger than all of it takes all of it, and so goes alone.
-#[derive(Debug)]
-struct Bound {
-    semaphore: Semaphore,
-    max: u32,
-}
-
-impl Bound {
-    fn new(max: usize) -> Self {
-        let max = u32::try_from(max).unwrap_or(u32::MAX).max(1);
-        Self { semaphore: Semaphore::new(max as usize), max }
-    }
-
-    fn clamp(&self, amount: usize) -> u32 {
-        u32::try_from(amount).unwrap_or(u32::MAX).min(self.max)
-    }
-
-    async fn take(&self, amount: usize) -> Option<SemaphorePermit<'_>> {
-        self.semaphore.acquire_many(self.clamp(amount)).await.ok()
-    }
-
-    fn try_take(&self, amount: usize) -> Result<SemaphorePermit<'_>, TryAcquireError> {
-        self.semaphore.try_acquire_many(self.clamp(amount))
-    }
-}
-
-/// Room that was taken; dropped, it is given back.
-#[derive(Debug)]
-pub(super) struct Reservation<'a> {
-    events: SemaphorePermit<'a>,
-    bytes: SemaphorePermit<'a>,
-}
-
-impl Reservation<'_> {
-    pub(super) fn room(&self) -> Room {
-        Room { events: self.events.num_permits(), bytes: self.bytes.num_permits() }
-    }
-
-    /// The room now belongs to the request.
-    fn keep(self) {
-        self.events.forget();
-        self.bytes.forget();
-    }
+fn outdated(of: Option<EventId>, assigned: Option<EventId>) -> Error {
+    let name =
+        |id: Option<EventId>| id.map_or_else(|| "the empty log".to_owned(), |id| format!("event {id}"));
+    let message = format!(
+        "the snapshot is of the state at {}, but the log is at {}; nothing was written: fold the events after it \
+         and take the snapshot again",
+        name(of),
+        name(assigned)
+    );
+    Error::fenced(message)
 }

@@ -155,6 +155,13 @@ pub fn batch(events: &[Event]) -> Batch<'_> {
     Batch::new(after, events).unwrap()
 }
 
+/// Appends a log that snapshot events open segments of.
+pub async fn append_log(sink: &impl EventSink, events: &[Event]) {
+    for part in Batch::segments(events) {
+        sink.append(batch(part)).await.unwrap();
+    }
+}
+
 pub fn id(id: u64) -> EventId {
     EventId::new(id)
 }

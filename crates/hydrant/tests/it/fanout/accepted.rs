@@ -29,7 +29,11 @@ impl Lazy {
             accepted.drain(..count).collect()
         };
         let after: Option<EventId> = self.durable.checkpoint().await.unwrap().id();
-        self.durable.append(Batch::new(after, &ready).unwrap()).await.unwrap();
+        let mut after = after;
+        for part in Batch::segments(&ready) {
+            self.durable.append(Batch::new(after, part).unwrap()).await.unwrap();
+            after = part.last().map(Event::id);
+        }
     }
 }
 

@@ -77,7 +77,7 @@ async fn delivered_names_the_laggards_when_the_deadline_is_over() {
     log.append(batch(&events(0..7))).await.unwrap();
     let laggards = log.delivered(id(6), SOON).await.unwrap_err();
     assert_eq!(laggards.len(), 1);
-    assert_eq!(laggards[0].to_string(), "hung (live) lacks 7 events from the beginning");
+    assert_eq!(laggards[0].to_string(), "hung (catching up) misses 7 events from the beginning");
 
     let laggards = log.close(SOON).await;
     assert_eq!((laggards.len(), laggards[0].name.as_str(), laggards[0].lag_events), (1, "hung", 7));

@@ -11,7 +11,7 @@ use hydrant::{
 use tokio::sync::watch;
 
 use super::SOON;
-use crate::support::{batch, event, events, id, safe, snapshot};
+use crate::support::{append_log, batch, event, events, id, safe, snapshot};
 
 /// One address, behind which there is now one copy of the log and then another.
 #[derive(Clone)]
@@ -51,7 +51,7 @@ impl EventSource for Server {
 
 async fn copy_of(log: &[Event]) -> MemoryStore {
     let store = MemoryStore::default();
-    store.append(batch(log)).await.unwrap();
+    append_log(&store, log).await;
     store
 }
 

@@ -56,7 +56,7 @@ async fn what_may_be_retried_is_retried_until_it_works() {
         tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
         let now = status(&log, "sink");
         assert_ne!(now.state, SecondaryState::Parked, "{mode:?} is retried for ever");
-        assert!(now.last_error.is_some());
+        assert!(now.last_error_at.is_some());
         // A lost answer is found out by asking the sink.
         let applied = matches!(mode, Mode::After(_));
         assert_eq!(now.checkpoint.is_some(), applied, "{mode:?}");

@@ -67,7 +67,7 @@ async fn a_hung_secondary_holds_up_neither_the_source_nor_the_others() {
     relay.attach("hung", Faulty::new(Mode::Hang), SecondaryOptions::default()).await.unwrap();
     relay.attach("good", good.clone(), SecondaryOptions::default()).await.unwrap();
     let laggards = relay.delivered(id(4_999), SOON).await.unwrap_err();
-    assert_eq!(laggards.len(), 1);
+    assert_eq!(laggards.len(), 1, "{laggards:?}");
     assert_eq!(laggards[0].name, "hung");
     assert_eq!(good.collect(ReadFrom::Origin).await.unwrap().len(), 5_000);
 }

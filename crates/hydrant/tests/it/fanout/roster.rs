@@ -8,7 +8,7 @@ use hydrant::{
 };
 
 use super::{SOON, status, until};
-use crate::support::{Faulty, Mode, batch, event, events, id, safe, snapshot};
+use crate::support::{Faulty, Mode, append_log, batch, event, events, id, safe, snapshot};
 
 /// Ten segments of ten events each, opened by a snapshot.
 async fn fill(log: &impl EventSink) {
@@ -35,7 +35,7 @@ async fn nothing_is_pruned_that_a_secondary_still_needs_also_after_a_restart() {
     let log = FanOut::open(primary.clone(), FanOutOptions::default()).await.unwrap();
     fill(&log).await;
     let sink = Faulty::new(Mode::Fine);
-    sink.append(batch(&primary.collect(ReadFrom::Origin).await.unwrap()[..35])).await.unwrap();
+    append_log(&sink, &primary.collect(ReadFrom::Origin).await.unwrap()[..35]).await;
     sink.set(Mode::Before(safe()));
     log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
     until(&log, "sink", SecondaryState::Retrying).await;

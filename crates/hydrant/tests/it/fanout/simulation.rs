@@ -99,7 +99,7 @@ impl Run {
             id += u64::from(self.rng.u8(..4) == 0); // gaps are allowed
             let payload = self.rng.u64(..);
             let builder = Event::builder(EventId::new(id)).payload(&payload).unwrap();
-            let is_snapshot = self.rng.u8(..10) == 0;
+            let is_snapshot = events.is_empty() && self.rng.u8(..2) == 0;
             events.push(if is_snapshot { builder.snapshot() } else { builder }.build().unwrap());
             id += 1;
         }

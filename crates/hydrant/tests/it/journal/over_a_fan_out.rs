@@ -1,4 +1,4 @@
-//! A journal over a fan-out: the same door, with secondaries behind it.
+//! A journal over a fan-out.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{append_each, log, options};
 use crate::support::{Faulty, Mode, unknown};
 
 #[tokio::test(start_paused = true)]
-async fn what_is_appended_reaches_followers_and_secondaries() {
+async fn appends_reach_followers_and_secondaries() {
     let fan_out = FanOut::open(MemoryStore::default(), FanOutOptions::default()).await.unwrap();
     let secondary = MemoryStore::default();
     fan_out.attach("copy", secondary.clone(), SecondaryOptions::default()).await.unwrap();

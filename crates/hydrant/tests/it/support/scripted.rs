@@ -1,4 +1,4 @@
-//! A store in memory that fails as it is told to.
+//! A store in memory that follows a script of faults.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hydrant::{
-    Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, EventSource, EventStream, MemoryStore,
-    ReadFrom, Result, Retry,
+    Batch, Checkpoint, CommitPoint, Error, ErrorKind, Event, EventId, EventSink, EventSource, EventStream,
+    MemoryStore, ReadFrom, Result, Retry,
 };
+use tokio::time::Instant;
 
 /// What an append does instead of its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,14 +18,16 @@ pub enum Fault {
     Before(ErrorKind),
     /// Nothing is applied, but the store does not know.
     Lost,
-    /// Everything is applied, but the store says that it does not know.
+    /// Everything is applied, but the store replies that it does not know.
     After,
     /// Never answers; applied or not.
     Hang { applied: bool },
     /// Works, but takes its time.
     Slow(Duration),
-    /// Nothing is applied, and a person has to look.
+    /// Nothing is applied, and an operator is needed.
     Never(ErrorKind),
+    /// Back-pressure: waits until the deadline of the batch, and applies nothing.
+    Busy,
     /// Panics.
     Panic,
 }
@@ -43,6 +46,8 @@ struct Shared {
     poison: Option<&'static str>,
     /// What was sent, an append an entry.
     sent: Vec<Vec<Event>>,
+    /// How long each append had until its deadline.
+    time_left: Vec<Option<Duration>>,
 }
 
 impl Scripted {
@@ -54,6 +59,11 @@ impl Scripted {
 
     pub fn script(&self, script: impl IntoIterator<Item = Option<Fault>>) {
         self.lock().script.extend(script);
+    }
+
+    /// Works from here on.
+    pub fn clear(&self) {
+        self.lock().script.clear();
     }
 
     /// Refuses payloads that hold `text`.
@@ -69,6 +79,11 @@ impl Scripted {
     /// What was sent, an append an entry.
     pub fn sent(&self) -> Vec<Vec<Event>> {
         self.lock().sent.clone()
+    }
+
+    /// How long each append had until its deadline, an append an entry.
+    pub fn time_left(&self) -> Vec<Option<Duration>> {
+        self.lock().time_left.clone()
     }
 
     fn store(&self) -> MemoryStore {
@@ -91,6 +106,7 @@ impl EventSink for Scripted {
         let (fault, poison) = {
             let mut shared = self.lock();
             shared.sent.push(batch.events().to_vec());
+            shared.time_left.push(batch.deadline().map(|deadline| deadline - Instant::now()));
             (shared.script.pop_front().flatten(), shared.poison)
         };
         tokio::task::yield_now().await;
@@ -116,6 +132,10 @@ impl EventSink for Scripted {
                 tokio::time::sleep(time).await;
                 self.store().append(batch).await
             }
+            Some(Fault::Busy) => {
+                tokio::time::sleep_until(batch.deadline().expect("back-pressure needs a deadline")).await;
+                Err(Error::new(ErrorKind::Unavailable, Retry::Safe, "a secondary is too far behind"))
+            }
             Some(Fault::Panic) => panic!("the script says so"),
         }
     }
@@ -132,5 +152,16 @@ impl EventSource for Scripted {
 
     fn follow(&self, from: ReadFrom) -> EventStream {
         self.store().follow(from)
+    }
+}
+
+#[async_trait]
+impl CommitPoint for Scripted {
+    async fn head(&self) -> Result<Checkpoint> {
+        self.store().head().await
+    }
+
+    fn event_bytes_max(&self) -> usize {
+        self.store().event_bytes_max()
     }
 }

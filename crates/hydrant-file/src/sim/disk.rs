@@ -1,0 +1,438 @@
+//! A disk in memory that fails at any step, and loses its power.
+//!
+//! It is as unkind as POSIX allows: of what was written since the last sync, each 512-byte block survives a
+//! power cut or not, in any of its versions, by a seed; so does each change of a directory, whatever came
+//! before or after it; a length may survive without the bytes. A sync that fails leaves the cache as it is
+//! and forgets that it was dirty: the next one succeeds and has saved nothing.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use super::inode::Inode;
+use super::world::{Fault, Interrupt, Process, Step, When, World, apply};
+use crate::disk::{Disk, DiskFile, Identity, Mode, Stat, Turn};
+
+/// A process's handle of a disk. Clones belong to the same process.
+#[derive(Clone, Debug)]
+pub struct SimDisk {
+    world: Arc<Mutex<World>>,
+    process: Arc<Process>,
+}
+
+impl SimDisk {
+    /// An empty disk that has this directory.
+    pub fn new(dir: &Path) -> Self {
+        let mut world = World::default();
+        world.dirs.extend(dir.ancestors().map(Path::to_owned));
+        Self::of(world)
+    }
+
+    fn of(world: World) -> Self {
+        Self { world: Arc::new(Mutex::new(world)), process: Arc::default() }
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins another process on the same disk.
+    #[must_use]
+    pub fn process(&self) -> Self {
+        Self { world: self.world.clone(), process: Arc::default() }
+    }
+
+    /// Kills the process of this handle: its locks are released, its handles fail, and it never gets another turn.
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+
+    /// Plans a fault.
+    pub fn fail(&self, when: When, fault: Fault) {
+        self.world().planned.push((when, fault));
+    }
+
+    /// Plans something that another process does at a moment of this number, counted from 0.
+    ///
+    /// It runs at once and must not wait for anything.
+    pub fn interrupt_at(&self, moment: usize, act: impl FnOnce() + Send + 'static) {
+        self.world().interrupt = Some(Interrupt(moment, Box::new(act)));
+    }
+
+    /// Returns how many moments there were so far: one before each look, and one before each name of a listing.
+    pub fn moments(&self) -> usize {
+        self.world().moments
+    }
+
+    /// Removes all planned faults.
+    pub fn heal(&self) {
+        let mut world = self.world();
+        (world.planned, world.interrupt) = (Vec::new(), None);
+    }
+
+    /// Sets how many bytes all files together may have. Writes that need more are short and fail with `StorageFull`.
+    pub fn set_capacity(&self, bytes: Option<usize>) {
+        self.world().capacity = bytes;
+    }
+
+    /// Sets how long each piece of work and each command waits for its turn. A very long pause is a disk that hangs.
+    pub fn set_pause(&self, pause: Option<Duration>) {
+        self.world().pause = pause;
+    }
+
+    /// Returns how many looks were made so far.
+    pub fn looks(&self) -> usize {
+        self.world().looks
+    }
+
+    /// Returns what was changed or synced so far, a line each.
+    pub fn steps(&self) -> Vec<String> {
+        self.world().steps.clone()
+    }
+
+    /// Cuts the power and returns the disk as it is found afterwards: locks are gone, and of what was not synced a part
+    /// survives, by chance. Handles of the old disk fail.
+    #[must_use]
+    pub fn reboot(&self, random: &mut Rng) -> Self {
+        let mut world = self.world();
+        world.is_off = true;
+        let mut names = world.durable_names.clone();
+        let mood = random.u8(..4);
+        for changes in &world.renames {
+            if mood == 0 || (mood > 1 && random.bool()) {
+                apply(&mut names, changes);
+            }
+        }
+        let mut files = world.files.clone();
+        for inode in files.values_mut() {
+            inode.survive(random);
+            inode.cache.clone_from(&inode.durable);
+        }
+        let durable_names = names.clone();
+        let (dirs, next_inode, capacity) = (world.dirs.clone(), world.next_inode, world.capacity);
+        Self::of(World { files, names, durable_names, dirs, next_inode, capacity, ..World::default() })
+    }
+
+    /// Returns a copy of the disk as the next process finds it after a kill now: everything that was written, no lock.
+    #[must_use]
+    pub fn restart(&self) -> Self {
+        let disk = self.beside();
+        disk.world().locks.clear();
+        disk
+    }
+
+    /// Returns a copy of the disk as another process sees it now, locks included. Works even if the power is off.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        let world = self.world();
+        Self::of(World {
+            files: world.files.clone(),
+            names: world.names.clone(),
+            durable_names: world.durable_names.clone(),
+            renames: world.renames.clone(),
+            dirs: world.dirs.clone(),
+            locks: world.locks.clone(),
+            next_inode: world.next_inode,
+            capacity: world.capacity,
+            ..World::default()
+        })
+    }
+
+    /// Returns all files, as a reader sees them now.
+    pub fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let world = self.world();
+        world.names.iter().map(|(path, inode)| (path.clone(), world.files[inode].cache.clone())).collect()
+    }
+
+    /// Puts a new file under a name, durably: from outside, without a step.
+    pub fn put(&self, path: &Path, bytes: &[u8]) {
+        let mut world = self.world();
+        let inode = world.create(Inode::durable(bytes));
+        world.names.insert(path.to_owned(), inode);
+        world.durable_names.insert(path.to_owned(), inode);
+    }
+
+    /// Replaces the contents of a file in place, durably: from outside, without a step. Does nothing if it is absent.
+    pub fn write_over(&self, path: &Path, bytes: &[u8]) {
+        let mut world = self.world();
+        if let Ok(inode) = world.found(path) {
+            world.files.insert(inode, Inode::durable(bytes));
+        }
+    }
+
+    /// Removes a file and returns its contents, durably: from outside, without a step.
+    pub fn take(&self, path: &Path) -> Option<Vec<u8>> {
+        let mut world = self.world();
+        world.sync_names();
+        world.durable_names.remove(path);
+        let inode = world.names.remove(path)?;
+        Some(world.files[&inode].cache.clone())
+    }
+
+    /// Renames a file, or a directory with all that is in it, durably: from outside, without a step.
+    pub fn move_tree(&self, from: &Path, to: &Path) {
+        let mut world = self.world();
+        world.sync_names();
+        let moved = |path: &Path| match path.strip_prefix(from) {
+            Ok(rest) if rest.as_os_str().is_empty() => to.to_owned(),
+            Ok(rest) => to.join(rest),
+            Err(_) => path.to_owned(),
+        };
+        world.names = world.names.iter().map(|(path, inode)| (moved(path), *inode)).collect();
+        world.dirs = world.dirs.iter().map(|dir| moved(dir)).collect();
+        world.durable_names = world.names.clone();
+    }
+
+    /// Lets another process do what was planned for this moment.
+    fn moment(&self) -> MutexGuard<'_, World> {
+        let mut world = self.world();
+        let moment = world.moments;
+        world.moments += 1;
+        if let Some(Interrupt(_, act)) = world.interrupt.take_if(|Interrupt(at, _)| *at == moment) {
+            drop(world);
+            act();
+            world = self.world();
+        }
+        world
+    }
+
+    fn look(&self, what: &str, path: &Path) -> io::Result<MutexGuard<'_, World>> {
+        let mut world = self.moment();
+        world.look(&self.process, what, path)?;
+        Ok(world)
+    }
+
+    fn file(&self, path: &Path, inode: u64, lock: Option<Arc<()>>) -> Arc<dyn DiskFile> {
+        Arc::new(SimFile { disk: self.clone(), inode, path: path.to_owned(), _lock: lock })
+    }
+}
+
+impl Disk for SimDisk {
+    fn open(&self, path: &Path, mode: Mode) -> io::Result<Arc<dyn DiskFile>> {
+        if mode != Mode::New {
+            let inode = self.look("open", path)?.found(path)?;
+            return Ok(self.file(path, inode, None));
+        }
+        let mut world = self.world();
+        world.whole(&self.process, format!("create {}", path.display()), |world| {
+            if world.names.contains_key(path) {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            let inode = world.create(Inode::default());
+            world.rename(vec![(path.to_owned(), Some(inode))]);
+            Ok(())
+        })?;
+        let inode = world.found(path)?;
+        Ok(self.file(path, inode, None))
+    }
+
+    fn stat(&self, path: &Path) -> io::Result<Option<Stat>> {
+        let world = self.look("stat", path)?;
+        if world.dirs.contains(path) {
+            return Ok(Some(Stat {
+                identity: Identity { device: 0, inode: u64::MAX },
+                is_file: false,
+                len: 0,
+            }));
+        }
+        Ok(world.names.get(path).map(|inode| world.stat(*inode)))
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let world = self.look("list", dir)?;
+        if !world.dirs.contains(dir) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        drop(world);
+        // As `readdir` does, one name after the other, whatever happens to names in between.
+        let mut names = Vec::new();
+        let mut before: Option<PathBuf> = None;
+        loop {
+            let world = self.moment();
+            let inside = |path: &&PathBuf| {
+                path.parent() == Some(dir) && before.as_ref().is_none_or(|before| *path < before)
+            };
+            let Some(path) = world.names.keys().rev().find(inside) else { return Ok(names) };
+            names.extend(path.file_name().and_then(|name| Some(name.to_str()?.to_owned())));
+            before = Some(path.clone());
+        }
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let what = format!("link {} {}", from.display(), to.display());
+        self.world().whole(&self.process, what, |world| {
+            let inode = world.found(from)?;
+            if world.names.contains_key(to) {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            world.rename(vec![(to.to_owned(), Some(inode))]);
+            Ok(())
+        })
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let what = format!("rename {} {}", from.display(), to.display());
+        self.world().whole(&self.process, what, |world| {
+            let inode = world.found(from)?;
+            if world.names.get(to) != Some(&inode) {
+                world.rename(vec![(from.to_owned(), None), (to.to_owned(), Some(inode))]);
+            }
+            Ok(())
+        })
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.world().whole(&self.process, format!("remove {}", path.display()), |world| {
+            world.found(path)?;
+            world.rename(vec![(path.to_owned(), None)]);
+            Ok(())
+        })
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut world = self.world();
+        match world.step(&self.process, format!("sync_dir {}", dir.display()))? {
+            Step::Whole => {
+                world.sync_names();
+                Ok(())
+            }
+            Step::LastGasp => Err(io::Error::other("the process ended")),
+            Step::Half => Err(io::ErrorKind::StorageFull.into()),
+        }
+    }
+
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        self.world().whole(&self.process, format!("create_dir {}", dir.display()), |world| {
+            world.dirs.extend(dir.ancestors().map(Path::to_owned));
+            Ok(())
+        })
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Arc<dyn DiskFile>>> {
+        let mut world = self.world();
+        world.whole(&self.process, format!("lock {}", path.display()), |world| {
+            if !world.names.contains_key(path) {
+                let inode = world.create(Inode::default());
+                world.rename(vec![(path.to_owned(), Some(inode))]);
+            }
+            Ok(())
+        })?;
+        let inode = world.found(path)?;
+        if world.is_locked(inode) {
+            return Ok(None);
+        }
+        let lock = Arc::new(());
+        world.locks.insert(inode, (Arc::downgrade(&lock), self.process.clone()));
+        Ok(Some(self.file(path, inode, Some(lock))))
+    }
+
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        let world = self.look("is_locked", path)?;
+        Ok(world.found(path).is_ok_and(|inode| world.is_locked(inode)))
+    }
+
+    fn turn(&self) -> Turn {
+        let (disk, pause) = (self.clone(), self.world().pause);
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            if let Some(pause) = pause {
+                tokio::time::sleep(pause).await;
+            }
+            if disk.process.is_killed() {
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+}
+
+struct SimFile {
+    disk: SimDisk,
+    inode: u64,
+    path: PathBuf,
+    _lock: Option<Arc<()>>,
+}
+
+impl SimFile {
+    fn inode<'w>(&self, world: &'w mut World) -> &'w mut Inode {
+        world.files.get_mut(&self.inode).expect("files are kept as long as their disk")
+    }
+}
+
+fn at(offset: u64) -> usize {
+    usize::try_from(offset).expect("a simulated file fits into memory")
+}
+
+impl DiskFile for SimFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let world = self.disk.look("read", &self.path)?;
+        let rest = world.files[&self.inode].cache.get(at(offset)..).unwrap_or_default();
+        let count = rest.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&rest[..count]);
+        Ok(count)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut world = self.disk.world();
+        let what = format!("write {} of {} bytes at {offset}", self.path.display(), bytes.len());
+        let step = world.step(&self.disk.process, what)?;
+        let len = self.inode(&mut world).cache.len();
+        let grows = (at(offset) + bytes.len()).saturating_sub(len);
+        let fits = bytes.len() - (grows - world.space_for(grows));
+        let file = self.inode(&mut world);
+        match step {
+            Step::Half => file.write(&bytes[..bytes.len() / 2], at(offset)),
+            _ => file.write(&bytes[..fits], at(offset)),
+        }
+        match step {
+            Step::Whole if fits == bytes.len() => Ok(()),
+            Step::LastGasp => Err(io::Error::other("the process ended")),
+            _ => Err(io::ErrorKind::StorageFull.into()),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut world = self.disk.world();
+        let step = world.step(&self.disk.process, format!("sync {}", self.path.display()));
+        let is_gone = world.is_off || self.disk.process.is_killed();
+        let mut random = Rng::with_seed(world.steps.len() as u64);
+        let file = self.inode(&mut world);
+        match step {
+            Ok(Step::Whole) => {
+                file.sync();
+                Ok(())
+            }
+            Ok(Step::LastGasp) => Err(io::Error::other("the process ended")),
+            Ok(Step::Half) => {
+                file.survive(&mut random);
+                Err(io::Error::other("planned"))
+            }
+            Err(cause) => {
+                if !is_gone {
+                    file.survive(&mut random);
+                }
+                Err(cause)
+            }
+        }
+    }
+
+    fn truncate(&self, len: u64) -> io::Result<()> {
+        let mut world = self.disk.world();
+        let step = world.step(&self.disk.process, format!("truncate {} to {len}", self.path.display()))?;
+        if !matches!(step, Step::Half) {
+            self.inode(&mut world).truncate(at(len));
+        }
+        match step {
+            Step::Whole => Ok(()),
+            Step::LastGasp => Err(io::Error::other("the process ended")),
+            Step::Half => Err(io::Error::other("planned")),
+        }
+    }
+
+    fn stat(&self) -> io::Result<Stat> {
+        Ok(self.disk.look("fstat", &self.path)?.stat(self.inode))
+    }
+}

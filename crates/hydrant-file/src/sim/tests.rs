@@ -1,0 +1,62 @@
+//! The simulated disk itself.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use fastrand::Rng;
+
+use super::*;
+use crate::disk::{Disk, Mode};
+
+const DIR: &str = "/log";
+
+fn disk() -> (SimDisk, PathBuf) {
+    (SimDisk::new(Path::new(DIR)), Path::new(DIR).join("state"))
+}
+
+#[test]
+fn what_was_synced_survives_every_power_cut_and_what_was_not_may_not() {
+    let (disk, path) = disk();
+    let file = disk.open(&path, Mode::New).unwrap();
+    disk.sync_dir(Path::new(DIR)).unwrap();
+    file.write_at(&[1; 3000], 0).unwrap();
+    file.sync().unwrap();
+    file.write_at(&[2; 3000], 2500).unwrap();
+    disk.rename(&path, &path.with_file_name("state-9")).unwrap();
+    let mut seen = BTreeSet::new();
+    for seed in 0..200 {
+        let files = disk.reboot(&mut Rng::with_seed(seed)).files();
+        assert_eq!(files.len(), 1, "a rename is made as a whole, or not");
+        let (name, bytes) = files.first_key_value().unwrap();
+        assert!(bytes[..2500].iter().all(|&byte| byte == 1));
+        seen.insert((name.clone(), bytes.len(), bytes.contains(&2), bytes.contains(&0)));
+    }
+    assert!(seen.len() > 8, "{seen:?}");
+}
+
+#[test]
+fn a_sync_that_failed_has_saved_nothing_even_when_the_next_one_succeeds() {
+    let (disk, path) = disk();
+    let file = disk.open(&path, Mode::New).unwrap();
+    disk.sync_dir(Path::new(DIR)).unwrap();
+    file.write_at(&[1; 5120], 0).unwrap();
+    disk.fail(When::Step(disk.steps().len()), Fault::Error(io::ErrorKind::Other));
+    file.sync().unwrap_err();
+    file.sync().unwrap();
+    assert_eq!(disk.files()[&path], [1; 5120], "the cache shows it");
+    let after = &disk.reboot(&mut Rng::with_seed(1)).files()[&path];
+    assert!(after.len() < 5120 || after.contains(&0), "the disk does not");
+}
+
+#[test]
+fn a_lock_ends_with_its_handle_and_with_the_power() {
+    let (disk, _) = disk();
+    let path = Path::new(DIR).join("lock");
+    let held = disk.lock(&path).unwrap().unwrap();
+    assert!(disk.lock(&path).unwrap().is_none() && disk.is_locked(&path).unwrap());
+    drop(held);
+    let _held = disk.lock(&path).unwrap().unwrap();
+    assert!(!disk.reboot(&mut Rng::with_seed(0)).is_locked(&path).unwrap());
+    assert!(disk.lock(&path).is_err(), "the power is off");
+}

@@ -1,0 +1,128 @@
+//! Lineage: whether a log still has the event that was read from it last.
+
+use futures_util::StreamExt;
+
+use crate::{
+    Checkpoint, Digest, Error, ErrorKind, Event, EventId, EventSource, EventStream, ReadFrom, Result, Retry,
+};
+
+/// An event of a log, and what identifies it among the events that another history has under the same id.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// The event itself. Its digest is computed where it is needed.
+    Event(Event),
+    /// What a checkpoint knows of the event.
+    Mark { id: EventId, digest: Digest },
+    /// A start that an operator named: the log may not even have this event.
+    Id(EventId),
+}
+
+impl Place {
+    /// The place of a checkpoint. `None`: before the first event.
+    pub(crate) fn of(checkpoint: Checkpoint) -> Option<Self> {
+        match checkpoint {
+            Checkpoint::At { id, digest } => Some(Self::Mark { id, digest }),
+            Checkpoint::Empty | Checkpoint::Unknown => None,
+        }
+    }
+
+    pub(crate) fn id(&self) -> EventId {
+        match self {
+            Self::Event(event) => event.id(),
+            Self::Mark { id, .. } | Self::Id(id) => *id,
+        }
+    }
+
+    pub(crate) fn digest(&self) -> Option<Digest> {
+        match self {
+            Self::Event(event) => Some(event.digest()),
+            Self::Mark { digest, .. } => Some(*digest),
+            Self::Id(_) => None,
+        }
+    }
+
+    /// Whether both name one event of one history. Two places without a digest are compared by their ids.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        if self.id() != other.id() {
+            return false;
+        }
+        match (self, other) {
+            (Self::Event(this), Self::Event(that)) => this == that,
+            _ => match (self.digest(), other.digest()) {
+                (Some(this), Some(that)) => this == that,
+                _ => true,
+            },
+        }
+    }
+}
+
+/// The id of a place, where there is one.
+pub(crate) fn id_of(place: Option<&Place>) -> Option<EventId> {
+    place.map(Place::id)
+}
+
+/// Opens a read after `place`, which the log must still have.
+///
+/// The source may be another copy of the log than before, as after a failover to a standby. So the read begins at the
+/// event of `place` itself, and compares it.
+///
+/// # Errors
+/// `Diverged` if the log continues without that event; `Unavailable` if it ends before it; what the source meets.
+///
+/// # Cancel safety
+/// Reads only.
+pub(crate) async fn open(
+    read: impl Fn(ReadFrom) -> EventStream,
+    place: Option<&Place>,
+) -> Result<EventStream> {
+    let after = id_of(place).into();
+    let Some((place, digest)) = place.and_then(|place| Some((place, place.digest()?))) else {
+        return Ok(read(after));
+    };
+    let mut events = read(ReadFrom::At(place.id()));
+    match events.next().await {
+        Some(Ok(event)) if event.id() == place.id() && event.digest() == digest => Ok(events),
+        Some(Ok(other)) => Err(replaced(place, &other)),
+        // It was pruned since.
+        Some(Err(error)) if matches!(error.kind(), ErrorKind::Pruned { .. }) => Ok(read(after)),
+        Some(Err(error)) => Err(error),
+        None => Err(behind(place)),
+    }
+}
+
+/// Checks that the log still has the event of `place`.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) async fn check(source: &dyn EventSource, place: &Place) -> Result<()> {
+    open(|from| source.read(from), Some(place)).await.map(drop)
+}
+
+/// The log has another event in the place of one that was read from it, or that it had acknowledged.
+pub(crate) fn replaced(place: &Place, other: &Event) -> Error {
+    let ours = place.digest().map_or_else(String::new, |digest| format!(" (digest {digest})"));
+    diverged(
+        place.id(),
+        format!(
+            "the log lost this event{ours}, and has event {} (digest {}) in its place",
+            other.id(),
+            other.digest()
+        ),
+    )
+}
+
+/// The log continues without an event that it had before.
+pub(crate) fn diverged(id: EventId, what: impl AsRef<str>) -> Error {
+    let message = format!(
+        "{}, as after a failover to a standby that did not have it yet, or a restored copy; stop, then bring back the \
+         copy that has it, or rebuild the sinks that hold it",
+        what.as_ref()
+    );
+    Error::new(ErrorKind::Diverged, Retry::Never, message).at(id)
+}
+
+/// The log ends before an event that was read from it: perhaps a standby that catches up.
+pub(crate) fn behind(place: &Place) -> Error {
+    let message = "the log ends before this event, which was read from it; a standby may still catch up";
+    Error::new(ErrorKind::Unavailable, Retry::Safe, message).at(place.id())
+}

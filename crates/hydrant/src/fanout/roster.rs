@@ -1,0 +1,148 @@
+//! Entering and leaving the roster.
+
+use std::sync::Arc;
+
+use tracing::Instrument as _;
+
+use super::guard::guarded;
+use super::hub::{Absent, Hub, Members, NEVER_REACHED, abort};
+use super::options::SecondaryOptions;
+use super::pump::Pump;
+use super::secondary::{Secondary, Wanted};
+use crate::store::CheckpointCell;
+use crate::{Error, ErrorKind, EventSink, Result, Retry};
+
+impl Hub {
+    /// Enters the roster and starts the pump; the sink itself is not waited for.
+    pub(crate) async fn attach(
+        self: &Arc<Self>,
+        name: &str,
+        sink: Arc<dyn EventSink>,
+        options: SecondaryOptions,
+    ) -> Result<()> {
+        if name.is_empty() {
+            return Err(Error::invalid("a secondary needs a name"));
+        }
+        let _turn = self.roster_turn.lock().await;
+        self.members.read(|members| members.admits(name))?;
+        let mut cell =
+            CheckpointCell::new(self.roster.clone(), name, options.target.as_deref().unwrap_or(name));
+        self.enter(&mut cell).await?;
+        let options = options.within_bounds();
+        let secondary =
+            Arc::new(Secondary::new(name, cell.target(), Arc::downgrade(&sink), &options, &self.signal));
+        let pump = Pump::new(self.clone(), secondary.clone(), sink, options, cell);
+        self.members.update(|members| {
+            // The log may have been closed meanwhile; and then nothing may be delivered any more.
+            members.admits(name)?;
+            members.absent.remove(name);
+            let span = tracing::info_span!("secondary", name);
+            let ended = Ended(secondary.clone());
+            let running = async move {
+                let _ended = ended; // dropped after the pump, which holds the sink
+                pump.run().await;
+            };
+            let task = tokio::spawn(running.instrument(span));
+            secondary.abort.get_or_init(|| task.abort_handle());
+            members.attached.insert(name.to_owned(), secondary);
+            Ok(())
+        })
+    }
+
+    /// Makes the entry if there is none.
+    async fn enter(&self, cell: &mut CheckpointCell) -> Result<()> {
+        let entering = guarded("the roster", self.settings.call_timeout, || async {
+            if cell.load().await?.is_none() {
+                cell.swap(NEVER_REACHED, None).await?;
+            }
+            Ok(())
+        });
+        entering.await.map_err(|error| match error.kind() {
+            ErrorKind::Invalid => {
+                let message = format!(
+                    "the secondary belongs to another target; detach it first, or use another name: {}",
+                    error.message()
+                );
+                Error::invalid(message).at_target(cell.name())
+            }
+            _ => error,
+        })
+    }
+
+    /// Ends the pump, and leaves the roster, in a task of its own: a caller that is dropped leaves no secondary half
+    /// removed.
+    pub(crate) async fn detach(self: &Arc<Self>, name: &str) -> Result<()> {
+        let (hub, name) = (self.clone(), name.to_owned());
+        let removing = tokio::spawn(async move { hub.remove(&name).await });
+        removing.await.unwrap_or_else(|cause| {
+            let message = "the task that detaches ended before it was done; detach again";
+            Err(Error::new(ErrorKind::Bug, Retry::AfterCheckpoint, message).because(cause))
+        })
+    }
+
+    async fn remove(&self, name: &str) -> Result<()> {
+        let _turn = self.roster_turn.lock().await;
+        let attached = self.members.update(|members| members.attached.remove(name));
+        if let Some(secondary) = &attached {
+            self.end(secondary).await;
+        }
+        let mut cell = CheckpointCell::new(self.roster.clone(), name, "");
+        let removed = guarded("the roster", self.settings.call_timeout, || async {
+            let was_there = self.roster.load(name).await?.is_some();
+            cell.remove().await.map(|()| was_there)
+        });
+        match removed.await {
+            Ok(false) if attached.is_none() => {
+                self.members.update(|members| members.absent.remove(name));
+                Err(Error::invalid(format!("no secondary `{name}` is in the roster")))
+            }
+            Ok(_) => {
+                self.members.update(|members| members.absent.remove(name));
+                Ok(())
+            }
+            Err(error) => {
+                // It still holds back `prune`, so it is still to be seen.
+                if let Some(secondary) = attached {
+                    let absent =
+                        Absent { target: secondary.target.clone(), position: secondary.position().flatten() };
+                    self.members.update(|members| members.absent.insert(name.to_owned(), absent));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends a pump that nobody may start again.
+    async fn end(&self, secondary: &Secondary) {
+        secondary.wanted.send_replace(Wanted::Remove);
+        let ended = self.signal.until(|| secondary.has_ended());
+        if tokio::time::timeout(self.settings.call_timeout, ended).await.is_err() {
+            tracing::error!(
+                secondary = secondary.name,
+                "the sink blocks its thread: its pump is left behind"
+            );
+            abort(&secondary.abort);
+        }
+    }
+}
+
+impl Members {
+    fn admits(&self, name: &str) -> Result<()> {
+        if self.is_closing {
+            return Err(Error::closed("the fan-out was closed; open it again to attach"));
+        }
+        if self.attached.contains_key(name) {
+            return Err(Error::invalid(format!("a secondary `{name}` is attached already; detach it first")));
+        }
+        Ok(())
+    }
+}
+
+/// Marks a secondary as ended, however its task ends.
+struct Ended(Arc<Secondary>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.ended();
+    }
+}
