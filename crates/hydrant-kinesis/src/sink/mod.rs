@@ -12,6 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::retry::RetryConfig;
+use hydrant::store::caught;
 use hydrant::{Batch, Capabilities, Checkpoint, Error, ErrorKind, Event, EventSink, Result, Retry};
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
@@ -141,8 +142,11 @@ impl KinesisSink {
     ///
     /// # Cancel safety
     /// A dropped future leaves nothing.
-    #[expect(clippy::unused_async, reason = "every store opens alike, and this may have to ask some day")]
     pub async fn open(client: Client, stream: &str, log: &str, options: KinesisSinkOptions) -> Result<Self> {
+        caught("opening a sink of Kinesis", || async { Self::unasked(client, stream, log, options) }).await
+    }
+
+    fn unasked(client: Client, stream: &str, log: &str, options: KinesisSinkOptions) -> Result<Self> {
         let name = format!("{stream}/{log}");
         let wire = Wire {
             log: log.to_owned(),

@@ -361,3 +361,14 @@ async fn a_writer_that_was_idle_looks_again_before_it_writes() {
     assert_eq!(store.collect(ReadFrom::Origin).await.unwrap(), log(0..5));
     scratch.remove().await;
 }
+
+#[tokio::test]
+async fn without_create_an_empty_prefix_is_no_log() {
+    let scratch = or_skip!(Scratch::shared().await);
+    let options = S3StoreOptions::default().with_create(false);
+    let error = scratch.try_open(&Faults::new(), options.clone()).await.unwrap_err();
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Safe), "{error}");
+    append(&scratch.open(S3StoreOptions::default()).await, None, &log(0..2)).await.unwrap();
+    assert_eq!(scratch.open(options).await.collect(ReadFrom::Origin).await.unwrap(), log(0..2));
+    scratch.remove().await;
+}

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use super::guard::{backoff, guarded, guarded_until};
+use super::guard::{backoff, guarded, guarded_until, later};
 use super::hub::Hub;
 use super::lineage::{self, Place};
 use super::options::FanOutOptions;
@@ -160,10 +160,10 @@ impl<P: Primary> Committer<P> {
 
     /// Sends the same bytes under the same ids until the outcome is known, or stops the log.
     async fn resolved(&mut self, batch: Batch<'_>) -> Result<()> {
-        let give_up = Instant::now() + self.options.resolve_timeout;
+        let give_up = later(self.options.resolve_timeout);
         let mut was_unknown = false;
         for attempt in 0.. {
-            let deadline = Instant::now() + self.options.call_timeout;
+            let deadline = later(self.options.call_timeout);
             let Err(error) = self.attempt(batch, deadline).await else { return Ok(()) };
             was_unknown |= is_unknown(&error);
             if !was_unknown {

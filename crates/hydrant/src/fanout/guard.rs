@@ -16,7 +16,7 @@ pub(crate) async fn guarded<T, F>(what: &str, timeout: Duration, call: impl FnOn
 where
     F: Future<Output = Result<T>>,
 {
-    guarded_until(what, Instant::now() + timeout, call).await
+    guarded_until(what, later(timeout), call).await
 }
 
 /// Makes a call and awaits it until `deadline`; a panic in it is an error of kind `Bug`.
@@ -34,7 +34,7 @@ where
 }
 
 /// Makes a call and awaits it; a panic in it, or before it returns its future, is an error of kind `Bug`.
-pub(crate) async fn caught<T, F>(what: &str, call: impl FnOnce() -> F) -> Result<T>
+pub async fn caught<T, F>(what: &str, call: impl FnOnce() -> F) -> Result<T>
 where
     F: Future<Output = Result<T>>,
 {
@@ -47,6 +47,13 @@ where
             format!("{what} panicked: {}; report it, then resume or reopen", text.unwrap_or("no message"));
         Err(Error::new(ErrorKind::Bug, Retry::Never, message))
     })
+}
+
+/// The instant after `timeout`; one that is too far away for the clock is years away.
+pub(crate) fn later(timeout: Duration) -> Instant {
+    const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
+    let now = Instant::now();
+    now.checked_add(timeout).unwrap_or_else(|| now + FAR)
 }
 
 /// Capped exponential backoff with full jitter: the pause before retry number `attempt`, from 0.

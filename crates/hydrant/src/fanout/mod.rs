@@ -30,6 +30,7 @@ use tokio::time::Instant;
 
 use self::commit::{Append, Claim, Command, Committer, late};
 use self::feed::Feed;
+use self::guard::later;
 use self::hub::{Hub, Settings};
 pub use self::options::{FanOutOptions, RelayOptions, SecondaryOptions, StartAt};
 pub use self::relay::Relay;
@@ -224,7 +225,7 @@ impl<P: Primary + 'static> FanOut<P> {
     /// # Cancel safety
     /// Dropped, it leaves a fan-out that takes no more appends; call it again to wait for the end of its tasks.
     pub async fn close(&self, timeout: Duration) -> Laggards {
-        let deadline = Instant::now() + timeout.max(CLOSE_MIN);
+        let deadline = later(timeout.max(CLOSE_MIN));
         self.hub.begin_to_close();
         let finished = async {
             let (reply, finished) = oneshot::channel();
@@ -332,7 +333,7 @@ impl<P: Primary + 'static> EventSink for FanOut<P> {
         {
             return Err(stale);
         }
-        let patience = Instant::now() + self.options.resolve_timeout;
+        let patience = later(self.options.resolve_timeout);
         self.wait_for_laggards(batch.deadline().unwrap_or(patience)).await?;
         self.commit(batch).await
     }

@@ -7,11 +7,10 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::follower::Follower;
-use super::guard::{backoff, caught, guarded, guarded_until};
+use super::guard::{backoff, caught, guarded, guarded_until, later};
 use super::hub::Hub;
 use super::lineage::{Place, id_of};
 use super::options::SecondaryOptions;
@@ -211,7 +210,7 @@ impl Pump {
 
     /// Appends once. An error that names no event is at the first of the batch.
     async fn append(&self, after: Option<EventId>, events: &[Event]) -> Result<()> {
-        let deadline = Instant::now() + self.options.call_timeout;
+        let deadline = later(self.options.call_timeout);
         let batch = Batch::new(after, events)?.with_deadline(Some(deadline));
         let span = tracing::debug_span!("deliver", first = %batch.first().id(), events = events.len());
         let append = guarded_until("the sink's append", deadline, || self.sink.append(batch));

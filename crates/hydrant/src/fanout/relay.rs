@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use futures_util::stream::Fuse;
 use futures_util::{FutureExt, Stream, StreamExt};
-use tokio::time::Instant;
 
 use super::CLOSE_MIN;
 use super::feed::Feed;
-use super::guard::{backoff, caught, rng};
+use super::guard::{backoff, caught, later, rng};
 use super::hub::{Hub, Settings};
 use super::lineage::{self, Place, id_of};
 use super::options::{RelayOptions, SecondaryOptions};
@@ -186,7 +185,7 @@ impl Relay {
     /// # Cancel safety
     /// Dropped, it leaves a relay that reads no more; call it again to wait for the end of its tasks.
     pub async fn close(&self, timeout: Duration) -> Laggards {
-        let deadline = Instant::now() + timeout.max(CLOSE_MIN);
+        let deadline = later(timeout.max(CLOSE_MIN));
         self.hub.begin_to_close();
         self.owner.feeder.abort();
         self.hub.close(deadline).await

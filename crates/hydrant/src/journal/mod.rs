@@ -18,9 +18,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::time::Instant;
 
-use crate::fanout::guard::{backoff, guarded};
+use crate::fanout::guard::{backoff, guarded, later};
 use crate::{Checkpoint, CommitPoint, Error, ErrorKind, EventId, Result, Retry};
 use committer::Committer;
 use group::{Kind, Payloads};
@@ -307,13 +306,6 @@ fn lost() -> Error {
          journal again, and hydrate: the log shows it",
     )
     .with_retry(Retry::AfterCheckpoint)
-}
-
-/// The instant after `timeout`; one that is too far away for the clock is years away.
-fn later(timeout: Duration) -> Instant {
-    const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
-    let now = Instant::now();
-    now.checked_add(timeout).unwrap_or_else(|| now + FAR)
 }
 
 /// The pause before the next attempt. Never zero: a loop that does not pause starves its runtime.
