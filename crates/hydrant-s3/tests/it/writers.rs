@@ -155,26 +155,27 @@ async fn what_does_not_end_in_time_says_whether_it_may_have_been_done() {
 }
 
 #[tokio::test]
-async fn what_is_refused_parks_and_says_why() {
+async fn a_refusal_says_why_and_whether_it_may_pass() {
     let scratch = or_skip!(Scratch::shared().await);
     let faults = Faults::new();
     let store = scratch.open_through(&faults, S3StoreOptions::default()).await;
-    for (status, code, word) in [
-        (403, "AccessDenied", "policy"),
-        (401, "Unauthorized", "credentials"),
-        (403, "SignatureDoesNotMatch", "secret"),
-        (403, "InvalidAccessKeyId", "access key"),
-        (400, "ExpiredToken", "expired"),
-        (403, "RequestTimeTooSkewed", "clock"),
+    for (status, code, retry, word) in [
+        (403, "AccessDenied", Retry::Never, "policy"),
+        (401, "Unauthorized", Retry::Never, "credentials"),
+        (403, "SignatureDoesNotMatch", Retry::Never, "secret"),
+        (403, "InvalidAccessKeyId", Retry::Never, "access key"),
+        (400, "ExpiredToken", Retry::Safe, "expired"),
+        (403, "RequestTimeTooSkewed", Retry::Safe, "clock"),
     ] {
         faults.next(Kind::Put, Fault::Answer(status, code));
         let error = append(&store, None, &log(0..3)).await.unwrap_err();
-        assert_eq!((error.kind(), error.retry()), (ErrorKind::Denied, Retry::Never), "{error}");
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Denied, retry), "{error}");
         assert!(error.message().contains(word) && error.message().contains(code), "{error}");
+        assert_eq!(error.pause_min().is_some(), retry == Retry::Safe, "{error}");
         // A look is refused in the same way.
         faults.next(Kind::List, Fault::Answer(status, code));
         let error = store.checkpoint().await.unwrap_err();
-        assert_eq!((error.kind(), error.retry()), (ErrorKind::Denied, Retry::Never), "{error}");
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Denied, retry), "{error}");
     }
     append(&store, None, &log(0..3)).await.unwrap();
     scratch.remove().await;
