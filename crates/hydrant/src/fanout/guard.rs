@@ -9,6 +9,13 @@ use tokio::time::Instant;
 
 use crate::{Error, ErrorKind, Result, Retry};
 
+/// The instant `timeout` from now; a time-out beyond what the clock can count never ends.
+pub(crate) fn later(timeout: Duration) -> Instant {
+    const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+    let now = Instant::now();
+    now.checked_add(timeout.min(NEVER)).unwrap_or(now)
+}
+
 /// Makes a call and awaits it for at most `timeout`; a panic in it is an error of kind `Bug`.
 ///
 /// After either, the outcome of the call is unknown.
@@ -27,10 +34,14 @@ where
     F: Future<Output = Result<T>>,
 {
     let begun = Instant::now();
-    tokio::time::timeout_at(deadline, caught(what, call)).await.unwrap_or_else(|_| {
-        let message = format!("{what} did not end within {:?}", deadline.saturating_duration_since(begun));
-        Err(Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message))
-    })
+    // The time-out drops the call inside of `caught`, because that may panic too.
+    let bounded = || async {
+        tokio::time::timeout_at(deadline, call()).await.unwrap_or_else(|_| {
+            let message = format!("{what} did not end within {:?}", deadline.saturating_duration_since(begun));
+            Err(Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message))
+        })
+    };
+    caught(what, bounded).await
 }
 
 /// Makes a call and awaits it; a panic in it, or before it returns its future, is an error of kind `Bug`.
@@ -49,17 +60,11 @@ where
     })
 }
 
-/// The instant after `timeout`; one that is too far away for the clock is years away.
-pub(crate) fn later(timeout: Duration) -> Instant {
-    const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
-    let now = Instant::now();
-    now.checked_add(timeout).unwrap_or_else(|| now + FAR)
-}
-
-/// Capped exponential backoff with full jitter: the pause before retry number `attempt`, from 0.
+/// Capped exponential backoff with full jitter: the pause before retry number `attempt`, from 0. Never zero: a loop
+/// without a pause starves its runtime.
 pub(crate) fn backoff(rng: &mut fastrand::Rng, attempt: u32, min: Duration, max: Duration) -> Duration {
     let ceiling = min.saturating_mul(1_u32.checked_shl(attempt).unwrap_or(u32::MAX)).min(max);
-    ceiling.mul_f64(rng.f64())
+    ceiling.mul_f64(rng.f64()).max(Duration::from_millis(1))
 }
 
 pub(crate) fn rng(seed: Option<u64>) -> fastrand::Rng {

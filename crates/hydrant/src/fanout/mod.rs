@@ -25,13 +25,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::Stream;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use self::commit::{Append, Claim, Command, Committer, late};
 use self::feed::Feed;
 use self::guard::later;
-use self::hub::{Hub, Settings};
+use self::hub::{Hub, Owner, Settings};
 pub use self::options::{FanOutOptions, RelayOptions, SecondaryOptions, StartAt};
 pub use self::relay::Relay;
 use self::signal::Signal;
@@ -89,7 +88,7 @@ pub struct FanOut<P> {
     primary: Arc<P>,
     hub: Arc<Hub>,
     commands: mpsc::Sender<Command>,
-    committer: AbortHandle,
+    owner: Arc<Owner>,
     options: FanOutOptions,
 }
 
@@ -99,7 +98,7 @@ impl<P> Clone for FanOut<P> {
             primary: self.primary.clone(),
             hub: self.hub.clone(),
             commands: self.commands.clone(),
-            committer: self.committer.clone(),
+            owner: self.owner.clone(),
             options: self.options.clone(),
         }
     }
@@ -123,6 +122,7 @@ impl<P: Primary + 'static> FanOut<P> {
         let primary = Arc::new(primary);
         let timeout = options.call_timeout;
         let head = guard::guarded("the primary's checkpoint", timeout, || primary.checkpoint()).await?;
+        let accepted = guard::guarded("the primary's head", timeout, || primary.head()).await?.id();
         if head == Checkpoint::Unknown {
             let message = "a primary must know its own checkpoint; take a store that has a memory";
             return Err(Error::new(ErrorKind::Unsupported, Retry::Never, message));
@@ -135,13 +135,14 @@ impl<P: Primary + 'static> FanOut<P> {
             clock: options.clock.clone(),
             seed: options.seed,
         };
-        let roster = guard::caught("the primary", || async { Ok(primary.roster()) }).await?;
+        let described = || async { Ok((primary.roster(), primary.durability())) };
+        let (roster, durability) = guard::caught("the primary", described).await?;
         let hub = Hub::open(feed, signal, primary.clone(), roster, settings).await?;
         let (commands, received) = mpsc::channel(COMMANDS_MAX);
-        let committer =
-            Committer::new(primary.clone(), hub.clone(), options.clone(), guard::rng(options.seed));
+        let committer = Committer::new(primary.clone(), hub.clone(), options.clone(), durability, accepted);
         let committer = tokio::spawn(committer.run(received)).abort_handle();
-        Ok(Self { primary, hub, commands, committer, options })
+        let owner = Owner::new(hub.clone(), committer);
+        Ok(Self { primary, hub, commands, owner, options })
     }
 
     /// The primary. Appending to it directly would pass by the secondaries' memory: append here.
@@ -235,7 +236,7 @@ impl<P: Primary + 'static> FanOut<P> {
         };
         if tokio::time::timeout_at(deadline, finished).await.is_err() {
             tracing::warn!("closed before the primary had everything durable");
-            self.committer.abort();
+            self.owner.feeder.abort();
         }
         self.hub.close(deadline).await
     }
@@ -369,15 +370,14 @@ impl<P: Primary + 'static> EventSource for FanOut<P> {
 
 #[async_trait]
 impl<P: Primary + Prune + 'static> Prune for FanOut<P> {
-    /// Drops what ends before `before`, and never what a secondary of the roster still needs.
+    /// Drops what ends before `before`, but nothing that a secondary of the roster still needs.
     async fn prune(&self, before: EventId) -> Result<()> {
-        let needed = {
-            let _turn = self.hub.roster_turn.lock().await;
-            prune::needed(&self.hub, before, self.options.retain_bytes_max).await?
+        let pruned = || async {
+            match prune::needed(&self.hub, before, self.options.retain_bytes_max).await? {
+                Some(before) => self.primary.prune(before).await,
+                None => Ok(()),
+            }
         };
-        match needed {
-            Some(before) => self.primary.prune(before).await,
-            None => Ok(()),
-        }
+        guard::caught("pruning the primary", pruned).await
     }
 }
