@@ -101,6 +101,13 @@ impl Directory {
         Ok(listing)
     }
 
+    /// Whether there is a log, be it empty.
+    pub(crate) fn has_log(&self) -> Result<bool> {
+        let listing = self.list()?;
+        let has_segments = !listing.sealed.is_empty() || !listing.next.is_empty();
+        Ok(has_segments || self.stat(&self.state())?.is_some())
+    }
+
     /// Opens `state` and lists the sealed segments before it, both as they were at one moment.
     ///
     /// # Errors

@@ -57,6 +57,7 @@ mod wrap;
 /// What authors of stores need.
 pub mod store {
     pub use crate::checkpoints::CheckpointCell;
+    pub use crate::fanout::guard::caught;
 }
 
 pub use batch::Batch;

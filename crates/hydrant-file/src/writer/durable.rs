@@ -80,12 +80,14 @@ impl Writer {
         self.show();
     }
 
-    pub(super) fn publish_record(&self) {
-        if let Some(lock) = &self.lock
-            && let Err(error) = lock.publish(&self.record)
-        {
-            tracing::warn!(%error, "readers in other processes cannot be told what is new");
+    /// Shows readers in other processes the record. A failure is logged once, until a record is written again.
+    pub(super) fn publish_record(&mut self) {
+        let Some(lock) = &self.lock else { return };
+        let published = lock.publish(&self.record);
+        if let (Err(error), false) = (&published, self.is_record_stale) {
+            tracing::warn!(%error, "readers in other processes do not see what is new: the lock's record was not written");
         }
+        self.is_record_stale = published.is_err();
     }
 
     pub(super) fn show(&self) {

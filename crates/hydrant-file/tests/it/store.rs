@@ -268,3 +268,26 @@ async fn another_process_reads_a_file_once_that_has_two_names_in_a_rotation() {
         store.close().await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn without_create_an_absent_log_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let options = FileStoreOptions::default().with_create(false);
+    let empty = root.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    std::fs::write(empty.join("notes.txt"), "not a log").unwrap();
+    for dir in [empty.clone(), root.path().join("absent")] {
+        let error = FileStore::open(&dir, options.clone()).await.map(drop).unwrap_err();
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Safe), "{error}");
+        assert!(error.to_string().contains("`create`") && error.to_string().contains("volume"), "{error}");
+    }
+    assert!(!root.path().join("absent").exists());
+    assert_eq!(std::fs::read_dir(&empty).unwrap().count(), 1, "nothing was created");
+
+    open(&empty).await.close().await.unwrap();
+    let store = FileStore::open(&empty, options.clone()).await.unwrap();
+    append(&store, &[event(0)]).await;
+    append(&store, &[snapshot(1)]).await;
+    store.close().await.unwrap();
+    FileStore::open(&empty, options).await.unwrap().close().await.unwrap();
+}

@@ -1,6 +1,6 @@
 //! What each step does.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -211,9 +211,13 @@ impl Actor {
         self.system.world.with(|state| state.sinks[usize::from(sink)].left = true);
         let name = name(sink);
         let _busy = up.busy();
+        // Dropped, it still goes on, and the name is in the roster until it is done.
+        let unsure = || up.unsure.lock().unwrap_or_else(PoisonError::into_inner);
+        unsure().insert(name.clone());
         let detach = up.engine.detach(&name);
         let detached =
             self.system.bounds.within(&self.system.world, "detach", self.system.bounds.roster, detach).await;
+        unsure().remove(&name);
         detached.unwrap_or(Ok(()))
     }
 

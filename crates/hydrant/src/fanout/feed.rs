@@ -10,9 +10,9 @@ use super::lineage::{self, Place, id_of};
 use super::marks::Marks;
 use super::signal::Signal;
 use crate::mutants::mutant;
-use crate::{Checkpoint, Error, Event, EventId, Result};
+use crate::{Checkpoint, Error, ErrorKind, Event, EventId, Result};
 
-/// The newest events of a log, bounded in events and bytes, and how far the log is durable.
+/// The newest events of a log, bounded in events and bytes, and its newest durable event.
 ///
 /// Events are staged in order, evicted from the oldest on, and seen once `publish` says that they are durable.
 /// Eviction may run ahead of publication: a follower below `base` reads the primary.
@@ -35,8 +35,10 @@ struct Ring {
     bytes: usize,
     /// The newest event that may be seen.
     head: Option<Place>,
-    /// Why the log takes no more events.
-    stopped: Option<Error>,
+    /// The error that the log stopped with.
+    failed: Option<Error>,
+    /// Why no more events will come, other than an error.
+    ended: Option<&'static str>,
     is_closed: bool,
     marks: Marks,
 }
@@ -59,7 +61,8 @@ impl Feed {
             events: VecDeque::new(),
             bytes: 0,
             head,
-            stopped: None,
+            failed: None,
+            ended: None,
             is_closed: false,
             marks: Marks::new(),
         };
@@ -133,9 +136,12 @@ impl Feed {
     /// Lets everything up to `head` be seen. Only what is durable may be published.
     ///
     /// # Errors
-    /// `Diverged` if the log ends before what was published, or has another event in its place.
+    /// `Diverged` if the log ends before what was published, or has another event in its place, or did before.
     pub(crate) fn publish(&self, head: Place) -> Result<()> {
         let mut ring = self.lock();
+        if let Some(diverged) = ring.diverged() {
+            return Err(diverged.clone());
+        }
         if let Some(published) = &ring.head {
             if head.is_same(published) {
                 return Ok(());
@@ -164,24 +170,54 @@ impl Feed {
         Ok(())
     }
 
-    /// The log takes no more events, for this reason. The first reason stays.
+    /// The log takes no more events, because of this error. The first error stays.
     pub(crate) fn stop(&self, error: Error) {
         self.update(|ring| {
-            ring.stopped.get_or_insert(error);
+            ring.failed.get_or_insert(error);
         });
     }
 
-    pub(crate) fn stopped(&self) -> Option<Error> {
-        self.lock().stopped.clone()
+    /// The log is complete.
+    pub(crate) fn end(&self) {
+        self.update(|ring| {
+            ring.ended.get_or_insert("the end of the log was reached");
+        });
     }
 
     /// Nothing more will come: followers end once they are at the head.
     pub(crate) fn close(&self) {
-        self.update(|ring| ring.is_closed = true);
+        self.update(|ring| {
+            ring.is_closed = true;
+            ring.ended.get_or_insert("the log was closed; open it again to continue");
+        });
+    }
+
+    /// Why the log takes no more events.
+    pub(crate) fn stopped(&self) -> Option<Error> {
+        let ring = self.lock();
+        ring.failed.clone().or_else(|| ring.ended.map(Error::closed))
+    }
+
+    /// The error that the log stopped with.
+    pub(crate) fn failed(&self) -> Option<Error> {
+        self.lock().failed.clone()
+    }
+
+    /// The error of a log that lost events which were published.
+    pub(crate) fn diverged(&self) -> Option<Error> {
+        self.lock().diverged().cloned()
     }
 
     pub(crate) fn is_closed(&self) -> bool {
         self.lock().is_closed
+    }
+
+    /// Whether the ring reaches as far as `place`.
+    ///
+    /// # Errors
+    /// `Diverged` if the ring has other events there.
+    pub(crate) fn has_staged(&self, place: &Place) -> Result<bool> {
+        self.lock().check_staged(place)
     }
 
     /// Whether the ring can take more without evicting an event above `position`.
@@ -258,6 +294,10 @@ impl Feed {
 impl Ring {
     fn head_id(&self) -> Option<EventId> {
         id_of(self.head.as_ref())
+    }
+
+    fn diverged(&self) -> Option<&Error> {
+        self.failed.as_ref().filter(|error| error.kind() == ErrorKind::Diverged)
     }
 
     fn newest(&self) -> Option<EventId> {
@@ -339,7 +379,6 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
 
     fn feed(head: Checkpoint, events_max: usize) -> Feed {
         Feed::new(head, Signal::default(), events_max, 10_000)

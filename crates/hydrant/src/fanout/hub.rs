@@ -14,10 +14,7 @@ use super::secondary::{Secondary, Wanted};
 use super::signal::{Signal, Watched};
 use super::status::{FanOutStatus, Laggards, SecondaryState, SecondaryStatus};
 use crate::mutants::mutant;
-use crate::{
-    Checkpoint, CheckpointEntry, CheckpointStore, Clock, Error, ErrorKind, EventId, EventSource, Result,
-    Retry,
-};
+use crate::{CheckpointEntry, CheckpointStore, Clock, Error, ErrorKind, EventId, EventSource, Result, Retry};
 
 /// How often the gauges are set, so that a sink that hangs is seen to lag.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -32,7 +29,7 @@ pub(crate) struct Hub {
     /// Wakes whatever waits for the log or its secondaries.
     pub(crate) signal: Signal,
     pub(crate) settings: Settings,
-    /// Held while the roster gains or loses a name, and while what may be pruned is worked out.
+    /// Held while the roster gains or loses a name.
     pub(super) roster_turn: tokio::sync::Mutex<()>,
     pub(super) members: Watched<Members>,
     rng: Mutex<fastrand::Rng>,
@@ -51,8 +48,10 @@ pub(crate) struct Settings {
 #[derive(Default)]
 pub(super) struct Members {
     pub(super) attached: BTreeMap<String, Arc<Secondary>>,
-    /// Names of the roster that are not attached.
+    /// Names that are in the roster, or may be, and are not attached.
     pub(super) absent: BTreeMap<String, Absent>,
+    /// Secondaries that were detached, as long as their pumps run.
+    pub(super) detached: Vec<Arc<Secondary>>,
     pub(super) is_closing: bool,
 }
 
@@ -121,28 +120,11 @@ impl Hub {
     }
 
     pub(crate) fn park(&self, name: &str) -> Result<()> {
-        let secondary = self.secondary(name)?;
-        secondary.wanted.send_if_modified(|wanted| {
-            let runs = *wanted == Wanted::Run;
-            if runs {
-                *wanted = Wanted::Park;
-            }
-            runs
-        });
-        Ok(())
+        self.secondary(name).map(|secondary| secondary.want(Wanted::Park))
     }
 
     pub(crate) fn resume(&self, name: &str) -> Result<()> {
-        let secondary = self.secondary(name)?;
-        secondary.wanted.send_if_modified(|wanted| {
-            let parked = *wanted == Wanted::Park;
-            if parked {
-                secondary.starting();
-                *wanted = Wanted::Run;
-            }
-            parked
-        });
-        Ok(())
+        self.secondary(name).map(|secondary| secondary.resume())
     }
 
     /// Whether the log takes another append.
@@ -150,8 +132,8 @@ impl Hub {
     /// # Errors
     /// `Closed`, or `Diverged` if that stopped the log; nothing of the append was applied.
     pub(crate) fn admits_appends(&self) -> Result<()> {
-        if self.is_closing() {
-            return Err(closed());
+        if self.members.read(|members| members.is_closing) {
+            return Err(Error::closed("the fan-out was closed; open it again to append"));
         }
         match self.feed.stopped() {
             None => Ok(()),
@@ -261,27 +243,38 @@ impl Hub {
         self.begin_to_close();
         // Pumps deliver what is left, report to the roster, and end.
         self.feed.close();
-        let all_ended = || {
-            mutant("close-without-waiting")
-                || self.secondaries().iter().all(|secondary| secondary.has_ended())
-        };
+        let all_ended = || mutant("close-without-waiting") || self.running().is_empty();
         let drained = tokio::time::timeout_at(deadline, self.signal.until(all_ended)).await;
         let laggards = self.laggards();
         if drained.is_err() && mutant("close-without-abort") {
             self.signal.until(all_ended).await;
         } else if drained.is_err() {
-            tracing::warn!(secondaries = laggards.len(), "closed before all secondaries had everything");
-            for secondary in self.secondaries() {
+            tracing::warn!(%laggards, "closed before all secondaries had ended");
+            for secondary in self.running() {
                 abort(&secondary.abort);
             }
             drop(tokio::time::timeout(ABORT_PATIENCE, self.signal.until(all_ended)).await);
+            for secondary in self.running() {
+                tracing::error!(
+                    secondary = secondary.name,
+                    "the sink blocks its thread: its task still runs"
+                );
+            }
         }
         abort(&self.reporter);
         laggards
     }
 
+    /// The secondaries, attached or detached, whose pumps have not ended.
+    fn running(&self) -> Vec<Arc<Secondary>> {
+        self.members.read(|members| {
+            let all = members.attached.values().chain(&members.detached);
+            all.filter(|secondary| !secondary.has_ended()).cloned().collect()
+        })
+    }
+
     /// Asks all pumps to end, without waiting.
-    pub(crate) fn abandon(&self) {
+    fn abandon(&self) {
         self.begin_to_close();
         self.feed.close();
         for secondary in self.secondaries() {
@@ -294,11 +287,34 @@ impl Hub {
 impl Drop for Hub {
     fn drop(&mut self) {
         abort(&self.reporter);
+        // The streams of `watch` end.
+        self.signal.wake();
     }
 }
 
+/// The log was closed by a call, not stopped by a fault.
 fn closed() -> Error {
-    Error::closed("the log was closed here; open it again")
+    Error::closed("the log was closed; open it again")
+}
+
+/// Ends the tasks of a log with its last handle.
+pub(crate) struct Owner {
+    hub: Arc<Hub>,
+    /// The task that fills the feed.
+    pub(crate) feeder: AbortHandle,
+}
+
+impl Owner {
+    pub(crate) fn new(hub: Arc<Hub>, feeder: AbortHandle) -> Arc<Self> {
+        Arc::new(Self { hub, feeder })
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.feeder.abort();
+        self.hub.abandon();
+    }
 }
 
 pub(super) fn abort(task: &OnceLock<AbortHandle>) {
@@ -353,6 +369,3 @@ async fn report(hub: Weak<Hub>) {
         was_stale = stale.is_some();
     }
 }
-
-/// The roster's entry of a secondary that was never reached: it needs everything.
-pub(super) const NEVER_REACHED: Checkpoint = Checkpoint::Empty;

@@ -5,7 +5,7 @@ mod feed;
 mod follower;
 pub(crate) mod guard;
 mod hub;
-pub(crate) mod lineage;
+mod lineage;
 mod marks;
 mod options;
 mod progress;
@@ -25,12 +25,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::Stream;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use self::commit::{Append, Claim, Command, Committer, late};
 use self::feed::Feed;
-use self::hub::{Hub, Settings};
+use self::guard::later;
+use self::hub::{Hub, Owner, Settings};
 pub use self::options::{FanOutOptions, RelayOptions, SecondaryOptions, StartAt};
 pub use self::relay::Relay;
 use self::signal::Signal;
@@ -88,7 +88,7 @@ pub struct FanOut<P> {
     primary: Arc<P>,
     hub: Arc<Hub>,
     commands: mpsc::Sender<Command>,
-    committer: AbortHandle,
+    owner: Arc<Owner>,
     options: FanOutOptions,
 }
 
@@ -98,7 +98,7 @@ impl<P> Clone for FanOut<P> {
             primary: self.primary.clone(),
             hub: self.hub.clone(),
             commands: self.commands.clone(),
-            committer: self.committer.clone(),
+            owner: self.owner.clone(),
             options: self.options.clone(),
         }
     }
@@ -122,6 +122,7 @@ impl<P: Primary + 'static> FanOut<P> {
         let primary = Arc::new(primary);
         let timeout = options.call_timeout;
         let head = guard::guarded("the primary's checkpoint", timeout, || primary.checkpoint()).await?;
+        let accepted = guard::guarded("the primary's head", timeout, || primary.head()).await?.id();
         if head == Checkpoint::Unknown {
             let message = "a primary must know its own checkpoint; take a store that has a memory";
             return Err(Error::new(ErrorKind::Unsupported, Retry::Never, message));
@@ -134,13 +135,14 @@ impl<P: Primary + 'static> FanOut<P> {
             clock: options.clock.clone(),
             seed: options.seed,
         };
-        let roster = guard::caught("the primary", || async { Ok(primary.roster()) }).await?;
+        let described = || async { Ok((primary.roster(), primary.durability())) };
+        let (roster, durability) = guard::caught("the primary", described).await?;
         let hub = Hub::open(feed, signal, primary.clone(), roster, settings).await?;
         let (commands, received) = mpsc::channel(COMMANDS_MAX);
-        let committer =
-            Committer::new(primary.clone(), hub.clone(), options.clone(), guard::rng(options.seed));
+        let committer = Committer::new(primary.clone(), hub.clone(), options.clone(), durability, accepted);
         let committer = tokio::spawn(committer.run(received)).abort_handle();
-        Ok(Self { primary, hub, commands, committer, options })
+        let owner = Owner::new(hub.clone(), committer);
+        Ok(Self { primary, hub, commands, owner, options })
     }
 
     /// The primary. Appending to it directly would pass by the secondaries' memory: append here.
@@ -224,7 +226,7 @@ impl<P: Primary + 'static> FanOut<P> {
     /// # Cancel safety
     /// Dropped, it leaves a fan-out that takes no more appends; call it again to wait for the end of its tasks.
     pub async fn close(&self, timeout: Duration) -> Laggards {
-        let deadline = Instant::now() + timeout.max(CLOSE_MIN);
+        let deadline = later(timeout.max(CLOSE_MIN));
         self.hub.begin_to_close();
         let finished = async {
             let (reply, finished) = oneshot::channel();
@@ -234,11 +236,9 @@ impl<P: Primary + 'static> FanOut<P> {
         };
         if tokio::time::timeout_at(deadline, finished).await.is_err() {
             tracing::warn!("closed before the primary had everything durable");
-            self.committer.abort();
+            self.owner.feeder.abort();
         }
-        let laggards = self.hub.close(deadline).await;
-        self.committer.abort();
-        laggards
+        self.hub.close(deadline).await
     }
 
     /// Waits while a secondary with back-pressure is too far behind the head.
@@ -334,7 +334,7 @@ impl<P: Primary + 'static> EventSink for FanOut<P> {
         {
             return Err(stale);
         }
-        let patience = Instant::now() + self.options.resolve_timeout;
+        let patience = later(self.options.resolve_timeout);
         self.wait_for_laggards(batch.deadline().unwrap_or(patience)).await?;
         self.commit(batch).await
     }
@@ -370,18 +370,14 @@ impl<P: Primary + 'static> EventSource for FanOut<P> {
 
 #[async_trait]
 impl<P: Primary + Prune + 'static> Prune for FanOut<P> {
-    /// Drops what ends before `before`, and never what a secondary of the roster still needs.
+    /// Drops what ends before `before`, but nothing that a secondary of the roster still needs.
     async fn prune(&self, before: EventId) -> Result<()> {
-        let needed = {
-            let _turn = self.hub.roster_turn.lock().await;
-            prune::needed(&self.hub, before, self.options.retain_bytes_max).await?
-        };
-        match needed {
-            Some(before) => {
-                let prune = || self.primary.prune(before);
-                guard::guarded("the primary's prune", self.options.call_timeout, prune).await
+        let pruned = || async {
+            match prune::needed(&self.hub, before, self.options.retain_bytes_max).await? {
+                Some(before) => self.primary.prune(before).await,
+                None => Ok(()),
             }
-            None => Ok(()),
-        }
+        };
+        guard::caught("pruning the primary", pruned).await
     }
 }

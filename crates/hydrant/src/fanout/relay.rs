@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use futures_util::stream::Fuse;
 use futures_util::{FutureExt, Stream, StreamExt};
-use tokio::time::Instant;
 
 use super::CLOSE_MIN;
 use super::feed::Feed;
-use super::guard::{backoff, caught, rng};
-use super::hub::{Hub, Settings};
+use super::guard::{backoff, caught, later, rng};
+use super::hub::{Hub, Owner, Settings};
 use super::lineage::{self, Place, id_of};
 use super::options::{RelayOptions, SecondaryOptions};
 use super::secondary::Position;
@@ -28,7 +27,7 @@ use crate::{
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
-/// How many events that are ready are taken from the source at once; one event may exceed the bytes.
+/// The bounds of what is taken from the source at once; one event may exceed the bytes.
 const CHUNK_EVENTS: usize = 256;
 const CHUNK_BYTES: usize = 1 << 20;
 
@@ -44,25 +43,12 @@ const CHUNK_BYTES: usize = 1 << 20;
 #[derive(Clone)]
 pub struct Relay {
     hub: Arc<Hub>,
-    /// Ends the pumps with the last handle.
     owner: Arc<Owner>,
 }
 
 impl fmt::Debug for Relay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Relay").field("head", &self.hub.feed.head()).finish_non_exhaustive()
-    }
-}
-
-struct Owner {
-    hub: Arc<Hub>,
-    feeder: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Owner {
-    fn drop(&mut self) {
-        self.feeder.abort();
-        self.hub.abandon();
     }
 }
 
@@ -89,8 +75,8 @@ impl Relay {
             seed: options.seed,
         };
         let hub = Hub::open(feed, signal, Arc::new(source), roster, settings).await?;
-        let feeder = tokio::spawn(feed_from_source(hub.clone(), options));
-        Ok(Self { hub: hub.clone(), owner: Arc::new(Owner { hub, feeder }) })
+        let feeder = tokio::spawn(feed_from_source(hub.clone(), options)).abort_handle();
+        Ok(Self { owner: Owner::new(hub.clone(), feeder), hub })
     }
 
     /// Adds a secondary, at any time; see [`FanOut::attach`](crate::FanOut::attach).
@@ -163,10 +149,7 @@ impl Relay {
             hub.is_closing() && !mutant("finished-ignores-close") || has_ended && hub.is_drained()
         };
         hub.signal.until(finished).await;
-        match hub.feed.stopped() {
-            Some(error) if error.kind() != ErrorKind::Closed => Err(error),
-            _ => Ok(hub.laggards()),
-        }
+        hub.feed.failed().map_or_else(|| Ok(hub.laggards()), Err)
     }
 
     /// The log and its secondaries, as they are now; its head is what has been read so far.
@@ -187,7 +170,7 @@ impl Relay {
     /// # Cancel safety
     /// Dropped, it leaves a relay that reads no more; call it again to wait for the end of its tasks.
     pub async fn close(&self, timeout: Duration) -> Laggards {
-        let deadline = Instant::now() + timeout.max(CLOSE_MIN);
+        let deadline = later(timeout.max(CLOSE_MIN));
         self.hub.begin_to_close();
         self.owner.feeder.abort();
         self.hub.close(deadline).await
@@ -198,7 +181,7 @@ impl Relay {
 async fn feed_from_source(hub: Arc<Hub>, options: RelayOptions) {
     let mut rng = rng(options.seed);
     let mut attempt = 0;
-    // Without a secondary the log is not read; and events that even the fastest one has are not read again.
+    // Do not read the log before a secondary is attached, nor what the fastest one has.
     hub.signal.until(|| fastest(&hub).is_some()).await;
     let mut fed = None;
     loop {
@@ -207,26 +190,24 @@ async fn feed_from_source(hub: Arc<Hub>, options: RelayOptions) {
         if hub.feed.head() != before {
             attempt = 0;
         }
-        let error = match ended {
-            Ok(()) => Error::closed("the end of the log was reached"),
-            Err(error) if error.retry() == Retry::Never => error,
+        match ended {
+            Ok(()) => return hub.feed.end(),
+            Err(error) if error.retry() == Retry::Never => return hub.feed.stop(error),
             Err(error) => {
                 let pause = backoff(&mut rng, attempt, BACKOFF_MIN, BACKOFF_MAX);
-                attempt += 1;
+                attempt = attempt.saturating_add(1);
                 tracing::warn!(%error, ?pause, "the log cannot be read: retrying");
                 tokio::time::sleep(pause).await;
-                continue;
             }
-        };
-        return hub.feed.stop(error);
+        }
     }
 }
 
-/// The event that the ring was filled up to.
+/// The event that came last into the ring; `None` before the first.
 type Fed = Option<Place>;
 
-/// Reads the source until it ends or fails. It may be another copy of the log than before, as after a failover: so it
-/// is read from the event that came last, which must come again.
+/// Reads the source until it ends or fails. It may be another copy of the log than before, as after a failover. So the
+/// read begins with the event that came last, and compares it.
 async fn feed(hub: &Hub, options: &RelayOptions, fed: &mut Option<Fed>) -> Result<()> {
     let fed = match fed {
         Some(fed) => fed,
@@ -258,7 +239,10 @@ async fn start(hub: &Hub) -> Result<Fed> {
     let Some(fastest) = fastest(hub).flatten() else { return Ok(None) };
     match hub.source.read(ReadFrom::At(fastest)).next().await {
         Some(Ok(event)) if event.id() == fastest => Ok(Some(Place::Event(event))),
-        Some(_) => Ok(Some(Place::Id(fastest))),
+        // A start that an operator named, between two events; or the event was pruned.
+        Some(Ok(_)) => Ok(Some(Place::Id(fastest))),
+        Some(Err(error)) if matches!(error.kind(), ErrorKind::Pruned { .. }) => Ok(Some(Place::Id(fastest))),
+        Some(Err(error)) => Err(error),
         None => end(&*hub.source, None).await,
     }
 }

@@ -22,12 +22,12 @@ pub(crate) type Position = Option<EventId>;
 /// A secondary is live as long as the oldest event that it has not got is younger than this.
 const LIVE_LAG_MAX: Duration = Duration::from_secs(1);
 
-/// What an operator, or the end of the log, wants of a pump.
+/// What a pump has to do, by an operator's wish or at the end of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
     Run,
     Park,
-    /// End, and report the progress to the roster.
+    /// Record the progress in the roster, and end.
     Leave,
     /// End at once: the name leaves the roster.
     Remove,
@@ -42,7 +42,7 @@ pub(crate) struct Secondary {
     pub(crate) abort: OnceLock<AbortHandle>,
     batch_events_max: usize,
     linger_max: Duration,
-    /// The pump's, as long as that runs.
+    /// The pump holds the sink, as long as it runs.
     sink: Weak<dyn EventSink>,
     progress: Watched<Progress>,
     dead_letters: Option<Arc<AtomicU64>>,
@@ -121,6 +121,54 @@ impl Secondary {
         }
     }
 
+    /// Changes what is wanted of a pump that runs.
+    pub(crate) fn want(&self, next: Wanted) {
+        self.wanted.send_if_modified(|wanted| {
+            let runs = *wanted == Wanted::Run;
+            if runs {
+                *wanted = next;
+            }
+            runs
+        });
+    }
+
+    /// Lets a parked pump run again, and shows it at once.
+    pub(crate) fn resume(&self) {
+        self.wanted.send_if_modified(|wanted| {
+            let is_parked = *wanted == Wanted::Park;
+            if is_parked {
+                self.starting();
+                *wanted = Wanted::Run;
+            }
+            is_parked
+        });
+    }
+
+    /// Parks the pump because of an error, until an operator resumes it.
+    pub(crate) fn park(&self, error: Error, now: SystemTime) {
+        self.wanted.send_if_modified(|wanted| {
+            self.progress.update(|progress| {
+                progress.phase = Phase::Parked;
+                progress.fails(error, now);
+            });
+            let runs = *wanted == Wanted::Run;
+            if runs {
+                *wanted = Wanted::Park;
+            }
+            runs
+        });
+    }
+
+    /// The pump has stopped, unless it was resumed meanwhile.
+    pub(crate) fn parked(&self) {
+        self.wanted.send_if_modified(|wanted| {
+            if *wanted == Wanted::Park {
+                self.progress.update(|progress| progress.phase = Phase::Parked);
+            }
+            false
+        });
+    }
+
     pub(crate) fn starting(&self) {
         self.progress.update(|progress| progress.phase = Phase::Starting);
     }
@@ -164,16 +212,6 @@ impl Secondary {
             progress.phase = Phase::Retrying;
             progress.retries += 1;
             progress.fails(error, now);
-        });
-    }
-
-    /// Stops it until an operator resumes it; without an error if an operator asked for it.
-    pub(crate) fn parked(&self, error: Option<Error>, now: SystemTime) {
-        self.progress.update(|progress| {
-            progress.phase = Phase::Parked;
-            if let Some(error) = error {
-                progress.fails(error, now);
-            }
         });
     }
 
@@ -228,7 +266,8 @@ impl Secondary {
             let position = progress.position.flatten();
             let (lag_events, since) = feed.lag(position);
             let lag = since.map_or(Duration::ZERO, |since| Instant::now().duration_since(since));
-            let is_live = lag_events <= self.batch_events_max as u64 && lag < LIVE_LAG_MAX + self.linger_max;
+            let live_lag_max = LIVE_LAG_MAX.saturating_add(self.linger_max);
+            let is_live = lag_events <= self.batch_events_max as u64 && lag < live_lag_max;
             SecondaryStatus {
                 name: self.name.clone(),
                 target: self.target.clone(),

@@ -184,6 +184,11 @@ impl Queue {
         void
     }
 
+    /// Whether more may come: no handle has closed the journal.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.lock().state, State::Open)
+    }
+
     /// How many requests wait.
     pub(super) fn waiting(&self) -> usize {
         self.lock().requests.len()
