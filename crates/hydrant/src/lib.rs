@@ -49,6 +49,7 @@ mod event;
 mod fanout;
 mod journal;
 mod memory;
+mod mutants;
 mod reading;
 pub mod store;
 mod wrap;
