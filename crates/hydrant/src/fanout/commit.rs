@@ -133,8 +133,7 @@ impl<P: Primary> Committer<P> {
         if append.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             append.reply.send(Err(late())).ok();
         } else if append.claim.take() {
-            let span =
-                tracing::debug_span!("append", after = ?append.after, events = append.events.len());
+            let span = tracing::debug_span!("append", after = ?append.after, events = append.events.len());
             let appended = self.append(&append).instrument(span).await;
             append.reply.send(appended).ok();
         }

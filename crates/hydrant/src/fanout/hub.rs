@@ -13,10 +13,7 @@ use super::guard::{guarded, rng};
 use super::secondary::{Secondary, Wanted};
 use super::signal::{Signal, Watched};
 use super::status::{FanOutStatus, Laggards, SecondaryState, SecondaryStatus};
-use crate::{
-    CheckpointEntry, CheckpointStore, Clock, Error, ErrorKind, EventId, EventSource, Result,
-    Retry,
-};
+use crate::{CheckpointEntry, CheckpointStore, Clock, Error, ErrorKind, EventId, EventSource, Result, Retry};
 
 /// How often the gauges are set, so that a sink that hangs is seen to lag.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -254,7 +251,10 @@ impl Hub {
             }
             drop(tokio::time::timeout(ABORT_PATIENCE, self.signal.until(all_ended)).await);
             for secondary in self.running() {
-                tracing::error!(secondary = secondary.name, "the sink blocks its thread: its task still runs");
+                tracing::error!(
+                    secondary = secondary.name,
+                    "the sink blocks its thread: its task still runs"
+                );
             }
         }
         abort(&self.reporter);

@@ -65,12 +65,7 @@ pub(crate) async fn end(source: &dyn EventSource, head: Option<EventId>) -> Resu
 }
 
 /// Lineage: the event that the sink ends with must be the primary's event of that id.
-async fn compare(
-    source: &dyn EventSource,
-    id: EventId,
-    digest: Digest,
-    head: Option<EventId>,
-) -> Result<()> {
+async fn compare(source: &dyn EventSource, id: EventId, digest: Digest, head: Option<EventId>) -> Result<()> {
     let before = id.prev();
     let diverged = |what: String| {
         let message = format!(
