@@ -220,11 +220,12 @@ impl Feed {
         self.lock().check_staged(place)
     }
 
-    /// Whether the ring can take more without evicting an event above `position`.
+    /// Whether the ring has the events after `position`, and can take more without evicting one of them.
     pub(crate) fn has_room_above(&self, position: Option<EventId>) -> bool {
         let ring = self.lock();
         let full = ring.events.len() >= self.events_max || ring.bytes >= self.bytes_max;
-        !full || ring.events.front().is_none_or(|oldest| Some(oldest.id()) <= position)
+        let is_useful = id_of(ring.base.as_ref()) <= position;
+        is_useful && (!full || ring.events.front().is_none_or(|oldest| Some(oldest.id()) <= position))
     }
 
     /// The newest event that may be seen.
