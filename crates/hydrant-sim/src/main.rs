@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hydrant_sim::child::{self, Worker};
+use hydrant_sim::child::{self, Runner, Worker};
 use hydrant_sim::minimise::minimise;
 use hydrant_sim::mutants::{MUTANTS, Mutant, hunt};
 use hydrant_sim::plan::{Plan, generate};
@@ -263,7 +263,9 @@ fn work(args: &Args, shared: &Search, begin: Instant, first: u64) {
 
 fn show(args: &Args, seed: u64, plan: &Plan, failure: &Failure) {
     println!("seed {seed} fails: {}: {}; minimising", failure.checker, failure.message);
-    let (plan, failure) = minimise(plan, failure, MINIMISE_RUNS, MINIMISE_MAX);
+    // A run that gets stuck would take this process with it.
+    let mut runner = Runner::default();
+    let (plan, failure) = minimise(plan, failure, &mut |plan| runner.run(plan), MINIMISE_RUNS, MINIMISE_MAX);
     // Traced in this process: not what would get it stuck.
     let trace = if failure.checker == child::STUCK { vec![] } else { run(&plan, true).trace };
     println!("{}", report::failure(&plan, &failure, &trace, TRACE_LINES));

@@ -2,19 +2,24 @@
 
 use std::time::{Duration, Instant};
 
-use crate::child::Runner;
 use crate::plan::{Act, Plan, SinkKind};
 use crate::world::Failure;
 
-/// The smallest plan found within so many runs, and its failure.
+/// The smallest plan found within so many runs, and its failure. `run` returns how a plan fails.
 #[expect(clippy::disallowed_methods, reason = "an engineer waits for it")]
-pub fn minimise(plan: &Plan, failure: &Failure, runs_max: usize, time_max: Duration) -> (Plan, Failure) {
+pub fn minimise(
+    plan: &Plan,
+    failure: &Failure,
+    run: &mut dyn FnMut(&Plan) -> Option<Failure>,
+    runs_max: usize,
+    time_max: Duration,
+) -> (Plan, Failure) {
     let mut search = Search {
         best: plan.clone(),
         failure: failure.clone(),
         runs: runs_max,
         until: Instant::now() + time_max,
-        runner: Runner::default(),
+        run,
     };
     loop {
         let before = search.best.clone();
@@ -27,16 +32,15 @@ pub fn minimise(plan: &Plan, failure: &Failure, runs_max: usize, time_max: Durat
     }
 }
 
-struct Search {
+struct Search<'a> {
     best: Plan,
     failure: Failure,
     runs: usize,
     until: Instant,
-    /// A run that gets stuck would take this process with it.
-    runner: Runner,
+    run: &'a mut dyn FnMut(&Plan) -> Option<Failure>,
 }
 
-impl Search {
+impl Search<'_> {
     /// Takes the candidate if it fails in the same way.
     #[expect(clippy::disallowed_methods, reason = "an engineer waits for it")]
     fn offer(&mut self, candidate: Plan) -> bool {
@@ -47,7 +51,7 @@ impl Search {
             return false;
         }
         self.runs -= 1;
-        let failure = self.runner.run(&candidate);
+        let failure = (self.run)(&candidate);
         let same = failure.as_ref().is_some_and(|failure| failure.checker == self.failure.checker);
         if let (true, Some(failure)) = (same, failure) {
             (self.best, self.failure) = (candidate, failure);

@@ -48,6 +48,7 @@ fn config(rng: &mut Rng) -> Config {
         in_flight_events: pick(rng, &[1, 3, 1_000]),
         latency: pick(rng, &[0, 0, 10, 40, 90]),
         sinks,
+        broken: None,
     }
 }
 

@@ -36,6 +36,24 @@ pub struct Config {
     /// How often a call of the world takes time, in percent.
     pub latency: u8,
     pub sinks: Vec<SinkConfig>,
+    /// Breaks a model on purpose, for the tests of the checkers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broken: Option<Broken>,
+}
+
+/// A model store that breaks its own contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Broken {
+    /// Sinks lose the second event of a batch.
+    SinkDropsEvent,
+    /// Sinks that are durable later report what they only accepted.
+    SinkReportsAhead,
+    /// Sinks refuse everything.
+    SinkRefuses,
+    /// The primary acknowledges, and stores nothing.
+    PrimaryStoresNothing,
+    /// The primary shows what is not durable.
+    PrimaryShowsUndurable,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ use hydrant::{
 
 use super::state::State;
 use super::{ModelRoster, Process, read, sink, truth};
-use crate::plan::{Call, SinkKind, Site, Store};
+use crate::plan::{Broken, Call, SinkKind, Site, Store};
 
 /// A handle of one process.
 #[derive(Clone)]
@@ -49,9 +49,19 @@ impl ModelPrimary {
     }
 }
 
+/// What a store says is durable.
+fn newest_shown(state: &mut State, store: Store) -> Checkpoint {
+    let is_broken = state.config.broken == Some(Broken::PrimaryShowsUndurable);
+    let log = state.log(store);
+    if is_broken { log.head() } else { log.checkpoint() }
+}
+
 /// Takes a batch into the main primary, and remembers what followed what.
 pub fn commit(state: &mut State, after: Option<EventId>, events: &[Event], durable: bool) -> Result<()> {
     let batch = Batch::new(after, events)?;
+    if state.config.broken == Some(Broken::PrimaryStoresNothing) {
+        return Ok(());
+    }
     let log = state.logs.get_mut(&Store::Primary).expect("the primary has a log");
     let before = log.events.len();
     log.append(batch)?;
@@ -95,7 +105,7 @@ impl EventSink for ModelPrimary {
 
     async fn checkpoint(&self) -> Result<Checkpoint> {
         let store = self.store;
-        self.process.call(self.site(Call::Checkpoint), move |state| Ok(state.log(store).checkpoint())).await
+        self.process.call(self.site(Call::Checkpoint), move |state| Ok(newest_shown(state, store))).await
     }
 }
 

@@ -8,7 +8,7 @@ use hydrant::{Batch, Checkpoint, Error, Event, EventId, EventSink, Result};
 use super::Process;
 use super::state::State;
 use super::truth::{self, Fact};
-use crate::plan::{Call, SinkKind, Site, Store};
+use crate::plan::{Broken, Call, SinkKind, Site, Store};
 
 /// A handle of one process on a sink, or on its dead letters.
 pub struct ModelSink {
@@ -44,7 +44,12 @@ impl EventSink for ModelSink {
             if kind == SinkKind::Forgetful && store == Store::Sink(sink) {
                 return Ok(Checkpoint::Unknown);
             }
-            let checkpoint = state.log(store).checkpoint();
+            let is_ahead = state.config.broken == Some(Broken::SinkReportsAhead);
+            let log = state.log(store);
+            let checkpoint = if is_ahead { log.head() } else { log.checkpoint() };
+            if is_ahead {
+                return Ok(checkpoint);
+            }
             if kind == SinkKind::Buffered {
                 sync(state, store, sink); // what is asked for now is durable the next time
             }
@@ -80,6 +85,15 @@ pub fn take(
             state.fail("early", format!("{store:?} is given event {} before it is durable", event.id()));
         }
     }
+    let broken = state.config.broken;
+    if broken == Some(Broken::SinkRefuses) {
+        return Err(super::process::refused());
+    }
+    let mut events = events.to_vec();
+    if broken == Some(Broken::SinkDropsEvent) && events.len() > 2 {
+        events.remove(1);
+    }
+    let events = &events[..];
     let partial = std::mem::take(&mut state.partial) && events.len() > 1;
     let events = if partial { &events[..events.len() / 2] } else { events };
     let kind = state.kind(sink);
