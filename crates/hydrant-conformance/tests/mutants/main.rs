@@ -67,7 +67,7 @@ impl Harness for OnPaper {
         let shared = known.unwrap_or_else(|| self.put(namespace, Page::default()));
         let mut page = shared.page();
         match self.bug {
-            Bug::KeepsItsLock if page.locked => return Err(Error::fenced("somebody holds the lock")),
+            Bug::KeepsItsLock if page.locked => return Err(Error::fenced("another handle holds the lock")),
             Bug::LosesOnReopen => *page = Page::default(),
             Bug::CheckpointForgottenOnReopen if reopened => page.claims = Some(Checkpoint::Empty),
             Bug::LeaksATask => drop(tokio::spawn(std::future::pending::<()>())),
@@ -96,7 +96,7 @@ impl Harness for OnPaper {
                 Ok(())
             })
             .crashed_by(async move {
-                // The old handles go on with a page that nobody opens again.
+                // The old handles keep a page that is not opened again.
                 let mut page = shared.page().clone();
                 page.events.truncate(page.durable);
                 page.claims = None;
