@@ -97,7 +97,7 @@ async fn send_rest(log: &Log<'_>, events: &[Event], before: usize) -> Verdict {
         match log.try_append(last(&events[..from]), &events[from..]).await? {
             Ok(()) => break,
             Err(error) if error.retry() != Retry::Never && Instant::now() < deadline => {
-                sleep(LOOK_AGAIN).await
+                sleep(LOOK_AGAIN).await;
             }
             Err(error) => {
                 let expected = "the same handle to take the same batch again after a retryable error";
@@ -157,6 +157,7 @@ async fn ends_by(log: &Log<'_>, events: &mut Vec<Event>, remaining: Duration, gr
     log.holds(events).await
 }
 
+#[expect(clippy::unused_async, reason = "each case is a future")]
 pub(super) async fn blocks_its_thread(trial: &Trial) -> Verdict {
     // A runtime of one thread, beside the two of the case: a call that holds the thread holds the ticker too.
     tokio::task::block_in_place(|| {

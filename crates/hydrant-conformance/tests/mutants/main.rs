@@ -93,9 +93,10 @@ impl Harness for OnPaper {
             std::future::ready(Ok(Vec::from_iter(found.then(|| "a segment is missing".to_owned()))))
         };
         let seen = Arc::clone(&shared);
-        let opened = match self.alone {
-            true => Opened::sink(paper.clone()).seen_as(move || Ok(seen.page().events.clone())),
-            false => Opened::prunable(paper.clone()),
+        let opened = if self.alone {
+            Opened::sink(paper.clone()).seen_as(move || Ok(seen.page().events.clone()))
+        } else {
+            Opened::prunable(paper.clone())
         };
         Ok(opened
             .with_commit_point(paper)
