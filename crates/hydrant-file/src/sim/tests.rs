@@ -16,7 +16,7 @@ fn disk() -> (SimDisk, PathBuf) {
 }
 
 #[test]
-fn what_was_synced_survives_every_power_cut_and_what_was_not_may_not() {
+fn what_was_synced_survives_every_power_cut() {
     let (disk, path) = disk();
     let file = disk.open(&path, Mode::New).unwrap();
     disk.sync_dir(Path::new(DIR)).unwrap();
@@ -36,7 +36,7 @@ fn what_was_synced_survives_every_power_cut_and_what_was_not_may_not() {
 }
 
 #[test]
-fn a_sync_that_failed_has_saved_nothing_even_when_the_next_one_succeeds() {
+fn a_sync_behind_a_failed_one_saves_nothing() {
     let (disk, path) = disk();
     let file = disk.open(&path, Mode::New).unwrap();
     disk.sync_dir(Path::new(DIR)).unwrap();
