@@ -1,7 +1,8 @@
 //! Bytes <-> events: one line of a log file. `FORMAT.md` is the specification.
 
 use bytes::Bytes;
-use hydrant::{Error, Event, EventId, Layout, Result, envelope};
+use hydrant::store::{Layout, envelope};
+use hydrant::{Error, Event, EventId, Result};
 
 /// What stands between the open envelope and the mark's fields.
 const HEAD: &[u8] = b",\"_hydrant\":\"h1";

@@ -13,7 +13,7 @@
 //! | write and read a log | [`EventSink`], [`EventSource`], with a [`Batch`] of [`Event`]s |
 //! | give a sink a memory, a filter, a map, a place for dead letters | [`Checkpointed`], [`Filtered`], [`Mapped`], [`DeadLetter`] |
 //! | attach a sink that may be down when the program starts | [`Deferred`] |
-//! | write a sink or a store of your own | two methods each, and `hydrant-conformance` to prove it |
+//! | write a sink or a store of your own | two methods each, [`store`] for what they share, and `hydrant-conformance` to prove it |
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -44,20 +44,15 @@ mod checkpoint;
 mod checkpoints;
 mod contract;
 mod digest;
-pub mod envelope;
 mod error;
 mod event;
 mod fanout;
 mod journal;
 mod memory;
+mod mutants;
 mod reading;
+pub mod store;
 mod wrap;
-
-/// What authors of stores need.
-pub mod store {
-    pub use crate::checkpoints::CheckpointCell;
-    pub use crate::fanout::guard::caught;
-}
 
 pub use batch::Batch;
 pub use checkpoint::Checkpoint;
@@ -68,7 +63,7 @@ pub use contract::{
 };
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result, Retry};
-pub use event::{Event, EventBuilder, EventId, Layout};
+pub use event::{Event, EventBuilder, EventId};
 pub use fanout::{
     FanOut, FanOutOptions, FanOutStatus, Laggard, Laggards, Relay, RelayOptions, SecondaryOptions,
     SecondaryState, SecondaryStatus, StartAt,
@@ -77,5 +72,5 @@ pub use journal::{
     Clock, Durable, Hydrated, Journal, JournalOptions, Metadata, Saved, SavedStream, Slot, Submitted,
 };
 pub use memory::{MemoryStore, MemoryStoreOptions};
-pub use reading::{EventSourceExt, follow_by_reading};
+pub use reading::EventSourceExt;
 pub use wrap::{Checkpointed, DeadLetter, Deferred, Filtered, Mapped};

@@ -6,13 +6,19 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 
+use crate::fanout::lineage::{self, Place};
+use crate::mutants::mutant;
 use crate::{Event, EventSource, EventStream, ReadFrom, Result};
 
-/// Follows a source by reading it to its end, waiting, and reading on.
+/// Follows a source by reading it to its end, waiting, and reading again.
 ///
 /// `arm` is called *before* each read, and the future that it returns is awaited after it; the future must
 /// resolve when anything was appended since `arm` was called. (After the read would lose a wake-up.) For a
-/// store that cannot be told, `arm` is `|| tokio::time::sleep(interval)`.
+/// store without a notification, `arm` is `|| tokio::time::sleep(interval)`.
+///
+/// Each further read begins at the event that was yielded last, which the log must still have: the server may have
+/// failed over to another copy. The stream ends with `Diverged` if the log continues without that event, and with
+/// `Unavailable` if it ends before it.
 pub fn follow_by_reading<F, W>(source: Arc<dyn EventSource>, from: ReadFrom, mut arm: F) -> EventStream
 where
     F: FnMut() -> W + Send + 'static,
@@ -20,20 +26,28 @@ where
 {
     let wait = Box::pin(arm());
     let read = source.read(from);
-    let state = Some((source, from, read, wait, arm));
-    Box::pin(stream::unfold(state, |state| async move {
-        let (source, mut from, mut read, mut wait, mut arm) = state?;
+    let state = Some((source, None, read, wait, arm));
+    Box::pin(stream::unfold(state, move |state| async move {
+        let (source, mut last, mut read, mut wait, mut arm) = state?;
         loop {
             match read.next().await {
                 Some(Ok(event)) => {
-                    from = ReadFrom::After(event.id());
-                    return Some((Ok(event), Some((source, from, read, wait, arm))));
+                    last = Some(Place::Event(event.clone()));
+                    return Some((Ok(event), Some((source, last, read, wait, arm))));
                 }
                 Some(Err(error)) => return Some((Err(error), None)),
                 None => {
                     wait.await;
                     wait = Box::pin(arm());
-                    read = source.read(from);
+                    if mutant("follow-into-another-log") {
+                        read = source.read(last.as_ref().map_or(from, |last| ReadFrom::After(last.id())));
+                        continue;
+                    }
+                    let again = |at: ReadFrom| source.read(if last.is_some() { at } else { from });
+                    read = match lineage::open(again, last.as_ref()).await {
+                        Ok(read) => read,
+                        Err(error) => return Some((Err(error), None)),
+                    };
                 }
             }
         }

@@ -5,7 +5,8 @@ use std::io::{BufRead, BufReader, Error as IoError, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hydrant::{Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, Result, Retry, envelope};
+use hydrant::store::envelope;
+use hydrant::{Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, Result, Retry};
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout_at;

@@ -6,7 +6,8 @@ mod segment;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hydrant::{Checkpoint, Error, Event, EventId, Layout, ReadFrom, Result};
+use hydrant::store::Layout;
+use hydrant::{Checkpoint, Error, Event, EventId, ReadFrom, Result};
 
 use self::segment::Segment;
 use crate::directory::{Directory, Sealed};

@@ -37,7 +37,8 @@ where
     // The time-out drops the call inside of `caught`, because that may panic too.
     let bounded = || async {
         tokio::time::timeout_at(deadline, call()).await.unwrap_or_else(|_| {
-            let message = format!("{what} did not end within {:?}", deadline.saturating_duration_since(begun));
+            let message =
+                format!("{what} did not end within {:?}", deadline.saturating_duration_since(begun));
             Err(Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message))
         })
     };

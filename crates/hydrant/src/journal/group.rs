@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::Clock;
 use super::queue::Answer;
 use super::room::Room;
-use crate::envelope::Parts;
+use crate::store::envelope::Parts;
 use crate::{Error, Event, EventId, Result};
 
 /// What one caller appends together.

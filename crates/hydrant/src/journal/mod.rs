@@ -20,6 +20,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::fanout::guard::{backoff, guarded, later};
+use crate::mutants::mutant;
 use crate::{Checkpoint, CommitPoint, Error, ErrorKind, EventId, Result, Retry};
 use committer::Committer;
 use group::{Kind, Payloads};
@@ -139,7 +140,9 @@ impl<T> Journal<T> {
     /// # Panics
     /// Outside of a tokio runtime with time enabled.
     pub async fn open(store: impl CommitPoint + 'static, options: JournalOptions) -> Result<Self> {
-        let head = guarded("the store's head", options.append_timeout, || store.head());
+        let head = guarded("the store's head", options.append_timeout, async || {
+            if mutant("open-at-checkpoint") { store.checkpoint().await } else { store.head().await }
+        });
         let head = head.await.map_err(Error::nothing_applied)?;
         if head == Checkpoint::Unknown {
             return Err(Error::new(
