@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use hydrant::store::follow_by_reading;
 use hydrant::{
     Batch, Checkpoint, CheckpointStore, CommitPoint, Durability, Error, Event, EventId, EventSink,
-    EventSource, EventStream, Primary, Prune, ReadFrom, Result, follow_by_reading,
+    EventSource, EventStream, Primary, Prune, ReadFrom, Result,
 };
 
 use super::state::State;
