@@ -363,6 +363,7 @@ impl System {
         let opening = AssertUnwindSafe(build::sink(&up.process, sink, &token)).catch_unwind();
         let opened = tokio::time::timeout(patience, opening).await;
         drop(token);
+        self.world.lock().sinks[usize::from(sink)].left |= !matches!(opened, Ok(Ok(Ok(_))));
         let Ok(Ok(opened)) = opened else { return Err(crate::world::process::unknown()) };
         let opened = opened?;
         let was_closed = up.is_closed();
@@ -379,6 +380,9 @@ impl System {
             Some(attached) => {
                 if attached.is_ok() {
                     unsure().remove(&name);
+                } else {
+                    // What it does not keep in the roster may be pruned.
+                    self.world.lock().sinks[usize::from(sink)].left = true;
                 }
                 attached
             }
