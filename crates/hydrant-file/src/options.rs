@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// When the disk is asked to keep what was written.
+/// When the log is synced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fsync {
@@ -28,7 +28,7 @@ pub enum TornTail {
     /// It is copied to `state.torn-<n>`, that copy is synced, and then it is cut off and reported.
     #[default]
     SetAside,
-    /// Open is refused, so that a person can look first.
+    /// Opening is refused, so that an operator can look first.
     Refuse,
 }
 

@@ -45,7 +45,7 @@ async fn an_append_to_a_disk_that_hangs_ends_at_its_deadline() {
     disk.set_pause(Some(HOUR));
     let begun = Instant::now();
     // The writer takes the first, one waits in its queue, and the others wait for a place there.
-    let answers = join_all((1..6).map(|id| append(&store, id, id as u32 * SECOND))).await;
+    let answers = join_all((1..6_u32).map(|id| append(&store, id.into(), id * SECOND))).await;
     assert_eq!(begun.elapsed(), 5 * SECOND, "each returns at its deadline");
     for (at, answer) in answers.iter().enumerate() {
         let retry = if at < 2 { Retry::AfterCheckpoint } else { Retry::Safe };
@@ -85,7 +85,7 @@ async fn an_append_dropped_at_any_time_is_whole_and_has_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_head_is_what_was_accepted_and_the_checkpoint_what_is_durable() {
+async fn the_head_is_accepted_and_the_checkpoint_durable() {
     let disk = SimDisk::new(&dir());
     let store = open(&disk, FileStoreOptions::default().with_fsync(Fsync::Never)).await;
     assert_eq!(store.head().await.unwrap(), Checkpoint::Empty);

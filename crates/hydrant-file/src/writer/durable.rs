@@ -25,14 +25,14 @@ impl Writer {
         Ok(())
     }
 
-    /// Nobody else may have written: hydra-node, for one, knows no lock.
+    /// Checks that no other process has written: hydra-node, for one, takes no lock.
     pub(super) fn check_unchanged(&mut self) -> Result<()> {
         match self.file.stat() {
             Ok(stat) if stat.len == self.allocated => Ok(()),
             Ok(stat) => {
                 let (was, is) = (self.allocated, stat.len);
                 let other = Error::fenced(format!(
-                    "somebody else wrote to the file: it had {was} bytes, and has {is}; end that writer and reopen the log"
+                    "another process wrote to the file: it had {was} bytes, and has {is}; end that writer and reopen the log"
                 ));
                 Err(self.stop(&other.at_target(self.dir.state().display().to_string())))
             }
@@ -111,7 +111,7 @@ impl Writer {
         let closed = self.sync().and_then(|()| self.leave());
         let why =
             Error::closed("the log was closed; open it again").at_target(self.dir.path.display().to_string());
-        // Dropped before it is told, so that whoever is told can open the log again.
+        // Dropped before the answer, so that the caller can open the log again.
         self.lock = None;
         let stopped = self.stopped.get_or_insert(why).clone();
         self.published.send_replace(Published { view: View::default(), head: None, stopped: Some(stopped) });

@@ -226,9 +226,8 @@ impl Actor {
         let head = up.engine.status().head.map_or(0, EventId::get);
         let _busy = up.busy();
         let prune = log.prune(EventId::new(head.saturating_sub(behind)));
-        let pruned =
-            self.system.bounds.within(&self.system.world, "prune", self.system.bounds.roster, prune).await;
-        pruned.unwrap_or(Ok(()))
+        // Pruning takes as long as the store takes, and holds up nothing meanwhile.
+        tokio::time::timeout(PATIENCE, prune).await.unwrap_or(Ok(()))
     }
 
     async fn delivered(&self, up: &Up, timeout: Duration) -> Result<()> {

@@ -252,6 +252,9 @@ impl System {
         let again = async {
             if close {
                 self.close(&up, Duration::from_secs(1)).await;
+            } else {
+                // A reader may still hold the old one, whose pumps then go on.
+                self.world.lock().roster_is_unsure = true;
             }
             self.slot().up = None;
             drop(up);

@@ -21,11 +21,7 @@ const LAST_EVENTS: u8 = 12;
 /// Heals the world, lets the program recover, and checks what has arrived.
 pub async fn settle(system: Arc<System>) {
     let world = system.world.clone();
-    world.with(|state| {
-        state.healed = true;
-        state.land(|_, _| true);
-        state.note(|| "## the faults stop".to_owned());
-    });
+    world.heal();
     sleep(Duration::from_secs(1)).await;
     let up = system.up().await;
     // The secondary of a nested fan-out that parked is resumed by opening it again.

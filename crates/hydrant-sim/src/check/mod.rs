@@ -136,7 +136,7 @@ pub fn roster_is_shown(world: &World, up: &Up, status: &FanOutStatus) {
         for name in names {
             let is_shown = status.secondaries.iter().any(|secondary| secondary.name == name);
             let is_unsure = up.unsure.lock().unwrap_or_else(PoisonError::into_inner).contains(&name);
-            if !is_shown && !is_unsure && !state.was_restored {
+            if !is_shown && !is_unsure && !state.roster_is_unsure {
                 state.fail("status", format!("{name} is in the roster and not in the status"));
             }
         }

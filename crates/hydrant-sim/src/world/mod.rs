@@ -26,6 +26,7 @@ pub struct World {
     state: Mutex<State>,
     pub seed: u64,
     failed: watch::Sender<bool>,
+    healed: watch::Sender<bool>,
 }
 
 impl World {
@@ -34,6 +35,7 @@ impl World {
             state: Mutex::new(State::new(plan, traced)),
             seed: plan.seed,
             failed: watch::Sender::new(false),
+            healed: watch::Sender::new(false),
         })
     }
 
@@ -61,6 +63,21 @@ impl World {
 
     pub fn fail(&self, checker: &'static str, message: impl Into<String>) {
         self.with(|state| state.fail(checker, message));
+    }
+
+    /// Ends all faults: nothing fails any more, and what hangs fails now.
+    pub fn heal(&self) {
+        self.with(|state| {
+            state.healed = true;
+            state.land(|_, _| true);
+            state.note(|| "## the faults stop".to_owned());
+        });
+        self.healed.send_replace(true);
+    }
+
+    /// Hangs until the faults stop.
+    pub async fn hang(&self) {
+        drop(self.healed.subscribe().wait_for(|healed| *healed).await);
     }
 
     /// Waits until a checker failed.

@@ -82,10 +82,14 @@ impl Process {
                 drop(self.apply(site, nth, apply).await);
                 Err(unknown())
             }
-            Effect::Hang => pending().await,
+            Effect::Hang => {
+                self.world.hang().await;
+                Err(unknown())
+            }
             Effect::HangAfter => {
                 drop(self.apply(site, nth, apply).await);
-                pending().await
+                self.world.hang().await;
+                Err(unknown())
             }
             Effect::Slow { ms } => {
                 tokio::time::sleep(Duration::from_millis(ms)).await;

@@ -81,7 +81,10 @@ impl Reading {
                 self.fault = None;
                 match effect {
                     Effect::End => return Ok(None),
-                    Effect::Hang | Effect::HangAfter => pending().await,
+                    Effect::Hang | Effect::HangAfter => {
+                        self.process.world.hang().await;
+                        return Err(unknown());
+                    }
                     Effect::Slow { ms } | Effect::SlowAfter { ms } | Effect::Late { ms } => {
                         tokio::time::sleep(Duration::from_millis(ms)).await;
                     }

@@ -43,8 +43,8 @@ pub struct State {
     pub crashes: u32,
     /// The next append of a sink takes only a part of its batch.
     pub partial: bool,
-    /// The roster was restored from a backup, behind the program's back.
-    pub was_restored: bool,
+    /// The roster was restored from a backup, or two fan-outs of one process wrote to it.
+    pub roster_is_unsure: bool,
     /// The newest event that was ever durable.
     pub durable_max: Option<EventId>,
 }
@@ -115,7 +115,7 @@ impl State {
             foreign: truth::FOREIGN,
             crashes: 0,
             partial: false,
-            was_restored: false,
+            roster_is_unsure: false,
             durable_max: None,
         }
     }
@@ -273,7 +273,7 @@ impl State {
         let keep = if head.is_none() { 0 } else { keep };
         self.lose(Store::Primary, keep);
         self.rosters.insert(Store::Roster, roster);
-        self.was_restored = true;
+        self.roster_is_unsure = true;
         self.sinks.iter_mut().for_each(|sink| sink.left = true);
     }
 

@@ -1,5 +1,8 @@
 //! The store: what callers hold, and how it talks to the writer.
 
+mod upkeep;
+mod views;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -17,14 +20,14 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use self::upkeep::Upkeep;
+use self::views::{Fixed, Live};
 use crate::FileCheckpoints;
 use crate::directory::Directory;
 use crate::error::io_error;
 use crate::lock::Lock;
 use crate::options::{FileStoreOptions, Fsync};
 use crate::recovery::{self, Known, Recovered};
-use crate::stream::{self, Signal, Views};
-use crate::walk::View;
+use crate::stream;
 use crate::work::Work;
 use crate::writer::{
     Append, Command, Counters, LOOK_EVENTS_MAX, LOOK_FOR_MAX, LOOKS_MAX, LOOKS_PER_YIELD, Published, Writer,
@@ -37,7 +40,7 @@ use crate::writer::{
 ///
 /// A batch is written whole or not at all. After a sync that failed the handle refuses everything: what the
 /// disk holds is only known by opening the log again. When the disk is full, what was not acknowledged is
-/// cut back, and the same handle goes on once there is space.
+/// cut back, and the same handle continues once there is space.
 ///
 /// Handles are cheap to clone and write to the same log. The last one dropped closes it when the call in
 /// flight ends; [`close`](FileStore::close) closes it and waits.
@@ -199,7 +202,7 @@ impl FileStore {
     /// As [`append`](EventSink::append).
     ///
     /// # Cancel safety
-    /// Once the writer has taken it on, it goes on without its caller.
+    /// Once the writer has taken it, it continues without its caller.
     pub async fn sync(&self) -> Result<()> {
         self.ask(Command::Sync).await
     }
@@ -286,8 +289,6 @@ impl FileStore {
     }
 }
 
-mod upkeep;
-
 /// What a future returns before the deadline.
 async fn before<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
     match deadline {
@@ -372,15 +373,12 @@ impl EventSink for FileStore {
         if looks && let Some(answer) = self.look_for(deadline, &mut answer).await {
             return answer;
         }
-        match before(deadline, answer).await {
-            Some(answer) => answer.unwrap_or_else(|_| Err(self.stopped())),
-            None => {
-                let message = "the writer did not end the append before its deadline, and may still do so: the disk hangs, \
-                               or is slow";
-                Err(Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message)
-                    .at_target(self.dir().display().to_string()))
-            }
+        if let Some(answer) = before(deadline, answer).await {
+            return answer.unwrap_or_else(|_| Err(self.stopped()));
         }
+        let message = "the writer did not end the append before its deadline, and may still do so: the disk hangs or is slow";
+        Err(Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message)
+            .at_target(self.dir().display().to_string()))
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint> {
@@ -411,7 +409,7 @@ impl EventSource for FileStore {
     }
 
     fn follow(&self, from: ReadFrom) -> EventStream {
-        let views = Live { published: self.shared.published.clone(), is_last: false };
+        let views = Live::new(self.shared.published.clone());
         stream::events(self.shared.dir.clone(), from, Box::new(views), true)
     }
 }
@@ -439,81 +437,5 @@ impl Primary for FileStore {
             Fsync::Always => Durability::Durable,
             Fsync::Interval(_) | Fsync::Never => Durability::Accepted,
         }
-    }
-}
-
-/// What could be read when the read began.
-struct Fixed(Result<View>);
-
-impl Views for Fixed {
-    fn view(&mut self) -> Result<Option<View>> {
-        self.0.clone().map(Some)
-    }
-
-    fn changed(&mut self) -> Signal {
-        Box::pin(std::future::ready(()))
-    }
-
-    fn forget(&mut self) -> bool {
-        false
-    }
-}
-
-/// What can be read now.
-struct Live {
-    published: watch::Receiver<Published>,
-    /// Nothing comes behind what was shown.
-    is_last: bool,
-}
-
-impl Views for Live {
-    fn view(&mut self) -> Result<Option<View>> {
-        // A writer that ended leaves a word; one that panicked is gone without.
-        let is_gone = self.published.has_changed().is_err();
-        // Marked as seen before it is looked at: after would lose a wake-up.
-        let published = self.published.borrow_and_update();
-        match &published.stopped {
-            None if is_gone && self.is_last => {
-                let what = "the writer of this log failed inside; report it, and open the log again";
-                return Err(Error::new(ErrorKind::Bug, Retry::Never, what));
-            }
-            None if is_gone => self.is_last = true,
-            Some(stopped) if self.is_last || published.view.current.is_none() => return Err(stopped.clone()),
-            Some(_) => self.is_last = true,
-            None => {}
-        }
-        Ok(Some(published.view.clone()))
-    }
-
-    fn changed(&mut self) -> Signal {
-        if self.is_last {
-            return Box::pin(std::future::ready(()));
-        }
-        let mut published = self.published.clone();
-        Box::pin(async move {
-            // A writer that is gone has left the reason behind.
-            drop(published.changed().await);
-        })
-    }
-
-    fn forget(&mut self) -> bool {
-        false
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_follower_ends_when_the_writer_is_gone_without_a_word() {
-        let (writer, published) = watch::channel(Published::default());
-        let mut views = Live { published, is_last: false };
-        assert!(views.view().unwrap().is_some());
-        drop(writer);
-        views.changed().await;
-        assert!(views.view().unwrap().is_some(), "what was shown last is read");
-        views.changed().await;
-        assert_eq!(views.view().err().map(|error| error.kind()), Some(ErrorKind::Bug));
     }
 }
