@@ -39,7 +39,7 @@ fn sources_below(dir: &Path, found: &mut Vec<Source>) {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if path.is_dir() && name != "target" && !name.starts_with('.') {
             sources_below(&path, found);
-        } else if name.ends_with(".rs") {
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = std::fs::read_to_string(&path).unwrap();
             found.push(Source { path: path.strip_prefix(root()).unwrap().display().to_string(), text });
         }
