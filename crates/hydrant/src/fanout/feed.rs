@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::lineage::{self, Place, id_of};
 use super::marks::Marks;
 use super::signal::Signal;
-use crate::{Checkpoint, Error, ErrorKind, Event, EventId, Result};
+use crate::{Checkpoint, Error, Event, EventId, Result};
 
 /// The newest events of a log, bounded in events and bytes, and its newest durable event.
 ///
@@ -132,12 +132,9 @@ impl Feed {
     /// Lets everything up to `head` be seen. Only what is durable may be published.
     ///
     /// # Errors
-    /// `Diverged` if the log ends before what was published, or has another event in its place, or did before.
+    /// `Diverged` if the log ends before what was published, or has another event in its place.
     pub(crate) fn publish(&self, head: Place) -> Result<()> {
         let mut ring = self.lock();
-        if let Some(diverged) = ring.diverged() {
-            return Err(diverged.clone());
-        }
         if let Some(published) = &ring.head {
             if head.is_same(published) {
                 return Ok(());
@@ -194,11 +191,6 @@ impl Feed {
     /// The error that the log stopped with.
     pub(crate) fn failed(&self) -> Option<Error> {
         self.lock().failed.clone()
-    }
-
-    /// The error of a log that lost events which were published.
-    pub(crate) fn diverged(&self) -> Option<Error> {
-        self.lock().diverged().cloned()
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -289,10 +281,6 @@ impl Ring {
         id_of(self.head.as_ref())
     }
 
-    fn diverged(&self) -> Option<&Error> {
-        self.failed.as_ref().filter(|error| error.kind() == ErrorKind::Diverged)
-    }
-
     fn newest(&self) -> Option<EventId> {
         self.events.back().map(Event::id).max(id_of(self.base.as_ref()))
     }
@@ -372,6 +360,7 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
 
     fn feed(head: Checkpoint, events_max: usize) -> Feed {
         Feed::new(head, Signal::default(), events_max, 10_000)

@@ -83,6 +83,21 @@ async fn recovery_clears_the_error_and_keeps_its_time() {
     assert!(well.last_error_at.is_some());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_recovers_far_behind_has_no_error() {
+    let sink = Server::default();
+    let log = attached(&sink, SecondaryOptions::default().with_batch(1, 1 << 20)).await;
+    sink.append.set(Act::Fail(safe()));
+    log.append(batch(&events(0..100))).await.unwrap();
+    until(&log, "sink", SecondaryState::Retrying).await;
+    sink.append.set(Act::Slow(SECOND));
+    while status(&log, "sink").checkpoint.is_none() {
+        tokio::time::sleep(SECOND).await;
+    }
+    let now = status(&log, "sink");
+    assert_eq!((now.state, now.last_error.is_none()), (SecondaryState::CatchingUp, true), "{now:?}");
+}
+
 /// What failed at the head is over once the sink is seen to have everything: no further event is needed.
 #[tokio::test(start_paused = true)]
 async fn a_sink_that_recovers_at_the_head_has_no_error() {
