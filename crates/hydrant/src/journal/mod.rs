@@ -20,7 +20,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use crate::fanout::guard::{backoff, guarded};
+use crate::fanout::guard::{backoff, guarded, later};
 use crate::{Checkpoint, CommitPoint, Error, ErrorKind, EventId, Result, Retry};
 use committer::Committer;
 use group::{Kind, Payloads};
@@ -309,17 +309,9 @@ fn lost() -> Error {
     .with_retry(Retry::AfterCheckpoint)
 }
 
-/// The instant after `timeout`; one that is too far away for the clock is years away.
-fn later(timeout: Duration) -> Instant {
-    const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
-    let now = Instant::now();
-    now.checked_add(timeout).unwrap_or_else(|| now + FAR)
-}
-
-/// The pause before the next attempt. Never zero: a loop that does not pause starves its runtime.
+/// The pause before the next attempt.
 fn pause(rng: &mut fastrand::Rng, attempt: u32, options: &JournalOptions) -> Duration {
-    const MIN: Duration = Duration::from_millis(1);
-    backoff(rng, attempt, options.backoff_min, options.backoff_max).max(MIN)
+    backoff(rng, attempt, options.backoff_min, options.backoff_max)
 }
 
 impl<T> Clone for Journal<T> {
