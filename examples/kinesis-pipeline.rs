@@ -2,12 +2,12 @@
 //!
 //! ```console
 //! $ cargo xtask servers up && eval "$(cargo xtask servers env)"   # Kinesis on this machine; or take AWS itself
-//! $ cargo run --example kinesis-pipeline -- 600
+//! $ cargo run --example kinesis-pipeline -- 600 --create   # without --create from the second time on
 //! ```
 //!
 //! `KINESIS_STREAM` names a stream of your own, which is made where it is missing, and `KINESIS_ENDPOINT` a server that is
 //! not AWS; without a stream of your own, it is one called `hydrant-pipeline`, where `HYDRANT_TEST_KINESIS_URL` says. Keys
-//! and region come from the SDK's own chain. Run it twice: it goes on where it was.
+//! and region come from the SDK's own chain. Run it twice: it continues where it was.
 
 use std::env;
 use std::error::Error;
@@ -113,7 +113,9 @@ async fn main() -> Result<(), Failed> {
     active(&client, &stream).await?;
 
     // The primary: plain files. A stream cannot be one, because it compares nothing before it takes a record.
-    let primary = FileStore::open(&dir, FileStoreOptions::default()).await?;
+    // The first start alone creates it: a log whose volume is missing must not begin anew, behind its own stream.
+    let create = env::args().any(|arg| arg == "--create");
+    let primary = FileStore::open(&dir, FileStoreOptions::default().with_create(create)).await?;
     let log = FanOut::open(primary, FanOutOptions::default()).await?;
     let journal = Journal::open(log.clone(), JournalOptions::default()).await?;
     let before = journal.head();

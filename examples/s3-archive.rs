@@ -2,10 +2,11 @@
 //!
 //! ```console
 //! $ cargo xtask servers up && eval "$(cargo xtask servers env)"   # S3 on this machine; or take AWS itself
-//! $ cargo run --example s3-archive -- 1000
+//! $ cargo run --example s3-archive -- 1000 --create   # without --create from the second time on
 //! ```
 //!
-//! `S3_BUCKET` names the bucket, and `S3_ENDPOINT` a server that is not AWS; without them `HYDRANT_TEST_S3_URL` does. Keys and region come from the SDK's own chain. Run it twice: it goes on where it was.
+//! `S3_BUCKET` names the bucket, and `S3_ENDPOINT` a server that is not AWS; without them `HYDRANT_TEST_S3_URL` does. Keys
+//! and region come from the SDK's own chain. Run it twice: it continues where it was.
 
 use std::env;
 use std::path::PathBuf;
@@ -63,7 +64,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let prefix = env::var("S3_PREFIX").unwrap_or_else(|_| "payments".to_owned());
 
     // The primary: plain files. What it has acknowledged has happened, whether S3 can be reached or not.
-    let primary = FileStore::open(&dir, FileStoreOptions::default()).await?;
+    // The first start alone creates it: a log whose volume is missing must not begin anew, behind its own archive.
+    let create = env::args().any(|arg| arg == "--create");
+    let primary = FileStore::open(&dir, FileStoreOptions::default().with_create(create)).await?;
     let log = FanOut::open(primary, FanOutOptions::default()).await?;
 
     // The archive: a log of its own in the bucket, one object a batch, of the payments alone.

@@ -39,7 +39,7 @@ impl Crowd {
     }
 }
 
-/// Lets `tasks` tasks append `together` events at a time for as long as told, each call awaited: durable,
+/// Lets `tasks` tasks append `together` events at a time for `run`, and awaits each call: durable,
 /// through a journal over a log of its own in `dir`, [`Fsync::Always`](hydrant_file::Fsync::Always).
 ///
 /// # Errors

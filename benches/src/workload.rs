@@ -110,7 +110,7 @@ pub async fn append(
     events: &[Event],
     batch: usize,
 ) -> Result<()> {
-    for events in events.chunks(batch) {
+    for events in Batch::segments(events).flat_map(|segment| segment.chunks(batch)) {
         sink.append(Batch::new(after, events)?).await?;
         after = events.last().map(Event::id);
     }

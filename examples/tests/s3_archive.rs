@@ -20,7 +20,7 @@ fn example(name: &str) -> PathBuf {
 fn archive(url: &str, namespace: &str, changes: u64) -> Child {
     let mut command = Command::new(example("s3-archive"));
     command
-        .arg(changes.to_string())
+        .args([changes.to_string(), "--create".to_owned()])
         .env("HYDRANT_TEST_S3_URL", url)
         .env("ARCHIVE_DIR", std::env::temp_dir().join(namespace))
         .env("S3_PREFIX", format!("{namespace}/payments"))

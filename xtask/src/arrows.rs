@@ -75,6 +75,9 @@ const NEVER: &[&str] = &[
 /// What only tests may know.
 const TESTS_ONLY: &str = "test-servers";
 
+/// The kit, whose proxy the servers for tests use. It knows `hydrant` alone, like a store.
+const KIT: &str = "hydrant-conformance";
+
 /// What stores on AWS share: how it is reached. It knows no store.
 const SHARED: &str = "hydrant-aws";
 
@@ -98,6 +101,15 @@ pub(crate) fn check() -> Result<(), String> {
             "`hydrant` has a new dependency, {name}; if it is worth that everybody compiles it, add it to \
              xtask/src/arrows.rs"
         ));
+    }
+    let is_store = |name: &&String| name.starts_with("hydrant-") && *name != KIT;
+    if let Some(name) = tree(TESTS_ONLY)?.iter().find(is_store) {
+        return Err(format!("{TESTS_ONLY} depends on {name}: it knows {KIT} alone, and no store"));
+    }
+    if tree("xtask")?.contains("hydrant") {
+        return Err(
+            "xtask depends on hydrant: the first thing that a fresh machine compiles stays small".to_owned()
+        );
     }
     for name in crates()? {
         let all = tree(&name)?;

@@ -8,16 +8,22 @@ use aws_smithy_types::timeout::TimeoutConfig;
 use aws_types::SdkConfig;
 use aws_types::region::Region;
 use aws_types::sdk_config::SharedHttpClient;
+use hydrant::store::caught;
 use hydrant::{Error, Result};
 
 use crate::ClientOptions;
 
-/// What a client of any service is made from by these options.
+/// Makes a client of any service by these options; `client` makes it from the SDK's configuration.
 ///
 /// # Errors
 /// `Invalid` where the region, or without the SDK's chain the credentials, are missing, and for options that
-/// make no sense.
-pub async fn config(options: &ClientOptions) -> Result<SdkConfig> {
+/// make no sense. `Bug` where the SDK panics.
+pub async fn connect<C>(options: &ClientOptions, client: impl FnOnce(&SdkConfig) -> C) -> Result<C> {
+    // Boxed: the SDK's own futures are deep and large.
+    caught("the AWS SDK", || Box::pin(async move { Ok(client(&config(options).await?)) })).await
+}
+
+async fn config(options: &ClientOptions) -> Result<SdkConfig> {
     options.check()?;
     let http = aws_smithy_http_client::Builder::new()
         .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))

@@ -8,7 +8,7 @@ mod options;
 
 use std::error::Error as StdError;
 
-pub use config::config;
+pub use config::connect;
 pub use options::ClientOptions;
 
 /// The first error of a type among an error and what it was caused by.

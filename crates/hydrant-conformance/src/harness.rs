@@ -1,33 +1,27 @@
-//! What an author writes to enrol a store: how to open it, and what it promises.
+//! What an author writes to enrol a store: how to open it, what it promises, and how to break it.
 
-use std::fmt;
-use std::future::Future;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::future::BoxFuture;
-use futures_util::{StreamExt, stream};
-use hydrant::{
-    Capabilities, Durability, Event, EventId, EventSink, EventSource, EventStream, Prune, ReadFrom, Result,
-    Store, follow_by_reading,
-};
+use hydrant::{Capabilities, Durability, Event, EventId, Result};
 
-/// How the kit reaches a store. Two methods are enough; the hooks let more laws be tried in earnest.
+use crate::Opened;
+
+/// How the kit reaches a store. Two methods are enough; each hook lets the kit try more laws in earnest.
 ///
-/// What is not declared or has no hook is said in the run, in a line of its own, and never passed over.
+/// What is not declared or has no hook is reported in the run, in a line of its own.
 #[async_trait]
 pub trait Harness: Send + Sync + 'static {
-    /// What the store declares. Whatever stands here is tested.
+    /// The capabilities that the store declares. Each of them is tested.
     fn capabilities(&self) -> Capabilities;
 
-    /// Opens the log of a namespace, and creates it where there is none.
+    /// Opens the log of a namespace, and creates it if it does not exist.
     ///
     /// The kit uses each namespace (letters, digits, `_`) for one test. Opening it again must find what
     /// was held; opening it while it is open is a second writer.
     ///
     /// # Errors
-    /// What the store answers; a second writer may be refused with `Fenced` here already.
+    /// The store's own error; a second writer may be refused with `Fenced` here already.
     async fn open(&self, namespace: &str) -> Result<Opened>;
 
     /// What `Ok` from an append means.
@@ -40,7 +34,7 @@ pub trait Harness: Send + Sync + 'static {
         Limits::default()
     }
 
-    /// Why the store cannot be tried here, for example because its server is not there: every test then says
+    /// Why the store cannot be tried here, for example because its server is missing. Every test then prints
     /// `skipped: <reason>`. A harness whose server is required panics instead.
     fn unavailable(&self) -> Option<String> {
         None
@@ -50,7 +44,7 @@ pub trait Harness: Send + Sync + 'static {
     /// handles are closed or dropped.
     ///
     /// # Errors
-    /// What went wrong while doing so; the run says it and goes on.
+    /// What went wrong while removing; the run reports it and continues.
     async fn remove(&self, _prefix: &str) -> Result<()> {
         Ok(())
     }
@@ -58,18 +52,54 @@ pub trait Harness: Send + Sync + 'static {
     /// Hook for law 13: damages what is stored in a namespace that is closed. `false`: there is no way.
     ///
     /// # Errors
-    /// What went wrong while doing so.
+    /// What went wrong while damaging.
     async fn damage(&self, _namespace: &str, _damage: Damage) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Hook for law 13: replaces all that is stored in a namespace, which is open and followed, by `events`, as a
+    /// restore from a backup or a failover to another copy does. `false`: there is no way.
+    ///
+    /// # Errors
+    /// What went wrong while replacing.
+    async fn replace(&self, _namespace: &str, _events: &[Event]) -> Result<bool> {
         Ok(false)
     }
 
     /// Hook for law 7: makes the next write to the server or disk fail, in a namespace that is open. The `n`th
     /// kind of failure that the harness knows, from 0; `false`: there are no more.
     ///
+    /// `Tcp::arm` of the proxy (feature `proxy`) knows the kinds of a connection. The append after this call must
+    /// meet the fault; [`unfired`](Harness::unfired) proves it.
+    ///
     /// # Errors
-    /// What went wrong while doing so.
+    /// What went wrong while arming.
     async fn fail_next_write(&self, _namespace: &str, _n: usize) -> Result<bool> {
         Ok(false)
+    }
+
+    /// The faults of [`fail_next_write`](Harness::fail_next_write) that are armed and did not fire. The kit asks after
+    /// the append that had to meet them, and fails if there are any: a fault that misses proves nothing.
+    fn unfired(&self, _namespace: &str) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Hook for laws 7 and 8: makes each answer of the server or disk take this long, in a namespace that is open.
+    /// `false`: there is no way.
+    ///
+    /// # Errors
+    /// What went wrong while arming.
+    async fn delay(&self, _namespace: &str, _delay: Duration) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Ends what [`fail_next_write`](Harness::fail_next_write) and [`delay`](Harness::delay) began, so that the
+    /// server or disk works again.
+    ///
+    /// # Errors
+    /// What went wrong while healing.
+    async fn heal(&self, _namespace: &str) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -79,7 +109,7 @@ pub trait Harness: Send + Sync + 'static {
 pub enum Damage {
     /// An event in the middle of the log no longer decodes or checks.
     Inside,
-    /// Half an event stands behind the last one, as a crash in the middle of a write leaves it.
+    /// Half an event follows the last one, as a crash in the middle of a write leaves it.
     TornTail,
 }
 
@@ -91,9 +121,15 @@ pub struct Limits {
     pub event_bytes_max: usize,
     /// How many events the largest cases append. Lower it for slow servers. Default: 50,000.
     pub events_max: usize,
+    /// How many events the largest batch holds. A fan-out sends up to 1,024 by default, and an option of it or another
+    /// caller may send more, so lower this only for a store whose page states a limit. Default: 12,000.
+    pub batch_events_max: usize,
     /// The largest id that the store can hold. Default: 2^64-1.
     pub id_max: EventId,
     /// How long a case may take before it counts as hanging. Default: a minute.
+    ///
+    /// One call may take a sixth of it, and a twelfth may pass until acknowledged events are seen, dropped handles
+    /// are gone, and a sink that failed works again.
     pub patience: Duration,
 }
 
@@ -102,6 +138,7 @@ impl Default for Limits {
         Self {
             event_bytes_max: 16 << 20,
             events_max: 50_000,
+            batch_events_max: 12_000,
             id_max: EventId::new(u64::MAX),
             patience: Duration::from_secs(60),
         }
@@ -123,6 +160,13 @@ impl Limits {
         self
     }
 
+    /// Sets how many events the largest batch holds.
+    #[must_use]
+    pub fn with_batch_events_max(mut self, events: usize) -> Self {
+        self.batch_events_max = events;
+        self
+    }
+
     /// Sets the largest id that the store can hold.
     #[must_use]
     pub fn with_id_max(mut self, id: EventId) -> Self {
@@ -135,112 +179,5 @@ impl Limits {
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
-    }
-}
-
-/// Never locked: the mutex only makes the future shareable.
-pub(crate) type Hook = Mutex<BoxFuture<'static, Result<()>>>;
-
-/// An open log: its sides, and how to close it.
-pub struct Opened {
-    pub(crate) sink: Arc<dyn EventSink>,
-    pub(crate) source: Option<Arc<dyn EventSource>>,
-    pub(crate) prune: Option<Arc<dyn Prune>>,
-    pub(crate) close: Option<Hook>,
-    pub(crate) crash: Option<Hook>,
-}
-
-impl fmt::Debug for Opened {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Opened")
-            .field("source", &self.source.is_some())
-            .field("prune", &self.prune.is_some())
-            .field("close", &self.close.is_some())
-            .field("crash", &self.crash.is_some())
-            .finish_non_exhaustive()
-    }
-}
-
-impl Opened {
-    /// A store, sink and source in one.
-    pub fn store(store: impl Store + 'static) -> Self {
-        let store = Arc::new(store);
-        Self { sink: store.clone(), source: Some(store), prune: None, close: None, crash: None }
-    }
-
-    /// A store that can forget its oldest segments.
-    pub fn prunable(store: impl Prune + 'static) -> Self {
-        let store = Arc::new(store);
-        Self {
-            sink: store.clone(),
-            source: Some(store.clone()),
-            prune: Some(store),
-            close: None,
-            crash: None,
-        }
-    }
-
-    /// A sink alone. How the kit sees what it took: [`seen_as`](Opened::seen_as) or
-    /// [`seen_through`](Opened::seen_through).
-    pub fn sink(sink: impl EventSink + 'static) -> Self {
-        Self { sink: Arc::new(sink), source: None, prune: None, close: None, crash: None }
-    }
-
-    /// A source, and any writing side whose events it must yield.
-    pub fn source(source: impl EventSource + 'static, written_by: impl EventSink + 'static) -> Self {
-        Self::sink(written_by).seen_through(source)
-    }
-
-    /// How the kit sees what a sink alone took: a test's own reader of the table, stream or socket.
-    #[must_use]
-    pub fn seen_through(mut self, source: impl EventSource + 'static) -> Self {
-        self.source = Some(Arc::new(source));
-        self
-    }
-
-    /// The same for a sink whose events are simply looked up: all that it holds at the moment of the call.
-    #[must_use]
-    pub fn seen_as(self, held: impl Fn() -> Result<Vec<Event>> + Send + Sync + 'static) -> Self {
-        self.seen_through(Held(Arc::new(held)))
-    }
-
-    /// How to close it, usually `async move { store.close().await }`. Runs when all other handles that
-    /// the kit had are dropped. Without it, dropping must be enough.
-    #[must_use]
-    pub fn closed_by(mut self, close: impl Future<Output = Result<()>> + Send + 'static) -> Self {
-        self.close = Some(Mutex::new(Box::pin(close)));
-        self
-    }
-
-    /// How to crash it: when the future ends, opening the namespace again must find what a power cut at
-    /// that instant would leave, and nothing that the old handles still do may be seen. Without it, a
-    /// crash is tried as a drop without close.
-    #[must_use]
-    pub fn crashed_by(mut self, crash: impl Future<Output = Result<()>> + Send + 'static) -> Self {
-        self.crash = Some(Mutex::new(Box::pin(crash)));
-        self
-    }
-}
-
-/// What a sink holds, as a source.
-struct Held<F>(Arc<F>);
-
-impl<F: Fn() -> Result<Vec<Event>> + Send + Sync + 'static> EventSource for Held<F> {
-    fn read(&self, from: ReadFrom) -> EventStream {
-        let events = match (self.0)() {
-            Ok(events) => events,
-            Err(error) => return stream::iter([Err(error)]).boxed(),
-        };
-        let start = match from.exclusive() {
-            ReadFrom::After(id) => events.partition_point(|event| event.id() <= id),
-            ReadFrom::Snapshot => events.iter().rposition(Event::is_snapshot).unwrap_or(0),
-            ReadFrom::Origin | ReadFrom::At(_) => 0,
-        };
-        stream::iter(events.into_iter().skip(start).map(Ok)).boxed()
-    }
-
-    fn follow(&self, from: ReadFrom) -> EventStream {
-        let source = Arc::new(Self(Arc::clone(&self.0)));
-        follow_by_reading(source, from, || tokio::time::sleep(Duration::from_millis(1)))
     }
 }

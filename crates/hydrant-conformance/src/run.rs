@@ -1,4 +1,4 @@
-//! Runs a case: a runtime of its own, a deadline, and lines that say what was not tried.
+//! Runs a case: a runtime of its own, a deadline, and lines that name what was not tried.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::Write;
@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 use hydrant::Capabilities;
 
 use crate::cases::CASES;
-use crate::law::Broken;
+use crate::law::{Broken, broken};
 use crate::{Case, Harness, Side, Trial, Violation};
 
 /// How long a harness may take to remove a namespace.
@@ -28,9 +28,9 @@ static SEED: LazyLock<u64> = LazyLock::new(|| match std::env::var("HYDRANT_SEED"
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
-    /// Why the store could not be tried here ([`Harness::unavailable`]); `None` where it was.
+    /// Why the store could not be tried here ([`Harness::unavailable`]); `None` if it was.
     pub unavailable: Option<String>,
-    /// What the store does not declare, so that the case had nothing to try; `None` where it ran.
+    /// What the store does not declare, so that the case had nothing to try; `None` if it ran.
     pub not_declared: Option<Capabilities>,
     /// What would have needed a hook of the harness that is not there.
     pub not_exercised: Vec<String>,
@@ -67,14 +67,12 @@ pub fn check<H: Harness>(
         shared = ALONE.read().unwrap_or_else(PoisonError::into_inner);
         let _ = &shared;
     }
-    let violation =
-        |Broken { expected, saw }| Violation { law: case.law, case: case.name, expected, saw, seed };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .expect("the system gives two threads");
-    // Some stores want a runtime around them already when they are made.
+    // Some stores need a runtime when they are made.
     let harness = runtime.block_on(async { harness() });
     if let Some(reason) = harness.unavailable() {
         return Ok(Report { unavailable: Some(reason), skipped: true, ..Report::default() });
@@ -93,18 +91,16 @@ pub fn check<H: Harness>(
         let task = tokio::spawn(async move { AssertUnwindSafe((case.run)(&running)).catch_unwind().await });
         match tokio::time::timeout(patience, task).await {
             Ok(Ok(Ok(verdict))) => verdict,
-            Ok(Ok(Err(panic))) => Err(Broken {
-                expected: "no panic".to_owned(),
-                saw: format!("a panic: {}", panic_text(panic.as_ref())),
-            }),
-            Ok(Err(error)) => Err(Broken { expected: "the case to end".to_owned(), saw: error.to_string() }),
-            Err(_) => Err(Broken {
-                expected: format!("an answer within {patience:?} (`Limits::patience`)"),
-                saw: "none: something waits for ever".to_owned(),
-            }),
+            Ok(Ok(Err(panic))) => broken("no panic", format!("a panic: {}", panic_text(panic.as_ref()))),
+            Ok(Err(error)) => broken("the case to end", error.to_string()),
+            Err(_) => broken(
+                format!("the case to end within {patience:?} (`Limits::patience`)"),
+                "a call that does not return",
+            ),
         }
     });
     let (not_exercised, skipped) = trial.notes();
+    let after = trial.after();
     drop(trial);
     runtime.block_on(async {
         match tokio::time::timeout(REMOVAL, harness.remove(&namespace)).await {
@@ -115,13 +111,18 @@ pub fn check<H: Harness>(
     });
     drop(harness);
     runtime.shutdown_timeout(Duration::from_secs(5));
-    verdict.map(|()| Report { not_exercised, skipped, ..Report::default() }).map_err(violation)
+    match verdict {
+        Ok(()) => Ok(Report { not_exercised, skipped, ..Report::default() }),
+        Err(Broken { law, expected, saw, .. }) => {
+            Err(Violation { law: law.unwrap_or(case.law), case: case.name, expected, saw, after, seed })
+        }
+    }
 }
 
 /// The body of each test that a suite expands to.
 ///
 /// # Panics
-/// With the [`Violation`], when the store breaks the law.
+/// With the [`Violation`], if the store breaks the law.
 pub fn run<H: Harness>(harness: impl FnOnce() -> H, name: &str) {
     let case = CASES.iter().find(|case| case.name == name).expect("the suites name cases that exist");
     match check(harness, case, seed()) {
@@ -143,10 +144,10 @@ pub fn run<H: Harness>(harness: impl FnOnce() -> H, name: &str) {
     }
 }
 
-/// The test that says once, in the open, what a suite holds its store to.
+/// The body of the test that reports what a suite holds its store to.
 ///
 /// # Panics
-/// When something is declared that this suite cannot try: another suite is the right one.
+/// If something is declared that this suite cannot try: another suite is the right one.
 pub fn declare<H: Harness>(harness: impl FnOnce() -> H, sides: &[Side]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("the system gives a runtime");

@@ -27,7 +27,7 @@ impl Harness for OverMemory {
         };
         let log = FanOut::open(primary, FanOutOptions::default()).await?;
         let closing = log.clone();
-        Ok(Opened::prunable(log).closed_by(async move {
+        Ok(Opened::prunable(log.clone()).with_commit_point(log).closed_by(async move {
             drop(closing.close(Duration::from_secs(1)).await);
             Ok(())
         }))

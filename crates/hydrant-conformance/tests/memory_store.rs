@@ -23,7 +23,7 @@ impl Harness for InMemory {
         let options = MemoryStoreOptions::default().with_event_bytes_max(self.limits().event_bytes_max);
         let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
         let log = logs.entry(namespace.to_owned()).or_insert_with(|| MemoryStore::new(options));
-        Ok(Opened::prunable(log.clone()))
+        Ok(Opened::primary(log.clone()))
     }
 }
 

@@ -40,6 +40,9 @@ impl Sealed {
 /// A sealed segment that was found under this name, as plain text.
 pub(crate) type Opened = (PathBuf, Arc<dyn DiskFile>, Stat);
 
+/// A file that was opened.
+pub(crate) type Open = (Arc<dyn DiskFile>, Stat);
+
 /// What is found in a directory.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Listing {
@@ -98,9 +101,43 @@ impl Directory {
         Ok(listing)
     }
 
+    /// Which directory has the name now; `None` if there is none.
+    pub(crate) fn identity(&self) -> Result<Option<Identity>> {
+        let found = self.disk.stat(&self.path).map_err(|cause| self.unread(&self.path, cause))?;
+        Ok(found.map(|stat| stat.identity))
+    }
+
+    /// Whether there is a log, be it empty.
+    pub(crate) fn has_log(&self) -> Result<bool> {
+        let listing = self.list()?;
+        let has_segments = !listing.sealed.is_empty() || !listing.next.is_empty();
+        Ok(has_segments || self.stat(&self.state())?.is_some())
+    }
+
+    /// Opens `state` and lists the sealed segments before it, both as they were at one moment.
+    ///
+    /// # Errors
+    /// `Unavailable` if `state` is replaced each time it is looked at.
+    pub(crate) fn look(&self) -> Result<(Option<Open>, Listing)> {
+        const LOOKS_MAX: u32 = 1000;
+        let path = self.state();
+        let identity = |stat: Option<Stat>| stat.map(|stat| stat.identity);
+        for _ in 0..LOOKS_MAX {
+            // `state` first: if it is sealed meanwhile, it is listed too, and not missing.
+            let state = self.open(&path)?;
+            let found = identity(state.as_ref().map(|(_, stat)| *stat));
+            let listing = self.list_behind(found)?;
+            if identity(self.stat(&path)?) == found {
+                return Ok((state, listing));
+            }
+        }
+        Err(Error::new(ErrorKind::Unavailable, Retry::Safe, "`state` is replaced all the time; try again")
+            .at_target(path.display().to_string()))
+    }
+
     /// What is there besides this `state`. While a rotation is under way, `state` has the name of a sealed segment
     /// too: it is not listed.
-    pub(crate) fn list_behind(&self, state: Option<Identity>) -> Result<Listing> {
+    fn list_behind(&self, state: Option<Identity>) -> Result<Listing> {
         let mut listing = self.list()?;
         if let (Some(newest), Some(state)) = (listing.sealed.last(), state)
             && self.stat(&self.file(&newest.name()))?.map(|stat| stat.identity) == Some(state)
@@ -123,7 +160,7 @@ impl Directory {
     }
 
     /// Opens a file for reading; `None` when it is not there.
-    pub(crate) fn open(&self, path: &Path) -> Result<Option<(Arc<dyn DiskFile>, Stat)>> {
+    pub(crate) fn open(&self, path: &Path) -> Result<Option<Open>> {
         // A pipe would block its opener, so look first.
         if self.stat(path)?.is_none() {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! How a file begins: what its first line tells about the log before it.
+//! How a file begins: what its first line says about the log before it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -33,6 +33,21 @@ impl Opening {
             None if self.snapshot.is_some() => self.id.prev(),
             None => None,
         }
+    }
+
+    /// Whether the file continues a log that was read up to `last`, by a read that is at `position`.
+    pub(crate) fn joins(&self, last: Option<EventId>, position: Option<EventId>) -> bool {
+        match (self.opens, last) {
+            (Some(opens), Some(_)) => opens.predecessor() == last,
+            // Foreign files do not name the event before them: a snapshot has the next id, or reuses the last one.
+            (None, Some(_)) => last >= self.predecessor(),
+            (_, None) => position >= self.predecessor(),
+        }
+    }
+
+    /// Whether the file begins with a snapshot of hydra-node that has the id of the event before it.
+    pub(crate) fn reuses(&self, id: EventId) -> bool {
+        self.id == id && self.opens.is_none() && self.snapshot.is_some()
     }
 
     /// Reads it; `None` where there are no lines before `end`.
@@ -85,7 +100,7 @@ impl Opening {
     }
 }
 
-/// One line, whoever wrote it. `number` is its number where lines have no ids.
+/// Reads one line, of Hydrant or foreign. `number` is its number where lines have no ids.
 pub(crate) fn read_line(line: &bytes::Bytes, number: Option<u64>) -> Result<(Line, hydrant::Event)> {
     let parsed = wire::parse(line)?;
     let event = match &parsed {

@@ -64,7 +64,10 @@ pub(crate) fn recover(dir: &Directory, known: &Known) -> Result<Ready> {
         (Some(last), Some(sealed)) if last.id() > sealed.last => Some(last),
         (last, None) => last,
         // hydra-node's snapshot may reuse an id. A read yields the first event of that id: the sealed one.
-        (_, Some(sealed)) => Some(last_of(dir, sealed)?),
+        (_, Some(sealed)) => {
+            let missing = || dir.unread(&dir.file(&sealed.name()), std::io::ErrorKind::NotFound.into());
+            Some(last_of(dir, sealed)?.ok_or_else(missing)?)
+        }
     };
     Ok(Ready {
         file,
@@ -192,11 +195,11 @@ impl Recovery<'_> {
         Ok((file, stat, end))
     }
 
-    /// Moves a torn tail away; makes sure of what stays. Tells the length of `state` then.
+    /// Moves a torn tail away and makes the rest durable. Returns the length of `state` then.
     fn settle_tail(&mut self, file: &dyn DiskFile, end: &Tail) -> Result<u64> {
         let path = self.dir.state();
         let ahead = self.known.record.is_some_and(|record| record.preallocates);
-        // NUL bytes that a writer put there to be written over are nobody's.
+        // NUL bytes that a writer put there to be written over are no tail.
         let kept = if ahead { end.text.max(end.end) } else { end.len };
         if kept > end.end {
             self.may_cut(file, end)?;
@@ -268,11 +271,9 @@ impl Recovery<'_> {
     }
 }
 
-/// The last event of a sealed file.
-pub(crate) fn last_of(dir: &Directory, sealed: Sealed) -> Result<Event> {
-    let (path, file, stat) = dir
-        .open_sealed(sealed)?
-        .ok_or_else(|| dir.unread(&dir.file(&sealed.name()), std::io::ErrorKind::NotFound.into()))?;
+/// The last event of a sealed file; `None` if the file is not there any more.
+pub(crate) fn last_of(dir: &Directory, sealed: Sealed) -> Result<Option<Event>> {
+    let Some((path, file, stat)) = dir.open_sealed(sealed)? else { return Ok(None) };
     let (offset, line) = lines::last_before(&file, stat.len, dir, &path)?;
     let number = if wire::is_bare(&line) {
         Some(lines::count(&*file, offset).map_err(|cause| dir.unread(&path, cause))?)
@@ -284,7 +285,7 @@ pub(crate) fn last_of(dir: &Directory, sealed: Sealed) -> Result<Event> {
         let differs = Error::corrupt("the file ends with another event than its name says").at(event.id());
         return Err(dir.damage(&path, &*file, offset, &differs));
     }
-    Ok(event)
+    Ok(Some(event))
 }
 
 fn failed(path: &Path, cause: std::io::Error) -> Error {

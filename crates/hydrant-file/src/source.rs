@@ -8,20 +8,24 @@ use std::time::Duration;
 
 use hydrant::{Checkpoint, Error, ErrorKind, EventSource, EventStream, ReadFrom, Result, Retry};
 
-use crate::directory::Directory;
-use crate::disk::{DiskFile, Identity};
-use crate::examine::examine;
+use crate::directory::{Directory, Sealed};
+use crate::disk::{DiskFile, Stat};
+use crate::examine::{cut, examine};
 use crate::lock::{Phase, Record};
 use crate::options::FileSourceOptions;
 use crate::stream::{self, Signal, Views};
 use crate::walk::{self, Current, View};
 
-/// A log in a directory, only read: while this or another process writes it, or nobody does.
+/// A log in a directory, opened for reading only, whether a process writes it or not.
 ///
 /// It takes no lock and never blocks the writer. It yields what a power cut cannot take back: as far as the
-/// writer says that it has synced; where nobody holds the lock (hydra-node never does), the reader syncs
-/// `state` itself first. [`follow`](EventSource::follow) looks every
-/// [`poll_interval`](FileSourceOptions::poll_interval).
+/// writer says that it has synced. If no process holds the lock (hydra-node never does), the reader syncs
+/// `state` itself first.
+///
+/// The log may be rotated, pruned, compressed or repaired meanwhile. If `state` is another file, is shorter or was
+/// rewritten, or the directory was replaced, a follower looks for the event it returned last. It continues behind it
+/// if it is there with the same digest, and ends with `Diverged` or `Pruned` if it is not.
+/// [`follow`](EventSource::follow) looks every [`poll_interval`](FileSourceOptions::poll_interval).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> hydrant::Result<()> {
@@ -98,12 +102,12 @@ impl FileSource {
             let found = self
                 .dir
                 .run(move || match views.view()? {
-                    Some(view) => Ok(Some(walk::last_event(&views.dir, &view)?)),
+                    Some(view) => walk::checkpoint(&views.dir, &view),
                     None => Ok(None),
                 })
                 .await?;
-            if let Some(last) = found {
-                return Ok(last.as_ref().map_or(Checkpoint::Empty, Checkpoint::at));
+            if let Some(checkpoint) = found {
+                return Ok(checkpoint);
             }
             tokio::time::sleep(self.options.poll_interval).await;
         }
@@ -129,7 +133,7 @@ impl FileSource {
             .await
     }
 
-    /// The bytes of `state` behind its last whole commit, where nobody has the log open: a crash left them, or
+    /// The bytes of `state` behind its last whole commit, if no process has the log open: a crash left them, or
     /// a writer that takes no lock is at work. Reads end before them.
     ///
     /// # Errors
@@ -146,7 +150,12 @@ impl FileSource {
     }
 
     fn views(&self) -> DirectoryViews {
-        DirectoryViews { dir: self.dir.clone(), poll_interval: self.options.poll_interval, seen: None }
+        DirectoryViews {
+            dir: self.dir.clone(),
+            poll_interval: self.options.poll_interval,
+            seen: None,
+            has_shown: false,
+        }
     }
 }
 
@@ -160,102 +169,131 @@ impl EventSource for FileSource {
     }
 }
 
-/// What may be read of a log, told by its files.
+/// What may be read of a log, as its files show.
 struct DirectoryViews {
     dir: Arc<Directory>,
     poll_interval: Duration,
     seen: Option<Seen>,
+    /// Whether a view was returned before.
+    has_shown: bool,
 }
 
 /// What the last look found.
 struct Seen {
-    view: View,
-    identity: Identity,
-    /// The length that `state` had, when the reader found its end by itself.
+    sealed: Arc<[Sealed]>,
+    current: Current,
+    /// The length that `state` had when the reader found its end by itself.
     own: Option<u64>,
 }
 
 impl Views for DirectoryViews {
     fn view(&mut self) -> Result<Option<View>> {
         let path = self.dir.state();
-        for _ in 0..1000 {
-            let now = self.dir.stat(&path)?;
-            let known =
-                self.seen.as_ref().filter(|seen| now.is_some_and(|now| now.identity == seen.identity));
-            if known.is_none() {
-                // `state` first: if it is sealed meanwhile, it is in the list a second time, and not missing.
-                let opened = self.dir.open(&path)?;
-                let listing = self.dir.list_behind(opened.as_ref().map(|(_, stat)| stat.identity))?;
-                let same = self.dir.stat(&path)?.map(|stat| stat.identity);
-                if opened.as_ref().map(|(_, stat)| stat.identity) != same {
-                    continue;
+        let now = self.dir.stat(&path)?;
+        // Another file, or a shorter one, is another place.
+        self.seen.take_if(|Seen { current, .. }| {
+            now.is_none_or(|now| now.identity != current.identity || now.len < current.end)
+        });
+        if self.seen.is_none() {
+            let (state, listing) = self.dir.look()?;
+            let sealed = listing.sealed.into();
+            let Some((file, stat)) = state else {
+                if let Some(missing) = Record::of(&self.dir)?.and_then(|record| record.misses(&path)) {
+                    return Err(missing);
                 }
-                let Some((file, stat)) = opened else {
-                    if let Some(missing) = Record::of(&self.dir)?.and_then(|record| record.misses(&path)) {
-                        return Err(missing);
-                    }
-                    return Ok(Some(View { sealed: listing.sealed.into(), current: None }));
-                };
-                let current = Current { file, identity: stat.identity, end: 0 };
-                self.seen = Some(Seen {
-                    view: View { sealed: listing.sealed.into(), current: Some(current) },
-                    identity: stat.identity,
-                    own: None,
-                });
-            }
-            return self.find_end();
+                self.has_shown = true;
+                return Ok(Some(View { sealed, current: None }));
+            };
+            let current = Current { file, identity: stat.identity, end: 0 };
+            self.seen = Some(Seen { sealed, current, own: None });
         }
-        Err(Error::new(ErrorKind::Unavailable, Retry::Safe, "`state` is replaced all the time; try again")
-            .at_target(path.display().to_string()))
+        let view = self.find_end()?;
+        self.has_shown |= view.is_some();
+        Ok(view)
     }
 
     fn changed(&mut self) -> Signal {
         Box::pin(tokio::time::sleep(self.poll_interval))
     }
+
+    fn forget(&mut self) -> bool {
+        self.seen = None;
+        true
+    }
 }
+
+/// How often the lock's record is read again if it speaks of more than the file has.
+const RECORDS_MAX: u32 = 3;
 
 impl DirectoryViews {
     /// How far `state` is durable.
     fn find_end(&mut self) -> Result<Option<View>> {
-        let Some(Seen { view, own, .. }) = &mut self.seen else {
-            return Ok(None);
-        };
-        let Some(current) = &mut view.current else {
+        let Some(Seen { sealed, current, own }) = &mut self.seen else {
             return Ok(None);
         };
         let (dir, path) = (&self.dir, self.dir.state());
         let unread = |cause| dir.unread(&path, cause);
         let lock = dir.file("lock");
-        let record = Record::of(dir)?;
-        let stat = current.file.stat().map_err(unread)?;
-        let told = match record {
-            Some(record) => record
-                .vouches_for(&*current.file, &stat)
-                .map_err(unread)?
-                .map(|synced| (synced, record.phase == Phase::Stopped)),
-            None => None,
-        };
-        let end = match told {
-            Some((synced, stopped)) if stopped || stat.len <= synced => synced.min(stat.len),
+        let (vouched, stat) = vouched(dir, &*current.file)?;
+        let is_cut = vouched.is_some_and(|vouched| vouched.synced > stat.len);
+        if let Some(vouched) = vouched.filter(|_| is_cut && !self.has_shown) {
+            return Err(cut(dir, &*current.file, stat.len, vouched.synced));
+        }
+        // Of a file that was cut under a reader, the record says nothing: the reader compares it with what it read.
+        let vouched = vouched.filter(|_| !is_cut);
+        let end = match vouched {
+            Some(vouched) if vouched.is_final || stat.len == vouched.synced => vouched.synced,
             _ if *own == Some(stat.len) => current.end,
-            _ if dir.disk.is_locked(&lock).map_err(|cause| dir.unread(&lock, cause))? => match told {
-                Some((synced, _)) => synced,
-                None => return Ok(None), // in the middle of opening, or of a rotation
-            },
+            _ if !is_cut && dir.disk.is_locked(&lock).map_err(|cause| dir.unread(&lock, cause))? => {
+                match vouched {
+                    Some(vouched) => vouched.synced,
+                    None => return Ok(None), // a writer opens the log, or rotates
+                }
+            }
             _ => {
                 sync_foreign(&*current.file).map_err(unread)?;
-                let vouched = told.map_or(0, |(synced, _)| synced);
                 *own = Some(stat.len);
-                examine(dir, &path, &current.file, stat.len, vouched)?.end
+                let synced = vouched.map_or(0, |vouched| vouched.synced);
+                examine(dir, &path, &current.file, stat.len, synced)?.end
             }
         };
-        // What was shown once is durable: an older word of a writer takes nothing back.
+        // What was shown once is durable: an older record of a writer takes nothing back.
         current.end = current.end.max(end);
-        Ok(Some(view.clone()))
+        Ok(Some(View { sealed: sealed.clone(), current: Some(current.clone()) }))
     }
 }
 
-/// Makes durable what somebody else wrote. On a read-only file system it is already.
+/// What the lock's record says about a file.
+#[derive(Clone, Copy)]
+struct Vouched {
+    synced: u64,
+    /// Nothing behind `synced` is to be believed.
+    is_final: bool,
+}
+
+/// Reads what the lock's record says about this `state`, and how long the file is.
+fn vouched(dir: &Directory, file: &dyn DiskFile) -> Result<(Option<Vouched>, Stat)> {
+    let unread = |cause| dir.unread(&dir.state(), cause);
+    let mut looks = 0;
+    loop {
+        let record = Record::of(dir)?;
+        let stat = file.stat().map_err(unread)?;
+        let vouched = match record {
+            Some(record) => record
+                .vouches_for(file, &stat)
+                .map_err(unread)?
+                .map(|synced| Vouched { synced, is_final: record.phase == Phase::Stopped }),
+            None => None,
+        };
+        looks += 1;
+        // A repair may have cut the file right behind the look at its record.
+        if looks == RECORDS_MAX || vouched.is_none_or(|vouched| vouched.synced <= stat.len) {
+            return Ok((vouched, stat));
+        }
+    }
+}
+
+/// Makes durable what a foreign writer wrote. On a read-only file system it is already.
 fn sync_foreign(file: &dyn DiskFile) -> std::io::Result<()> {
     match file.sync() {
         Err(cause) if cause.kind() == std::io::ErrorKind::ReadOnlyFilesystem => Ok(()),

@@ -11,27 +11,30 @@ use hydrant::{Error, ErrorKind, Event, EventStream, ReadFrom, Result, Retry};
 use tokio::task::JoinHandle;
 
 use crate::directory::Directory;
-use crate::walk::{Chunk, Item, View, Walk};
+use crate::walk::{Chunk, Item, Next, View, Walk};
 
-/// Something that happened, at last.
+/// Resolves when there may be something new.
 pub(crate) type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Tells how much of a log may be read.
+/// Shows how much of a log may be read.
 pub(crate) trait Views: Send + 'static {
-    /// What may be read now; `None` while a writer is just beginning and has not said it yet. May block.
+    /// Returns what may be read now; `None` while a writer opens the log and has not published it yet. May block.
     ///
     /// # Errors
-    /// Why nothing more can be told.
+    /// The reason why nothing more can be read.
     fn view(&mut self) -> Result<Option<View>>;
 
     /// Resolves when something may have changed since the last `view`.
     fn changed(&mut self) -> Signal;
+
+    /// Forgets what was found, because `state` is not as it was. Returns whether the next view will be a new one.
+    fn forget(&mut self) -> bool;
 }
 
-/// How often a bounded read looks again while a writer is just beginning.
+/// How often a read looks again while the writer does not say how far it is.
 const LOOKS_MAX: u32 = 500;
 
-/// Events from `from` on, to the end of the first view, or for ever.
+/// Returns events from `from` on, to the end of the first view, or forever.
 pub(crate) fn events(
     dir: Arc<Directory>,
     from: ReadFrom,
@@ -39,7 +42,7 @@ pub(crate) fn events(
     follows: bool,
 ) -> EventStream {
     let walk = Walk::new(dir.clone(), from);
-    let reader = Reader { walk, views, follows, view: None, looks: 0 };
+    let reader = Reader { dir: dir.clone(), walk, views, follows, view: None, looks: 0 };
     Box::pin(Events {
         dir,
         state: State::Idle(Box::new(reader)),
@@ -58,6 +61,7 @@ enum Step {
 }
 
 struct Reader {
+    dir: Arc<Directory>,
     walk: Walk,
     views: Box<dyn Views>,
     follows: bool,
@@ -68,16 +72,16 @@ struct Reader {
 impl Reader {
     fn step(&mut self) -> Result<Step> {
         if let Some(view) = &self.view {
-            if let Some(chunk) = self.walk.next(view)? {
-                return Ok(Step::Chunk(chunk));
-            }
-            if !self.follows {
-                return Ok(Step::End);
+            match self.walk.next(view)? {
+                Next::Chunk(chunk) => return Ok(Step::Chunk(chunk)),
+                Next::End if !self.follows => return Ok(Step::End),
+                Next::End => {}
+                Next::Changed => self.forget()?,
             }
         }
         let fresh = match self.views.view()? {
             Some(fresh) => fresh,
-            None if self.follows || self.looks < LOOKS_MAX => {
+            None if self.looks < LOOKS_MAX => {
                 self.looks += 1;
                 return Ok(Step::Wait(self.views.changed()));
             }
@@ -85,18 +89,32 @@ impl Reader {
                 return Err(Error::new(
                     ErrorKind::Unavailable,
                     Retry::Safe,
-                    "another process is opening this log, and has not said yet what may be read; try again",
-                ));
+                    "another process has this log open, and does not say how far `state` may be read; try again",
+                )
+                .at_target(self.dir.state().display().to_string()));
             }
         };
-        // What is new is seen by looking, not by comparing views.
-        let chunk = self.walk.next(&fresh)?;
+        self.looks = 0;
+        // What is new is found by reading, not by comparing views.
+        let next = self.walk.next(&fresh)?;
         self.view = Some(fresh);
-        Ok(match chunk {
-            Some(chunk) => Step::Chunk(chunk),
-            None if self.follows => Step::Wait(self.views.changed()),
-            None => Step::End,
-        })
+        match next {
+            Next::Chunk(chunk) => Ok(Step::Chunk(chunk)),
+            Next::End if !self.follows => Ok(Step::End),
+            Next::Changed => self.forget().map(|()| Step::Wait(self.views.changed())),
+            Next::End => Ok(Step::Wait(self.views.changed())),
+        }
+    }
+
+    /// Prepares for another view of a log whose `state` is not as it was.
+    fn forget(&mut self) -> Result<()> {
+        self.view = None;
+        if self.follows && self.views.forget() {
+            return Ok(());
+        }
+        let message = "the file was cut or rewritten while it was read; end what does that, and read again";
+        Err(Error::new(ErrorKind::Diverged, Retry::Never, message)
+            .at_target(self.dir.state().display().to_string()))
     }
 }
 

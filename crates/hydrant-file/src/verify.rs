@@ -10,16 +10,16 @@ use hydrant::{Error, ErrorKind, EventId, Result};
 use tokio::sync::mpsc;
 
 use crate::commit::Structure;
-use crate::directory::Directory;
+use crate::directory::{Directory, Sealed};
 use crate::disk::{DiskFile, Stat};
 use crate::examine::examine;
 use crate::lines::{self, Lines, Piece};
 use crate::lock::Record;
-use crate::opening::{read_line, too_long};
+use crate::opening::{Opening, read_line, too_long};
 use crate::options::FileSourceOptions;
 use crate::wire::{self, Line};
 
-/// How many findings wait for whoever takes them.
+/// How many findings wait for the caller.
 const WAITING_MAX: usize = 64;
 
 /// A place in a log that is not as it was written.
@@ -58,7 +58,7 @@ pub type FindingStream = Pin<Box<dyn Stream<Item = Result<Finding>> + Send>>;
 /// Reads a whole log and gives every place that does not check; an empty stream says that all is well.
 ///
 /// Checks every checksum, that ids grow, that each commit is there as a whole and where it was written, that
-/// no segment is missing or misnamed. Lines that somebody else wrote carry no checksums: that they are
+/// no segment is missing or misnamed. Foreign lines carry no checksums: that they are
 /// events, in order, is checked. Changes nothing, needs no lock, and may run beside a writer: it goes as far
 /// as the writer has synced. Takes memory for a few blocks of lines.
 ///
@@ -88,15 +88,25 @@ impl Stream for Findings {
     }
 }
 
-/// Goes through the files of a log, and tells what it finds until nobody listens.
+/// Goes through the files of a log, and reports what it finds until its caller has left.
 pub(crate) struct Verifier<'a, F> {
     dir: &'a Directory,
-    tell: F,
+    report: F,
     is_heard: bool,
     /// The last event so far.
     last: Option<EventId>,
     /// Whether a file came before this one.
     is_chain: bool,
+}
+
+/// How far `state` goes.
+struct End {
+    /// The end of the last commit that counts.
+    counts: u64,
+    /// The end of what was written behind it.
+    text: u64,
+    /// Where the lock's record says that it ends at least.
+    vouched: u64,
 }
 
 /// A place in a file.
@@ -108,54 +118,101 @@ struct At<'a> {
 }
 
 impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
-    pub(crate) fn new(dir: &'a Directory, tell: F) -> Self {
-        Self { dir, tell, is_heard: true, last: None, is_chain: false }
+    pub(crate) fn new(dir: &'a Directory, report: F) -> Self {
+        Self { dir, report, is_heard: true, last: None, is_chain: false }
     }
 
     pub(crate) fn run(mut self) -> Result<()> {
-        let state = self.dir.stat(&self.dir.state())?.map(|stat| stat.identity);
-        let listing = self.dir.list_behind(state)?;
-        for sealed in &listing.sealed {
-            let path = self.dir.file(&sealed.name());
-            let checked = match self.dir.open_sealed(*sealed) {
-                Ok(Some((_, file, stat))) => self.file(&path, file, stat.len),
-                // A prune came between.
-                Ok(None) => continue,
-                Err(error) => Err(error),
-            };
-            let end = match checked {
-                Ok(end) => end,
-                // What a compressed segment says about itself.
-                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
-                    self.tell(At { path: &path, line: 0, offset: 0 }, &describe(&error));
-                    self.last = Some(sealed.last);
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            if self.last != Some(sealed.last) {
-                let last = self.last.map_or_else(|| "no event".to_owned(), |last| format!("event {last}"));
-                self.tell(end, &format!("the file ends with {last}, its name says {}", sealed.last));
-            }
+        let (state, listing) = self.dir.look()?;
+        for sealed in listing.sealed {
+            self.sealed(sealed)?;
         }
-        let path = self.dir.state();
-        if let Some((file, stat)) = self.dir.open(&path)? {
-            let (end, text) = self.end_of_state(&file, &stat, &path)?;
-            let at = self.file(&path, file, end)?;
-            if end < text {
-                let at = At { path: &path, line: at.line + 1, offset: end };
-                self.tell_torn(at, text - end);
+        match state {
+            Some((file, stat)) => self.state(&file, &stat),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks a sealed segment.
+    fn sealed(&mut self, sealed: Sealed) -> Result<()> {
+        let path = self.dir.file(&sealed.name());
+        let checked = match self.dir.open_sealed(sealed) {
+            Ok(Some((_, file, stat))) => self.joined(&path, file, stat.len),
+            // It was removed since it was listed: the next file does not join, and says why.
+            Ok(None) => return Ok(()),
+            Err(error) => Err(error),
+        };
+        let end = match checked {
+            Ok(end) => end,
+            // What a compressed segment says about itself.
+            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
+                self.report(At { path: &path, line: 0, offset: 0 }, &describe(&error));
+                self.last = Some(sealed.last);
+                return Ok(());
             }
+            Err(error) => return Err(error),
+        };
+        if self.last != Some(sealed.last) {
+            let last = self.last.map_or_else(|| "no event".to_owned(), |last| format!("event {last}"));
+            self.report(end, &format!("the file ends with {last}, its name says {}", sealed.last));
         }
         Ok(())
     }
 
-    fn tell(&mut self, at: At<'_>, what: &str) {
-        let finding = Finding { line: at.line, offset: at.offset, ..Finding::of_file(at.path, what) };
-        self.is_heard = self.is_heard && (self.tell)(finding);
+    /// Checks `state`, as far as it counts.
+    fn state(&mut self, file: &Arc<dyn DiskFile>, stat: &Stat) -> Result<()> {
+        let path = self.dir.state();
+        let end = self.end_of_state(file, stat, &path)?;
+        let at = self.joined(&path, file.clone(), end.counts)?;
+        let behind = At { path: &path, line: at.line + 1, offset: end.counts };
+        if end.counts < end.text {
+            self.report_torn(behind, end.text - end.counts);
+        }
+        if end.counts < end.vouched {
+            let synced = end.vouched;
+            self.report(
+                behind,
+                &format!("the file ends here, and was synced up to byte {synced}: events are missing"),
+            );
+        }
+        Ok(())
     }
 
-    fn tell_torn(&mut self, at: At<'_>, bytes: u64) {
+    /// Checks a file, behind those that belong before it.
+    fn joined<'p>(&mut self, path: &'p Path, file: Arc<dyn DiskFile>, end: u64) -> Result<At<'p>> {
+        // A first line that does not check is reported when the lines are read.
+        if self.is_chain
+            && let Ok(Some(opening)) = Opening::of(self.dir, path, &file, end)
+            && let Some(before) = opening.predecessor()
+            && !opening.joins(self.last, None)
+        {
+            self.list_again(before)?;
+        }
+        self.file(path, file, end)
+    }
+
+    /// Looks for the segments up to `before`: they may have been pruned since the directory was listed, or been
+    /// compressed just when it was, so that the listing showed none of their names.
+    fn list_again(&mut self, before: EventId) -> Result<()> {
+        let listed = self.dir.list()?.sealed;
+        for sealed in &listed {
+            if Some(sealed.last) > self.last && sealed.last <= before {
+                self.sealed(*sealed)?;
+            }
+        }
+        let is_there = |sealed: &&Sealed| matches!(self.dir.open_sealed(**sealed), Ok(Some(_)) | Err(_));
+        if listed.iter().find(is_there).is_none_or(|oldest| oldest.last > before) {
+            self.is_chain = false;
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, at: At<'_>, what: &str) {
+        let finding = Finding { line: at.line, offset: at.offset, ..Finding::of_file(at.path, what) };
+        self.is_heard = self.is_heard && (self.report)(finding);
+    }
+
+    fn report_torn(&mut self, at: At<'_>, bytes: u64) {
         let what = format!("{bytes} bytes were left by a crash; the next open for writing moves them away");
         let finding = Finding {
             line: at.line,
@@ -163,33 +220,39 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
             is_torn_tail: true,
             ..Finding::of_file(at.path, &what)
         };
-        self.is_heard = self.is_heard && (self.tell)(finding);
+        self.is_heard = self.is_heard && (self.report)(finding);
     }
 
-    /// How far `state` is to be checked, and how far it reaches. Beside a writer, that is as far as it has
-    /// synced; after a crash, as far as recovery would keep it.
-    fn end_of_state(&self, file: &Arc<dyn DiskFile>, stat: &Stat, path: &Path) -> Result<(u64, u64)> {
+    /// How far `state` is to be checked. Beside a writer, that is as far as it has synced; after a crash, as far as
+    /// recovery would keep it.
+    fn end_of_state(&self, file: &Arc<dyn DiskFile>, stat: &Stat, path: &Path) -> Result<End> {
         let unread = |cause| self.dir.unread(path, cause);
         let lock = self.dir.file("lock");
-        let mut vouched = None;
-        let mut text = stat.len;
-        if let Some((lock_file, _)) = self.dir.open(&lock)?
-            && let Some(record) = Record::read(&*lock_file).map_err(unread)?
-        {
-            vouched = record.vouches_for(&**file, stat).map_err(unread)?;
-            if let Some(synced) = vouched
-                && self.dir.disk.is_locked(&lock).map_err(unread)?
-            {
-                return Ok((synced, synced));
-            }
-            if record.preallocates {
-                text = lines::end_of_text(&**file, stat.len).map_err(unread)?;
-            }
+        let is_locked = || self.dir.disk.is_locked(&lock).map_err(unread);
+        let record = Record::of(self.dir)?;
+        let len = file.stat().map_err(unread)?.len;
+        let vouched = match record {
+            Some(record) => record.vouches_for(&**file, &Stat { len, ..*stat }).map_err(unread)?.unwrap_or(0),
+            None => 0,
+        };
+        if vouched > len {
+            return Ok(End { counts: len, text: len, vouched });
         }
-        match examine(self.dir, path, file, stat.len, vouched.unwrap_or(0)) {
-            Ok(end) => Ok((end.end, text.max(end.end))),
-            // Damage below what was synced: the lines will say where.
-            Err(error) if error.kind() == ErrorKind::Corrupt => Ok((text, text)),
+        let whole = |counts| End { counts, text: counts, vouched };
+        if vouched > 0 && is_locked()? {
+            return Ok(whole(vouched));
+        }
+        let text = if record.is_some_and(|record| record.preallocates) {
+            lines::end_of_text(&**file, len).map_err(unread)?
+        } else {
+            len
+        };
+        match examine(self.dir, path, file, len, vouched) {
+            // What a writer does just now is not torn.
+            Ok(end) if is_locked()? => Ok(whole(end.end)),
+            Ok(end) => Ok(End { counts: end.end, text: text.max(end.end), vouched }),
+            // Damage below what was synced: its lines are reported one by one.
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(whole(text)),
             Err(error) => Err(error),
         }
     }
@@ -205,7 +268,7 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
                 Piece::Lines(block) => block,
                 Piece::TooLong(offset) => {
                     at = At { path, line: at.line + 1, offset };
-                    self.tell(at, too_long(self.dir).message());
+                    self.report(at, too_long(self.dir).message());
                     structure = Structure::anywhere();
                     continue;
                 }
@@ -231,15 +294,15 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
                     Ok(())
                 });
                 if let Err(error) = checked {
-                    self.tell(at, &describe(&error));
-                    // One flaw is told once, not once more for each line behind it.
+                    self.report(at, &describe(&error));
+                    // One flaw is reported once, not once more for each line behind it.
                     structure = Structure::anywhere();
                 }
                 from += len + 1;
             }
         }
         if !structure.is_complete() {
-            self.tell(at, "the last commit is not complete");
+            self.report(at, "the last commit is not complete");
         }
         self.is_chain = true;
         Ok(at)
@@ -262,15 +325,19 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
         if at.line != 1 || !self.is_chain {
             return Ok(());
         }
-        if let Some(opens) = opens
-            && opens.predecessor() != before
-        {
-            let say =
+        let predecessor = match opens {
+            Some(opens) => opens.predecessor(),
+            // A snapshot of hydra-node has the next id, or that of the event before it.
+            None if event.is_snapshot() => event.id().prev().max(before),
+            None => before,
+        };
+        if predecessor != before {
+            let name =
                 |id: Option<EventId>| id.map_or_else(|| "nothing".to_owned(), |id| format!("event {id}"));
             return Err(Error::corrupt(format!(
                 "the file was written behind {}, and the one before it ends with {}: a segment is missing",
-                say(opens.predecessor()),
-                say(before),
+                name(predecessor),
+                name(before),
             ))
             .at(event.id()));
         }

@@ -19,6 +19,8 @@ enum Meaning {
     NotNow(&'static str),
     /// Refused before anything was applied, and a person has to look.
     Refused(ErrorKind, &'static str),
+    /// The credentials or the clock are not right now: nothing was applied, and after a long pause they may be.
+    Outdated(&'static str),
     /// There is no such stream, or no such shard or consumer in it. Nothing was applied.
     Missing,
     /// The position of a read is too old.
@@ -35,6 +37,7 @@ impl Meaning {
             Self::Throttled => (Unavailable, Retry::Safe, THROTTLED),
             Self::NotNow(message) => (Unavailable, Retry::Safe, message),
             Self::Refused(kind, message) => (kind, Retry::Never, message),
+            Self::Outdated(message) => (ErrorKind::Denied, Retry::Safe, message),
             Self::Missing => (Unavailable, Retry::Safe, MISSING),
             Self::Expired => (Unavailable, Retry::Safe, EXPIRED),
             Self::Unknown(message) => (Unavailable, Retry::AfterCheckpoint, message),
@@ -48,7 +51,7 @@ where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
 {
     let (kind, retry, message) = meaning(cause).says();
-    Error::new(kind, retry, message).because(Told::of(cause))
+    error_of(kind, retry, message.to_owned()).because(Told::of(cause))
 }
 
 /// A call that only asks. Whatever is not refused for good may be asked again.
@@ -58,7 +61,14 @@ where
 {
     let (kind, retry, message) = meaning(cause).says();
     let retry = if retry == Retry::AfterCheckpoint { Retry::Safe } else { retry };
-    Error::new(kind, retry, format!("{call}: {message}")).because(Told::of(cause))
+    error_of(kind, retry, format!("{call}: {message}")).because(Told::of(cause))
+}
+
+fn error_of(kind: ErrorKind, retry: Retry, message: String) -> Error {
+    match (kind, retry) {
+        (ErrorKind::Denied, Retry::Safe) => Error::expired(message),
+        _ => Error::new(kind, retry, message),
+    }
 }
 
 /// Whether the shard, the stream or the account takes no more just now: a pause helps, nothing was applied.
@@ -151,8 +161,8 @@ const TABLE: &[(&str, Meaning)] = &[
     ("AccessDeniedException", denied(POLICY)),
     ("ExpiredIteratorException", Meaning::Expired),
     ("ExpiredNextTokenException", Meaning::Expired),
-    ("ExpiredToken", denied(SESSION)),
-    ("ExpiredTokenException", denied(SESSION)),
+    ("ExpiredToken", Meaning::Outdated(SESSION)),
+    ("ExpiredTokenException", Meaning::Outdated(SESSION)),
     ("IncompleteSignature", denied(KEYS)),
     ("IncompleteSignatureException", denied(KEYS)),
     ("InternalFailure", Meaning::Unknown(FAILED)),
@@ -160,7 +170,7 @@ const TABLE: &[(&str, Meaning)] = &[
     ("InternalServerError", Meaning::Unknown(FAILED)),
     ("InvalidArgumentException", Meaning::Refused(ErrorKind::Invalid, ARGUMENT)),
     ("InvalidClientTokenId", denied(KEYS)),
-    ("InvalidSignatureException", denied(SIGNATURE)),
+    ("InvalidSignatureException", Meaning::Outdated(SIGNATURE)),
     ("KMSAccessDeniedException", denied(KEY_POLICY)),
     ("KMSDisabledException", denied(KEY_STATE)),
     ("KMSInvalidStateException", denied(KEY_STATE)),
@@ -173,9 +183,9 @@ const TABLE: &[(&str, Meaning)] = &[
     ("NotAuthorized", denied(POLICY)),
     ("OptInRequired", denied(POLICY)),
     ("ProvisionedThroughputExceededException", Meaning::Throttled),
-    ("RequestExpired", denied(CLOCK)),
+    ("RequestExpired", Meaning::Outdated(CLOCK)),
     ("RequestLimitExceeded", Meaning::Throttled),
-    ("RequestTimeTooSkewed", denied(CLOCK)),
+    ("RequestTimeTooSkewed", Meaning::Outdated(CLOCK)),
     ("ResourceInUseException", Meaning::NotNow(NOT_ACTIVE)),
     ("ResourceNotFoundException", Meaning::Missing),
     ("SerializationException", Meaning::Refused(ErrorKind::Invalid, ARGUMENT)),
@@ -185,7 +195,7 @@ const TABLE: &[(&str, Meaning)] = &[
     ("ThrottledException", Meaning::Throttled),
     ("Throttling", Meaning::Throttled),
     ("ThrottlingException", Meaning::Throttled),
-    ("TokenRefreshRequired", denied(SESSION)),
+    ("TokenRefreshRequired", Meaning::Outdated(SESSION)),
     ("TooManyRequestsException", Meaning::Throttled),
     ("UnrecognizedClientException", denied(KEYS)),
     ("ValidationException", Meaning::Refused(ErrorKind::Invalid, ARGUMENT)),

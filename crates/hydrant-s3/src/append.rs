@@ -203,7 +203,9 @@ impl Writer {
             };
             is_open |= error.retry() == Retry::AfterCheckpoint;
             let pause = backoff.pause();
-            if error.retry() == Retry::Never || left(deadline).is_none_or(|left| left <= pause) {
+            // What wants a long pause is the caller's to repeat.
+            let is_over = error.retry() == Retry::Never || error.pause_min().is_some();
+            if is_over || left(deadline).is_none_or(|left| left <= pause) {
                 if is_open {
                     // Refused for good, it may have been done before: whoever sends it again hears which.
                     return Err(match fate {

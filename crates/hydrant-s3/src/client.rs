@@ -16,17 +16,19 @@ pub use hydrant_aws::ClientOptions;
 ///
 /// # Errors
 /// `Invalid` where the region, or without the SDK's chain the credentials, are missing, and for options that
-/// make no sense.
+/// make no sense. `Bug` where the SDK panics.
 pub async fn connect(options: &ClientOptions) -> Result<Client> {
     // An upload is bounded by the attempt's time-out as a whole; a download goes on behind it.
     let stalled = StalledStreamProtectionConfig::enabled()
         .upload_enabled(false)
         .grace_period(options.attempt_timeout)
         .build();
-    let config = Builder::from(&hydrant_aws::config(options).await?)
-        .stalled_stream_protection(stalled)
-        .force_path_style(options.path_style);
-    Ok(Client::from_conf(config.build()))
+    hydrant_aws::connect(options, |config| {
+        let config =
+            Builder::from(config).stalled_stream_protection(stalled).force_path_style(options.path_style);
+        Client::from_conf(config.build())
+    })
+    .await
 }
 
 #[cfg(test)]
@@ -34,8 +36,11 @@ mod tests {
     use std::time::Duration;
 
     use aws_credential_types::Credentials;
+    use aws_credential_types::provider::{ProvideCredentials, future};
+    use hydrant::ErrorKind;
 
     use super::*;
+    use crate::{S3Source, S3Store, S3StoreOptions};
 
     #[tokio::test]
     async fn our_bounds_reach_the_client() {
@@ -53,5 +58,31 @@ mod tests {
         assert!(stalled.download_enabled() && !stalled.upload_enabled());
         assert_eq!(stalled.grace_period(), Duration::from_secs(2));
         assert!(!format!("{client:?}").contains("secret-key"));
+    }
+
+    #[derive(Debug)]
+    struct Panics;
+
+    impl ProvideCredentials for Panics {
+        fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+        where
+            Self: 'a,
+        {
+            panic!("a provider of credentials")
+        }
+    }
+
+    #[tokio::test]
+    async fn panic_of_the_sdk_is_an_error_of_open() {
+        let options = ClientOptions::default()
+            .with_region("eu-central-1")
+            .with_endpoint("http://127.0.0.1:1")
+            .with_credentials(Panics);
+        let client = connect(&options).await.unwrap();
+        let options = S3StoreOptions::default;
+        let error = S3Store::open(client.clone(), "bucket", "log", options()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Bug, "{error}");
+        let error = S3Source::open(client, "bucket", "log", options()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Bug, "{error}");
     }
 }

@@ -39,8 +39,12 @@ where
             // The SDK's own error shows codes and the server's words, but neither keys nor tokens.
             let code = answer.err().code().unwrap_or("no code");
             let said = answer.err().message().unwrap_or_default().to_owned();
-            let error =
-                Error::new(kind, retry, format!("{advice} (HTTP {status}, {code})")).at_target(target);
+            let message = format!("{advice} (HTTP {status}, {code})");
+            let error = match (kind, retry) {
+                (ErrorKind::Denied, Retry::Safe) => Error::expired(message),
+                _ => Error::new(kind, retry, message),
+            };
+            let error = error.at_target(target);
             let is_unknown = status == 501 || code == "NotImplemented";
             return if is_unknown { error.because(NotImplemented(said)) } else { error.because(said) };
         }
@@ -147,10 +151,10 @@ fn judge(request: Request, status: u16, code: &str) -> (ErrorKind, Retry, &'stat
     use ErrorKind::{Denied, Full, Invalid, Unavailable, Unsupported};
     match (status, code) {
         (_, "ExpiredToken" | "TokenRefreshRequired" | "ExpiredTokenException") => {
-            (Denied, Retry::Never, "the session token expired; renew the credentials")
+            (Denied, Retry::Safe, "the session token expired; renew the credentials")
         }
         (_, "RequestTimeTooSkewed" | "RequestExpired") => {
-            (Denied, Retry::Never, "this machine's clock and the server's differ too much; set the clock")
+            (Denied, Retry::Safe, "this machine's clock and the server's differ too much; set the clock")
         }
         // The server tells that the bytes were hurt on their way, and kept none of them.
         (_, "BadDigest" | "IncompleteBody" | "XAmzContentChecksumMismatch" | "XAmzContentSHA256Mismatch") => {
@@ -246,8 +250,8 @@ mod tests {
             (403, "AccessDenied", Denied, Retry::Never),
             (401, "", Denied, Retry::Never),
             (403, "SignatureDoesNotMatch", Denied, Retry::Never),
-            (403, "RequestTimeTooSkewed", Denied, Retry::Never),
-            (400, "ExpiredToken", Denied, Retry::Never),
+            (403, "RequestTimeTooSkewed", Denied, Retry::Safe),
+            (400, "ExpiredToken", Denied, Retry::Safe),
             (404, "NoSuchBucket", Unavailable, Retry::Safe),
             (301, "PermanentRedirect", Unavailable, Retry::Never),
             (400, "InvalidArgument", Unsupported, Retry::Never),

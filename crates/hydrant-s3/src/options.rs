@@ -39,6 +39,9 @@ pub enum Encryption {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct S3StoreOptions {
+    /// Whether a log without any object is begun by [`S3Store::open`](crate::S3Store::open). With `false`, a wrong
+    /// prefix or a bucket that lost its objects is not taken for a new log. Default: yes.
+    pub create: bool,
     /// How segments are stored; reading takes both. Default: Zstandard, level 3.
     pub encoding: Encoding,
     /// The largest event accepted, in bytes of its envelope. Default: 64 MiB.
@@ -90,6 +93,7 @@ pub struct S3StoreOptions {
 impl Default for S3StoreOptions {
     fn default() -> Self {
         Self {
+            create: true,
             encoding: Encoding::Zstd { level: 3 },
             event_bytes_max: 64 << 20,
             encryption: Encryption::Bucket,
@@ -113,6 +117,13 @@ impl Default for S3StoreOptions {
 }
 
 impl S3StoreOptions {
+    /// Sets whether a log without any object is begun.
+    #[must_use]
+    pub fn with_create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
     /// Sets how segments are stored.
     #[must_use]
     pub fn with_encoding(mut self, encoding: Encoding) -> Self {

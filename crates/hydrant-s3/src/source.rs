@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use aws_sdk_s3::Client;
 use futures_util::{FutureExt, StreamExt, stream};
-use hydrant::{Checkpoint, Error, EventSource, EventStream, ReadFrom, Result, follow_by_reading};
+use hydrant::store::caught;
+use hydrant::store::follow_by_reading;
+use hydrant::{Checkpoint, Error, EventSource, EventStream, ReadFrom, Result};
 use tokio::sync::watch;
 
 use crate::bucket::Bucket;
@@ -58,7 +60,8 @@ impl S3Source {
     /// `Denied`; `Invalid` for options that cannot work; `Corrupt` where the end of the log makes no sense;
     /// `Unavailable`, also for a bucket that does not exist.
     pub async fn open(client: Client, bucket: &str, prefix: &str, options: S3StoreOptions) -> Result<Self> {
-        Self::over(Bucket::new(client, bucket, prefix, options)?).await
+        let open = || Box::pin(async { Self::over(Bucket::new(client, bucket, prefix, options)?).await });
+        caught("opening a log in S3", open).await
     }
 
     /// The same for a bucket whose options were checked.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
+use hydrant::store::caught;
 use hydrant::{
     Batch, Capabilities, Checkpoint, CheckpointStore, CommitPoint, Durability, Error, ErrorKind, EventSink,
     EventSource, EventStream, Primary, ReadFrom, Result, Retry,
@@ -62,7 +63,7 @@ impl S3Store {
     /// What this one holds to: [`capabilities`](S3Store::capabilities).
     pub const CAPABILITIES: Capabilities = Capabilities::ALL;
 
-    /// Opens the log under a prefix of a bucket, or begins one there.
+    /// Opens the log under a prefix of a bucket, or begins one there if [`create`](S3StoreOptions::create) is set.
     ///
     /// `client` comes from [`connect`](crate::connect), or is your own. It needs `s3:ListBucket`, `s3:GetObject`
     /// and `s3:PutObject`. Three requests for a log of less than 1,000 objects (the very first time four), and at
@@ -71,18 +72,29 @@ impl S3Store {
     /// # Errors
     /// `Unsupported` for a server that ignores conditional writes, unless the options say
     /// `unsafe_single_writer`; `Denied`; `Invalid` for options that cannot work; `Corrupt` where the end
-    /// of the log makes no sense; `Unavailable`, also for a bucket that does not exist.
+    /// of the log makes no sense; `Unavailable`, also for a bucket that does not exist, and without `create` for a log
+    /// without any object; `Bug` where the SDK panics.
     ///
     /// # Cancel safety
     /// A dropped future leaves at most the small object `probe`.
     pub async fn open(client: Client, bucket: &str, prefix: &str, options: S3StoreOptions) -> Result<Self> {
+        caught("opening a log in S3", || Box::pin(Self::open_log(client, bucket, prefix, options))).await
+    }
+
+    async fn open_log(client: Client, bucket: &str, prefix: &str, options: S3StoreOptions) -> Result<Self> {
         let mut bucket = Bucket::new(client, bucket, prefix, options)?;
         bucket.is_conditional = probe::is_conditional(&bucket).await?;
         if !bucket.is_conditional && !bucket.options.unsafe_single_writer {
             return Err(probe::refusal(&bucket));
         }
         let roster = Arc::new(S3Checkpoints::unopened(bucket.for_checkpoints(ROSTER)));
+        let create = bucket.options.create;
         let source = S3Source::over(bucket).await?;
+        if !create && source.seen().head.is_none() {
+            let message =
+                "there is no log under this prefix; check bucket and prefix, or set `create` to begin one";
+            return Err(Error::new(ErrorKind::Unavailable, Retry::Safe, message).at_target(source.url()));
+        }
         let writer = Arc::new(Mutex::new(Writer::new(source.seen(), source.bucket().options.seed)));
         Ok(Self { source, writer, roster })
     }

@@ -1,27 +1,34 @@
 //! One opaque error for every store: what happened, to which event, and what the caller does next.
 
+use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::EventId;
 
 /// The result of every call in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// The shortest pause before a retry with credentials that expired.
+const EXPIRED_PAUSE: Duration = Duration::from_secs(30);
+
 /// What happened. Classified by codes of the server or the system, never by the text of a message.
+///
+/// [`Error`] has a table of what each kind leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The server or disk cannot be reached, is overloaded, or did not answer in time.
+    /// The server or disk cannot be reached, is overloaded, or did not reply in time.
     Unavailable,
     /// The server or system refuses these credentials or permissions.
     Denied,
-    /// The event or argument itself is at fault, for example too large. Names the event where it is one.
+    /// The event or argument itself is at fault, for example too large. Names the event if there is one.
     Invalid,
-    /// Bytes that were stored do not check.
+    /// Stored bytes do not match their checksum or format.
     Corrupt,
-    /// Somebody else wrote, or the histories differ: another event stands where this one should go.
+    /// Another writer wrote, or the histories differ: another event is held where this one belongs.
     Fenced,
     /// The sink does not hold the predecessor that the batch names; appending would leave a hole.
     Gap,
@@ -61,19 +68,39 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// What the caller may do next. Whoever is in doubt says [`Retry::AfterCheckpoint`].
+/// What the caller may do next. If in doubt, use [`Retry::AfterCheckpoint`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Retry {
-    /// Nothing was applied: the same call may simply be made again.
+    /// Nothing was applied: the caller may make the same call again.
     Safe,
     /// The outcome is unknown: ask [`EventSink::checkpoint`](crate::EventSink::checkpoint), or send
     /// the same bytes under the same ids again, which compare-and-append makes harmless.
     AfterCheckpoint,
-    /// The same call will fail in the same way; a person has to look.
+    /// The same call will fail in the same way; it needs an operator.
     Never,
 }
 
 /// What went wrong, where, and what to do about it.
+///
+/// Each usual error has a constructor, which sets its kind and its [`Retry`]:
+///
+/// | constructor | kind, retry | what the fan-out does with a sink | what the operator does |
+/// |---|---|---|---|
+/// | [`unavailable`](Self::unavailable) | `Unavailable`, `Safe` | retries with backoff | starts the server, if that lasts |
+/// | [`outcome_unknown`](Self::outcome_unknown) | `Unavailable`, `AfterCheckpoint` | reads the sink's checkpoint, continues from there | as above |
+/// | [`throttled`](Self::throttled) | `Unavailable`, `Safe` | retries, with pauses of [`pause_min`](Self::pause_min) or more | raises the quota, if that lasts |
+/// | [`full`](Self::full) | `Full`, `Safe` | retries with backoff | frees space, or raises the quota |
+/// | [`expired`](Self::expired) | `Denied`, `Safe` | retries, with pauses of [`pause_min`](Self::pause_min) or more | renews the credentials, or sets the clock |
+/// | [`denied`](Self::denied) | `Denied`, `Never` | parks | grants the permission, resumes |
+/// | [`invalid`](Self::invalid) | `Invalid`, `Never` | delivers the events before the one named, parks; a [`DeadLetter`](crate::DeadLetter) continues | raises the limit, or adds a `DeadLetter`; resumes |
+/// | [`corrupt`](Self::corrupt) | `Corrupt`, `Never` | parks | verifies, repairs or restores the store; resumes |
+/// | [`fenced`](Self::fenced) | `Fenced`, `Never` | parks | ends the other writer, resumes |
+/// | [`gap`](Self::gap) | `Gap`, `AfterCheckpoint` | reads the sink's checkpoint, continues from there | nothing |
+/// | [`pruned`](Self::pruned) | `Pruned`, `Never` | parks | empties the sink, starts it at the oldest snapshot |
+/// | [`diverged`](Self::diverged) | `Diverged`, `Never` | parks | rebuilds the sink or the primary |
+/// | [`closed`](Self::closed) | `Closed`, `Never` | parks | finds the earlier failure, opens the store again |
+/// | [`unsupported`](Self::unsupported) | `Unsupported`, `Never` | parks | upgrades, or takes another store |
+/// | [`bug`](Self::bug), [`panicked`](Self::panicked) | `Bug`, `Never` | parks | reports it, resumes |
 ///
 /// Cheap to clone, because one failed commit answers many callers.
 #[derive(Clone)]
@@ -86,11 +113,12 @@ struct Inner {
     message: String,
     target: Option<String>,
     event: Option<EventId>,
+    pause_min: Option<Duration>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
-    /// `retry` has no default, so that nobody can forget to decide.
+    /// Creates an error without a constructor of its own. `retry` has no default: the author must decide.
     pub fn new(kind: ErrorKind, retry: Retry, message: impl Into<String>) -> Self {
         Self(Arc::new(Inner {
             kind,
@@ -98,31 +126,66 @@ impl Error {
             message: message.into(),
             target: None,
             event: None,
+            pause_min: None,
             source: None,
         }))
     }
 
-    /// [`ErrorKind::Invalid`] with [`Retry::Never`]: the input is at fault.
+    /// [`Unavailable`](ErrorKind::Unavailable) with [`Retry::Safe`]: the request did not reach the server, or
+    /// the server refused it for now.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unavailable, Retry::Safe, message)
+    }
+
+    /// [`Unavailable`](ErrorKind::Unavailable) with [`Retry::AfterCheckpoint`]: the request was sent, and no
+    /// reply arrived.
+    pub fn outcome_unknown(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message)
+    }
+
+    /// [`Unavailable`](ErrorKind::Unavailable) with [`Retry::Safe`]: the server is asked too often, and wants a
+    /// pause.
+    pub fn throttled(message: impl Into<String>, pause_min: Duration) -> Self {
+        Self::unavailable(message).with_pause_min(pause_min)
+    }
+
+    /// [`Full`](ErrorKind::Full) with [`Retry::Safe`]: no space, or a quota is used up, and nothing was applied.
+    pub fn full(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Full, Retry::Safe, message)
+    }
+
+    /// [`Denied`](ErrorKind::Denied) with [`Retry::Safe`] and long pauses: credentials that expired, or a clock
+    /// that is off. For a store that has loaded its credentials again once, and was refused again.
+    pub fn expired(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Denied, Retry::Safe, message).with_pause_min(EXPIRED_PAUSE)
+    }
+
+    /// [`Denied`](ErrorKind::Denied) with [`Retry::Never`]: wrong credentials, or no permission.
+    pub fn denied(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Denied, Retry::Never, message)
+    }
+
+    /// [`Invalid`](ErrorKind::Invalid) with [`Retry::Never`]: the input is at fault, and nothing was applied.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Invalid, Retry::Never, message)
     }
 
-    /// [`ErrorKind::Corrupt`] with [`Retry::Never`]: stored bytes do not check.
+    /// [`Corrupt`](ErrorKind::Corrupt) with [`Retry::Never`]: stored bytes do not match.
     pub fn corrupt(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Corrupt, Retry::Never, message)
     }
 
-    /// [`ErrorKind::Fenced`] with [`Retry::Never`]: somebody else wrote.
+    /// [`Fenced`](ErrorKind::Fenced) with [`Retry::Never`]: another writer wrote.
     pub fn fenced(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Fenced, Retry::Never, message)
     }
 
-    /// [`ErrorKind::Gap`] with [`Retry::AfterCheckpoint`]: ask the sink where it stands.
+    /// [`Gap`](ErrorKind::Gap) with [`Retry::AfterCheckpoint`]: the sink's checkpoint says where to continue.
     pub fn gap(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Gap, Retry::AfterCheckpoint, message)
     }
 
-    /// [`ErrorKind::Pruned`] with [`Retry::Never`]: read from `oldest`, or from the newest snapshot.
+    /// [`Pruned`](ErrorKind::Pruned) with [`Retry::Never`]: read from `oldest`, or from the newest snapshot.
     pub fn pruned(oldest: EventId) -> Self {
         Self::new(
             ErrorKind::Pruned { oldest },
@@ -133,9 +196,32 @@ impl Error {
         )
     }
 
-    /// [`ErrorKind::Closed`] with [`Retry::Never`].
+    /// [`Diverged`](ErrorKind::Diverged) with [`Retry::Never`]: sink and primary have different histories.
+    pub fn diverged(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Diverged, Retry::Never, message)
+    }
+
+    /// [`Closed`](ErrorKind::Closed) with [`Retry::Never`].
     pub fn closed(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Closed, Retry::Never, message)
+    }
+
+    /// [`Unsupported`](ErrorKind::Unsupported) with [`Retry::Never`]: the store cannot do this.
+    pub fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unsupported, Retry::Never, message)
+    }
+
+    /// [`Bug`](ErrorKind::Bug) with [`Retry::Never`]: a contract was broken.
+    pub fn bug(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Bug, Retry::Never, message)
+    }
+
+    /// [`Bug`](ErrorKind::Bug) with [`Retry::Never`] for a panic, as `catch_unwind` or a joined task returns it.
+    pub fn panicked(what: &str, panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        let text = text.unwrap_or("no message");
+        Self::bug(format!("{what} panicked: {text}; report it, then resume or reopen"))
     }
 
     /// Names the event that the error is about.
@@ -159,6 +245,13 @@ impl Error {
         self
     }
 
+    /// Sets the shortest pause before a retry. A pump waits for its backoff or for this, whichever is longer.
+    #[must_use]
+    pub fn with_pause_min(mut self, pause: Duration) -> Self {
+        Arc::make_mut(&mut self.0).pause_min = Some(pause);
+        self
+    }
+
     /// The same error, with other advice.
     #[must_use]
     pub fn with_retry(mut self, retry: Retry) -> Self {
@@ -166,15 +259,14 @@ impl Error {
         self
     }
 
-    /// The same error where something was, or may have been, applied before it: what says [`Retry::Safe`] says
+    /// The same error after something was, or may have been, applied: [`Retry::Safe`] becomes
     /// [`Retry::AfterCheckpoint`].
     #[must_use]
     pub fn maybe_applied(self) -> Self {
         if self.retry() == Retry::Safe { self.with_retry(Retry::AfterCheckpoint) } else { self }
     }
 
-    /// The same error where it is known that nothing was applied: what says [`Retry::AfterCheckpoint`] says
-    /// [`Retry::Safe`].
+    /// The same error when nothing was applied for certain: [`Retry::AfterCheckpoint`] becomes [`Retry::Safe`].
     #[must_use]
     pub fn nothing_applied(self) -> Self {
         if self.retry() == Retry::AfterCheckpoint { self.with_retry(Retry::Safe) } else { self }
@@ -190,12 +282,17 @@ impl Error {
         self.0.retry
     }
 
-    /// The event that the error is about, where there is one.
+    /// The shortest pause before a retry, if the error asks for one.
+    pub fn pause_min(&self) -> Option<Duration> {
+        self.0.pause_min
+    }
+
+    /// The event that the error is about, if there is one.
     pub fn event(&self) -> Option<EventId> {
         self.0.event
     }
 
-    /// The log, file or target that the error is about, where it was named.
+    /// The log, file or target that the error is about, if it was named.
     pub fn target(&self) -> Option<&str> {
         self.0.target.as_deref()
     }
@@ -252,6 +349,28 @@ mod tests {
         );
         assert_eq!(error.clone().retry(), Retry::Never);
         assert!(StdError::source(&error).is_some());
+    }
+
+    #[test]
+    fn a_pause_is_kept_through_all_changes() {
+        let error = Error::expired("the token expired").at(EventId::new(7)).at_target("s3").maybe_applied();
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Denied, Retry::AfterCheckpoint));
+        assert_eq!(error.pause_min(), Some(EXPIRED_PAUSE));
+        assert_eq!(Error::denied("no").pause_min(), None);
+        let second = Duration::from_secs(1);
+        assert_eq!(Error::throttled("slow down", second).pause_min(), Some(second));
+    }
+
+    #[test]
+    fn a_panic_is_a_bug_with_its_text() {
+        for panic in [
+            std::panic::catch_unwind(|| panic!("boom")).unwrap_err(),
+            std::panic::catch_unwind(|| panic!("bo{}", "om")).unwrap_err(),
+        ] {
+            let error = Error::panicked("the map", &*panic);
+            assert_eq!((error.kind(), error.retry()), (ErrorKind::Bug, Retry::Never));
+            assert!(error.message().starts_with("the map panicked: boom"), "{error}");
+        }
     }
 
     #[test]

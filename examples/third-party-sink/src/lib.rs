@@ -1,20 +1,22 @@
-//! A sink that keeps events as rows of a CSV file, for people with spreadsheets.
+//! A sink that keeps events as rows of a CSV file, for spreadsheets.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Error as IoError, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hydrant::{Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, Result, Retry, envelope};
+use hydrant::store::envelope;
+use hydrant::{Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, Result, Retry};
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout_at;
 
 /// The largest event accepted, in bytes of its envelope.
 pub const EVENT_BYTES_MAX: usize = 1 << 20;
 
 /// Appends each event as one row: `id,"time","envelope"`.
 ///
-/// Acknowledged means: fsynced. A crash in the middle of an append leaves its first rows.
+/// Acknowledged means: fsynced. A crash in the middle of an append leaves a prefix of its rows.
 #[derive(Debug)]
 pub struct CsvSink {
     table: Arc<Mutex<Table>>,
@@ -25,15 +27,17 @@ struct Table {
     path: PathBuf,
     file: File,
     checkpoint: Checkpoint,
-    /// After a write that failed nobody knows what is on disk: opening again finds out.
+    /// The length of the file up to `checkpoint`.
+    bytes: u64,
+    /// A write failed, so the file may be longer than `bytes`.
     failed: bool,
 }
 
 impl CsvSink {
-    /// Opens the file, and creates it where there is none.
+    /// Opens the file, and creates it if it does not exist.
     ///
     /// # Errors
-    /// `Fenced` when another writer has it open, `Corrupt` naming the row that is none, `Unavailable` from disk.
+    /// `Fenced` if another writer has it open, `Corrupt` naming a row that does not decode, `Unavailable` from disk.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
         let table = spawn_blocking(move || Table::open(path)).await.map_err(bug)??;
@@ -45,14 +49,20 @@ impl CsvSink {
 impl EventSink for CsvSink {
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
         let (after, events) = (batch.after(), batch.events().to_vec());
-        // The turn goes into the thread that writes. If this future is dropped, the next call waits for it.
-        let mut table = Arc::clone(&self.table).lock_owned().await;
-        spawn_blocking(move || table.append(Batch::new(after, &events)?)).await.map_err(bug)?
+        let appended = async {
+            // The turn goes into the thread that writes. If this future is dropped, the next call waits for it.
+            let mut table = Arc::clone(&self.table).lock_owned().await;
+            spawn_blocking(move || table.append(Batch::new(after, &events)?)).await.map_err(bug)?
+        };
+        match batch.deadline() {
+            Some(deadline) => timeout_at(deadline, appended).await.unwrap_or_else(|_| Err(late())),
+            None => appended.await,
+        }
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint> {
-        let table = self.table.lock().await;
-        if table.failed { Err(stopped()) } else { Ok(table.checkpoint) }
+        let mut table = Arc::clone(&self.table).lock_owned().await;
+        spawn_blocking(move || table.cut().map(|()| table.checkpoint)).await.map_err(bug)?
     }
 }
 
@@ -66,27 +76,32 @@ impl Table {
             }
             Err(TryLockError::Error(cause)) => return Err(disk(cause)),
         }
-        let (mut checkpoint, mut whole) = (Checkpoint::Empty, 0);
-        for row in rows(&path)? {
+        // A last row without its line break was never acknowledged: a crash cut it off.
+        let mut table = Self { path, file, checkpoint: Checkpoint::Empty, bytes: 0, failed: true };
+        for row in rows(&table.path)? {
             let (event, bytes) = row?;
-            checkpoint = Checkpoint::at(&event);
-            whole += bytes;
+            table.checkpoint = Checkpoint::at(&event);
+            table.bytes += bytes;
         }
-        // A last row without its line break was never acknowledged: it was cut off by a crash.
-        file.set_len(whole).and_then(|()| file.sync_all()).map_err(disk)?;
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        table.cut()?;
+        let parent =
+            table.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(parent).and_then(|parent| parent.sync_all()).map_err(disk)?; // the name is durable, too
-        Ok(Self { path, file, checkpoint, failed: false })
+        Ok(table)
+    }
+
+    /// Cuts off what a failed write left, so that the handle works again.
+    fn cut(&mut self) -> Result<()> {
+        if self.failed {
+            self.file.set_len(self.bytes).and_then(|()| self.file.sync_all()).map_err(disk)?;
+            self.failed = false;
+        }
+        Ok(())
     }
 
     fn append(&mut self, batch: Batch<'_>) -> Result<()> {
-        if self.failed {
-            return Err(stopped());
-        }
-        if let Some(event) = batch.events().iter().find(|event| event.size() > EVENT_BYTES_MAX) {
-            let size = event.size();
-            return Err(Error::invalid(format!("{size} bytes, of at most {EVENT_BYTES_MAX}")).at(event.id()));
-        }
+        self.cut()?;
+        batch.check_size(EVENT_BYTES_MAX)?;
         let new = batch.fresh_after(&self.checkpoint)?; // what is still to write, or Gap, or Fenced
         self.compare(batch.after(), batch.held_by(&self.checkpoint))?;
         let mut bytes = Vec::new();
@@ -99,29 +114,36 @@ impl Table {
             self.failed = true;
             self.file.write_all(&bytes).and_then(|()| self.file.sync_data()).map_err(disk)?;
             self.failed = false;
+            self.bytes += bytes.len() as u64;
             self.checkpoint = Checkpoint::at(last);
         }
         Ok(())
     }
 
-    /// What is held already must be the same events, else the histories differ.
+    /// Compares events that the checkpoint says are held: another event is another history.
     fn compare(&self, after: Option<EventId>, held: &[Event]) -> Result<()> {
         if held.is_empty() {
             return Ok(());
         }
-        let mut stored = rows(&self.path)?
-            .map(|row| row.map(|(event, _)| event))
-            .skip_while(|event| matches!(event, Ok(event) if Some(event.id()) <= after));
+        let mut stored = rows(&self.path)?.map(|row| row.map(|(event, _)| event)).peekable();
+        // A file that begins with a snapshot has nothing below it.
+        if let Some(Ok(oldest)) = stored.peek()
+            && after.is_some_and(|after| after < oldest.id())
+            && held[0].id() < oldest.id()
+        {
+            return Err(Error::pruned(oldest.id()).at(held[0].id()));
+        }
+        let mut stored = stored.skip_while(|event| matches!(event, Ok(event) if Some(event.id()) <= after));
         for event in held {
             if stored.next().transpose()?.as_ref() != Some(event) {
-                return Err(Error::fenced("another event is held where this one should be").at(event.id()));
+                return Err(Error::fenced("another event is held under this id").at(event.id()));
             }
         }
         Ok(())
     }
 }
 
-/// The events of a file with the bytes of their rows; a last row without its line break is left out.
+/// The events of a file with the bytes of their rows, without a last row that has no line break.
 ///
 /// # Errors
 /// `Unavailable` from disk, and as items `Corrupt`, naming the row.
@@ -151,10 +173,10 @@ fn disk(cause: IoError) -> Error {
     Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, "the disk failed").because(cause)
 }
 
-fn stopped() -> Error {
-    Error::closed("a write failed before; open the sink again, which reads what is there")
+fn late() -> Error {
+    Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, "the disk did not answer before the deadline")
 }
 
 fn bug(cause: tokio::task::JoinError) -> Error {
-    Error::new(ErrorKind::Bug, Retry::AfterCheckpoint, "the writing thread did not end well").because(cause)
+    Error::new(ErrorKind::Bug, Retry::AfterCheckpoint, "the writing thread panicked").because(cause)
 }

@@ -31,8 +31,6 @@ pub use ministack::MiniStackServer;
 pub use postgres::PostgresServer;
 pub(crate) use postgres::answers as postgres_answers;
 pub use process::until;
-#[cfg(feature = "proxy")]
-pub(crate) use server::free_port;
 pub use server::{Program, Server};
 
 /// A Postgres cluster of its own.

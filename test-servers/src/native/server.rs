@@ -101,7 +101,7 @@ impl<P: Program> Server<P> {
             server.port = wanted.filter(|port| is_free(*port)).map_or_else(free_port, Ok)?;
             let patience = if server.program.was_killed() { RECOVERING } else { Duration::ZERO };
             match server.start_within(patience) {
-                // Somebody else was quicker.
+                // Another process was quicker.
                 Err(_)
                     if server.process.take().is_some_and(|mut it| it.ended().is_some())
                         && !is_free(server.port) => {}
@@ -180,7 +180,7 @@ impl<P: Program> Server<P> {
         started.unwrap_or_else(|message| panic!("{message}"));
     }
 
-    /// Lets it live on without us, until somebody ends the process.
+    /// Lets it outlive this process, until an operator ends it.
     ///
     /// # Errors
     /// When it has just ended by itself.
@@ -226,13 +226,13 @@ pub(super) fn log(name: &str) -> String {
     format!("{name}.log")
 }
 
-/// Whether somebody could listen there.
+/// Whether the port is free.
 fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
 /// A port below those that the system gives to clients: none of them takes it while the server restarts.
-pub(crate) fn free_port() -> Result<u16, String> {
+pub(super) fn free_port() -> Result<u16, String> {
     let candidates = (0..100).map(|_| 20_000 + u16::try_from(random() % 12_000).expect("below 12,000"));
     candidates
         .into_iter()

@@ -1,7 +1,7 @@
-//! Stands between a client and a server on loopback and breaks what passes, when a test says so.
+//! Proxies between a client and a server on loopback, which break what passes when a test says so.
 //!
-//! [`Tcp`] knows bytes and connections, [`Http`] knows requests and answers. Both pass everything through
-//! until they are told otherwise, count what they see, and end with all of their connections when they are dropped.
+//! [`Tcp`], of `hydrant-conformance`, knows bytes and connections; [`Http`] knows requests and answers. Both pass
+//! everything until a fault is armed, count what they see, and end with their connections when they are dropped.
 //!
 //! ```no_run
 //! # async fn test(server: std::net::SocketAddr) {
@@ -29,8 +29,7 @@
 
 mod answer;
 mod http;
-mod tcp;
 
 pub use answer::Answer;
 pub use http::{Action, Gate, Http, operation};
-pub use tcp::{Fault, Tcp, When};
+pub use hydrant_conformance::proxy::{Fault, Tcp, When};

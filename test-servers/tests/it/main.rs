@@ -4,4 +4,3 @@
 
 mod http;
 mod native;
-mod tcp;

@@ -41,6 +41,13 @@ async fn our_bounds_reach_the_sdk() {
 }
 
 #[tokio::test]
+async fn panic_of_the_sdk_is_an_error() {
+    let error = connect(&options(), |_| panic!("no such behavior version")).await.map(|()| ()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Bug);
+    assert!(error.message().contains("no such behavior version"), "{error}");
+}
+
+#[tokio::test]
 async fn what_makes_no_sense_is_refused_by_name() {
     for (options, word) in [
         (options().with_attempts_max(0), "attempts_max"),

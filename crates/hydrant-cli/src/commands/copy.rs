@@ -6,6 +6,7 @@ use std::time::Duration;
 use hydrant::{Batch, Error, ErrorKind, Event, EventId, EventSink, Retry};
 use indicatif::ProgressBar;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::args::CopyArgs;
 use crate::commands::lineage::{self, Missing};
@@ -17,6 +18,8 @@ use crate::stores::{OpenSink, Reads};
 use crate::url::StoreUrl;
 use crate::values::show_duration;
 
+/// How long one append may take: then it is made again, or the copy ends.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most that is appended at once.
 const BATCH_EVENTS_MAX: usize = 4096;
 const BATCH_BYTES_MAX: usize = 4 << 20;
@@ -52,6 +55,7 @@ pub(crate) async fn run(args: CopyArgs, json: bool, stop: &Stop) -> Outcome {
     let OpenSink { sink, closing } = target;
     let mut copy = Copy {
         sink,
+        is_bounded: !args.to.is_stdio(),
         after: missing.after,
         copied: 0,
         bytes: 0,
@@ -101,6 +105,8 @@ pub(crate) fn refuse_live(from: &StoreUrl) -> Outcome<()> {
 
 struct Copy {
     sink: Arc<dyn EventSink>,
+    /// A reader of standard output may take as long as it likes.
+    is_bounded: bool,
     after: Option<EventId>,
     copied: u64,
     bytes: u64,
@@ -115,7 +121,7 @@ impl Copy {
             if !waiting.is_empty() {
                 // What came before an error is whole, so it is kept.
                 tokio::select! {
-                    appended = self.append(&waiting) => appended?,
+                    appended = self.append_all(&waiting) => appended?,
                     () = out_of_patience(stop) => return Err(Failure::Incomplete(format!(
                         "stopped by a signal; the target did not answer within {}; the same command goes \
                          on from where it stands",
@@ -138,11 +144,19 @@ impl Copy {
         }
     }
 
+    async fn append_all(&mut self, events: &[Event]) -> Outcome<()> {
+        for segment in Batch::segments(events) {
+            self.append(segment).await?;
+        }
+        Ok(())
+    }
+
     async fn append(&mut self, events: &[Event]) -> Outcome<()> {
         let batch = Batch::new(self.after, events)?;
+        let deadline = || self.is_bounded.then(|| Instant::now() + APPEND_TIMEOUT);
         let mut attempt = 0;
         // The same bytes under the same ids: compare-and-append makes a second time harmless.
-        while let Err(error) = self.sink.append(batch).await {
+        while let Err(error) = self.sink.append(batch.with_deadline(deadline())).await {
             if error.retry() == Retry::Never || error.kind() == ErrorKind::Gap || attempt == RETRIES_MAX {
                 return Err(refused(error));
             }

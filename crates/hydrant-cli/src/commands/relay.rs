@@ -10,20 +10,19 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, join_all};
 use hydrant::{
-    FanOutStatus, Laggard, Relay, RelayOptions, Retry, SecondaryOptions, SecondaryState, SecondaryStatus,
-    StartAt,
+    FanOutStatus, Laggard, Relay, RelayOptions, SecondaryOptions, SecondaryState, SecondaryStatus, StartAt,
 };
 use tokio::sync::watch;
 
-use self::opening::opening;
+use self::opening::{Unopened, opening};
 use self::reader::UntilReaderLeaves;
 use self::report::Report;
 use self::state_dir::StateDir;
-use crate::args::{NamedUrl, RelayArgs};
+use crate::args::RelayArgs;
 use crate::commands::copy::{refuse_same, whole};
 use crate::exit::{Exit, Failure, Outcome, exit_of};
 use crate::signals::Stop;
-use crate::stores::{Keeper, OpenSink, Reads};
+use crate::stores::{OpenSink, Reads};
 
 /// Whoever reads standard output may take as long as they like: waiting for them is no failure.
 const PATIENCE: Duration = Duration::from_hours(365 * 24);
@@ -75,19 +74,21 @@ async fn close_all(closings: Closings) -> hydrant::Result<()> {
     closed.into_iter().collect()
 }
 
-/// Opens all sinks, and then attaches them.
+/// Attaches all sinks, each of which is opened by its own pump.
 async fn attach(
     relay: &Relay,
     args: &RelayArgs,
     state_dir: &StateDir,
 ) -> Outcome<(Closings, Option<Reader>)> {
-    let mut sinks = Vec::with_capacity(args.to.len());
-    for to in &args.to {
-        sinks.push(open(to, state_dir.keeper(&to.name), args.follow).await?);
-    }
+    let unopened = if args.follow { Unopened::Retries } else { Unopened::Parks };
     let mut reader = None;
-    let mut closings = Vec::with_capacity(sinks.len());
-    for (to, OpenSink { mut sink, closing }) in args.to.iter().zip(sinks) {
+    let mut closings = Vec::with_capacity(args.to.len());
+    for to in &args.to {
+        let (url, keeper) = (to.url.clone(), state_dir.keeper(&to.name));
+        let OpenSink { mut sink, closing } = opening(&to.name, unopened, move || {
+            let (url, keeper) = (url.clone(), keeper.clone());
+            async move { url.sink(keeper).await }
+        });
         let start = if args.from_snapshot { StartAt::OldestSnapshot } else { StartAt::Checkpoint };
         let mut options = SecondaryOptions::default().with_target(to.url.target()).with_start(start);
         if to.url.is_stdio() {
@@ -156,17 +157,6 @@ fn check(args: &RelayArgs) -> Outcome<()> {
         }
     }
     Ok(())
-}
-
-/// Opens a sink. One that is down does not keep a relay that follows from serving the others.
-async fn open(to: &NamedUrl, keeper: Option<Keeper>, follow: bool) -> hydrant::Result<OpenSink> {
-    match to.url.sink(keeper.clone()).await {
-        Err(error) if follow && error.retry() != Retry::Never => {
-            tracing::warn!(name = to.name, %error, "the sink cannot be reached; it is tried again and again");
-            Ok(opening(to.url.clone(), keeper))
-        }
-        opened => opened,
-    }
 }
 
 /// How a delivery ended.

@@ -78,7 +78,7 @@ fn writing(options: Options<Settings>) -> Options<Settings> {
         .with("event_bytes_max", bytes(), "writing: the largest event, in chunks", |settings| {
             &mut settings.sink.event_bytes_max
         })
-        .with("append_timeout", interval(), "writing: how long an append puts records and waits out throttling", |settings| {
+        .with("append_timeout", interval(), "writing: how long an append may take, throttling included", |settings| {
             &mut settings.sink.append_timeout
         })
         .with("put_timeout", interval(), "writing: how long one record may take", |settings| {

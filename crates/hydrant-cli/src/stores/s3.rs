@@ -42,6 +42,9 @@ fn options() -> Options<Settings> {
             "whether the bucket stands in the path, as servers of another make mostly need it",
             |settings| &mut settings.path_style,
         )
+        .with("create", flag(), "writing: whether a log that does not exist is begun", |settings| {
+            &mut settings.store.create
+        })
         .with("encoding", encoding(), "writing: how segments are stored; they are read either way", |settings| {
             &mut settings.store.encoding
         })
@@ -60,7 +63,7 @@ fn options() -> Options<Settings> {
         .with("request_timeout", interval(), "how long one attempt of a request may take, its body included; a read may take three", |settings| {
             &mut settings.store.request_timeout
         })
-        .with("append_timeout", interval(), "writing: how long an append may try", |settings| {
+        .with("append_timeout", interval(), "writing: how long an append may take", |settings| {
             &mut settings.store.append_timeout
         })
         .with(

@@ -10,6 +10,7 @@ use hydrant::{
     Result, Retry,
 };
 use tokio::sync::mpsc;
+use tokio::time::timeout_at;
 
 use crate::lines::Lines;
 use crate::options::{Options, bytes};
@@ -189,7 +190,22 @@ struct StdoutSink {
 #[async_trait]
 impl EventSink for StdoutSink {
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
+        let mut begun = false;
+        let Some(deadline) = batch.deadline() else { return self.write(batch, &mut begun).await };
+        let in_time = timeout_at(deadline, self.write(batch, &mut begun)).await;
+        in_time.unwrap_or_else(|_| Err(late(if begun { Retry::AfterCheckpoint } else { Retry::Safe })))
+    }
+
+    async fn checkpoint(&self) -> Result<Checkpoint> {
+        Ok(Checkpoint::Unknown)
+    }
+}
+
+impl StdoutSink {
+    /// Writes what was not written yet; `begun` once it is this batch's turn.
+    async fn write(&self, batch: Batch<'_>, begun: &mut bool) -> Result<()> {
         let mut last = self.last.clone().lock_owned().await;
+        *begun = true;
         let events: Vec<Event> = batch
             .events()
             .iter()
@@ -213,10 +229,11 @@ impl EventSink for StdoutSink {
             .map_err(|cause| Error::closed("the program is ending").because(cause))?
             .map_err(not_written)
     }
+}
 
-    async fn checkpoint(&self) -> Result<Checkpoint> {
-        Ok(Checkpoint::Unknown)
-    }
+fn late(retry: Retry) -> Error {
+    let message = "the reader of standard output did not take the events before the deadline";
+    Error::new(ErrorKind::Unavailable, retry, message).at_target("-")
 }
 
 /// `Closed` when the reader has gone. Never retried: half a line may be out.
@@ -227,4 +244,25 @@ fn not_written(cause: io::Error) -> Error {
         _ => ErrorKind::Unavailable,
     };
     Error::new(kind, Retry::Never, "standard output cannot be written").at_target("-").because(cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn append_waits_for_its_turn_until_its_deadline() {
+        let sink = StdoutSink::default();
+        let under_way = sink.last.clone().lock_owned().await;
+        let events = [Event::new(EventId::ZERO, "a").unwrap()];
+        let batch = Batch::new(None, &events).unwrap();
+        let late = batch.with_deadline(Some(Instant::now() + Duration::from_millis(50)));
+        let error = sink.append(late).await.unwrap_err();
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Safe), "{error}");
+        drop(under_way);
+    }
 }

@@ -164,15 +164,15 @@ fn a_new_sink_of_a_pruned_log_starts_at_the_oldest_snapshot_when_it_is_told_to()
     let after_floor = |url: &str| run(&["cat", url, "--after", "4"]).ends(0).stdout;
     let to = file(&dir.path().join("relayed"));
     let args = ["relay", "--from", &from, "--to", &to];
-    run(&args).ends(1).says(&["compacted", "event 5"]);
+    run(&args).ends(1).says(&["pruned", "event 5"]);
     run(&[&args[..], &["--from-snapshot"]].concat()).ends(0);
     assert_eq!(after_floor(&to), kept);
     let to = file(&dir.path().join("copied"));
-    run(&["copy", &from, &to]).ends(1).says(&["compacted", "--from-snapshot"]);
+    run(&["copy", &from, &to]).ends(1).says(&["pruned", "--from-snapshot"]);
     run(&["copy", &from, &to, "--from-snapshot"]).ends(0);
     assert_eq!(after_floor(&to), kept);
     run(&["copy", &from, &to]).ends(0);
-    run(&["cat", &from]).ends(1).says(&["compacted", "read from event 5"]);
+    run(&["cat", &from]).ends(1).says(&["pruned", "read from event 5"]);
     let status: serde_json::Value =
         serde_json::from_str(&run(&["status", &from, "--json"]).ends(0).stdout).unwrap();
     assert_eq!((&status["firstId"], &status["events"]), (&5.into(), &5.into()));

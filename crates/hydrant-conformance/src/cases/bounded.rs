@@ -7,8 +7,8 @@ use hydrant::{Batch, ErrorKind, Event, EventStream, ReadFrom};
 use tokio::time::{sleep, timeout};
 
 use crate::law::{Expected, Verdict, broken};
+use crate::log::{Log, last, name, same_events};
 use crate::resources::{Peak, TRACKS_MEMORY};
-use crate::trial::{Log, last, next_events, same_events};
 use crate::{Damage, Trial, drop_after};
 
 pub(super) async fn memory(trial: &Trial) -> Verdict {
@@ -37,11 +37,11 @@ pub(super) async fn memory(trial: &Trial) -> Verdict {
             let mut stream = if name == "read" { source.read(from) } else { source.follow(from) };
             let expected = || format!("at most {allowed} bytes for a {name} of a log of {log_bytes} bytes");
             if stalled {
-                // Whoever reads ahead without a bound does so while nobody takes anything.
-                next_events(&mut stream, 1).await?;
+                // A source that reads ahead without a bound does so while the reader takes nothing.
+                trial.next(&mut stream, 1).await?;
                 sleep(Duration::from_millis(100)).await;
             } else {
-                read_through(&mut stream, events_count / 50 * 50).await?;
+                read_through(trial, &mut stream, events_count / 50 * 50).await?;
             }
             if peak.bytes() > allowed {
                 return broken(expected(), format!("{} bytes", peak.bytes()));
@@ -51,9 +51,9 @@ pub(super) async fn memory(trial: &Trial) -> Verdict {
     log.close().await
 }
 
-async fn read_through(stream: &mut EventStream, count: u64) -> Verdict {
+async fn read_through(trial: &Trial, stream: &mut EventStream, count: u64) -> Verdict {
     for _ in 0..count {
-        next_events(stream, 1).await?;
+        trial.next(stream, 1).await?;
     }
     Ok(())
 }
@@ -71,7 +71,16 @@ pub(super) async fn event_bytes_max(trial: &Trial) -> Verdict {
         return broken("Invalid to name the event, 2, so that it can be dead-lettered", format!("{error:?}"));
     }
     log.holds(&held).await?;
-    // What was accepted can be read, also by whoever opens it anew.
+    if let Some(point) = log.commit_point()
+        && point.event_bytes_max() != bytes_max
+    {
+        let stated = point.event_bytes_max();
+        return broken(
+            format!("`event_bytes_max` to be {bytes_max}, the size that is taken"),
+            stated.to_string(),
+        );
+    }
+    // Accepted events can be read, also after reopening.
     let log = log.reopen().await?;
     log.holds(&held).await?;
     log.close().await
@@ -122,8 +131,8 @@ pub(super) async fn shown_before_the_checkpoint(trial: &Trial) -> Verdict {
         let checkpoint = log.checkpoint().await?;
         if last(&shown) > checkpoint.id() {
             return broken(
-                format!("nothing shown beyond the checkpoint that is told right after, {checkpoint:?}"),
-                format!("event {:?}", last(&shown)),
+                format!("nothing shown beyond the checkpoint that follows, {}", name(&checkpoint)),
+                format!("events up to {:?}", last(&shown)),
             );
         }
     }
@@ -170,7 +179,7 @@ async fn damaged(trial: &Trial, damage: Damage) -> Verdict<Option<Vec<Event>>> {
     Ok(None)
 }
 
-pub(super) async fn damage_is_told(trial: &Trial) -> Verdict {
+pub(super) async fn damage_is_an_error(trial: &Trial) -> Verdict {
     let Some(events) = damaged(trial, Damage::Inside).await? else { return Ok(()) };
     let opened = match trial.harness.open(&trial.namespace("")).await {
         Ok(opened) => opened,
@@ -219,7 +228,7 @@ pub(super) async fn torn_tail(trial: &Trial) -> Verdict {
     let Some(events) = damaged(trial, Damage::TornTail).await? else { return Ok(()) };
     let log: Log<'_> = match trial.open().await {
         Ok(log) => log,
-        // Some refuse even that; then a person decides, and nothing is lost.
+        // Some stores refuse even that: then an operator decides, and nothing is lost.
         Err(_)
             if trial
                 .harness
@@ -249,7 +258,10 @@ pub(super) async fn error_is_last(trial: &Trial) -> Verdict {
         match stream.next().await {
             Some(Err(error)) if matches!(error.kind(), ErrorKind::Pruned { .. }) => {}
             other => {
-                return broken("Pruned for a read from the origin below the floor", format!("{other:?}"));
+                return broken(
+                    "Pruned for a read from the origin, which the log does not have",
+                    format!("{other:?}"),
+                );
             }
         }
         is_last(&mut stream).await?;

@@ -3,7 +3,7 @@
 use hydrant::{ErrorKind, Event, EventId, ReadFrom};
 
 use crate::law::{Verdict, broken};
-use crate::trial::{Log, last};
+use crate::log::{Log, last};
 use crate::{Generator, Trial};
 
 #[expect(clippy::unnecessary_wraps, reason = "a position in a log, as a batch names it")]
@@ -11,8 +11,8 @@ fn id(id: u64) -> Option<EventId> {
     Some(EventId::new(id))
 }
 
-/// What stands behind the log afterwards proves that a refusal left it whole.
-async fn goes_on(log: Log<'_>, held: &[Event], next: Event) -> Verdict {
+/// The log must take the next event: a refusal left it whole.
+async fn continues(log: Log<'_>, held: &[Event], next: Event) -> Verdict {
     log.holds(held).await?;
     let mut all = held.to_vec();
     all.push(next);
@@ -75,14 +75,14 @@ pub(super) async fn hole(trial: &Trial) -> Verdict {
     let log = trial.holding(&events[..4]).await?;
     log.gap(last(&events[..5]), &events[5..6]).await?;
     log.gap(last(&events[..6]), &events[6..]).await?;
-    goes_on(log, &events[..4], events[4].clone()).await
+    continues(log, &events[..4], events[4].clone()).await
 }
 
 pub(super) async fn hole_in_nothing(trial: &Trial) -> Verdict {
     let events = trial.generator().log(3);
     let log = trial.open().await?;
     log.gap(last(&events[..1]), &events[1..]).await?;
-    goes_on(log, &[], events[0].clone()).await
+    continues(log, &[], events[0].clone()).await
 }
 
 pub(super) async fn other_event_at_the_head(trial: &Trial) -> Verdict {
@@ -92,7 +92,7 @@ pub(super) async fn other_event_at_the_head(trial: &Trial) -> Verdict {
     let other = generator.event(4);
     log.fenced(last(&events[..4]), std::slice::from_ref(&other)).await?;
     log.fenced(last(&events[..4]), &[other, events[5].clone()]).await?;
-    goes_on(log, &events[..5], events[5].clone()).await
+    continues(log, &events[..5], events[5].clone()).await
 }
 
 pub(super) async fn other_event_inside(trial: &Trial) -> Verdict {
@@ -106,7 +106,7 @@ pub(super) async fn other_event_inside(trial: &Trial) -> Verdict {
     diverging[3] = other;
     log.fenced(None, &diverging[..9]).await?;
     log.fenced(last(&events[..2]), &diverging[2..]).await?;
-    goes_on(log, &events[..9], events[9].clone()).await
+    continues(log, &events[..9], events[9].clone()).await
 }
 
 pub(super) async fn every_part_counts(trial: &Trial) -> Verdict {
@@ -129,26 +129,26 @@ pub(super) async fn every_part_counts(trial: &Trial) -> Verdict {
             log.fenced(after, &[build(other)]).await?;
         }
     }
-    goes_on(log, &held, trial.generator().event(3)).await
+    continues(log, &held, trial.generator().event(3)).await
 }
 
-pub(super) async fn passed_over(trial: &Trial) -> Verdict {
+pub(super) async fn skipped(trial: &Trial) -> Verdict {
     let mut generator = trial.generator();
     let held = [2, 4, 8].map(|id| generator.event(id));
     let log = trial.holding(&held).await?;
     let event = |generator: &mut Generator, id| [generator.event(id)];
-    // Ids that the log went past, each behind its true predecessor.
-    for (after, passed) in [(None, 0), (id(2), 3), (id(4), 5), (id(4), 7)] {
-        log.fenced(after, &event(&mut generator, passed)).await?;
+    // Ids that the log skipped, each after its true predecessor.
+    for (after, skipped) in [(None, 0), (id(2), 3), (id(4), 5), (id(4), 7)] {
+        log.fenced(after, &event(&mut generator, skipped)).await?;
     }
-    // New events behind an id that the log went past, or behind one that is no longer the last.
+    // New events after an id that the log skipped, or after one that is no longer the last.
     for after in [None, id(2), id(3), id(4), id(7)] {
         log.fenced(after, &event(&mut generator, 9)).await?;
     }
     let straddling = [generator.event(7), generator.event(9)];
     log.fenced(id(4), &straddling).await?;
     let next = generator.event(9);
-    goes_on(log, &held, next).await
+    continues(log, &held, next).await
 }
 
 pub(super) async fn outdated_snapshot(trial: &Trial) -> Verdict {
@@ -158,7 +158,7 @@ pub(super) async fn outdated_snapshot(trial: &Trial) -> Verdict {
     // A snapshot of the state behind event 3, while event 4 is there already.
     let outdated = [generator.snapshot(5)];
     log.fenced(id(3), &outdated).await?;
-    goes_on(log, &events[..5], events[5].clone()).await
+    continues(log, &events[..5], events[5].clone()).await
 }
 
 pub(super) async fn second_writer(trial: &Trial) -> Verdict {
@@ -169,7 +169,7 @@ pub(super) async fn second_writer(trial: &Trial) -> Verdict {
     let second = match opened {
         // A lock refuses it at the door.
         Err(error) if error.kind() == ErrorKind::Fenced => {
-            return goes_on(first, &events[..1], events[1].clone()).await;
+            return continues(first, &events[..1], events[1].clone()).await;
         }
         Err(error) => {
             return broken("a second writer to open, or to be Fenced", format!("{error:?}"));
@@ -185,7 +185,7 @@ pub(super) async fn second_writer(trial: &Trial) -> Verdict {
     first.fenced(id(1), &behind).await?;
     second.holds(&events[..3]).await?;
     first.close().await?;
-    goes_on(second, &events[..3], events[3].clone()).await
+    continues(second, &events[..3], events[3].clone()).await
 }
 
 pub(super) async fn race_of_writers(trial: &Trial) -> Verdict {
@@ -195,7 +195,7 @@ pub(super) async fn race_of_writers(trial: &Trial) -> Verdict {
     for at in 1..30 {
         let rivals: Vec<_> = (0..4).map(|_| [generator.event(at)]).collect();
         let appends = rivals.iter().map(|event| log.try_append(id(at - 1), event));
-        let results = futures_util::future::join_all(appends).await;
+        let results = futures_util::future::try_join_all(appends).await?;
         let won: Vec<_> = (0..rivals.len()).filter(|&rival| results[rival].is_ok()).collect();
         let lost_well = results
             .iter()
@@ -222,12 +222,10 @@ pub(super) async fn starts_at_a_snapshot(trial: &Trial) -> Verdict {
     let log = log.reopen().await?;
     log.append(id(8), &events[2..]).await?;
     log.holds(&events).await?;
-    // Below that floor there is nothing to compare with.
+    // The snapshot is the floor: the sink cannot compare what is below, and says so.
     let below = [generator.event(3)];
-    log.refused(id(2), &below, "Pruned or Fenced", |kind| {
-        matches!(kind, ErrorKind::Pruned { .. } | ErrorKind::Fenced)
-    })
-    .await?;
+    let pruned = |kind| kind == ErrorKind::Pruned { oldest: events[0].id() };
+    log.refused(id(2), &below, "Pruned, naming 7 as the oldest,", pruned).await?;
     log.holds(&events).await?;
     log.close().await
 }
@@ -235,13 +233,10 @@ pub(super) async fn starts_at_a_snapshot(trial: &Trial) -> Verdict {
 pub(super) async fn below_the_floor(trial: &Trial) -> Verdict {
     let events = trial.generator().rotated(31, 10);
     let log = trial.holding(&events[..30]).await?;
-    log.prune()
-        .prune(EventId::new(20))
-        .await
-        .or_else(|error| broken("Ok for pruning", format!("{error:?}")))?;
-    let compacted = |kind| matches!(kind, ErrorKind::Pruned { .. });
-    log.refused(None, &events[..1], "Pruned", compacted).await?;
-    log.refused(None, &events[..10], "Pruned", compacted).await?;
+    log.pruned(20).await?;
+    let pruned = |kind| matches!(kind, ErrorKind::Pruned { .. });
+    log.refused(None, &events[..1], "Pruned", pruned).await?;
+    log.refused(None, &events[..10], "Pruned", pruned).await?;
     log.append_all(last(&events[..29]), &events[29..], 10).await?;
     log.reads(ReadFrom::After(EventId::new(19)), &events[20..]).await?;
     log.close().await

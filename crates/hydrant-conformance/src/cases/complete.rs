@@ -1,11 +1,14 @@
 //! Law 10: complete. Reads.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use futures_util::StreamExt;
-use hydrant::{ErrorKind, Event, EventId, EventSourceExt, ReadFrom};
+use hydrant::{ErrorKind, Event, EventId, EventStream, ReadFrom};
 
 use crate::Trial;
 use crate::law::{Expected, Verdict, broken};
-use crate::trial::{Log, last, next_events, same_events};
+use crate::log::{Log, last, same_events};
 
 fn after(id: u64) -> ReadFrom {
     ReadFrom::After(EventId::new(id))
@@ -51,13 +54,95 @@ pub(super) async fn after_is_exclusive(trial: &Trial) -> Verdict {
     let events = trial.generator().gapped(None, 60);
     let log = trial.holding(&events).await?;
     let end = events[events.len() - 1].id().get();
-    // Each id, whether the log has it or went past it, the end, and far beyond.
+    // Each id, whether the log has it or skipped it, the end, and far beyond.
     for id in (0..=end + 2).chain([u64::MAX]) {
         let from = events.partition_point(|event| event.id().get() <= id);
         log.reads(after(id), &events[from..]).await?;
     }
     log.reads(ReadFrom::Origin, &events).await?;
     log.close().await
+}
+
+pub(super) async fn at_is_inclusive(trial: &Trial) -> Verdict {
+    let events = trial.generator().gapped(None, 40);
+    let log = trial.holding(&events).await?;
+    let end = events[events.len() - 1].id().get();
+    for id in (0..=end + 2).chain([u64::MAX]) {
+        let from = events.partition_point(|event| event.id().get() < id);
+        log.reads(ReadFrom::At(EventId::new(id)), &events[from..]).await?;
+    }
+    let mut follow = log.source().follow(ReadFrom::At(events[7].id()));
+    same_events("a follower at event 7", &events[7..], &trial.next(&mut follow, events.len() - 7).await?)?;
+    drop(follow);
+    log.close().await
+}
+
+pub(super) async fn at_the_floor(trial: &Trial) -> Verdict {
+    let events = trial.generator().rotated(25, 10);
+    let log = trial.holding(&events).await?;
+    log.holds(&events).await?;
+    log.pruned(20).await?;
+    for id in 20..25 {
+        log.reads(ReadFrom::At(EventId::new(id)), &events[usize::try_from(id).unwrap_or(0)..]).await?;
+    }
+    for id in [0, 1, 19] {
+        let read = log.try_read(ReadFrom::At(EventId::new(id))).await?;
+        let oldest = events[20].id();
+        if !matches!(&read, Err(error) if error.kind() == ErrorKind::Pruned { oldest }) {
+            return broken(
+                format!("Pruned, naming {oldest} as the oldest, for a read at {id}"),
+                format!("{read:?}"),
+            );
+        }
+    }
+    log.close().await
+}
+
+/// Reads that begin at any moment of a prune are whole, or Pruned.
+pub(super) async fn prune_meets_reads(trial: &Trial) -> Verdict {
+    let events = Arc::new(trial.generator().rotated(trial.events(300), 10));
+    let log = trial.holding(&events).await?;
+    log.holds(&events).await?;
+    let done = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = [0, 9, 10, 105]
+        .into_iter()
+        .map(|from| {
+            let (source, events, done) = (log.source(), Arc::clone(&events), Arc::clone(&done));
+            tokio::spawn(async move {
+                while !done.load(Ordering::Relaxed) {
+                    read_or_pruned(source.read(ReadFrom::At(EventId::new(from))), &events, from).await?;
+                    tokio::task::yield_now().await;
+                }
+                Ok(())
+            })
+        })
+        .collect();
+    for before in (10..events.len() as u64).step_by(10) {
+        log.pruned(before).await?;
+        tokio::task::yield_now().await;
+    }
+    done.store(true, Ordering::Relaxed);
+    for reader in readers {
+        reader.await.or_else(|panic| broken("no panic", panic.to_string()))??;
+    }
+    log.close().await
+}
+
+/// Reads to the end: all events from the `from`th on, or Pruned after some of them.
+async fn read_or_pruned(mut read: EventStream, events: &[Event], from: u64) -> Verdict {
+    let first = usize::try_from(from).unwrap_or(0).min(events.len());
+    let mut next = first;
+    loop {
+        match read.next().await {
+            Some(Ok(event)) if Some(&event) == events.get(next) => next += 1,
+            Some(Err(error)) if matches!(error.kind(), ErrorKind::Pruned { .. }) => return Ok(()),
+            None if next == events.len() => return Ok(()),
+            other => {
+                let expected = format!("event {next}, or Pruned, for a read from {from} that meets a prune");
+                return broken(expected, format!("{other:?}"));
+            }
+        }
+    }
 }
 
 pub(super) async fn snapshots(trial: &Trial) -> Verdict {
@@ -109,19 +194,12 @@ pub(super) async fn rotated_is_unrotated(trial: &Trial) -> Verdict {
 pub(super) async fn floor(trial: &Trial) -> Verdict {
     let events = trial.generator().rotated(35, 10);
     let log = trial.holding(&events).await?;
-    let prune = |before: u64| {
-        let store = log.prune();
-        async move {
-            let pruned = store.prune(EventId::new(before)).await;
-            pruned.expected(|| format!("Ok for pruning what is before {before}"))
-        }
-    };
     // A segment that does not end before 20 stays.
     for (before, floor) in [(0, 0), (5, 0), (19, 10), (20, 20), (20, 20), (15, 20)] {
-        prune(before).await?;
+        log.pruned(before).await?;
         check_floor(&log, &events, floor).await?;
     }
-    prune(u64::MAX).await?;
+    log.pruned(u64::MAX).await?;
     check_floor(&log, &events, 30).await?;
     let log = log.reopen().await?;
     check_floor(&log, &events, 30).await?;
@@ -142,14 +220,14 @@ async fn check_floor(log: &Log<'_>, events: &[Event], floor: usize) -> Verdict {
         let from = begins.checked_sub(1).map(|before| events[before].id()).into();
         let read = log.source().read(from).next().await;
         let followed = log.source().follow(from).next().await;
-        let compacted = |first: &Option<hydrant::Result<Event>>| matches!(first, Some(Err(error)) if error.kind() == ErrorKind::Pruned { oldest });
-        if !compacted(&read) {
+        let is_pruned = |first: &Option<hydrant::Result<Event>>| matches!(first, Some(Err(error)) if error.kind() == ErrorKind::Pruned { oldest });
+        if !is_pruned(&read) {
             let expected = format!("Pruned, naming {oldest} as the oldest, for a read from {from:?}");
             return broken(expected, format!("{read:?}"));
         }
-        // A follower may still be fed from memory; then it lacks nothing.
+        // A follower may still be fed from memory; then it misses nothing.
         let fed = matches!(&followed, Some(Ok(event)) if *event == events[begins]);
-        if !compacted(&followed) && !fed {
+        if !is_pruned(&followed) && !fed {
             let expected = format!("Pruned, or event {begins}, for a follower from {from:?}");
             return broken(expected, format!("{followed:?}"));
         }
@@ -170,10 +248,9 @@ pub(super) async fn prune_under_a_read(trial: &Trial) -> Verdict {
             Err(_) => ReadFrom::Snapshot,
         };
         let mut read = log.source().read(from);
-        let first = next_events(&mut read, 1).await?;
-        let store = log.prune();
-        store.prune(EventId::new(before)).await.expected(|| "Ok for pruning under a read".to_owned())?;
-        // It goes on to the end, or says what is gone; it does not pass over it.
+        let first = trial.next(&mut read, 1).await?;
+        log.pruned(before).await?;
+        // The read continues to the end, or reports what is gone; it skips nothing.
         let mut next = usize::try_from(first[0].id().get()).unwrap_or(usize::MAX) + 1;
         while let Some(event) = read.next().await {
             match event {
@@ -216,8 +293,7 @@ pub(super) async fn a_read_ends(trial: &Trial) -> Verdict {
         );
     }
     same_events("a read beside a writer", &events[..seen.len()], &seen)?;
-    let all = log.source().collect(ReadFrom::Origin).await;
-    drop(all.expected(|| "a read after a read beside a writer".to_owned())?);
+    log.read(ReadFrom::Origin).await?;
     log.holds(&events).await?;
     log.close().await
 }

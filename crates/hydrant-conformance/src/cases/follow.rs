@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::Trial;
 use crate::law::{Verdict, broken};
-use crate::trial::{last, next_events, same_events};
+use crate::log::{last, next_events, same_events};
 
 /// Long enough to see something that should not come; what is right never waits for it to pass.
 const QUIET: Duration = Duration::from_millis(30);
@@ -18,16 +18,16 @@ pub(super) async fn history_then_live(trial: &Trial) -> Verdict {
     let events = trial.generator().rotated(90, 10);
     let log = trial.holding(&events[..40]).await?;
     let mut follow = log.source().follow(ReadFrom::Origin);
-    let mut seen = next_events(&mut follow, 40).await?;
+    let mut seen = trial.next(&mut follow, 40).await?;
     for at in 40..60 {
         // Live, one by one, and across each seal.
         log.append(last(&events[..at]), &events[at..=at]).await?;
-        seen.extend(next_events(&mut follow, 1).await?);
+        seen.extend(trial.next(&mut follow, 1).await?);
         same_events("a follower, live,", &events[..=at], &seen)?;
     }
     // Falling behind, then going on.
     log.append_all(last(&events[..60]), &events[60..], 4).await?;
-    seen.extend(next_events(&mut follow, 30).await?);
+    seen.extend(trial.next(&mut follow, 30).await?);
     same_events("a follower that fell behind", &events, &seen)?;
     if let Ok(more) = timeout(QUIET, follow.next()).await {
         return broken("a follower to wait at the end of the log", format!("{more:?}"));
@@ -46,12 +46,12 @@ pub(super) async fn from_everywhere(trial: &Trial) -> Verdict {
         starts.iter().chain(&live).map(|&(from, first)| (from, first, log.source().follow(from))).collect();
     let mut histories = Vec::new();
     for (_, first, follow) in &mut follows {
-        histories.push(next_events(follow, 25_usize.saturating_sub(*first)).await?);
+        histories.push(trial.next(follow, 25_usize.saturating_sub(*first)).await?);
     }
     log.append_all(last(&events[..25]), &events[25..], 2).await?;
     for ((from, first, mut follow), mut seen) in follows.into_iter().zip(histories) {
         let missing = events.len() - first - seen.len();
-        seen.extend(next_events(&mut follow, missing).await?);
+        seen.extend(trial.next(&mut follow, missing).await?);
         same_events(&format!("a follower from {from:?}"), &events[first..], &seen)?;
     }
     log.close().await
@@ -69,7 +69,7 @@ pub(super) async fn an_empty_log(trial: &Trial) -> Verdict {
     }
     log.append(None, &events).await?;
     for follow in [&mut follow, &mut snapshots] {
-        same_events("a follower of a log that was empty", &events, &next_events(follow, 3).await?)?;
+        same_events("a follower of a log that was empty", &events, &trial.next(follow, 3).await?)?;
     }
     drop((follow, snapshots));
     log.close().await
@@ -82,7 +82,8 @@ pub(super) async fn beside_a_writer(trial: &Trial) -> Verdict {
     let followers: Vec<_> = (0..10)
         .map(|nth| {
             let (source, events) = (log.source(), Arc::clone(&events));
-            tokio::spawn(async move { follow_all(source, &events, nth).await })
+            let wait_max = trial.call_max();
+            tokio::spawn(async move { follow_all(source, &events, nth, wait_max).await })
         })
         .collect();
     let mut at = 0;
@@ -100,11 +101,16 @@ pub(super) async fn beside_a_writer(trial: &Trial) -> Verdict {
     log.close().await
 }
 
-/// Follows to the last of `events`; every `nth` event it lets the writer go ahead.
-async fn follow_all(source: Arc<dyn EventSource>, events: &[hydrant::Event], nth: usize) -> Verdict {
+/// Follows to the last of `events`; the `nth` follower waits now and then, so that the writer gets ahead.
+async fn follow_all(
+    source: Arc<dyn EventSource>,
+    events: &[hydrant::Event],
+    nth: usize,
+    wait_max: Duration,
+) -> Verdict {
     let mut follow = source.follow(ReadFrom::Origin);
     for (at, event) in events.iter().enumerate() {
-        let seen = next_events(&mut follow, 1).await?;
+        let seen = next_events(wait_max, &mut follow, 1).await?;
         same_events(
             &format!("a follower beside a writer, behind {at} events,"),
             std::slice::from_ref(event),

@@ -3,7 +3,7 @@
 use hydrant::{Checkpoint, Event, EventId};
 
 use crate::law::{Verdict, broken};
-use crate::trial::last;
+use crate::log::{last, name};
 use crate::{Generator, Trial};
 
 pub(super) async fn reopening(trial: &Trial) -> Verdict {
@@ -47,7 +47,7 @@ pub(super) async fn crash(trial: &Trial) -> Verdict {
 }
 
 pub(super) async fn batches_of_every_size(trial: &Trial) -> Verdict {
-    let sizes = [1, 2, 999, 1_000, 1_001];
+    let sizes = [1, 2, 999, 1_000, 1_001].map(|size| trial.limits.batch_events_max.min(size));
     let events = trial.generator().log(trial.events(sizes.iter().sum()));
     let log = trial.open().await?;
     let mut rest = events.as_slice();
@@ -64,6 +64,25 @@ pub(super) async fn batches_of_every_size(trial: &Trial) -> Verdict {
     let log = log.reopen().await?;
     log.holds(&events).await?;
     log.close().await
+}
+
+pub(super) async fn large_batches(trial: &Trial) -> Verdict {
+    let largest = trial.events(trial.limits.batch_events_max);
+    for size in [1_024, 1_025, largest] {
+        let size = size.min(largest);
+        let events = trial.generator().log(size + 1);
+        let log = trial.open_another(&format!("_{size}")).await?;
+        log.append(None, &events[..size]).await?;
+        log.holds(&events[..size]).await?;
+        log.append(last(&events[..size]), &events[size..]).await?;
+        let log = log.reopen().await?;
+        log.holds(&events).await?;
+        log.close().await?;
+        if size == largest {
+            break;
+        }
+    }
+    Ok(())
 }
 
 pub(super) async fn payloads(trial: &Trial) -> Verdict {
@@ -178,10 +197,16 @@ pub(super) async fn checkpoint_follows(trial: &Trial) -> Verdict {
         let seen = log.checkpoint().await?;
         let appended = Checkpoint::at(&events[at]);
         if trial.is_durable() && seen != appended {
-            return broken(format!("the checkpoint {appended:?} right after Ok"), format!("{seen:?}"));
+            return broken(
+                format!("the checkpoint {} right after Ok", name(&appended)),
+                format!("the checkpoint {}", name(&seen)),
+            );
         }
         if seen.id() > appended.id() {
-            return broken(format!("a checkpoint no higher than {appended:?}"), format!("{seen:?}"));
+            return broken(
+                format!("a checkpoint no higher than {}, where the log ends", name(&appended)),
+                format!("the checkpoint {}", name(&seen)),
+            );
         }
         if at % 10 == 9 {
             log = log.reopen().await?;
@@ -202,8 +227,11 @@ pub(super) async fn checkpoint_is_durable(trial: &Trial) -> Verdict {
         let found = log.checkpoint().await?;
         if found.id() < promised.id() {
             return broken(
-                format!("after a crash at least the checkpoint told before, {promised:?}"),
-                format!("{found:?}"),
+                format!(
+                    "after a crash at least the checkpoint that was reported before, {}",
+                    name(&promised)
+                ),
+                format!("the checkpoint {}", name(&found)),
             );
         }
         held = events.iter().take_while(|event| Some(event.id()) <= found.id()).count();
@@ -223,16 +251,16 @@ pub(super) async fn refusals_do_not_move_it(trial: &Trial) -> Verdict {
     log.close().await
 }
 
-pub(super) async fn memory_is_told(trial: &Trial) -> Verdict {
+pub(super) async fn unknown_without_memory(trial: &Trial) -> Verdict {
     let log = trial.holding(&trial.generator().log(1)).await?;
-    let told = log.checkpoint().await?;
+    let reported = log.checkpoint().await?;
     let remembers = trial.has(hydrant::Capabilities::MEMORY);
-    match told {
+    match reported {
         Checkpoint::Unknown if remembers => {
             broken("a checkpoint from a sink that declares Memory", "Unknown")
         }
         Checkpoint::At { .. } | Checkpoint::Empty if !remembers => {
-            broken("Unknown from a sink that does not declare Memory", format!("{told:?}"))
+            broken("Unknown from a sink that does not declare Memory", name(&reported))
         }
         _ => log.close().await,
     }

@@ -1,9 +1,9 @@
-//! A random walk over everything that a sink can be asked, against a model that is a list.
+//! A random walk over all calls of a sink, against a model that is a list.
 
 use hydrant::{Batch, Event, EventId};
 
 use crate::law::{Verdict, broken};
-use crate::trial::{Log, last};
+use crate::log::{Log, last};
 use crate::{Generator, Trial, drop_after};
 
 const STEPS: usize = 150;
@@ -51,7 +51,7 @@ pub(super) async fn random(trial: &Trial) -> Verdict {
             3 => again(log, &mut model).await?,
             4 => overlap(log, &mut model).await?,
             5 => diverge(log, &mut model).await?,
-            6 => pass_over(log, &mut model).await?,
+            6 => skip(log, &mut model).await?,
             7 => leave_a_hole(log, &mut model).await?,
             8 | 9 => cancel(log, &mut model).await?,
             10 => {
@@ -101,14 +101,14 @@ async fn diverge<'t>(log: Log<'t>, model: &mut Model) -> Verdict<Log<'t>> {
     Ok(log)
 }
 
-async fn pass_over<'t>(log: Log<'t>, model: &mut Model) -> Verdict<Log<'t>> {
+async fn skip<'t>(log: Log<'t>, model: &mut Model) -> Verdict<Log<'t>> {
     let hole = (1..model.held.len()).rev().find(|&at| {
         let (before, behind) = (model.held[at - 1].id().get(), model.held[at].id().get());
         behind > before + 1
     });
     if let Some(at) = hole {
-        let passed = model.generator.event(model.held[at - 1].id().get() + 1);
-        log.fenced(model.after(at), std::slice::from_ref(&passed)).await?;
+        let skipped = model.generator.event(model.held[at - 1].id().get() + 1);
+        log.fenced(model.after(at), std::slice::from_ref(&skipped)).await?;
     }
     Ok(log)
 }
@@ -126,6 +126,7 @@ async fn cancel<'t>(log: Log<'t>, model: &mut Model) -> Verdict<Log<'t>> {
     let mut possible = model.held.clone();
     possible.extend(model.fresh());
     let polls = model.generator.below(4);
+    log.trial.step(format!("an append dropped at poll {polls}"));
     let sink = log.sink();
     let batch = Batch::new(last(&possible[..before]), &possible[before..]).expect("ids grow");
     let appended = drop_after(polls, sink.append(batch)).await;

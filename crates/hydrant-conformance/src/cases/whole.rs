@@ -2,30 +2,44 @@
 
 use std::time::Duration;
 
-use hydrant::{Batch, Capabilities, ErrorKind, Event, EventId, EventSourceExt, ReadFrom, Retry};
+use hydrant::{Batch, Capabilities, Checkpoint, ErrorKind, Event, EventId, ReadFrom, Retry};
 
 use tokio::time::sleep;
 
+use super::handle::{arm, disarm};
 use crate::law::{Expected, Verdict, broken};
-use crate::trial::{Log, last, same_events};
+use crate::log::{Log, last, name, same_events};
 use crate::{Trial, drop_after};
 
-/// So many polls are more awaits than any append has; what needs more is never dropped beyond them.
-const POLLS_MAX: usize = 64;
+/// More awaits than an append has; one that has more is never dropped after these.
+pub(super) const POLLS_MAX: usize = 64;
 
-/// Long enough to see a dropped append land that should not; what is right never waits for it to pass.
-const LANDING: Duration = Duration::from_millis(100);
+/// Long enough to see a dropped append land that should not; a store that is right never waits for it.
+pub(super) const LANDING: Duration = Duration::from_millis(100);
 
-/// How many of the events behind `before` are held, which must be whole batches where the store is atomic.
-async fn whole(log: &Log<'_>, events: &[Event], before: usize, why: &str) -> Verdict<usize> {
+/// The checkpoint that a handle reported must stay: what a call before it still did has ended.
+pub(super) async fn stays(log: &Log<'_>, reported: Checkpoint) -> Verdict {
+    sleep(LANDING).await;
+    let seen = log.checkpoint().await?;
+    if seen == reported {
+        return Ok(());
+    }
+    broken(
+        format!("the checkpoint {}, which the handle reported, to stay", name(&reported)),
+        format!("the checkpoint {}, {LANDING:?} later and without a call", name(&seen)),
+    )
+}
+
+/// How many of `events` are held, of which `before` were acknowledged. If the store is atomic, the rest is one batch.
+async fn whole(log: &Log<'_>, events: &[Event], before: usize) -> Verdict<usize> {
     let held = log.prefix(events).await?;
     let is_whole = held == before || held == events.len();
     if held < before && log.trial.is_durable() {
-        return broken(format!("the {before} events acknowledged before {why}"), format!("{held} events"));
+        return broken(format!("the {before} events that were acknowledged"), format!("{held} events"));
     }
     if held > before && !is_whole && log.trial.has(Capabilities::ATOMIC) {
         return broken(
-            format!("all {} events of a batch or none, after {why}", events.len() - before),
+            format!("all {} events of a batch or none", events.len() - before),
             format!("{} of them", held - before),
         );
     }
@@ -40,19 +54,23 @@ pub(super) async fn cancel(trial: &Trial) -> Verdict {
         let before = events.len();
         let id = before as u64;
         // Every third batch opens a segment.
-        let opens = id / 5 % 3 == 0;
+        let opens = (id / 5).is_multiple_of(3);
         let mut generator = trial.generator();
         events.push(if opens { generator.snapshot(id) } else { generator.event(id) });
         events.extend((id + 1..id + 5).map(|id| generator.event(id)));
         let batch = Batch::new(last(&events[..before]), &events[before..]).expect("ids grow");
         let sink = log.sink();
         let appended = drop_after(polls, sink.append(batch)).await;
-        let why = format!("dropping an append after {polls} polls");
-        let held = whole(&log, &events, before, &why).await?;
-        // What the dropped append still did has ended: nothing lands later.
+        trial.step(format!("an append of events {id} to {} dropped at poll {polls}", id + 4));
+        // The work of the dropped append ends before the next call begins: nothing lands after that.
+        if trial.has(Capabilities::MEMORY) && trial.is_durable() {
+            let reported = log.checkpoint().await?;
+            stays(&log, reported).await?;
+        }
+        let held = whole(&log, &events, before).await?;
         sleep(LANDING).await;
         if trial.is_durable() && log.prefix(&events).await? != held {
-            return broken(format!("nothing more to land once {why} was followed by another call"), "it did");
+            return broken("nothing more to land after a call that followed", "more events");
         }
         if let Some(appended) = appended {
             appended.expected(|| "Ok for an append that was not dropped".to_owned())?;
@@ -74,11 +92,12 @@ pub(super) async fn cancel_checkpoint(trial: &Trial) -> Verdict {
     let log = trial.holding(&events).await?;
     for polls in 0..POLLS_MAX {
         let sink = log.sink();
-        let told = drop_after(polls, sink.checkpoint()).await;
+        trial.step(format!("a checkpoint dropped at poll {polls}"));
+        let reported = drop_after(polls, sink.checkpoint()).await;
         events.push(trial.generator().event(events.len() as u64));
         let (held, next) = events.split_at(events.len() - 1);
         log.append(last(held), next).await?;
-        if told.is_some() {
+        if reported.is_some() {
             break;
         }
     }
@@ -92,18 +111,19 @@ pub(super) async fn cancel_prune(trial: &Trial) -> Verdict {
         let log = trial.open_another(&format!("_{polls}")).await?;
         log.append_all(None, &events[..30], 30).await?;
         let prune = log.prune();
+        trial.step(format!("a prune before event 20 dropped at poll {polls}"));
         let pruned = drop_after(polls, prune.prune(EventId::new(20))).await;
         log.append(last(&events[..30]), &events[30..]).await?;
         log.reads(ReadFrom::Snapshot, &events[30..]).await?;
         log.reads(ReadFrom::After(EventId::new(19)), &events[20..]).await?;
-        // Half pruned is Pruned; nothing is passed over.
-        match log.source().collect(ReadFrom::Origin).await {
+        // A log that is pruned in part is Pruned; nothing is skipped.
+        match log.try_read(ReadFrom::Origin).await? {
             Ok(seen) => same_events("an origin that was not pruned", &events, &seen)?,
             Err(error) if matches!(error.kind(), ErrorKind::Pruned { .. }) => {}
             Err(error) => return broken("all events, or Pruned", format!("{error:?}")),
         }
-        prune.prune(EventId::new(20)).await.expected(|| "Ok for pruning again".to_owned())?;
         drop(prune);
+        log.pruned(20).await?;
         let log = log.reopen().await?;
         log.reads(ReadFrom::After(EventId::new(19)), &events[20..]).await?;
         log.close().await?;
@@ -136,8 +156,9 @@ async fn crash_at_each_await(trial: &Trial, rotates: bool) -> Verdict {
         let sink = log.sink();
         let appended = drop_after(polls, sink.append(batch)).await;
         drop(sink);
+        trial.step(format!("a crash at poll {polls} of an append of events 4 to 8"));
         let log = log.crash().await?;
-        let held = whole(&log, &events, 4, &format!("a crash after {polls} polls of an append")).await?;
+        let held = whole(&log, &events, 4).await?;
         if held < events.len() {
             log.append(last(&events[..held]), &events[held..]).await?;
         }
@@ -174,7 +195,7 @@ pub(super) async fn refused_whole(trial: &Trial) -> Verdict {
     log.close().await
 }
 
-/// What an error says about the next call must be true of what the log then holds.
+/// An error that is Safe applied nothing.
 async fn honest(log: &Log<'_>, held: &[Event], error: &hydrant::Error) -> Verdict {
     if error.retry() == Retry::Safe {
         log.holds(held).await.or_else(|found| {
@@ -210,22 +231,19 @@ pub(super) async fn failing_server(trial: &Trial) -> Verdict {
         let log = trial.open_another(&format!("_{n}")).await?;
         log.append(None, &events[..3]).await?;
         log.holds(&events[..3]).await?;
-        let armed = trial.harness.fail_next_write(&log.namespace, n).await;
-        if !armed.expected(|| "the harness makes the next write fail".to_owned())? {
-            if n == 0 {
-                trial.skip("errors of the server or disk (`Harness::fail_next_write`)");
-            }
+        if !arm(&log, n).await? {
             return log.close().await;
         }
-        let appended = log.try_append(last(&events[..3]), &events[3..]).await;
-        // A failure may have stopped the handle for good; what was told about it must hold all the same.
+        let appended = log.try_append(last(&events[..3]), &events[3..]).await?;
+        disarm(&log, n).await?;
+        trial.step(format!("an append that met failure {n} and returned {appended:?}"));
         let log = log.crash().await?;
         match &appended {
             Ok(()) if trial.is_durable() => log.holds(&events).await?,
             Ok(()) => {}
             Err(error) => honest(&log, &events[..3], error).await?,
         }
-        let held = whole(&log, &events, 3, &format!("failure {n}")).await?;
+        let held = whole(&log, &events, 3).await?;
         if held < events.len() {
             log.append(last(&events[..held]), &events[held..]).await?;
         }

@@ -13,6 +13,7 @@ pub(crate) enum Bug {
     LosesOnReopen,
     AcknowledgesEarly,
     TruncatesLargeBatches,
+    TruncatesTheDefaultOfAFanOut,
     RewritesNumbers,
     UnescapesText,
     DropsWhatIsLarge,
@@ -32,11 +33,12 @@ pub(crate) enum Bug {
     NeverFenced,
     ComparesTheHeadOnly,
     ComparesPayloadsOnly,
-    AcceptsPassedOver,
+    AcceptsSkipped,
     AcceptsOutdatedSnapshots,
     TrustsItsOwnHead,
     StartsNowhere,
     ForgetsTheFloor,
+    CallsTheFloorFenced,
     // Law 5
     CheckpointOneTooHigh,
     CheckpointBeforeDurable,
@@ -44,10 +46,15 @@ pub(crate) enum Bug {
     CheckpointForgottenOnReopen,
     PretendsToRemember,
     NothingIsZero,
+    ReportsItsOwnHead,
+    HeadIsTheCheckpoint,
+    SwapsWithoutComparing,
     // Law 6
     HalfBatchWhenDropped,
     HalfBatchAfterACrash,
     LandsLate,
+    LocksInItsTask,
+    SwapsLandLate,
     HalfRefuses,
     HalfPrunesWhenDropped,
     StaysBusyWhenDropped,
@@ -55,11 +62,18 @@ pub(crate) enum Bug {
     SafeAfterApplying,
     GapIsForEver,
     FencedIsSafe,
+    KeepsADeadConnection,
+    StopsAfterAnError,
+    CommandLandsLate,
+    MissesItsFault,
+    IgnoresTheDeadline,
+    CallsADeadlineNever,
     // Law 8
     ReadersBlockTheWriter,
     WritesWithoutTurns,
     UnreadableWhileRotating,
     ShowsHolesWhileWriting,
+    BlocksItsThread,
     // Law 9
     LeaksATask,
     LeaksADescriptor,
@@ -69,11 +83,13 @@ pub(crate) enum Bug {
     ReadsOnePage,
     RefusesUnknownPositions,
     AfterIsInclusive,
+    AtIsExclusive,
     SnapshotIsTheOldest,
     SilentBelowTheFloor,
     PrunesTheNewest,
     SkipsBehindASeal,
-    PassesOverWhatIsPruned,
+    SkipsWhatIsPruned,
+    PruneTearsReads,
     NeverEndsARead,
     LosesWhenGivenUp,
     FollowEnds,
@@ -84,6 +100,7 @@ pub(crate) enum Bug {
     FollowsReadAheadWithoutBound,
     AcceptsTooLarge,
     InvalidNamesNothing,
+    MisstatesItsLimit,
     // Law 12
     ShowsWhatIsUnsynced,
     ShowsWhatIsInFlight,
@@ -93,6 +110,8 @@ pub(crate) enum Bug {
     DamageIsUnavailable,
     GoesOnBehindAnError,
     CutsACommitWithTheTornTail,
+    FollowsAnotherLog,
+    VerifyMissesASegment,
     // Law 14
     DigestOfNothing,
 }
@@ -102,6 +121,7 @@ pub(crate) fn altered(events: &[Event], bug: Bug) -> Vec<Event> {
     let mut altered: Vec<_> = events.iter().map(|event| alter(event, bug)).collect();
     match bug {
         Bug::TruncatesLargeBatches => altered.truncate(1_000),
+        Bug::TruncatesTheDefaultOfAFanOut => altered.truncate(1_024),
         Bug::DropsWhatIsLarge => altered.retain(|event| event.size() < 1 << 20),
         Bug::Reorders if altered.len() > 1 => altered.reverse(),
         _ => {}
@@ -185,7 +205,7 @@ pub(crate) fn follow(paper: &Paper, right: EventStream, from: ReadFrom) -> Event
     }
 }
 
-/// A read that takes an event, waits, and forgets it if nobody waits with it.
+/// A read that takes an event, waits, and forgets it if the reader does not wait with it.
 pub(crate) fn forgetful(mut right: EventStream) -> EventStream {
     let mut turn = 0;
     stream::poll_fn(move |context| {

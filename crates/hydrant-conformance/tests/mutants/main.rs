@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hydrant::{Capabilities, Checkpoint, Durability, Error, EventId, Result};
-use hydrant_conformance::{Case, Damage, Harness, Law, Limits, Opened, cases, check, seed};
+use hydrant::{Capabilities, Checkpoint, Durability, Error, Event, EventId, Result};
+use hydrant_conformance::{Case, Damage, Harness, Law, Limits, Opened, Side, cases, check, seed};
 
 use crate::bugs::Bug;
-use crate::paper::{Page, Paper, Shared};
+use crate::paper::{Page, Paper, Roster, Shared};
 
 type Pages = Arc<Mutex<HashMap<String, Arc<Shared>>>>;
 
@@ -20,14 +20,17 @@ type Pages = Arc<Mutex<HashMap<String, Arc<Shared>>>>;
 struct OnPaper {
     bug: Bug,
     weak: bool,
+    /// A sink alone, which is looked up from outside.
+    alone: bool,
     pages: Pages,
 }
 
 impl OnPaper {
     fn new(bug: Bug) -> Self {
         // Some bugs are only to be seen where `Ok` does not mean durable yet.
-        let weak = matches!(bug, Bug::CheckpointBeforeDurable | Bug::ShowsWhatIsUnsynced);
-        Self { bug, weak, pages: Pages::default() }
+        let weak =
+            matches!(bug, Bug::CheckpointBeforeDurable | Bug::ShowsWhatIsUnsynced | Bug::HeadIsTheCheckpoint);
+        Self { bug, weak, alone: false, pages: Pages::default() }
     }
 
     fn put(&self, namespace: &str, page: Page) -> Arc<Shared> {
@@ -46,6 +49,9 @@ impl Harness for OnPaper {
     fn capabilities(&self) -> Capabilities {
         match self.bug {
             Bug::PretendsToRemember => Capabilities::ALL.without(Capabilities::MEMORY),
+            _ if self.alone => {
+                Capabilities::ALL.without(Capabilities::SOURCE).without(Capabilities::SEGMENTS)
+            }
             _ => Capabilities::ALL,
         }
     }
@@ -55,12 +61,7 @@ impl Harness for OnPaper {
     }
 
     fn limits(&self) -> Limits {
-        let hangs = matches!(self.bug, Bug::ReadersBlockTheWriter | Bug::FollowMissesWhatComesMeanwhile);
-        let patience = match self.bug {
-            Bug::None => Duration::from_secs(60),
-            _ if hangs => Duration::from_secs(2),
-            _ => Duration::from_secs(5),
-        };
+        let patience = Duration::from_secs(if self.bug == Bug::None { 60 } else { 12 });
         Limits::default().with_event_bytes_max(2 << 20).with_events_max(5_000).with_patience(patience)
     }
 
@@ -71,7 +72,7 @@ impl Harness for OnPaper {
         let shared = known.unwrap_or_else(|| self.put(namespace, Page::default()));
         let mut page = shared.page();
         match self.bug {
-            Bug::KeepsItsLock if page.locked => return Err(Error::fenced("somebody holds the lock")),
+            Bug::KeepsItsLock if page.locked => return Err(Error::fenced("another handle holds the lock")),
             Bug::LosesOnReopen => *page = Page::default(),
             Bug::CheckpointForgottenOnReopen if reopened => page.claims = Some(Checkpoint::Empty),
             Bug::LeaksATask => drop(tokio::spawn(std::future::pending::<()>())),
@@ -81,17 +82,32 @@ impl Harness for OnPaper {
         page.locked = true;
         let own_head = page.events.last().map_or(Checkpoint::Empty, Checkpoint::at);
         drop(page);
-        let paper = Paper { shared: Arc::clone(&shared), own_head: Arc::new(Mutex::new(own_head)) };
+        let own_head = Arc::new(Mutex::new(own_head));
+        let paper = Paper { shared: Arc::clone(&shared), own_head, broken: Arc::default() };
         let (pages, bug, weak, name) = (Arc::clone(&self.pages), self.bug, self.weak, namespace.to_owned());
         let event_bytes_max = self.limits().event_bytes_max;
-        let closing = Arc::clone(&shared);
-        Ok(Opened::prunable(paper)
+        let (closing, verifying) = (Arc::clone(&shared), Arc::clone(&shared));
+        let verify = move || {
+            let turned = verifying.page().events.len() % 10 == 5;
+            let found = turned && verifying.bug == Bug::VerifyMissesASegment;
+            std::future::ready(Ok(Vec::from_iter(found.then(|| "a segment is missing".to_owned()))))
+        };
+        let seen = Arc::clone(&shared);
+        let opened = if self.alone {
+            Opened::sink(paper.clone()).seen_as(move || Ok(seen.page().events.clone()))
+        } else {
+            Opened::prunable(paper.clone())
+        };
+        Ok(opened
+            .with_commit_point(paper)
+            .with_roster(Roster(Arc::clone(&shared)))
+            .verified_by(verify)
             .closed_by(async move {
                 closing.sync();
                 Ok(())
             })
             .crashed_by(async move {
-                // The old handles go on with a page that nobody opens again.
+                // The old handles keep a page that is not opened again.
                 let mut page = shared.page().clone();
                 page.events.truncate(page.durable);
                 page.claims = None;
@@ -118,8 +134,35 @@ impl Harness for OnPaper {
     async fn fail_next_write(&self, namespace: &str, n: usize) -> Result<bool> {
         let shared = lock(&self.pages).get(namespace).cloned();
         let shared = shared.ok_or_else(|| Error::invalid("no such log"))?;
-        shared.page().fail_next = n == 0;
-        Ok(n == 0)
+        shared.page().fail_next = Some(n).filter(|n| *n < 2);
+        Ok(n < 2)
+    }
+
+    fn unfired(&self, namespace: &str) -> Vec<String> {
+        let armed = lock(&self.pages).get(namespace).and_then(|shared| shared.page().fail_next);
+        armed.map(|n| format!("jam {n}")).into_iter().collect()
+    }
+
+    async fn replace(&self, namespace: &str, events: &[Event]) -> Result<bool> {
+        let shared = lock(&self.pages).get(namespace).cloned();
+        let shared = shared.ok_or_else(|| Error::invalid("no such log"))?;
+        let mut page = shared.page();
+        (page.events, page.durable) = (events.to_vec(), events.len());
+        Ok(true)
+    }
+
+    async fn delay(&self, namespace: &str, delay: Duration) -> Result<bool> {
+        let shared = lock(&self.pages).get(namespace).cloned();
+        shared.ok_or_else(|| Error::invalid("no such log"))?.page().delay = delay;
+        Ok(true)
+    }
+
+    async fn heal(&self, namespace: &str) -> Result<()> {
+        let shared = lock(&self.pages).get(namespace).cloned();
+        let shared = shared.ok_or_else(|| Error::invalid("no such log"))?;
+        let mut page = shared.page();
+        (page.delay, page.fail_next) = (Duration::ZERO, None);
+        Ok(())
     }
 }
 
@@ -154,6 +197,7 @@ mutants! {
     one_that_loses_on_reopen: LosesOnReopen is caught by law_01_what_was_acknowledged_is_held_after_reopening;
     one_that_acknowledges_early: AcknowledgesEarly is caught by law_01_what_was_acknowledged_survives_a_crash;
     one_that_truncates_large_batches: TruncatesLargeBatches is caught by law_01_batches_of_every_size_are_held;
+    one_that_truncates_at_the_default_of_a_fan_out: TruncatesTheDefaultOfAFanOut is caught by law_01_batches_above_the_default_of_a_fan_out_are_held;
     one_that_rewrites_numbers: RewritesNumbers is caught by law_01_payloads_are_held_byte_for_byte;
     one_that_unescapes_text: UnescapesText is caught by law_01_payloads_are_held_byte_for_byte;
     one_that_drops_what_is_large: DropsWhatIsLarge is caught by law_01_a_payload_of_ten_mebibytes_is_held;
@@ -173,12 +217,13 @@ mutants! {
     one_that_is_never_fenced: NeverFenced is caught by law_04_another_event_at_the_head_is_fenced;
     one_that_compares_the_head_only: ComparesTheHeadOnly is caught by law_04_another_event_inside_is_fenced;
     one_that_compares_payloads_only: ComparesPayloadsOnly is caught by law_04_every_part_of_an_event_counts;
-    one_that_accepts_what_was_passed_over: AcceptsPassedOver is caught by law_04_an_id_that_was_passed_over_is_fenced;
+    one_that_accepts_skipped_ids: AcceptsSkipped is caught by law_04_an_id_that_was_skipped_is_fenced;
     one_that_accepts_outdated_snapshots: AcceptsOutdatedSnapshots is caught by law_04_a_snapshot_of_an_outdated_state_is_fenced;
     one_that_trusts_its_own_head: TrustsItsOwnHead is caught by law_04_a_second_writer_is_fenced;
     one_that_lets_all_rivals_win: WritesWithoutTurns is caught by law_04_of_rivals_for_an_id_one_wins;
     one_that_starts_nowhere: StartsNowhere is caught by law_04_an_empty_sink_starts_at_a_snapshot;
-    one_that_forgets_the_floor: ForgetsTheFloor is caught by law_04_below_the_floor_is_compacted;
+    one_that_forgets_the_floor: ForgetsTheFloor is caught by law_04_below_the_floor_is_pruned;
+    one_that_calls_the_floor_fenced: CallsTheFloorFenced is caught by law_04_an_empty_sink_starts_at_a_snapshot;
     one_that_compares_the_head_only_on_a_walk: ComparesTheHeadOnly is caught by law_04_a_random_walk_agrees_with_a_model;
     one_that_is_never_fenced_on_a_walk: NeverFenced is caught by law_04_a_random_walk_agrees_with_a_model;
     one_whose_checkpoint_is_one_too_high: CheckpointOneTooHigh is caught by law_05_the_checkpoint_follows_what_is_acknowledged;
@@ -187,6 +232,11 @@ mutants! {
     one_that_forgets_its_checkpoint: CheckpointForgottenOnReopen is caught by law_05_the_checkpoint_follows_what_is_acknowledged;
     one_that_pretends_to_remember: PretendsToRemember is caught by law_05_a_checkpoint_is_unknown_only_without_memory;
     one_for_which_nothing_is_zero: NothingIsZero is caught by law_05_the_checkpoint_of_nothing_is_empty;
+    one_that_reports_its_own_head: ReportsItsOwnHead is caught by law_05_two_handles_report_one_log;
+    one_whose_head_is_its_checkpoint: HeadIsTheCheckpoint is caught by law_05_the_head_is_the_newest_event_acknowledged;
+    one_that_swaps_without_comparing: SwapsWithoutComparing is caught by law_05_the_roster_moves_by_compare_and_swap;
+    one_that_locks_in_its_task: LocksInItsTask is caught by law_06_an_append_dropped_at_any_await_is_whole;
+    one_whose_swaps_land_late: SwapsLandLate is caught by law_06_a_swap_dropped_at_any_await_lands_at_once;
     one_that_halves_a_dropped_batch: HalfBatchWhenDropped is caught by law_06_an_append_dropped_at_any_await_is_whole;
     one_that_halves_a_batch_in_a_crash: HalfBatchAfterACrash is caught by law_06_an_append_cut_by_a_crash_is_whole;
     one_that_halves_a_rotation_in_a_crash: HalfBatchAfterACrash is caught by law_06_a_rotation_cut_by_a_crash_is_whole;
@@ -195,6 +245,13 @@ mutants! {
     one_that_prunes_half_when_dropped: HalfPrunesWhenDropped is caught by law_06_a_prune_dropped_at_any_await_harms_nothing;
     one_that_stays_busy_when_dropped: StaysBusyWhenDropped is caught by law_06_a_checkpoint_dropped_at_any_await_harms_nothing;
     one_that_says_safe_after_applying: SafeAfterApplying is caught by law_07_an_error_that_is_safe_applied_nothing;
+    one_whose_command_lands_late: CommandLandsLate is caught by law_07_a_handle_works_again_after_a_retryable_error;
+    one_that_keeps_a_dead_connection: KeepsADeadConnection is caught by law_07_a_handle_works_again_after_a_retryable_error;
+    one_that_stops_after_a_retryable_error: StopsAfterAnError is caught by law_07_a_handle_works_again_after_a_retryable_error;
+    one_whose_fault_does_not_fire: MissesItsFault is caught by law_07_an_error_that_is_safe_applied_nothing;
+    one_that_ignores_its_deadline: IgnoresTheDeadline is caught by law_07_an_append_returns_by_its_deadline;
+    one_that_calls_a_deadline_never: CallsADeadlineNever is caught by law_07_an_append_returns_by_its_deadline;
+    one_that_blocks_its_thread: BlocksItsThread is caught by law_08_no_call_blocks_its_thread;
     one_whose_gap_is_for_ever: GapIsForEver is caught by law_07_a_refusal_says_what_to_do_next;
     one_whose_fenced_is_safe: FencedIsSafe is caught by law_07_a_refusal_says_what_to_do_next;
     one_whose_readers_block_the_writer: ReadersBlockTheWriter is caught by law_08_a_reader_never_blocks_the_writer;
@@ -211,11 +268,14 @@ mutants! {
     one_that_reads_one_page: ReadsOnePage is caught by law_10_logs_of_every_length_read_whole;
     one_that_reads_one_page_of_many: ReadsOnePage is caught by law_10_fifty_thousand_events_read_whole;
     one_whose_after_is_inclusive: AfterIsInclusive is caught by law_10_after_is_exclusive_everywhere;
+    one_whose_at_is_exclusive: AtIsExclusive is caught by law_10_at_is_inclusive_everywhere;
+    one_whose_at_is_exclusive_at_the_floor: AtIsExclusive is caught by law_10_at_the_floor_a_read_begins_there;
+    one_whose_prune_tears_reads: PruneTearsReads is caught by law_10_a_read_that_meets_a_prune_is_whole_or_pruned;
     one_whose_snapshot_is_the_oldest: SnapshotIsTheOldest is caught by law_10_a_snapshot_read_begins_at_the_newest;
-    one_that_is_silent_below_the_floor: SilentBelowTheFloor is caught by law_10_below_the_floor_is_compacted;
-    one_that_prunes_the_newest: PrunesTheNewest is caught by law_10_below_the_floor_is_compacted;
+    one_that_is_silent_below_the_floor: SilentBelowTheFloor is caught by law_10_below_the_floor_is_pruned;
+    one_that_prunes_the_newest: PrunesTheNewest is caught by law_10_below_the_floor_is_pruned;
     one_that_skips_behind_a_seal: SkipsBehindASeal is caught by law_10_a_rotated_log_reads_like_one_that_is_not;
-    one_that_passes_over_what_is_pruned: PassesOverWhatIsPruned is caught by law_10_a_read_under_a_prune_skips_nothing;
+    one_that_skips_what_is_pruned: SkipsWhatIsPruned is caught by law_10_a_read_under_a_prune_skips_nothing;
     one_that_never_ends_a_read: NeverEndsARead is caught by law_10_a_read_ends_where_the_log_ended;
     one_that_loses_when_given_up: LosesWhenGivenUp is caught by law_10_a_read_given_up_and_taken_up_again_loses_nothing;
     one_whose_follow_ends: FollowEnds is caught by law_10_a_follower_of_an_empty_log_waits;
@@ -226,20 +286,56 @@ mutants! {
     one_that_reads_ahead_without_bound: FollowsReadAheadWithoutBound is caught by law_11_memory_does_not_grow_with_the_log;
     one_that_accepts_what_is_too_large: AcceptsTooLarge is caught by law_11_an_event_that_is_too_large_is_refused_by_name;
     one_that_names_nothing: InvalidNamesNothing is caught by law_11_an_event_that_is_too_large_is_refused_by_name;
+    one_that_misstates_its_limit: MisstatesItsLimit is caught by law_11_an_event_that_is_too_large_is_refused_by_name;
     one_that_shows_what_is_unsynced: ShowsWhatIsUnsynced is caught by law_12_what_was_shown_survives_a_crash;
     one_that_shows_beyond_its_checkpoint: ShowsWhatIsUnsynced is caught by law_12_nothing_is_shown_beyond_the_checkpoint;
     one_that_shows_what_is_in_flight: ShowsWhatIsInFlight is caught by law_12_what_was_shown_of_a_dropped_append_stays;
-    one_that_skips_what_is_damaged: SkipsWhatIsDamaged is caught by law_13_damage_is_told_and_not_passed_over;
-    one_that_ends_at_damage: EndsAtDamage is caught by law_13_damage_is_told_and_not_passed_over;
-    one_that_calls_damage_unavailable: DamageIsUnavailable is caught by law_13_damage_is_told_and_not_passed_over;
-    one_that_goes_on_behind_an_error: GoesOnBehindAnError is caught by law_13_damage_is_told_and_not_passed_over;
+    one_that_skips_what_is_damaged: SkipsWhatIsDamaged is caught by law_13_damage_is_an_error_that_says_where;
+    one_that_ends_at_damage: EndsAtDamage is caught by law_13_damage_is_an_error_that_says_where;
+    one_that_calls_damage_unavailable: DamageIsUnavailable is caught by law_13_damage_is_an_error_that_says_where;
+    one_that_goes_on_behind_an_error: GoesOnBehindAnError is caught by law_13_damage_is_an_error_that_says_where;
     one_whose_error_is_not_the_last: GoesOnBehindAnError is caught by law_13_an_error_is_the_last_item;
     one_that_cuts_a_commit_with_the_torn_tail: CutsACommitWithTheTornTail is caught by law_13_a_torn_tail_takes_nothing_with_it;
-    one_whose_digest_is_of_nothing: DigestOfNothing is caught by law_14_the_checkpoint_tells_whose_history_it_is;
+    one_that_follows_another_log: FollowsAnotherLog is caught by law_13_a_follower_of_a_replaced_log_diverges;
+    one_whose_verification_misses_a_segment: VerifyMissesASegment is caught by law_13_a_verification_beside_a_writer_finds_nothing;
+    one_whose_digest_is_of_nothing: DigestOfNothing is caught by law_14_the_checkpoint_names_its_history;
     one_whose_digest_parks_it: DigestOfNothing is caught by law_14_a_sink_of_the_same_history_catches_up;
     one_that_forgets_whose_it_is: CheckpointForgottenOnReopen is caught by law_14_a_sink_of_another_history_is_parked_untouched;
     one_that_forgets_how_far_it_is: CheckpointForgottenOnReopen is caught by law_14_a_sink_beyond_the_head_is_parked_untouched;
-    one_whose_inclusive_after_confuses_histories: AfterIsInclusive is caught by law_14_a_primary_tells_its_own_sinks_from_others;
+    one_whose_inclusive_after_confuses_histories: AfterIsInclusive is caught by law_14_a_primary_knows_its_own_sinks;
+}
+
+/// Mutants that show only where the kit cannot read the sink itself, and looks again for what may show late.
+#[test]
+fn a_sink_alone_is_caught_as_well() {
+    for (bug, name) in [
+        (Bug::TruncatesTheDefaultOfAFanOut, "law_01_batches_above_the_default_of_a_fan_out_are_held"),
+        (Bug::LandsLate, "law_06_an_append_dropped_at_any_await_is_whole"),
+        (Bug::LocksInItsTask, "law_06_an_append_dropped_at_any_await_is_whole"),
+        (Bug::KeepsADeadConnection, "law_07_a_handle_works_again_after_a_retryable_error"),
+        (Bug::CommandLandsLate, "law_07_a_handle_works_again_after_a_retryable_error"),
+        (Bug::BlocksItsThread, "law_08_no_call_blocks_its_thread"),
+    ] {
+        let alone = || OnPaper { alone: true, ..OnPaper::new(bug) };
+        let violation = check(alone, case(name), seed()).expect_err(name);
+        assert_eq!(violation.law, case(name).law, "{violation}");
+    }
+}
+
+#[test]
+fn a_sink_alone_on_paper_passes_the_laws_of_a_sink() {
+    for case in cases().iter().filter(|case| case.side == Side::Sink) {
+        let alone = || OnPaper { alone: true, ..OnPaper::new(Bug::None) };
+        check(alone, case, seed()).unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+/// Wrong content is reported as such, and not as a leak.
+#[test]
+fn a_leak_is_no_other_name_for_wrong_content() {
+    let case = case("law_09_closed_it_leaves_nothing");
+    let violation = check(|| OnPaper::new(Bug::LosesOnReopen), case, seed()).expect_err("it loses");
+    assert_eq!(violation.law.number(), 1, "{violation}");
 }
 
 #[test]

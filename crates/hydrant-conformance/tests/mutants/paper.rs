@@ -3,17 +3,20 @@
 //! It keeps what is accepted apart from what is durable, so that a crash can be played, and yields at each
 //! step of an append, so that it can be dropped there.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
+use hydrant::store::follow_by_reading;
 use hydrant::{
-    Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, EventSource, EventStream, Prune,
-    ReadFrom, Result, Retry, follow_by_reading,
+    Batch, Checkpoint, CheckpointEntry, CheckpointStore, CommitPoint, Error, ErrorKind, Event, EventId,
+    EventSink, EventSource, EventStream, Prune, ReadFrom, Result, Retry,
 };
 use tokio::sync::RwLock;
 use tokio::task::yield_now;
+use tokio::time::Instant;
 
 use crate::bugs::{Bug, altered};
 
@@ -26,13 +29,19 @@ pub(crate) struct Page {
     pub(crate) durable: usize,
     pub(crate) floor_after: Option<EventId>,
     pub(crate) damaged: Option<EventId>,
-    /// Makes the next append fail after it was applied.
-    pub(crate) fail_next: bool,
+    /// Makes the next append fail: after it was applied (0), or before (1).
+    pub(crate) fail_next: Option<usize>,
+    /// How long each answer takes.
+    pub(crate) delay: Duration,
+    /// The checkpoint that the roster keeps.
+    pub(crate) entry: Option<CheckpointEntry>,
     /// Set by a bug that moves it without events.
     pub(crate) claims: Option<Checkpoint>,
     pub(crate) locked: bool,
     /// Something is under way that a bug lets others notice.
     pub(crate) busy: bool,
+    /// A segment is being pruned.
+    pub(crate) pruning: bool,
 }
 
 #[derive(Debug)]
@@ -65,6 +74,15 @@ impl Shared {
     fn has(&self, bug: Bug) -> bool {
         self.bug == bug
     }
+
+    fn swap(&self, expected: Option<&CheckpointEntry>, new: Option<&CheckpointEntry>) -> Result<()> {
+        let mut page = self.page();
+        if page.entry.as_ref() != expected && !self.has(Bug::SwapsWithoutComparing) {
+            return Err(Error::fenced("another runner moved this checkpoint"));
+        }
+        page.entry = new.cloned();
+        Ok(())
+    }
 }
 
 /// A handle on a page.
@@ -73,6 +91,8 @@ pub(crate) struct Paper {
     pub(crate) shared: Arc<Shared>,
     /// What this handle believes the head to be, where a bug makes it trust that.
     pub(crate) own_head: Arc<Mutex<Checkpoint>>,
+    /// The connection broke, and a bug keeps it.
+    pub(crate) broken: Arc<AtomicBool>,
 }
 
 impl Page {
@@ -102,10 +122,13 @@ impl Page {
         }
         let fresh = match batch.fresh_after(&head) {
             Err(error) if error.kind() == ErrorKind::Gap && bug == Bug::AcceptsHoles => batch.events(),
-            Err(_) if bug == Bug::AcceptsPassedOver && held.is_empty() => batch.events(),
+            Err(_) if bug == Bug::AcceptsSkipped && held.is_empty() => batch.events(),
             other => other?,
         };
         if !held.is_empty() && batch.after() < self.floor_after && bug != Bug::ForgetsTheFloor {
+            if bug == Bug::CallsTheFloorFenced {
+                return Err(Error::fenced("nothing to compare with"));
+            }
             let oldest = self.events.first().map_or(EventId::ZERO, Event::id);
             return Err(Error::pruned(oldest));
         }
@@ -131,7 +154,9 @@ impl Page {
                 return if known { Ok(Some(id)) } else { Err(Error::invalid("no such event").at(id)) };
             }
             ReadFrom::After(id) => Some(id),
-            _ => {
+            ReadFrom::At(id) if bug == Bug::AtIsExclusive => Some(id),
+            ReadFrom::At(id) => id.prev(),
+            ReadFrom::Snapshot => {
                 let oldest = bug == Bug::SnapshotIsTheOldest;
                 let found = if oldest {
                     self.events.iter().position(Event::is_snapshot)
@@ -157,6 +182,7 @@ impl Page {
 impl EventSink for Paper {
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
         let shared = &self.shared;
+        self.connected()?;
         let too_large = batch.events().iter().find(|event| event.size() > shared.event_bytes_max);
         match too_large {
             Some(_) if shared.has(Bug::AcceptsTooLarge) => {}
@@ -169,6 +195,19 @@ impl EventSink for Paper {
             Some(event) => return Err(Error::invalid("too large").at(event.id())),
             None => {}
         }
+        match batch.deadline() {
+            Some(deadline) if deadline <= Instant::now() && shared.has(Bug::CallsADeadlineNever) => {
+                return Err(Error::new(ErrorKind::Unavailable, Retry::Never, "the deadline passed"));
+            }
+            _ => {}
+        }
+        if shared.has(Bug::BlocksItsThread) {
+            #[expect(clippy::disallowed_methods, reason = "the bug is to block the thread")]
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        if shared.has(Bug::LocksInItsTask) {
+            return self.append_in_a_task(&batch).await;
+        }
         let _readers = match shared.bug {
             Bug::ReadersBlockTheWriter => Some(shared.readers.write().await),
             _ => None,
@@ -178,8 +217,9 @@ impl EventSink for Paper {
             _ => Some(shared.turn.lock().await),
         };
         yield_now().await;
+        self.answer(batch.deadline()).await?;
         if shared.page().busy && shared.has(Bug::StaysBusyWhenDropped) {
-            return Err(Error::new(ErrorKind::Unavailable, Retry::Safe, "a checkpoint is being told"));
+            return Err(Error::new(ErrorKind::Unavailable, Retry::Safe, "a checkpoint is being read"));
         }
         let fresh = match self.compare(&batch) {
             Err(error) if error.kind() == ErrorKind::Gap && shared.has(Bug::CheckpointHidesHoles) => {
@@ -191,22 +231,40 @@ impl EventSink for Paper {
         if fresh.is_empty() {
             return Ok(());
         }
-        self.write(&batch, &altered(fresh, shared.bug)).await;
-        if std::mem::take(&mut shared.page().fail_next) {
-            let retry = if shared.has(Bug::SafeAfterApplying) { Retry::Safe } else { Retry::AfterCheckpoint };
-            return Err(Error::new(ErrorKind::Unavailable, retry, "the paper jammed behind the event"));
+        let fails = if shared.has(Bug::MissesItsFault) { None } else { shared.page().fail_next.take() };
+        if fails == Some(1) {
+            return Err(self.jammed(&batch, fresh));
         }
-        Ok(())
+        self.write(&batch, &altered(fresh, shared.bug)).await;
+        match fails {
+            Some(_) if shared.has(Bug::SafeAfterApplying) => {
+                Err(Error::new(ErrorKind::Unavailable, Retry::Safe, "the paper jammed after the event"))
+            }
+            Some(_) => Err(Error::new(
+                ErrorKind::Unavailable,
+                Retry::AfterCheckpoint,
+                "the paper jammed after the event",
+            )),
+            None => Ok(()),
+        }
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint> {
         let (bug, weak) = (self.shared.bug, self.shared.weak);
+        self.connected()?;
+        if bug == Bug::ReportsItsOwnHead {
+            return Ok(*self.own_head.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        let _turn = match bug {
+            Bug::LocksInItsTask => Some(self.shared.turn.lock().await),
+            _ => None,
+        };
         self.shared.page().busy = bug == Bug::StaysBusyWhenDropped;
         yield_now().await;
         let mut page = self.shared.page();
         page.busy = false;
         let durable = page.durable.min(page.events.len());
-        let told = if bug == Bug::CheckpointBeforeDurable { page.events.len() } else { durable };
+        let reported = if bug == Bug::CheckpointBeforeDurable { page.events.len() } else { durable };
         // Time passes: what was accepted is durable the next time.
         if weak && bug != Bug::CheckpointBeforeDurable {
             page.durable = page.events.len();
@@ -214,7 +272,7 @@ impl EventSink for Paper {
         if let Some(claims) = page.claims {
             return Ok(claims);
         }
-        let Some(last) = told.checked_sub(1).map(|last| &page.events[last]) else {
+        let Some(last) = reported.checked_sub(1).map(|last| &page.events[last]) else {
             let zero = Checkpoint::At { id: EventId::ZERO, digest: [0; 16].into() };
             return Ok(if bug == Bug::NothingIsZero { zero } else { Checkpoint::Empty });
         };
@@ -229,6 +287,67 @@ impl EventSink for Paper {
 }
 
 impl Paper {
+    /// Fails where a bug keeps a connection that broke, or stopped for good after an error that was retryable.
+    fn connected(&self) -> Result<()> {
+        match self.shared.bug {
+            _ if !self.broken.load(Ordering::Relaxed) => Ok(()),
+            Bug::StopsAfterAnError => Err(Error::closed("an append failed before")),
+            _ => Err(Error::new(ErrorKind::Unavailable, Retry::Safe, "the connection is broken")),
+        }
+    }
+
+    /// The error of an append that was not applied.
+    fn jammed(&self, batch: &Batch<'_>, fresh: &[Event]) -> Error {
+        match self.shared.bug {
+            Bug::KeepsADeadConnection | Bug::StopsAfterAnError => self.broken.store(true, Ordering::Relaxed),
+            Bug::CommandLandsLate => {
+                let (paper, after, fresh) = (self.clone(), batch.after(), fresh.to_vec());
+                drop(tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(25)).await;
+                    let batch = Batch::new(after, &fresh).expect("it was one before");
+                    if paper.shared.page().compare(&batch, Bug::None).is_ok_and(|fresh| !fresh.is_empty()) {
+                        paper.commit(&batch, &fresh);
+                    }
+                }));
+            }
+            _ => {}
+        }
+        Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, "the paper jammed")
+    }
+
+    /// Waits for a slow answer, but not past the deadline.
+    async fn answer(&self, deadline: Option<Instant>) -> Result<()> {
+        let delay = self.shared.page().delay;
+        let answered = tokio::time::sleep(delay);
+        match deadline {
+            Some(deadline) if !delay.is_zero() && !self.shared.has(Bug::IgnoresTheDeadline) => {
+                let waited = tokio::time::timeout_at(deadline, answered).await;
+                waited.map_err(|_| Error::new(ErrorKind::Unavailable, Retry::Safe, "the deadline passed"))
+            }
+            _ if delay.is_zero() => Ok(()),
+            _ => {
+                answered.await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Appends in a task that takes its turn itself: a call that is dropped may come after the next one.
+    async fn append_in_a_task(&self, batch: &Batch<'_>) -> Result<()> {
+        let (paper, after, events) = (self.clone(), batch.after(), batch.events().to_vec());
+        let appending = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(25)).await;
+            let _turn = paper.shared.turn.lock().await;
+            let batch = Batch::new(after, &events)?;
+            let fresh = paper.shared.page().compare(&batch, Bug::None)?;
+            if !fresh.is_empty() {
+                paper.commit(&batch, fresh);
+            }
+            Ok(())
+        });
+        appending.await.expect("appending does not panic")
+    }
+
     fn compare<'a>(&self, batch: &Batch<'a>) -> Result<&'a [Event]> {
         if self.shared.bug == Bug::TrustsItsOwnHead {
             let own = *self.own_head.lock().unwrap_or_else(PoisonError::into_inner);
@@ -323,7 +442,10 @@ impl Paper {
         if page.busy && bug == Bug::UnreadableWhileRotating {
             return Err(Error::new(ErrorKind::Unavailable, Retry::Safe, "the page is being turned"));
         }
-        let after = if bug == Bug::PassesOverWhatIsPruned {
+        if page.pruning && bug == Bug::PruneTearsReads {
+            return Err(Error::corrupt("a segment is missing"));
+        }
+        let after = if bug == Bug::SkipsWhatIsPruned {
             after
         } else {
             page.start(after.into(), Bug::None).or_else(|error| {
@@ -413,8 +535,87 @@ impl EventSource for Paper {
                 }
             }
         };
-        let follow = follow_by_reading(Arc::new(self.clone()), from, tick);
+        let source = SameLog { paper: self.clone(), last: Arc::default() };
+        let last = Arc::clone(&source.last);
+        let note = move |event: &Result<Event>| {
+            let event = event.as_ref().ok().cloned();
+            *last.lock().unwrap_or_else(PoisonError::into_inner) = event;
+        };
+        let follow = follow_by_reading(Arc::new(source), from, tick).inspect(note).boxed();
         crate::bugs::follow(self, follow, from)
+    }
+}
+
+/// Reads on only while the event that a follower returned last is still there.
+struct SameLog {
+    paper: Paper,
+    last: Arc<Mutex<Option<Event>>>,
+}
+
+impl EventSource for SameLog {
+    fn read(&self, from: ReadFrom) -> EventStream {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(last) = last.filter(|_| self.paper.shared.bug != Bug::FollowsAnotherLog) else {
+            return self.paper.read(from);
+        };
+        let page = self.paper.shared.page();
+        let is_there = page.events.contains(&last) || Some(last.id()) <= page.floor_after;
+        drop(page);
+        if is_there { self.paper.read(from) } else { stream::iter([Err(diverged(&last))]).boxed() }
+    }
+
+    fn follow(&self, from: ReadFrom) -> EventStream {
+        self.paper.follow(from)
+    }
+}
+
+fn diverged(last: &Event) -> Error {
+    Error::new(ErrorKind::Diverged, Retry::Never, "the event that was returned last is gone").at(last.id())
+}
+
+#[async_trait]
+impl CommitPoint for Paper {
+    async fn head(&self) -> Result<Checkpoint> {
+        if self.shared.has(Bug::HeadIsTheCheckpoint) {
+            return self.checkpoint().await;
+        }
+        Ok(self.shared.page().head())
+    }
+
+    fn event_bytes_max(&self) -> usize {
+        self.shared.event_bytes_max - usize::from(self.shared.has(Bug::MisstatesItsLimit))
+    }
+}
+
+/// The roster of a store on paper.
+pub(crate) struct Roster(pub(crate) Arc<Shared>);
+
+#[async_trait]
+impl CheckpointStore for Roster {
+    async fn load(&self, name: &str) -> Result<Option<CheckpointEntry>> {
+        Ok(self.0.page().entry.clone().filter(|entry| entry.name == name))
+    }
+
+    async fn list(&self) -> Result<Vec<CheckpointEntry>> {
+        Ok(self.0.page().entry.iter().cloned().collect())
+    }
+
+    async fn swap(
+        &self,
+        _name: &str,
+        expected: Option<&CheckpointEntry>,
+        new: Option<&CheckpointEntry>,
+    ) -> Result<()> {
+        yield_now().await;
+        if self.0.has(Bug::SwapsLandLate) {
+            let (shared, expected, new) = (Arc::clone(&self.0), expected.cloned(), new.cloned());
+            let landing = tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(25)).await;
+                shared.swap(expected.as_ref(), new.as_ref())
+            });
+            return landing.await.expect("landing does not panic");
+        }
+        self.0.swap(expected, new)
     }
 }
 
@@ -454,15 +655,20 @@ impl Prune for Paper {
             // Sealed segments are durable.
             page.durable = page.events.len();
             let kept = (0..page.events.len()).rev().find(|&at| ends_before(&page, at));
+            page.pruning = true;
             if let (Some(kept), Bug::HalfPrunesWhenDropped) = (kept, self.shared.bug) {
                 page.events.drain(..kept);
                 page.durable -= kept;
             }
             kept
         };
+        if self.shared.has(Bug::PruneTearsReads) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         yield_now().await;
-        let Some(mut kept) = kept else { return Ok(()) };
         let mut page = self.shared.page();
+        page.pruning = false;
+        let Some(mut kept) = kept else { return Ok(()) };
         if self.shared.bug == Bug::PrunesTheNewest {
             kept = page.events.len() - 1;
         }

@@ -28,7 +28,7 @@ impl SimDisk {
     /// An empty disk that has this directory.
     pub fn new(dir: &Path) -> Self {
         let mut world = World::default();
-        world.dirs.extend(dir.ancestors().map(Path::to_owned));
+        world.create_dir(dir);
         Self::of(world)
     }
 
@@ -56,11 +56,16 @@ impl SimDisk {
         self.world().planned.push((when, fault));
     }
 
-    /// Plans something that another process does right before a look of this number.
+    /// Plans something that another process does at a moment of this number, counted from 0.
     ///
     /// It runs at once and must not wait for anything.
-    pub fn interrupt_at(&self, look: usize, act: impl FnOnce() + Send + 'static) {
-        self.world().interrupt = Some(Interrupt(look, Box::new(act)));
+    pub fn interrupt_at(&self, moment: usize, act: impl FnOnce() + Send + 'static) {
+        self.world().interrupt = Some(Interrupt(moment, Box::new(act)));
+    }
+
+    /// Returns how many moments there were so far: one before each look, and one before each name of a listing.
+    pub fn moments(&self) -> usize {
+        self.world().moments
     }
 
     /// Removes all planned faults.
@@ -178,19 +183,25 @@ impl SimDisk {
             Err(_) => path.to_owned(),
         };
         world.names = world.names.iter().map(|(path, inode)| (moved(path), *inode)).collect();
-        world.dirs = world.dirs.iter().map(|dir| moved(dir)).collect();
+        world.dirs = world.dirs.iter().map(|(dir, inode)| (moved(dir), *inode)).collect();
         world.durable_names = world.names.clone();
     }
 
-    /// Begins a look, behind whatever another process was planned to do before it.
-    fn look(&self, what: &str, path: &Path) -> io::Result<MutexGuard<'_, World>> {
+    /// Lets another process do what was planned for this moment.
+    fn moment(&self) -> MutexGuard<'_, World> {
         let mut world = self.world();
-        let looks = world.looks;
-        if let Some(Interrupt(_, act)) = world.interrupt.take_if(|Interrupt(at, _)| *at == looks) {
+        let moment = world.moments;
+        world.moments += 1;
+        if let Some(Interrupt(_, act)) = world.interrupt.take_if(|Interrupt(at, _)| *at == moment) {
             drop(world);
             act();
             world = self.world();
         }
+        world
+    }
+
+    fn look(&self, what: &str, path: &Path) -> io::Result<MutexGuard<'_, World>> {
+        let mut world = self.moment();
         world.look(&self.process, what, path)?;
         Ok(world)
     }
@@ -221,23 +232,31 @@ impl Disk for SimDisk {
 
     fn stat(&self, path: &Path) -> io::Result<Option<Stat>> {
         let world = self.look("stat", path)?;
-        if world.dirs.contains(path) {
-            return Ok(Some(Stat {
-                identity: Identity { device: 0, inode: u64::MAX },
-                is_file: false,
-                len: 0,
-            }));
+        if let Some(inode) = world.dirs.get(path) {
+            let identity = Identity { device: 0, inode: *inode };
+            return Ok(Some(Stat { identity, is_file: false, len: 0 }));
         }
         Ok(world.names.get(path).map(|inode| world.stat(*inode)))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let world = self.look("list", dir)?;
-        if !world.dirs.contains(dir) {
+        if !world.dirs.contains_key(dir) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let inside = world.names.keys().filter(|path| path.parent() == Some(dir));
-        Ok(inside.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect())
+        drop(world);
+        // As `readdir` does, one name after the other, whatever happens to names in between.
+        let mut names = Vec::new();
+        let mut before: Option<PathBuf> = None;
+        loop {
+            let world = self.moment();
+            let inside = |path: &&PathBuf| {
+                path.parent() == Some(dir) && before.as_ref().is_none_or(|before| *path < before)
+            };
+            let Some(path) = world.names.keys().rev().find(inside) else { return Ok(names) };
+            names.extend(path.file_name().and_then(|name| Some(name.to_str()?.to_owned())));
+            before = Some(path.clone());
+        }
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -285,7 +304,7 @@ impl Disk for SimDisk {
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
         self.world().whole(&self.process, format!("create_dir {}", dir.display()), |world| {
-            world.dirs.extend(dir.ancestors().map(Path::to_owned));
+            world.create_dir(dir);
             Ok(())
         })
     }

@@ -1,7 +1,9 @@
 //! Tests that need to see inside: logs byte for byte, and disks that fail.
 
+mod append;
 mod compress;
 mod crowd;
+mod meet;
 mod power;
 mod repair;
 mod verify;

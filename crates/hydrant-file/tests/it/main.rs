@@ -9,5 +9,7 @@ mod conformance;
 mod hydra_node;
 mod kill;
 mod recovery;
+mod replaced;
 mod store;
+mod stress;
 mod support;

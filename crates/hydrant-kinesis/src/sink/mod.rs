@@ -12,6 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::retry::RetryConfig;
+use hydrant::store::caught;
 use hydrant::{Batch, Capabilities, Checkpoint, Error, ErrorKind, Event, EventSink, Result, Retry};
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
@@ -103,6 +104,14 @@ impl State {
     fn forget(&mut self) {
         (self.head, self.previous, self.kept) = (None, None, None);
     }
+
+    /// After `Fenced`, the next call reads entry and stream again: an operator may have ended the other runner.
+    fn saved(&mut self, saved: Result<()>) -> Result<()> {
+        if saved.as_ref().is_err_and(|error| error.kind() == ErrorKind::Fenced) {
+            self.forget();
+        }
+        saved
+    }
 }
 
 /// The right to make the next call.
@@ -133,8 +142,11 @@ impl KinesisSink {
     ///
     /// # Cancel safety
     /// A dropped future leaves nothing.
-    #[expect(clippy::unused_async, reason = "every store opens alike, and this may have to ask some day")]
     pub async fn open(client: Client, stream: &str, log: &str, options: KinesisSinkOptions) -> Result<Self> {
+        caught("opening a sink of Kinesis", || async { Self::unasked(client, stream, log, options) }).await
+    }
+
+    fn unasked(client: Client, stream: &str, log: &str, options: KinesisSinkOptions) -> Result<Self> {
         let name = format!("{stream}/{log}");
         let wire = Wire {
             log: log.to_owned(),
@@ -337,12 +349,13 @@ impl Shared {
             rest = remaining;
         }
         let head = state.head.unwrap_or(head);
-        match (&mut state.kept, self.options.checkpoint_interval) {
-            (None, _) => {}
+        let saved = match (&mut state.kept, self.options.checkpoint_interval) {
+            (None, _) => Ok(()),
             // What is acknowledged is known again after a crash: a wrapper above may have forgotten it by then.
-            (Some(kept), Duration::ZERO) => kept.save(head).await.map_err(|error| self.uncounted(error))?,
-            (Some(kept), interval) => kept.save_loosely(head, interval).await?,
-        }
+            (Some(kept), Duration::ZERO) => kept.save(head).await.map_err(|error| self.uncounted(error)),
+            (Some(kept), interval) => kept.save_loosely(head, interval).await,
+        };
+        state.saved(saved)?;
         Ok(head)
     }
 
@@ -351,8 +364,10 @@ impl Shared {
     async fn checkpoint(&self, state: &mut State, alive: watch::Receiver<()>) -> Result<Checkpoint> {
         let head = self.head(state, alive).await?;
         let Some(kept) = &mut state.kept else { return Ok(head) };
-        kept.save_loosely(head, Duration::ZERO).await?;
-        Ok(kept.known_again(head))
+        let saved = kept.save_loosely(head, Duration::ZERO).await;
+        let known = kept.known_again(head);
+        state.saved(saved)?;
+        Ok(known)
     }
 
     /// The events are on the stream, and their checkpoint is not written, as far as one knows.

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use aws_sdk_kinesis::Client;
 use futures_util::{StreamExt, stream};
+use hydrant::store::caught;
 use hydrant::{
     Capabilities, Checkpoint, Error, ErrorKind, Event, EventId, EventSource, EventStream, ReadFrom, Result,
 };
@@ -87,6 +88,15 @@ impl KinesisSource {
     /// # Cancel safety
     /// It only asks.
     pub async fn open(
+        client: Client,
+        stream: &str,
+        log: &str,
+        options: KinesisSourceOptions,
+    ) -> Result<Self> {
+        caught("opening a log in Kinesis", || Box::pin(Self::open_log(client, stream, log, options))).await
+    }
+
+    async fn open_log(
         client: Client,
         stream: &str,
         log: &str,

@@ -130,7 +130,7 @@ async fn a_refusal_parks_the_stream_alone_until_it_is_resumed_on_kinesalite() {
     log.fan_out.attach("stream", broken.sink(broken.options()).await, quick()).await.unwrap();
     log.append(3).await;
     log.is_delivered(&broken).await;
-    for code in ["ExpiredTokenException", "AccessDeniedException", "InvalidSignatureException"] {
+    for code in ["UnrecognizedClientException", "AccessDeniedException", "KMSDisabledException"] {
         broken.puts(usize::MAX, Action::Answer(Answer::kinesis(400, code)));
         log.append(4).await;
         until(|| log.status("stream").state == SecondaryState::Parked).await;

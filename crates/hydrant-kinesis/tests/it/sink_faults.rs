@@ -310,24 +310,25 @@ async fn what_a_dropped_append_still_does_ends_before_the_next_call_begins_on_ki
 }
 
 #[tokio::test]
-async fn a_refusal_names_its_cause_and_is_never_tried_again_on_kinesalite() {
+async fn a_refusal_names_its_cause_and_is_one_put_on_kinesalite() {
     let Some(broken) = Broken::stream(Server::Kinesalite).await else { return };
     let events = Generator::new(1).log(4);
     let sink = broken.sink(broken.options()).await;
     insist(&sink, &events[..2]).await;
     let puts = || broken.proxy.count(|request| operation(request) == "PutRecord");
-    for (code, kind, word) in [
-        ("ExpiredTokenException", ErrorKind::Denied, "session token"),
-        ("UnrecognizedClientException", ErrorKind::Denied, "AWS_SECRET_ACCESS_KEY"),
-        ("InvalidSignatureException", ErrorKind::Denied, "clock"),
-        ("AccessDeniedException", ErrorKind::Denied, "policy"),
-        ("KMSDisabledException", ErrorKind::Denied, "KMS"),
-        ("InvalidArgumentException", ErrorKind::Invalid, "limits"),
+    for (code, kind, retry, word) in [
+        ("ExpiredTokenException", ErrorKind::Denied, Retry::Safe, "session token"),
+        ("UnrecognizedClientException", ErrorKind::Denied, Retry::Never, "AWS_SECRET_ACCESS_KEY"),
+        ("InvalidSignatureException", ErrorKind::Denied, Retry::Safe, "clock"),
+        ("AccessDeniedException", ErrorKind::Denied, Retry::Never, "policy"),
+        ("KMSDisabledException", ErrorKind::Denied, Retry::Never, "KMS"),
+        ("InvalidArgumentException", ErrorKind::Invalid, Retry::Never, "limits"),
     ] {
         let before = puts();
         broken.puts(1, Action::Answer(Answer::kinesis(400, code)));
         let error = sink.append(batch(&events, 2..4)).await.unwrap_err();
-        assert_eq!((error.kind(), error.retry()), (kind, Retry::Never), "{error}");
+        assert_eq!((error.kind(), error.retry()), (kind, retry), "{error}");
+        assert_eq!(error.pause_min().is_some(), retry == Retry::Safe, "{error}");
         assert!(error.to_string().contains(word) && error.to_string().contains(code), "{error}");
         assert!(error.target().unwrap().contains(LOG));
         assert!(kind != ErrorKind::Invalid || error.event().is_none(), "a dead letter by mistake: {error}");

@@ -214,11 +214,11 @@ async fn events_that_have_expired_are_compacted() {
         // What the stream keeps begins behind event 5, as if the records before had expired.
         stream.put("log", id(5), &events([7, 8])).await;
         let source = stream.source("log", quick()).await;
-        let compacted = ErrorKind::Pruned { oldest: EventId::new(7) };
+        let pruned = ErrorKind::Pruned { oldest: EventId::new(7) };
         for from in [ReadFrom::Origin, after(0), after(4)] {
             let read: Vec<_> = source.read(from).collect().await;
             assert_eq!(read.len(), 1, "{from:?}");
-            assert_eq!(read[0].clone().unwrap_err().kind(), compacted, "{from:?}");
+            assert_eq!(read[0].clone().unwrap_err().kind(), pruned, "{from:?}");
         }
         for from in [after(5), after(6)] {
             assert_eq!(source.collect(from).await.unwrap(), events([7, 8]), "{from:?}");
@@ -228,7 +228,7 @@ async fn events_that_have_expired_are_compacted() {
             assert_eq!(source.collect(ReadFrom::At(EventId::new(at))).await.unwrap(), read, "at {at}");
         }
         // Without a snapshot, state cannot be built from half a log.
-        assert_eq!(source.collect(ReadFrom::Snapshot).await.unwrap_err().kind(), compacted);
+        assert_eq!(source.collect(ReadFrom::Snapshot).await.unwrap_err().kind(), pruned);
         stream.put("log", id(8), &[snapshot(9)]).await;
         assert_eq!(ids(&source.collect(ReadFrom::Snapshot).await.unwrap()), [9]);
         stream.put("opened", id(5), &[snapshot(6)]).await;

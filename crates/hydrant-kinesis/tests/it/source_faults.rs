@@ -161,7 +161,7 @@ async fn what_the_service_refuses_is_told_by_its_code() {
         let source = proxied.source("log", quick()).await;
         for (call, status, code, kind, retry) in [
             ("GetRecords", 400, "AccessDeniedException", ErrorKind::Denied, Retry::Never),
-            ("ListShards", 400, "ExpiredTokenException", ErrorKind::Denied, Retry::Never),
+            ("ListShards", 400, "ExpiredTokenException", ErrorKind::Denied, Retry::Safe),
             ("GetShardIterator", 400, "ResourceNotFoundException", ErrorKind::Unavailable, Retry::Safe),
             ("GetRecords", 503, "ServiceUnavailable", ErrorKind::Unavailable, Retry::Safe),
         ] {

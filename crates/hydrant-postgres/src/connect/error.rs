@@ -11,9 +11,14 @@ use crate::error::OneLine;
 
 /// Classified by SQLSTATE, or by the type of the cause; never by text.
 pub(crate) fn connecting(cause: tokio_postgres::Error) -> Error {
+    if cause.code() == Some(&SqlState::INVALID_PASSWORD) {
+        let message =
+            "the server refuses the password; check it, also whether it was changed on the server alone";
+        return Error::expired(message).because(OneLine(cause));
+    }
     let (kind, retry, message) = if let Some(state) = cause.code() {
         match state.code() {
-            // No such user, a wrong password, no rule that lets it in, no right to connect.
+            // No such user, no rule that lets it in, no right to connect.
             code if code.starts_with("28") || code == "42501" => (
                 ErrorKind::Denied,
                 Retry::Never,

@@ -97,7 +97,9 @@ impl ConnectionString {
                 match self.attempt(server, address, &mut on).await {
                     Ok(client) => return Ok(client),
                     // Another server would refuse them as well, and might count it as an attack.
-                    Err(error) if error.retry() == Retry::Never => return Err(error),
+                    Err(error) if error.kind() == ErrorKind::Denied || error.retry() == Retry::Never => {
+                        return Err(error);
+                    }
                     Err(error) => failed = Some(error),
                 }
             }

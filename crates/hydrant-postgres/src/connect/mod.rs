@@ -12,6 +12,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use hydrant::store::caught;
 use hydrant::{Error, ErrorKind, Result, Retry};
 use tokio_postgres::{Config, Notification};
 
@@ -58,6 +59,9 @@ enum Target {
     /// A connection string that could not be read: the first connect says so.
     Wrong(Error),
 }
+
+/// What TLS, the driver or a pool did where one of them panics.
+const CONNECTING: &str = "connecting to Postgres";
 
 impl PostgresConnect {
     /// Connects as this URL or these `name=value` pairs say.
@@ -106,17 +110,20 @@ impl PostgresConnect {
     /// # Errors
     /// `Unavailable` when no server can be reached or none allows what is asked of it; `Denied` when the
     /// credentials, the certificate or the settings of TLS do not suit; `Invalid` for a connection string or
-    /// a file that cannot be read. Nothing was applied in any case.
+    /// a file that cannot be read; `Bug` where TLS, the driver or a pool panics. Nothing was applied in any case.
     ///
     /// # Cancel safety
     /// Dropped, it leaves no socket and no task.
     pub async fn connect(&self) -> Result<PostgresClient> {
         match &*self.0 {
-            Target::Servers(settings) => settings.connect(None).await,
-            Target::Pool { pool, description } => match pool.get().await {
-                Ok(object) => Ok(PostgresClient::pooled(object)),
-                Err(cause) => Err(error::from_pool(cause).at_target(description)),
-            },
+            Target::Servers(settings) => caught(CONNECTING, || settings.connect(None)).await,
+            Target::Pool { pool, description } => {
+                let taken = async || Ok(pool.get().await);
+                match caught(CONNECTING, taken).await? {
+                    Ok(object) => Ok(PostgresClient::pooled(object)),
+                    Err(cause) => Err(error::from_pool(cause).at_target(description)),
+                }
+            }
             Target::Wrong(error) => Err(error.clone()),
         }
     }
@@ -134,7 +141,7 @@ impl PostgresConnect {
         on: impl FnMut(Notification) + Send + 'static,
     ) -> Result<PostgresClient> {
         match &*self.0 {
-            Target::Servers(settings) => settings.connect(Some(Box::new(on))).await,
+            Target::Servers(settings) => caught(CONNECTING, || settings.connect(Some(Box::new(on)))).await,
             Target::Pool { description, .. } => {
                 let message = "a pool does not pass notifications on; follow by polling, or connect by a URL";
                 Err(Error::new(ErrorKind::Unsupported, Retry::Never, message).at_target(description))
@@ -198,5 +205,32 @@ impl From<Config> for PostgresConnect {
 impl From<deadpool_postgres::Pool> for PostgresConnect {
     fn from(pool: deadpool_postgres::Pool) -> Self {
         Self(Arc::new(Target::Pool { pool, description: "postgres (pool)".to_owned() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use deadpool_postgres::{Connect, Manager, ManagerConfig, Pool};
+    use futures_util::future::BoxFuture;
+    use tokio::task::JoinHandle;
+    use tokio_postgres::{Client, Error as ServerError};
+
+    use super::*;
+
+    struct Panics;
+
+    impl Connect for Panics {
+        fn connect(&self, _: &Config) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), ServerError>> {
+            panic!("a TLS library")
+        }
+    }
+
+    #[tokio::test]
+    async fn panic_of_foreign_code_is_an_error_of_connect() {
+        let manager = Manager::from_connect(Config::new(), Panics, ManagerConfig::default());
+        let pool = Pool::builder(manager).build().unwrap();
+        let error = PostgresConnect::from(pool).connect().await.map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Bug, "{error}");
+        assert!(error.message().contains("a TLS library"), "{error}");
     }
 }

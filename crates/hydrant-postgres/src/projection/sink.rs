@@ -5,6 +5,7 @@ use std::future::Future;
 
 use async_trait::async_trait;
 use futures_util::future::join;
+use hydrant::store::caught;
 use hydrant::{Batch, Capabilities, Checkpoint, Error, ErrorKind, Event, EventSink, Result, Retry};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -98,7 +99,8 @@ impl<P: Projection> PostgresProjection<P> {
             options,
             runner: Mutex::new(runner),
         };
-        let claimed = opened.within("opening the projection", Doing::Writing, opened.claim()).await?;
+        let claim = caught("opening the projection", || opened.claim());
+        let claimed = opened.within("opening the projection", Doing::Writing, claim).await?;
         let mut runner = opened.runner.lock().await;
         (runner.session, runner.state, runner.known) =
             (claimed.0.kept(), claimed.1.state, claimed.1.checkpoint);

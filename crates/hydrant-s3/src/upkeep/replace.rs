@@ -67,7 +67,9 @@ impl<'b> Replacer<'b> {
             };
             is_open |= error.retry() == Retry::AfterCheckpoint;
             let pause = backoff.pause();
-            if error.retry() == Retry::Never || left(deadline).is_none_or(|left| left <= pause) {
+            // What wants a long pause is the caller's to repeat.
+            let is_over = error.retry() == Retry::Never || error.pause_min().is_some();
+            if is_over || left(deadline).is_none_or(|left| left <= pause) {
                 return Err(if is_open { error.maybe_applied() } else { error });
             }
             tracing::debug!(%error, ?pause, "an object is replaced again");

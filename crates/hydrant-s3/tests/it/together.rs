@@ -54,7 +54,6 @@ async fn others_do_not_notice_a_bucket_that_fails_and_the_status_names_the_cause
         (Fault::LoseAnswer, ErrorKind::Unavailable, false),
         (Fault::Hold, ErrorKind::Unavailable, false),
         (Fault::Answer(403, "AccessDenied"), ErrorKind::Denied, true),
-        (Fault::Answer(400, "ExpiredToken"), ErrorKind::Denied, true),
     ] {
         let is_lost = matches!(fault, Fault::LoseAnswer);
         faults.always(Kind::Put, fault);

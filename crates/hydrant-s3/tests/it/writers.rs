@@ -155,26 +155,27 @@ async fn what_does_not_end_in_time_says_whether_it_may_have_been_done() {
 }
 
 #[tokio::test]
-async fn what_is_refused_parks_and_says_why() {
+async fn a_refusal_says_why_and_whether_it_may_pass() {
     let scratch = or_skip!(Scratch::shared().await);
     let faults = Faults::new();
     let store = scratch.open_through(&faults, S3StoreOptions::default()).await;
-    for (status, code, word) in [
-        (403, "AccessDenied", "policy"),
-        (401, "Unauthorized", "credentials"),
-        (403, "SignatureDoesNotMatch", "secret"),
-        (403, "InvalidAccessKeyId", "access key"),
-        (400, "ExpiredToken", "expired"),
-        (403, "RequestTimeTooSkewed", "clock"),
+    for (status, code, retry, word) in [
+        (403, "AccessDenied", Retry::Never, "policy"),
+        (401, "Unauthorized", Retry::Never, "credentials"),
+        (403, "SignatureDoesNotMatch", Retry::Never, "secret"),
+        (403, "InvalidAccessKeyId", Retry::Never, "access key"),
+        (400, "ExpiredToken", Retry::Safe, "expired"),
+        (403, "RequestTimeTooSkewed", Retry::Safe, "clock"),
     ] {
         faults.next(Kind::Put, Fault::Answer(status, code));
         let error = append(&store, None, &log(0..3)).await.unwrap_err();
-        assert_eq!((error.kind(), error.retry()), (ErrorKind::Denied, Retry::Never), "{error}");
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Denied, retry), "{error}");
         assert!(error.message().contains(word) && error.message().contains(code), "{error}");
+        assert_eq!(error.pause_min().is_some(), retry == Retry::Safe, "{error}");
         // A look is refused in the same way.
         faults.next(Kind::List, Fault::Answer(status, code));
         let error = store.checkpoint().await.unwrap_err();
-        assert_eq!((error.kind(), error.retry()), (ErrorKind::Denied, Retry::Never), "{error}");
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Denied, retry), "{error}");
     }
     append(&store, None, &log(0..3)).await.unwrap();
     scratch.remove().await;
@@ -359,5 +360,16 @@ async fn a_writer_that_was_idle_looks_again_before_it_writes() {
     append.await.unwrap().unwrap();
     assert!(looked(&faults) > 0, "an answer that came too late is not believed: look, and read");
     assert_eq!(store.collect(ReadFrom::Origin).await.unwrap(), log(0..5));
+    scratch.remove().await;
+}
+
+#[tokio::test]
+async fn without_create_an_empty_prefix_is_no_log() {
+    let scratch = or_skip!(Scratch::shared().await);
+    let options = S3StoreOptions::default().with_create(false);
+    let error = scratch.try_open(&Faults::new(), options.clone()).await.unwrap_err();
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Safe), "{error}");
+    append(&scratch.open(S3StoreOptions::default()).await, None, &log(0..2)).await.unwrap();
+    assert_eq!(scratch.open(options).await.collect(ReadFrom::Origin).await.unwrap(), log(0..2));
     scratch.remove().await;
 }

@@ -13,6 +13,7 @@ use super::guard::{backoff, guarded, guarded_until, later};
 use super::hub::Hub;
 use super::lineage::{self, Place};
 use super::options::FanOutOptions;
+use crate::mutants::mutant;
 use crate::{Batch, Checkpoint, Durability, Error, ErrorKind, Event, EventId, Primary, Result, Retry};
 
 /// The pauses between attempts to learn the outcome of a write.
@@ -172,7 +173,11 @@ impl<P: Primary> Committer<P> {
         let sent = guarded_until("the primary's append", deadline, || self.primary.append(batch)).await;
         self.in_doubt = sent.is_err();
         sent.map_err(|error| match published {
-            Some(published) if error.kind() == ErrorKind::Gap && batch.after() <= Some(published) => {
+            Some(published)
+                if error.kind() == ErrorKind::Gap
+                    && batch.after() <= Some(published)
+                    && !mutant("lost-tail") =>
+            {
                 let what = "the primary lost this event, which it had acknowledged";
                 self.stop(lineage::diverged(published, what).because(error))
             }
@@ -208,7 +213,7 @@ impl<P: Primary> Committer<P> {
         let feed = &self.hub.feed;
         feed.stage(batch.after(), batch.events()).map_err(|error| self.stop(error))?;
         let last = batch.last();
-        if self.durability == Durability::Accepted {
+        if self.durability == Durability::Accepted && !mutant("publish-accepted") {
             let newest = feed.newest().filter(|newest| Some(*newest) > feed.head());
             self.opens(newest);
         } else if Some(last.id()) > feed.head() {
@@ -253,7 +258,7 @@ impl<P: Primary> Committer<P> {
     /// Publishes the primary's head, once it is seen to be of the same history as what was published before.
     async fn publish(&self, head: Option<Place>, deadline: Instant) -> Result<()> {
         let feed = &self.hub.feed;
-        let published = feed.head_place();
+        let published = feed.head_place().filter(|_| !mutant("lost-tail"));
         let Some(head) = head else {
             let lost = published.map(|lost| {
                 lineage::diverged(lost.id(), "the primary is empty, and had acknowledged this event")
@@ -297,7 +302,7 @@ impl<P: Primary> Committer<P> {
     async fn finish(&mut self) {
         // After an unknown outcome there may be nothing to wait for.
         let waits = self.durability == Durability::Accepted && self.hub.feed.stopped().is_none();
-        while self.unsettled.is_some() {
+        while self.unsettled.is_some() && !mutant("close-without-sync") {
             self.look().await;
             if !waits {
                 return;
@@ -310,6 +315,7 @@ impl<P: Primary> Committer<P> {
 /// Whether the batch may have been applied. After a `Gap` it was not.
 fn is_unknown(error: &Error) -> bool {
     match error.kind() {
+        _ if mutant("unknown-is-refused") => false,
         ErrorKind::Gap => false,
         ErrorKind::Bug => true,
         _ => error.retry() == Retry::AfterCheckpoint,

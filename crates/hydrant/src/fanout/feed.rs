@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::lineage::{self, Place, id_of};
 use super::marks::Marks;
 use super::signal::Signal;
+use crate::mutants::mutant;
 use crate::{Checkpoint, Error, Event, EventId, Result};
 
 /// The newest events of a log, bounded in events and bytes, and its newest durable event.
@@ -115,6 +116,9 @@ impl Feed {
             if let Some(lost) = ring.events.get(kept)
                 && let Some(other) = events.get(common)
             {
+                if mutant("lost-tail") {
+                    return Ok(());
+                }
                 if Some(lost.id()) <= ring.head_id() {
                     return Err(lineage::replaced(&Place::Event(lost.clone()), other));
                 }
@@ -139,6 +143,9 @@ impl Feed {
             if head.is_same(published) {
                 return Ok(());
             }
+            if mutant("lost-tail") && head.id() <= published.id() {
+                return Ok(());
+            }
             if head.id() < published.id() {
                 let what = format!("the log ends at event {}, and had this event before", head.id());
                 return Err(lineage::diverged(published.id(), what));
@@ -148,7 +155,7 @@ impl Feed {
                 return Err(lineage::diverged(head.id(), what));
             }
         }
-        if !ring.check_staged(&head)? {
+        if !ring.check_staged(&head)? && !mutant("publish-unstaged") {
             // An append whose outcome was unknown reached the log: followers read it there.
             ring.clear(Some(head.clone()));
         }
@@ -239,13 +246,14 @@ impl Feed {
         if at < id_of(ring.base.as_ref()) {
             return Ok(Look::Below);
         }
-        if let Some(position) = position {
+        if let Some(position) = position.filter(|_| !mutant("mixed-histories")) {
             ring.check_staged(position)?;
         }
         let mut bytes = 0;
         let fits = |event: &&Event| {
             bytes += event.size();
-            Some(event.id()) <= head && (bytes <= bytes_max || bytes == event.size())
+            (Some(event.id()) <= head || mutant("show-staged"))
+                && (bytes <= bytes_max || bytes == event.size())
         };
         let events = ring.events.range(ring.index_after(at)..).take(events_max.max(1)).take_while(fits);
         Ok(Look::Events(events.cloned().collect()))
@@ -257,7 +265,7 @@ impl Feed {
     pub(crate) fn lag(&self, position: Option<EventId>) -> (u64, Option<Instant>) {
         let ring = self.lock();
         let head = ring.head_id();
-        if position >= head {
+        if position >= head || mutant("lag-is-zero") {
             return (0, None);
         }
         (ring.count(position, head), Some(ring.marks.since(position)))

@@ -9,6 +9,7 @@ use tracing::Instrument as _;
 
 use super::feed::{Feed, Look};
 use super::lineage::{self, Place};
+use crate::mutants::mutant;
 use crate::{Batch, Error, ErrorKind, Event, EventId, EventSource, EventStream, ReadFrom, Result, Retry};
 
 /// Reads a log from a position on: from the shared ring where that reaches, from the primary below it.
@@ -118,7 +119,12 @@ impl Follower {
                 }
                 // More is ready than the ring holds; or the next chunk reports the error.
                 Ok(Look::Below) | Err(_) => return,
-                Ok(Look::AtHead) if self.feed.is_closed() || self.feed.stopped().is_some() => return,
+                Ok(Look::AtHead)
+                    if (self.feed.is_closed() || self.feed.stopped().is_some())
+                        && !mutant("linger-through-close") =>
+                {
+                    return;
+                }
                 Ok(Look::AtHead) => drop(self.moved.changed().await),
             }
         }
@@ -163,7 +169,7 @@ impl Follower {
 /// # Errors
 /// `Diverged`, which also stops the log; `Unavailable` if the log ends before it.
 async fn check(feed: &Feed, source: &dyn EventSource, events: &[Event]) -> Result<()> {
-    let Some(head) = feed.head_place() else { return Ok(()) };
+    let Some(head) = feed.head_place().filter(|_| !mutant("mixed-histories")) else { return Ok(()) };
     let checked = match events.binary_search_by_key(&head.id(), Event::id) {
         Ok(index) if head.is_same(&Place::Event(events[index].clone())) => Ok(()),
         Ok(index) => Err(lineage::replaced(&head, &events[index])),
@@ -180,7 +186,11 @@ async fn check(feed: &Feed, source: &dyn EventSource, events: &[Event]) -> Resul
 
 impl Reading {
     async fn open(source: Arc<dyn EventSource>, position: Option<Place>) -> Result<Self> {
-        let events = lineage::open(|from| source.read(from), position.as_ref()).await?;
+        let compared = position.as_ref().filter(|_| !mutant("mixed-histories"));
+        let events = match compared {
+            Some(_) => lineage::open(|from| source.read(from), compared).await?,
+            None => source.read(lineage::id_of(position.as_ref()).into()),
+        };
         Ok(Self { at: lineage::id_of(position.as_ref()), next: None, events: events.fuse() })
     }
 

@@ -46,7 +46,7 @@ where
 }
 
 /// Makes a call and awaits it; a panic in it, or before it returns its future, is an error of kind `Bug`.
-pub(crate) async fn caught<T, F>(what: &str, call: impl FnOnce() -> F) -> Result<T>
+pub async fn caught<T, F>(what: &str, call: impl FnOnce() -> F) -> Result<T>
 where
     F: Future<Output = Result<T>>,
 {

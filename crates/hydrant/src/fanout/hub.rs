@@ -13,6 +13,7 @@ use super::guard::{guarded, rng};
 use super::secondary::{Secondary, Wanted};
 use super::signal::{Signal, Watched};
 use super::status::{FanOutStatus, Laggards, SecondaryState, SecondaryStatus};
+use crate::mutants::mutant;
 use crate::{CheckpointEntry, CheckpointStore, Clock, Error, ErrorKind, EventId, EventSource, Result, Retry};
 
 /// How often the gauges are set, so that a sink that hangs is seen to lag.
@@ -172,7 +173,7 @@ impl Hub {
             target: self.settings.target.clone(),
             head: self.feed.head(),
             secondaries,
-            stopped: self.feed.stopped(),
+            stopped: self.feed.stopped().or_else(|| self.is_closing().then(closed)),
             stale: self.stale(),
         }
     }
@@ -206,7 +207,8 @@ impl Hub {
 
     /// Waits until all attached secondaries have disposed of `id`; else the laggards.
     pub(crate) async fn delivered(&self, id: EventId, timeout: Duration) -> Result<(), Laggards> {
-        let delivered = self.signal.until(|| self.without(Some(id)).is_empty());
+        let delivered =
+            self.signal.until(|| self.without(Some(id)).is_empty() || mutant("delivered-at-once"));
         match tokio::time::timeout(timeout, delivered).await {
             Ok(()) => Ok(()),
             Err(_) => Err(self.laggards_of(&self.without(Some(id)))),
@@ -241,10 +243,12 @@ impl Hub {
         self.begin_to_close();
         // Pumps deliver what is left, record their progress, and end.
         self.feed.close();
-        let all_ended = || self.running().is_empty();
+        let all_ended = || mutant("close-without-waiting") || self.running().is_empty();
         let drained = tokio::time::timeout_at(deadline, self.signal.until(all_ended)).await;
         let laggards = self.laggards();
-        if drained.is_err() {
+        if drained.is_err() && mutant("close-without-abort") {
+            self.signal.until(all_ended).await;
+        } else if drained.is_err() {
             tracing::warn!(%laggards, "closed before all secondaries had ended");
             for secondary in self.running() {
                 abort(&secondary.abort);
@@ -286,6 +290,11 @@ impl Drop for Hub {
         // The streams of `watch` end.
         self.signal.wake();
     }
+}
+
+/// The log was closed by a call, not stopped by a fault.
+fn closed() -> Error {
+    Error::closed("the log was closed; open it again")
 }
 
 /// Ends the tasks of a log with its last handle.

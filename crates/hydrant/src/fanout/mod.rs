@@ -5,7 +5,7 @@ mod feed;
 mod follower;
 pub(crate) mod guard;
 mod hub;
-mod lineage;
+pub(crate) mod lineage;
 mod marks;
 mod options;
 mod progress;

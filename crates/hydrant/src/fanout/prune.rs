@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 
 use super::guard::guarded;
 use super::hub::Hub;
+use crate::mutants::mutant;
 use crate::{CheckpointEntry, ErrorKind, EventId, Result};
 
 /// How long a sink may take to report its checkpoint.
@@ -49,6 +50,7 @@ async fn position(hub: &Hub, entry: &CheckpointEntry) -> Option<EventId> {
     // The sink's own checkpoint counts first: the roster's is older, and the sink may have acknowledged more than it
     // holds durably.
     let durable = match attached {
+        Some(_) if mutant("prune-past-sinks") => return None.max(hub.feed.head()),
         Some(secondary) => secondary.durable(SINK_PATIENCE).await.unwrap_or_else(|error| {
             tracing::warn!(
                 secondary = entry.name, %error,

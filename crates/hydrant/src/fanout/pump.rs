@@ -17,6 +17,7 @@ use super::options::SecondaryOptions;
 use super::progress::RosterEntry;
 use super::secondary::{Secondary, Wanted};
 use super::start::{Begin, begin};
+use crate::mutants::mutant;
 use crate::store::CheckpointCell;
 use crate::{Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, Result, Retry};
 
@@ -84,7 +85,9 @@ impl Pump {
                         () = self.stay_parked() => return Ok(()),
                     }
                     // After an operator's `resume`, what the roster has by then is right.
-                    self.entry.forget();
+                    if !mutant("resume-keeps-entry") {
+                        self.entry.forget();
+                    }
                 }
                 Wanted::Run => {
                     let failed = tokio::select! {
@@ -118,13 +121,15 @@ impl Pump {
     /// Pauses before a retry, until something else is wanted.
     async fn retry_later(&mut self, error: Error, wanted: &mut watch::Receiver<Wanted>) {
         let pause = backoff(&mut self.rng, self.attempt, self.options.backoff_min, self.options.backoff_max);
+        let pause = pause.max(error.pause_min().unwrap_or_default());
         self.attempt = self.attempt.saturating_add(1);
         tracing::warn!(error = %error, ?pause, "retrying");
         self.secondary.retrying(error, self.hub.now());
         tokio::select! {
             biased;
             _ = wanted.changed() => {}
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(pause), if !mutant("retry-without-pause") => {}
+            () = tokio::task::yield_now(), if mutant("retry-without-pause") => {}
         }
     }
 
@@ -138,6 +143,9 @@ impl Pump {
             let events = self.next(&mut follower).await?;
             let mut delivered = &events[..];
             while let Err(error) = self.append(follower.position(), delivered).await {
+                if mutant("error-is-ok") {
+                    break;
+                }
                 // The events before the poison event are delivered; the next batch begins with it.
                 delivered = before_poison(&error, delivered).ok_or(error)?;
             }
@@ -242,6 +250,7 @@ impl Pump {
         let acknowledged = Checkpoint::at(event);
         self.entry.touch();
         let checkpoint = match guarded("the sink's checkpoint", patience, || self.sink.checkpoint()).await {
+            Ok(_) if mutant("entry-ahead") => acknowledged,
             Ok(Checkpoint::Unknown) => acknowledged,
             Ok(checkpoint) => checkpoint,
             Err(error) => {

@@ -17,6 +17,7 @@ use super::secondary::Position;
 use super::signal::Signal;
 use super::start::end;
 use super::status::{FanOutStatus, Laggards};
+use crate::mutants::mutant;
 use crate::{
     Checkpoint, CheckpointStore, Error, ErrorKind, Event, EventId, EventSink, EventSource, EventStream,
     ReadFrom, Result, Retry,
@@ -145,7 +146,7 @@ impl Relay {
         let hub = &self.hub;
         let finished = || {
             let has_ended = hub.feed.stopped().is_some() || hub.all_parked();
-            hub.is_closing() || has_ended && hub.is_drained()
+            hub.is_closing() && !mutant("finished-ignores-close") || has_ended && hub.is_drained()
         };
         hub.signal.until(finished).await;
         hub.feed.failed().map_or_else(|| Ok(hub.laggards()), Err)

@@ -9,6 +9,7 @@ use super::hub::{Absent, Hub, Members, abort};
 use super::options::SecondaryOptions;
 use super::pump::Pump;
 use super::secondary::{Secondary, Wanted};
+use crate::mutants::mutant;
 use crate::store::CheckpointCell;
 use crate::{Checkpoint, Error, ErrorKind, EventSink, Result, Retry};
 
@@ -46,7 +47,9 @@ impl Hub {
         let pump = Pump::new(self.clone(), secondary.clone(), sink, options, cell);
         self.members.update(|members| {
             // If the log was closed meanwhile, nothing may be delivered any more.
-            members.admits(name)?;
+            if !mutant("attach-after-close") {
+                members.admits(name)?;
+            }
             members.absent.remove(name);
             let ended = Ended(secondary.clone());
             let running = async move {
@@ -102,7 +105,9 @@ impl Hub {
             // Until the roster has lost the name, it holds back `prune`.
             let absent =
                 Absent { target: secondary.target.clone(), position: secondary.position().flatten() };
-            members.absent.insert(name.to_owned(), absent);
+            if !mutant("failed-detach-hidden") {
+                members.absent.insert(name.to_owned(), absent);
+            }
             members.detached.retain(|detached| !detached.has_ended());
             members.detached.push(secondary.clone());
             Some(secondary)

@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use crate::mutants::mutant;
+
 /// Wakes all tasks that wait for a condition over the state of one log.
 #[derive(Clone, Default)]
 pub(crate) struct Signal(Arc<watch::Sender<()>>);
@@ -57,7 +59,9 @@ impl<T> Watched<T> {
     /// Changes the value, and wakes all waiting tasks.
     pub(crate) fn update<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
         let result = change(&mut self.lock());
-        self.signal.wake();
+        if !mutant("change-without-wake") {
+            self.signal.wake();
+        }
         result
     }
 }

@@ -4,31 +4,34 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
-use crate::{
-    Batch, Checkpoint, CheckpointEntry, CheckpointStore, Error, ErrorKind, EventSink, Result, Retry,
-};
+use super::guard::before;
+use crate::checkpoints::CheckpointCell;
+use crate::{Batch, Checkpoint, CheckpointStore, Error, ErrorKind, EventSink, Result};
 
 /// Gives a sink a durable checkpoint, kept for it in a [`CheckpointStore`].
 ///
 /// For sinks without a memory of their own, such as a datagram sink, and around
 /// [`Filtered`](super::Filtered), [`Mapped`](super::Mapped) and [`DeadLetter`](super::DeadLetter): the
-/// checkpoint counts the *source's* events that are disposed of, whether the sink held them, passed over
-/// them, or they are dead letters.
+/// checkpoint counts the *source's* events that are disposed of, whether the sink holds them, they were
+/// filtered out, or they are dead letters.
 ///
 /// Acknowledged means: the sink acknowledged, and then the checkpoint was written. A crash between the two
-/// sends the batch again: at least once, in order. What lies at or below the checkpoint is never sent again.
+/// sends the batch again: at least once, in order. Events at or below the checkpoint are never sent again.
 ///
-/// So the sink's `Ok` must be durable, and what it acknowledged it must still know after a crash, if it has a memory.
-/// One that acknowledges first and syncs, or writes its own checkpoint, later (a file that is synced by an interval, a
-/// stream whose checkpoint is) does not belong here: what a crash takes from it is lost.
+/// So the sink's `Ok` must be durable, and a sink with a memory must still know after a crash what it
+/// acknowledged. A sink that acknowledges first and syncs, or writes its own checkpoint, later (a file that is
+/// synced by an interval, a stream whose checkpoint is) does not belong here: a crash loses events of it.
 ///
-/// The entry moves by compare-and-swap only: if somebody else moved it, two runners share one name, and the
-/// append is `Fenced`. Names must be unique in their store; the roster of a fan-out keeps entries of its
-/// own, so take another store than [`Primary::roster`](crate::Primary::roster), or another name.
+/// The entry moves by compare-and-swap only. If another runner moved it, two runners share one name: the
+/// append is `Fenced`, and so are all appends after it, until [`checkpoint`](EventSink::checkpoint) is called,
+/// which reads the entry again. So an operator ends the other runner, and resumes this one. Names must be unique in their store. The roster of a fan-out keeps entries of its own, so
+/// use another store than [`Primary::roster`](crate::Primary::roster), or another name.
 ///
-/// It stands outermost; below it, in any order, the other three:
+/// An append with a deadline calls the sink once, moves the entry, and returns before the deadline.
+///
+/// It is outermost; the other three are below it, in any order:
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> hydrant::Result<()> {
@@ -52,48 +55,34 @@ use crate::{
 /// ```
 pub struct Checkpointed<S> {
     sink: S,
-    store: Arc<dyn CheckpointStore>,
     name: String,
-    target: String,
     memory: Mutex<Memory>,
 }
 
-/// The entry as far as it is known.
-#[derive(Debug)]
 struct Memory {
-    entry: Option<CheckpointEntry>,
-    /// What a swap wanted to write whose outcome is open.
-    pending: Option<CheckpointEntry>,
+    cell: CheckpointCell,
+    /// Why no append is accepted before the next call of `checkpoint`.
+    fenced: Option<Error>,
 }
 
 impl<S: EventSink> Checkpointed<S> {
     /// Opens the checkpoint `name` of the sink that writes to `target` (without secrets).
     ///
     /// # Errors
-    /// `Invalid` when the checkpoint belongs to another target, and whatever the store meets.
+    /// `Invalid` if the checkpoint belongs to another target, and any error of the store.
     ///
     /// # Cancel safety
-    /// It only reads.
+    /// Reads only.
     pub async fn open(
         sink: S,
         store: Arc<dyn CheckpointStore>,
         name: impl Into<String>,
         target: impl Into<String>,
     ) -> Result<Self> {
-        let (name, target) = (name.into(), target.into());
-        let entry = store.load(&name).await?;
-        if let Some(entry) = &entry
-            && entry.target != target
-        {
-            let message = format!(
-                "this checkpoint belongs to `{}`, not to `{target}`; give the sink another name, or remove the \
-                 entry so that it starts at the beginning",
-                entry.target
-            );
-            return Err(Error::invalid(message).at_target(name));
-        }
-        let memory = Mutex::new(Memory { entry, pending: None });
-        Ok(Self { sink, store, name, target, memory })
+        let name = name.into();
+        let mut cell = CheckpointCell::new(store, &*name, target);
+        cell.load().await?;
+        Ok(Self { sink, name, memory: Mutex::new(Memory { cell, fenced: None }) })
     }
 
     /// The sink inside.
@@ -101,44 +90,34 @@ impl<S: EventSink> Checkpointed<S> {
         &self.sink
     }
 
-    /// Finds out what became of a swap that was dropped or had an unknown outcome.
-    async fn settle(&self, memory: &mut Memory) -> Result<()> {
-        let Some(pending) = &memory.pending else { return Ok(()) };
-        let loaded = self.store.load(&self.name).await?;
-        if loaded.as_ref() != Some(pending) && loaded != memory.entry {
-            return Err(self.fenced());
+    /// Waits for its turn, and returns the part of the batch that is still to be delivered.
+    async fn fresh<'a>(&self, batch: Batch<'a>) -> Result<(MutexGuard<'_, Memory>, Option<Batch<'a>>)> {
+        let mut memory = self.memory.lock().await;
+        if let Some(fenced) = &memory.fenced {
+            return Err(fenced.clone());
         }
-        *memory = Memory { entry: loaded, pending: None };
-        Ok(())
+        let fresh = batch.fresh_after(&memory.checkpoint().await?)?;
+        let len = batch.events().len();
+        Ok((memory, batch.part(len - fresh.len()..len)))
     }
 
-    async fn advance(&self, memory: &mut Memory, checkpoint: Checkpoint) -> Result<()> {
-        let new = CheckpointEntry::new(&*self.name, &*self.target, checkpoint);
-        memory.pending = Some(new.clone());
-        let swapped = self.store.swap(&self.name, memory.entry.as_ref(), Some(&new)).await;
-        match &swapped {
-            Ok(()) => *memory = Memory { entry: Some(new), pending: None },
-            // These say that the swap was not made; any other outcome is open.
-            Err(error) if error.kind() == ErrorKind::Fenced || error.retry() == Retry::Safe => {
-                memory.pending = None;
-            }
-            Err(_) => {}
+    async fn deliver(&self, memory: &mut Memory, batch: Batch<'_>) -> Result<()> {
+        match self.sink.append(batch).await {
+            Err(gap) if gap.kind() == ErrorKind::Gap => return Err(self.diverged(gap)),
+            appended => appended?,
         }
-        // What the sink took is applied, whatever became of the swap.
-        swapped.map_err(Error::maybe_applied)
+        let swapped = memory.cell.swap(Checkpoint::at(batch.last()), None).await;
+        // The sink applied the batch, whatever became of the swap.
+        memory.seen(swapped).map_err(Error::maybe_applied)
     }
 
-    fn fenced(&self) -> Error {
-        Error::fenced("another runner moved this checkpoint; end one of the two").at_target(&self.name)
-    }
-
-    /// The sink says that it lacks what its checkpoint says it holds. Sending from the checkpoint again
+    /// The error for a sink without an event that its checkpoint counts. Sending from the checkpoint again
     /// would never help.
     fn diverged(&self, gap: Error) -> Error {
         let message = "the sink lost events that its checkpoint counts as delivered; restore them, or empty \
                        the sink and remove its checkpoint entry so that it starts at the beginning";
         let event = gap.event();
-        let error = Error::new(ErrorKind::Diverged, Retry::Never, message).at_target(&self.name).because(gap);
+        let error = Error::diverged(message).at_target(&self.name).because(gap);
         match event {
             Some(event) => error.at(event),
             None => error,
@@ -147,32 +126,35 @@ impl<S: EventSink> Checkpointed<S> {
 }
 
 impl Memory {
-    fn checkpoint(&self) -> Checkpoint {
-        self.entry.as_ref().map_or(Checkpoint::Empty, |entry| entry.checkpoint)
+    async fn checkpoint(&mut self) -> Result<Checkpoint> {
+        let loaded =
+            self.cell.load().await.map(|entry| entry.map_or(Checkpoint::Empty, |entry| entry.checkpoint));
+        self.seen(loaded)
+    }
+
+    fn seen<T>(&mut self, result: Result<T>) -> Result<T> {
+        match &result {
+            Ok(_) => self.fenced = None,
+            Err(error) if error.kind() == ErrorKind::Fenced => self.fenced = Some(error.clone()),
+            Err(_) => {}
+        }
+        result
     }
 }
 
 #[async_trait]
 impl<S: EventSink> EventSink for Checkpointed<S> {
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
-        let mut memory = self.memory.lock().await;
-        self.settle(&mut memory).await?;
-        let fresh = batch.fresh_after(&memory.checkpoint())?;
-        let (Some(last), skipped) = (fresh.last(), batch.events().len() - fresh.len()) else {
-            return Ok(());
-        };
-        let after = if skipped == 0 { batch.after() } else { Some(batch.events()[skipped - 1].id()) };
-        match self.sink.append(Batch::new(after, fresh)?).await {
-            Err(gap) if gap.kind() == ErrorKind::Gap => return Err(self.diverged(gap)),
-            appended => appended?,
+        let deadline = batch.deadline();
+        let (mut memory, fresh) = before(deadline, self.fresh(batch), Error::unavailable).await?;
+        match fresh {
+            Some(batch) => before(deadline, self.deliver(&mut memory, batch), Error::outcome_unknown).await,
+            None => Ok(()),
         }
-        self.advance(&mut memory, Checkpoint::at(last)).await
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint> {
-        let mut memory = self.memory.lock().await;
-        self.settle(&mut memory).await?;
-        Ok(memory.checkpoint())
+        self.memory.lock().await.checkpoint().await
     }
 }
 
@@ -181,7 +163,6 @@ impl<S: fmt::Debug> fmt::Debug for Checkpointed<S> {
         f.debug_struct("Checkpointed")
             .field("sink", &self.sink)
             .field("name", &self.name)
-            .field("target", &self.target)
             .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! A place for events that a sink can never take.
+//! A second sink for events that the first one never accepts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,39 +7,44 @@ use async_trait::async_trait;
 use tokio::sync::Mutex;
 
 use super::sparse::Sparse;
+use crate::mutants::mutant;
 use crate::{Batch, Checkpoint, Error, ErrorKind, Event, EventSink, Result};
 
-/// Goes on past poison: an event that the sink can never take is written to a second sink instead.
+/// Writes an event that the sink never accepts to a second sink, and continues with the next event.
 ///
-/// Only an error of kind `Invalid` that names an event of the batch is poison. Everything else, `Denied`
-/// above all, is passed on as it is: nothing is dead-lettered because a password has expired.
+/// Only an error of kind `Invalid` that names an event of the batch makes a dead letter. All other errors, such
+/// as `Denied`, are returned unchanged: an expired password dead-letters nothing.
 ///
-/// The dead letter is the event as it is, byte for byte under its own id, so that it can be replayed by a
-/// person; *why* is told by `tracing` (an error with the cause) and counted. It is written, durably as the
-/// second sink defines it, before any event behind it reaches the first, so a crash in between leaves it in
-/// both views or is repeated. If the second sink fails, that is the error of the append, and nothing is
-/// passed over.
+/// The dead letter is the event as it is, byte for byte and under its own id, so that an operator can replay
+/// it. The reason is logged by `tracing` as an error, with its cause, and the counter
+/// `hydrant_dead_letters_total` counts it.
 ///
-/// The second sink belongs to this one alone: its log is the dead letters, ids growing with gaps. Rebuilding
-/// the first sink from the start wants a new one too. What is in the first sink is every event but the
-/// dead letters, in order; its predecessors follow from that.
+/// The events before a dead letter are delivered first. The dead letter is written, durably as the second sink
+/// defines it, before any event after it reaches the first sink. If the second sink fails, the append returns
+/// its error, and no event is skipped.
 ///
-/// The counter `hydrant_dead_letters_total` of the metrics counts them too.
+/// After a crash, or an append with an unknown outcome, the first sink may be ahead of the batch that is sent
+/// again. A sink that compares what it holds then answers `Fenced` at a dead letter. If the second sink holds
+/// that event, the append continues after it. So the second sink must compare what it holds
+/// ([`Capabilities::FENCING`](crate::Capabilities::FENCING)), as all stores of this workspace do.
 ///
-/// Acknowledged means: each event is held by the first sink, or by the second. Put it under a
-/// [`Checkpointed`](super::Checkpointed), which sees holes in what comes, and so that dead letters at the
-/// end count as disposed of.
+/// The second sink belongs to this wrapper alone: its log is the dead letters, with gaps between their ids. If
+/// the first sink is rebuilt from the start, the second one must be new too.
+///
+/// Acknowledged means: each event is held by the first sink or by the second. Put it under a
+/// [`Checkpointed`](super::Checkpointed), which detects holes in the batches, and counts dead letters at the
+/// end of the log as delivered.
 #[derive(Debug)]
 pub struct DeadLetter<S, D> {
     sink: Sparse<S>,
     dead_letters: Sparse<D>,
     count: Arc<AtomicU64>,
-    /// One batch at a time, also where it goes in pieces.
+    /// One batch at a time, since a batch may go in parts.
     turn: Mutex<()>,
 }
 
 impl<S: EventSink, D: EventSink> DeadLetter<S, D> {
-    /// Writes to `dead_letters` what `sink` can never take.
+    /// Writes to `dead_letters` what `sink` never accepts.
     pub fn new(sink: S, dead_letters: D) -> Self {
         Self {
             sink: Sparse::new(sink),
@@ -49,7 +54,7 @@ impl<S: EventSink, D: EventSink> DeadLetter<S, D> {
         }
     }
 
-    /// Counts the dead letters since this wrapper was made; for
+    /// Counts the dead letters since this wrapper was created; for
     /// [`SecondaryOptions::with_dead_letters`](crate::SecondaryOptions::with_dead_letters).
     pub fn counter(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.count)
@@ -65,41 +70,54 @@ impl<S: EventSink, D: EventSink> DeadLetter<S, D> {
         &self.dead_letters.sink
     }
 
-    async fn bury(&self, event: &Event, cause: &Error) -> Result<()> {
-        self.dead_letters.append_one(event).await?;
+    /// The index of the event in `part` that the sink never accepts, if the error is about one.
+    async fn poison(&self, part: Batch<'_>, error: &Error) -> Result<Option<usize>> {
+        let index = error.event().and_then(|id| part.events().binary_search_by_key(&id, Event::id).ok());
+        let Some(index) = index else { return Ok(None) };
+        let is_poison = match error.kind() {
+            ErrorKind::Invalid => true,
+            // The sink is ahead of this batch, and compared before it found the poison.
+            ErrorKind::Fenced if !mutant("dead-letter-fenced") => {
+                self.dead_letters.holds(part, &part.events()[index]).await?
+            }
+            _ => false,
+        };
+        Ok(is_poison.then_some(index))
+    }
+
+    /// Writes the first event of `part` as a dead letter, unless it is one already.
+    async fn bury(&self, part: Batch<'_>, cause: &Error) -> Result<()> {
+        if cause.kind() == ErrorKind::Fenced {
+            return Ok(());
+        }
+        let event = part.first();
+        self.dead_letters.append_one(part, event).await?;
         self.count.fetch_add(1, Ordering::Relaxed);
         metrics::counter!("hydrant_dead_letters_total").increment(1);
-        tracing::error!(event = %event.id(), %cause, "dead-lettered: the sink can never take this event");
+        tracing::error!(event = %event.id(), %cause, "dead-lettered: the sink never accepts this event");
         Ok(())
     }
-}
-
-/// The index of the event that can never be taken, if the error is of that sort.
-fn poison(error: &Error, events: &[Event]) -> Option<usize> {
-    let named = error.event().filter(|_| error.kind() == ErrorKind::Invalid)?;
-    events.binary_search_by_key(&named, Event::id).ok()
 }
 
 #[async_trait]
 impl<S: EventSink, D: EventSink> EventSink for DeadLetter<S, D> {
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
         let _turn = self.turn.lock().await;
-        let events = batch.events();
-        let (mut start, mut end) = (0, events.len());
+        let len = batch.events().len();
+        let (mut start, mut end) = (0, len);
         let honest = |start: usize, error: Error| if start == 0 { error } else { error.maybe_applied() };
-        while start < events.len() {
-            let after = if start == 0 { batch.after() } else { Some(events[start - 1].id()) };
-            let Err(error) = self.sink.append(after, &events[start..end]).await else {
-                (start, end) = (end, events.len());
+        while let Some(part) = batch.part(start..end) {
+            let Err(error) = self.sink.append(part, part.events()).await else {
+                (start, end) = (end, len);
                 continue;
             };
-            match poison(&error, &events[start..end]) {
+            match self.poison(part, &error).await.map_err(|error| honest(start, error))? {
                 None => return Err(honest(start, error)),
                 Some(0) => {
-                    self.bury(&events[start], &error).await.map_err(|error| honest(start, error))?;
-                    (start, end) = (start + 1, events.len());
+                    self.bury(part, &error).await.map_err(|error| honest(start, error))?;
+                    (start, end) = (start + 1, len);
                 }
-                // First what stands before it, so that the dead letter never overtakes an event.
+                // First what is before it, so that the dead letter never overtakes an event.
                 Some(index) => end = start + index,
             }
         }
@@ -107,6 +125,6 @@ impl<S: EventSink, D: EventSink> EventSink for DeadLetter<S, D> {
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint> {
-        self.sink.sink.checkpoint().await
+        self.sink.checkpoint().await
     }
 }

@@ -4,30 +4,33 @@ use std::fmt;
 
 use async_trait::async_trait;
 
+use super::guard::{guarded, until_failure};
 use super::sparse::Sparse;
-use crate::{Batch, Checkpoint, Event, EventSink, Result};
+use crate::{Batch, Checkpoint, Error, Event, EventSink, Result};
 
 type Keep = Box<dyn Fn(&Event) -> bool + Send + Sync>;
 
-/// Gives a sink only the events that `keep` chooses; the others are passed over.
+/// Forwards only the events that `keep` chooses, and skips the others.
 ///
 /// The sink holds a log of its own: the kept events, byte for byte and in order, without a hole among them.
 /// Acknowledged means: the kept events are, as the sink defines it.
 ///
-/// Put it under a [`Checkpointed`](super::Checkpointed), which sees holes in what comes. By itself it cannot
-/// tell a hole from events that were passed over, and its checkpoint is the last event *kept*: correct, but
-/// what was passed over behind it is read again after a restart, and counts as not delivered.
+/// Put it under a [`Checkpointed`](super::Checkpointed), which detects holes in the batches. Alone, this
+/// wrapper cannot distinguish a hole from skipped events, and its checkpoint is the last event *kept*: events
+/// skipped after that are read again after a restart, and count as not delivered.
 ///
-/// `keep` must answer the same for the same event, also after a restart. Who empties or restores the sink
-/// by hand removes its checkpoint entry too: from ids alone, a sink that lost events looks like one that
-/// nothing was kept for.
+/// `keep` must return the same for the same event, also after a restart. An operator who empties or restores
+/// the sink removes its checkpoint entry too: by ids alone, a sink that lost events looks like one for which
+/// nothing was kept.
+///
+/// If `keep` panics, the events before are delivered, and the append fails with `Bug` naming the event.
 pub struct Filtered<S> {
     sink: Sparse<S>,
     keep: Keep,
 }
 
 impl<S: EventSink> Filtered<S> {
-    /// Gives `sink` the events that `keep` chooses.
+    /// Forwards to `sink` the events that `keep` chooses.
     pub fn new(sink: S, keep: impl Fn(&Event) -> bool + Send + Sync + 'static) -> Self {
         Self { sink: Sparse::new(sink), keep: Box::new(keep) }
     }
@@ -41,12 +44,19 @@ impl<S: EventSink> Filtered<S> {
 #[async_trait]
 impl<S: EventSink> EventSink for Filtered<S> {
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
-        let kept: Vec<Event> = batch.events().iter().filter(|event| (self.keep)(event)).cloned().collect();
-        if kept.is_empty() { Ok(()) } else { self.sink.append(batch.after(), &kept).await }
+        let chosen = batch.events().iter().filter_map(|event| {
+            let keeps = guarded("the filter", event, || (self.keep)(event));
+            keeps.map(|keeps| keeps.then(|| event.clone())).transpose()
+        });
+        let (kept, chosen) = until_failure(chosen);
+        if !kept.is_empty() {
+            self.sink.append(batch, &kept).await?;
+        }
+        chosen.map_err(Error::maybe_applied)
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint> {
-        self.sink.sink.checkpoint().await
+        self.sink.checkpoint().await
     }
 }
 

@@ -8,7 +8,7 @@ use super::{append_each, log, open};
 use crate::support::{Fault, Scripted};
 
 #[tokio::test]
-async fn ids_go_on_behind_the_head_and_times_come_from_the_clock() {
+async fn ids_continue_after_the_head_and_times_are_the_clocks() {
     let store = MemoryStore::default();
     let journal = open(store.clone()).await;
     assert_eq!(journal.head(), None);
@@ -25,7 +25,7 @@ async fn ids_go_on_behind_the_head_and_times_come_from_the_clock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_who_append_while_a_write_is_in_flight_share_the_next() {
+async fn appends_during_a_write_share_the_next_one() {
     let store = Scripted::new([Some(Fault::Slow(Duration::from_secs(1)))]);
     let journal = open(store.clone()).await;
     let first = tokio::spawn({
@@ -42,7 +42,7 @@ async fn all_who_append_while_a_write_is_in_flight_share_the_next() {
 }
 
 #[tokio::test]
-async fn what_one_caller_appends_together_stays_together() {
+async fn events_appended_together_stay_together() {
     let store = MemoryStore::default();
     let journal = open(store.clone()).await;
     let callers = (0..20).map(|caller| {
@@ -65,13 +65,13 @@ async fn what_one_caller_appends_together_stays_together() {
 }
 
 #[tokio::test]
-async fn nothing_to_append_is_refused() {
+async fn an_append_without_events_is_refused() {
     let journal = open(MemoryStore::default()).await;
     assert!(journal.append_all(&[]).await.is_err());
 }
 
 #[tokio::test]
-async fn metadata_stands_beside_each_event() {
+async fn metadata_is_kept_beside_each_event() {
     let journal = open(MemoryStore::default()).await;
     let metadata = Metadata::default().with_correlation("order-17").with_causation("126");
     journal.append_with(&["a".to_owned(), "b".to_owned()], &metadata).await.unwrap();

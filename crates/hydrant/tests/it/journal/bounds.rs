@@ -17,7 +17,7 @@ async fn is_ready(future: impl Future) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_finds_no_room_waits_for_it_and_keeps_its_turn() {
+async fn callers_without_room_wait_in_order_of_arrival() {
     let slow = Some(Fault::Slow(Duration::from_secs(1)));
     let store = Scripted::new([slow; 4]);
     let options = options().with_in_flight_events_max(2);
@@ -35,7 +35,7 @@ async fn who_finds_no_room_waits_for_it_and_keeps_its_turn() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_larger_than_a_bound_goes_alone() {
+async fn an_append_larger_than_a_bound_goes_alone() {
     let slow = Some(Fault::Slow(Duration::from_secs(1)));
     let store = Scripted::new([slow; 3]);
     let options = options().with_in_flight_events_max(2).with_in_flight_bytes_max(10);
@@ -62,7 +62,7 @@ impl Serialize for Counted {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_bytes_keeps_none_and_encodes_again() {
+async fn a_caller_that_waits_for_bytes_holds_no_payload() {
     let store = Scripted::new([Some(Fault::Slow(Duration::from_secs(1)))]);
     let options = options().with_in_flight_bytes_max(15);
     let journal = Journal::open(store.clone(), options).await.unwrap();
@@ -74,7 +74,7 @@ async fn who_waits_for_bytes_keeps_none_and_encodes_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn room_comes_back_from_what_failed_and_from_who_left() {
+async fn room_comes_back_after_failures_and_dropped_calls() {
     let store = Scripted::new([
         Some(Fault::Before(ErrorKind::Unavailable)),
         Some(Fault::Slow(Duration::from_secs(1))),
@@ -91,7 +91,7 @@ async fn room_comes_back_from_what_failed_and_from_who_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_room_is_told_when_the_journal_stops() {
+async fn a_caller_that_waits_for_room_fails_after_a_stop() {
     for options in [options().with_in_flight_events_max(1), options().with_in_flight_bytes_max(1)] {
         let store = Scripted::new([Some(Fault::Never(ErrorKind::Denied)); 2]);
         let journal = Journal::open(store, options).await.unwrap();

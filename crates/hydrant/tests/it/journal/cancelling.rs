@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::{log, open, options, settle};
 use crate::support::{Fault, Scripted, poll_once};
 
-/// Polls `future` up to `times` times, letting everybody else run in between; whether it was done.
+/// Polls `future` up to `times` times, and lets other tasks run in between. Returns whether it was done.
 async fn poll_times(future: impl Future, times: usize) -> bool {
     let mut future = pin!(future);
     for _ in 0..times {
@@ -20,7 +20,7 @@ async fn poll_times(future: impl Future, times: usize) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_append_dropped_after_any_number_of_polls_is_whole_or_absent() {
+async fn an_append_dropped_at_any_poll_is_whole_or_absent() {
     for faults in [vec![], vec![Fault::After], vec![Fault::Lost], vec![Fault::Slow(Duration::from_secs(1))]] {
         let mut done = false;
         for polls in 0..32 {
@@ -59,7 +59,7 @@ async fn a_caller_dropped_while_it_waits_for_room_writes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_close_goes_on_in_the_background() {
+async fn a_dropped_close_continues_in_the_background() {
     let store = Scripted::new([Some(Fault::Slow(Duration::from_secs(1)))]);
     let journal = open(store.clone()).await;
     let text = "a".to_owned();

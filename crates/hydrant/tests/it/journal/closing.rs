@@ -44,7 +44,7 @@ async fn dropping_the_last_handle_commits_in_the_background() {
 }
 
 #[test]
-fn a_runtime_that_ends_leaves_an_answer_behind() {
+fn a_runtime_that_ends_answers_every_call() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     for options in [options(), options().with_in_flight_events_max(1), options().with_in_flight_bytes_max(1)]
     {

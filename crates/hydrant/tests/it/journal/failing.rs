@@ -75,7 +75,7 @@ async fn an_unknown_outcome_sends_the_same_bytes_under_the_same_ids() {
     assert_eq!(log(&store).await, ["0:a", "1:b"]);
 }
 
-/// The first `Safe` of a group frees its ids; a `Safe` behind an unknown outcome says nothing about it.
+/// A first `Safe` frees the ids of a group; a `Safe` after an unknown outcome says nothing about it.
 #[tokio::test(start_paused = true)]
 async fn a_safe_error_does_not_settle_an_unknown_outcome() {
     let script =
@@ -123,7 +123,7 @@ async fn of_two_journals_over_one_store_one_is_fenced_and_stops() {
 }
 
 #[tokio::test]
-async fn an_error_for_a_person_stops_the_journal() {
+async fn an_error_that_needs_an_operator_stops_the_journal() {
     let store = Scripted::new([Some(Fault::Never(ErrorKind::Corrupt))]);
     let journal = open(store.clone()).await;
     let error = append_each(&journal, &["a"]).await.remove(0).unwrap_err();
@@ -132,7 +132,7 @@ async fn an_error_for_a_person_stops_the_journal() {
 }
 
 #[tokio::test]
-async fn a_store_that_panics_stops_the_journal_and_hangs_nobody() {
+async fn a_store_that_panics_stops_the_journal() {
     let store = Scripted::new([Some(Fault::Panic)]);
     let journal = open(store.clone()).await;
     let error = append_each(&journal, &["a"]).await.remove(0).unwrap_err();
@@ -141,9 +141,9 @@ async fn a_store_that_panics_stops_the_journal_and_hangs_nobody() {
     assert_eq!(journal.close().await.unwrap_err().kind(), ErrorKind::Bug);
 }
 
-/// Those behind a group that stops the journal were never sent, and are told so.
+/// Requests after the group that stops the journal were never sent, and their answer says so.
 #[tokio::test]
-async fn what_was_not_sent_is_told_so() {
+async fn requests_after_a_stop_report_that_nothing_was_written() {
     let store = Scripted::new([Some(Fault::Never(ErrorKind::Denied))]);
     let journal = open(store.clone()).await;
     let (text, snapshot) = ("a".to_owned(), "snapshot".to_owned());

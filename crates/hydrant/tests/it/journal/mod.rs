@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::join_all;
 use hydrant::{Clock, CommitPoint, EventSourceExt, Journal, JournalOptions, ReadFrom, Result, Store};
 
-/// Options of tests: a seed, and a clock that stands still.
+/// Options of tests: a seed, and a clock that does not move.
 fn options() -> JournalOptions {
     JournalOptions::default().with_seed(1).with_clock(Clock::from_fn(|| SystemTime::UNIX_EPOCH))
 }
@@ -39,7 +39,7 @@ async fn append_each(journal: &Journal<String>, texts: &[&str]) -> Vec<Result<u6
     join_all(texts.iter().map(append)).await
 }
 
-/// What the log holds, as `id:payload`.
+/// Returns the events of the log, as `id:payload`.
 async fn log(store: &impl Store) -> Vec<String> {
     let events = store.collect(ReadFrom::Origin).await.unwrap();
     events.iter().map(|event| format!("{}:{}", event.id(), event.decode::<String>().unwrap())).collect()

@@ -15,9 +15,9 @@ enum Change {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Sum {
     total: u64,
-    /// What a fold in another order would not come to.
+    /// Depends on the order of the fold.
     ordered: u64,
-    /// How many changes this very value has seen: a fold from a snapshot sees few.
+    /// How many changes this value was folded from: few, if the fold begins at a snapshot.
     #[serde(skip)]
     seen: u64,
 }
@@ -67,7 +67,7 @@ async fn hydrate_folds_from_the_newest_snapshot() {
 }
 
 #[tokio::test]
-async fn a_snapshot_of_an_outdated_state_is_fenced_and_the_journal_goes_on() {
+async fn a_snapshot_of_an_outdated_state_is_fenced() {
     let store = MemoryStore::default();
     let journal = open(&store, 0).await;
     let at = journal.append(&Change::Added(1)).await.unwrap();
@@ -84,7 +84,7 @@ async fn a_snapshot_of_an_outdated_state_is_fenced_and_the_journal_goes_on() {
     assert_eq!(snapshots, [false, false, true, false]);
 }
 
-/// What is appended beside a snapshot, in the same group, makes it outdated or stands behind it.
+/// An append beside a snapshot, in the same group, makes it outdated or comes after it.
 #[tokio::test]
 async fn a_snapshot_is_an_append_of_its_own() {
     let store = MemoryStore::default();
@@ -103,7 +103,7 @@ async fn a_snapshot_is_an_append_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_rotation_is_due_after_so_many_events_also_over_a_restart() {
+async fn a_rotation_is_due_after_its_events_across_restarts() {
     let store = MemoryStore::default();
     let journal = open(&store, 0).await;
     let mut head = None;
@@ -127,7 +127,7 @@ async fn a_rotation_is_due_after_so_many_events_also_over_a_restart() {
 }
 
 #[tokio::test]
-async fn follow_gives_history_and_then_what_comes() {
+async fn follow_yields_history_and_then_new_events() {
     let store = MemoryStore::default();
     let journal = open(&store, 0).await;
     journal.append_all(&[Change::Added(0), Change::Added(1)]).await.unwrap();

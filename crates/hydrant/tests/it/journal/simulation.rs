@@ -20,13 +20,13 @@ fn fault(rng: &mut fastrand::Rng) -> Option<Fault> {
     }
 }
 
-/// One caller: appends, sometimes gives up waiting. What it was told, by what it appended.
+/// One caller: appends, and sometimes gives up waiting. Returns the answers that it got, by text.
 async fn caller(
     journal: Journal<String>,
     name: usize,
     mut rng: fastrand::Rng,
 ) -> BTreeMap<String, Option<u64>> {
-    let mut told = BTreeMap::new();
+    let mut answers = BTreeMap::new();
     for round in 0..12 {
         tokio::time::sleep(Duration::from_millis(rng.u64(..200))).await;
         let count = rng.usize(1..4);
@@ -37,17 +37,17 @@ async fn caller(
         match tokio::time::timeout(patience, journal.append_all(&texts)).await {
             Ok(Ok(ids)) => {
                 assert!(!bad);
-                told.extend((ids.start().get()..).zip(texts).map(|(id, text)| (text, Some(id))));
+                answers.extend((ids.start().get()..).zip(texts).map(|(id, text)| (text, Some(id))));
             }
             Ok(Err(error)) => {
                 let expected = if bad { ErrorKind::Invalid } else { ErrorKind::Unavailable };
                 assert!(error.kind() == expected || error.kind() == ErrorKind::Unavailable, "{error}");
-                told.extend(texts.into_iter().map(|text| (text, None)));
+                answers.extend(texts.into_iter().map(|text| (text, None)));
             }
-            Err(_) => {} // who gave up knows nothing
+            Err(_) => {} // a caller that gave up knows nothing
         }
     }
-    told
+    answers
 }
 
 async fn run(seed: u64) {
@@ -73,33 +73,33 @@ async fn run(seed: u64) {
     });
     let callers: Vec<_> =
         (0..8).map(|name| tokio::spawn(caller(journal.clone(), name, rng.fork()))).collect();
-    let mut told = BTreeMap::new();
+    let mut answers = BTreeMap::new();
     for caller in callers {
-        told.extend(caller.await.unwrap());
+        answers.extend(caller.await.unwrap());
     }
     journal.close().await.unwrap();
 
     let log = store.collect(ReadFrom::Origin).await.unwrap();
-    // Ids have no gap, and each stands for one event, whatever was sent under it and refused.
+    // Ids have no gap, and each is one event, whatever was sent under it and refused.
     assert!(log.iter().map(|event| event.id().get()).eq(0..log.len() as u64));
     let held: BTreeMap<String, u64> =
         log.iter().map(|event| (event.decode().unwrap(), event.id().get())).collect();
     assert_eq!(held.len(), log.len(), "nothing is there twice");
-    for (text, answer) in &told {
-        assert_eq!(held.get(text), answer.as_ref(), "{text} is held as its caller was told");
+    for (text, answer) in &answers {
+        assert_eq!(held.get(text), answer.as_ref(), "{text} is held as its caller was answered");
     }
     // What one caller appends together is there as a whole, without anything between.
     for (text, id) in held.iter().filter(|(text, _)| !text.ends_with("-0")) {
         let (rest, n) = text.rsplit_once('-').unwrap();
         let before = format!("{rest}-{}", n.parse::<u64>().unwrap() - 1);
-        assert_eq!(held.get(&before), Some(&(id - 1)), "{before} stands before {text}");
+        assert_eq!(held.get(&before), Some(&(id - 1)), "{before} comes before {text}");
     }
     let seen: Vec<Event> = follower.await.unwrap();
     assert_eq!(seen, log, "history, then live: no gap, no duplicate");
 }
 
 #[tokio::test(start_paused = true)]
-async fn under_any_faults_nothing_is_lost_doubled_or_told_wrongly() {
+async fn under_any_faults_the_log_holds_what_was_answered() {
     for seed in seeds(60) {
         run(seed).await;
     }

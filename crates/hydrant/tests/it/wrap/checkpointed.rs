@@ -200,3 +200,23 @@ async fn a_checkpoint_that_cannot_be_written_does_not_make_the_append_safe() {
     assert_eq!((sink.taken(), error.retry()), (vec![0, 1], Retry::AfterCheckpoint));
     assert_eq!(wrapped.checkpoint().await.unwrap(), Checkpoint::Empty);
 }
+
+/// Fault and remedy: another runner moved the entry; an operator ends it, and resumes this one.
+#[tokio::test]
+async fn a_fenced_runner_continues_once_it_is_resumed() {
+    let (sink, store) = (Forgetful::default(), MemoryCheckpoints::default());
+    let (one, other) = (open(sink.clone(), &store).await, open(sink.clone(), &store).await);
+    let log = events(0..6);
+    one.append(batch(&log[..1])).await.unwrap();
+    other.checkpoint().await.unwrap(); // as it was read at open
+    other.append(batch(&log[..2])).await.unwrap_err();
+    for _ in 0..2 {
+        assert_eq!(other.append(batch(&log[..2])).await.unwrap_err().kind(), ErrorKind::Fenced);
+    }
+    assert_eq!(other.checkpoint().await.unwrap().id(), Some(id(0)), "read again");
+    other.append(batch(&log[1..4])).await.unwrap();
+    assert_eq!(one.append(batch(&log[1..4])).await.unwrap_err().kind(), ErrorKind::Fenced);
+    assert_eq!(one.checkpoint().await.unwrap().id(), Some(id(3)));
+    one.append(batch(&log[4..])).await.unwrap();
+    assert_eq!(store.load("listener").await.unwrap().unwrap().checkpoint, Checkpoint::at(&log[5]));
+}

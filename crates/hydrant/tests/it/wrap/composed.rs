@@ -8,7 +8,7 @@ use hydrant::{
     FanOutOptions, Filtered, Mapped, MemoryCheckpoints, MemoryStore, ReadFrom, Result, SecondaryOptions,
 };
 
-use super::{Forgetful, ids};
+use super::{Forgetful, LateJudge, ids};
 use crate::support::{Fault, Scripted, batch, event, seeds};
 
 fn keep(event: &Event) -> bool {
@@ -29,17 +29,57 @@ fn fault(rng: &mut fastrand::Rng) -> Option<Fault> {
     }
 }
 
-/// A pump in small: asks where the sink stands, sends from there, and is killed now and then.
+/// The order of the wrappers, innermost first, and what the innermost sink does with poison.
+#[derive(Clone, Debug)]
+struct Composition {
+    layers: [Layer; 3],
+    judges_late: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layer {
+    Filters,
+    Maps,
+    Buries,
+}
+
+impl Composition {
+    fn random(rng: &mut fastrand::Rng) -> Self {
+        let mut layers = [Layer::Filters, Layer::Maps, Layer::Buries];
+        rng.shuffle(&mut layers);
+        Self { layers, judges_late: rng.bool() }
+    }
+
+    fn around(&self, sink: &Scripted, dead: &Scripted) -> Box<dyn EventSink> {
+        let mut wrapped: Box<dyn EventSink> =
+            if self.judges_late { Box::new(LateJudge(sink.clone())) } else { Box::new(sink.clone()) };
+        for layer in self.layers {
+            wrapped = match layer {
+                Layer::Filters => Box::new(Filtered::new(wrapped, keep)),
+                Layer::Maps => Box::new(Mapped::new(wrapped, map)),
+                Layer::Buries => Box::new(DeadLetter::new(wrapped, dead.clone())),
+            };
+        }
+        wrapped
+    }
+
+    /// Whether a dead letter is the mapped event.
+    fn maps_dead_letters(&self) -> bool {
+        self.layers.iter().rposition(|layer| *layer == Layer::Maps)
+            > self.layers.iter().rposition(|layer| *layer == Layer::Buries)
+    }
+}
+
+/// A pump in small: asks for the sink's checkpoint, sends from there, and is killed now and then.
 async fn pump(
     log: &[Event],
     rng: &mut fastrand::Rng,
     checkpoints: &MemoryCheckpoints,
-    sinks: (&Scripted, &Scripted),
+    open: impl Fn() -> Box<dyn EventSink>,
 ) {
     'restart: loop {
-        let inside = DeadLetter::new(Mapped::new(sinks.0.clone(), map), sinks.1.clone());
-        let sink = Filtered::new(inside, keep);
-        let sink = Checkpointed::open(sink, Arc::new(checkpoints.clone()), "some", "memory").await.unwrap();
+        let store = Arc::new(checkpoints.clone());
+        let sink = Checkpointed::open(open(), store, "some", "memory").await.unwrap();
         loop {
             let next = match sink.checkpoint().await.unwrap().id() {
                 Some(id) if id == log[log.len() - 1].id() => return,
@@ -61,22 +101,27 @@ async fn pump(
 
 #[tokio::test(start_paused = true)]
 async fn kept_events_arrive_in_order_once_each_whatever_fails_and_whenever_it_restarts() {
-    for seed in seeds(40) {
-        println!("HYDRANT_SEED={seed}");
+    for seed in seeds(80) {
         let mut rng = fastrand::Rng::with_seed(seed);
+        let composition = Composition::random(&mut rng);
+        println!("HYDRANT_SEED={seed} {composition:?}");
         let poison: Vec<u64> = (0..100).filter(|_| rng.u8(..6) == 0).collect();
         let text = |id| if poison.contains(&id) { format!("poison {id}") } else { format!("event {id}") };
         let log: Vec<Event> = (0..100).map(|id| Event::new(EventId::new(id), &text(id)).unwrap()).collect();
         let faults = |rng: &mut fastrand::Rng| (0..1_000).map(|_| fault(rng)).collect::<Vec<_>>();
         let (store, dead) = (Scripted::new(faults(&mut rng)), Scripted::new(faults(&mut rng)));
-        store.refuse("poison");
+        if !composition.judges_late {
+            store.refuse("poison");
+        }
+        let open = || composition.around(&store, &dead);
 
-        pump(&log, &mut rng, &MemoryCheckpoints::default(), (&store, &dead)).await;
+        pump(&log, &mut rng, &MemoryCheckpoints::default(), open).await;
 
         let (letters, held): (Vec<Event>, Vec<Event>) =
             log.into_iter().filter(keep).partition(|event| poison.contains(&event.id().get()));
-        let mapped: Vec<Event> = held.iter().map(|event| map(event).unwrap()).collect();
-        assert_eq!(store.collect(ReadFrom::Origin).await.unwrap(), mapped);
+        let mapped = |events: &[Event]| events.iter().map(|event| map(event).unwrap()).collect::<Vec<_>>();
+        assert_eq!(store.collect(ReadFrom::Origin).await.unwrap(), mapped(&held));
+        let letters = if composition.maps_dead_letters() { mapped(&letters) } else { letters };
         assert_eq!(dead.collect(ReadFrom::Origin).await.unwrap(), letters);
     }
 }

@@ -1,12 +1,14 @@
 //! Going on past poison.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hydrant::{
-    DeadLetter, Error, ErrorKind, Event, EventId, EventSink, EventSourceExt, MemoryStore, ReadFrom, Retry,
+    Checkpointed, DeadLetter, Error, ErrorKind, Event, EventId, EventSink, EventSourceExt, MemoryCheckpoints,
+    MemoryStore, ReadFrom, Retry,
 };
 
-use super::ids;
+use super::{LateJudge, ids};
 use crate::support::{Fault, Faulty, Mode, Scripted, batch, events};
 
 /// A log of ten events, of which these are poison.
@@ -77,40 +79,105 @@ async fn when_the_second_sink_fails_nothing_is_passed_over() {
     assert_eq!(ids(&dead.inner).await, [3]);
 }
 
-/// A crash before the checkpoint: everything since is sent again, to both sinks.
+/// A crash before the checkpoint: everything since is sent again, to both sinks, in batches of any length.
 #[tokio::test]
 async fn what_is_sent_again_after_a_restart_changes_nothing() {
-    let poison = [0, 3, 4, 9];
-    let log = log(&poison);
-    for crash in 0..=10 {
-        for from in 0..=crash {
-            let (sink, dead) = (picky([]), MemoryStore::default());
-            let before = DeadLetter::new(sink.clone(), dead.clone());
-            if crash > 0 {
-                before.append(batch(&log[..crash])).await.unwrap();
+    for poison in [&[0, 3, 4, 9][..], &[3], &[8, 9], &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]] {
+        let log = log(poison);
+        for crash in 1..=log.len() {
+            for from in 0..crash {
+                for chunk in [1, 2, 3, 10] {
+                    let (late, picky) = (LateJudge::<MemoryStore>::default(), picky([]));
+                    sent_again(late.clone(), &log, crash, from, chunk, poison).await;
+                    assert_eq!(ids(&late.0).await, others(poison), "crashed at {crash}, sent from {from}");
+                    sent_again(picky.clone(), &log, crash, from, chunk, poison).await;
+                    assert_eq!(ids(&picky).await, others(poison), "crashed at {crash}, sent from {from}");
+                }
             }
-            let wrapped = DeadLetter::new(sink.clone(), dead.clone());
-            if from < 10 {
-                wrapped.append(batch(&log[from..])).await.unwrap();
-            }
-            let reached = if from < 10 { 10 } else { crash as u64 };
-            assert_eq!(ids(&sink).await, others(&poison), "crashed at {crash}, sent from {from}");
-            assert_eq!(ids(&dead).await, poison.map(|id| id.min(reached)));
         }
     }
+}
+
+async fn sent_again(
+    sink: impl EventSink + Clone,
+    log: &[Event],
+    crash: usize,
+    from: usize,
+    chunk: usize,
+    poison: &[u64],
+) {
+    let dead = MemoryStore::default();
+    DeadLetter::new(sink.clone(), dead.clone()).append(batch(&log[..crash])).await.unwrap();
+    let wrapped = DeadLetter::new(sink, dead.clone());
+    for chunk in log[from..].chunks(chunk) {
+        wrapped.append(batch(chunk)).await.unwrap();
+    }
+    assert_eq!(ids(&dead).await, poison);
+}
+
+#[tokio::test]
+async fn a_crash_between_dead_letter_and_checkpoint_is_overcome() {
+    let (sink, dead) = (LateJudge::<MemoryStore>::default(), MemoryStore::default());
+    let checkpoints = Arc::new(MemoryCheckpoints::default());
+    let log = log(&[3]);
+    let open =
+        || Checkpointed::open(DeadLetter::new(sink.clone(), dead.clone()), checkpoints.clone(), "s", "t");
+    open().await.unwrap().append(batch(&log[..2])).await.unwrap();
+    // The batch goes through, and the process is killed before the checkpoint is written.
+    DeadLetter::new(sink.clone(), dead.clone()).append(batch(&log[2..6])).await.unwrap();
+    let wrapped = open().await.unwrap();
+    wrapped.append(batch(&log[2..6])).await.unwrap();
+    assert_eq!(wrapped.inner().counter().load(Ordering::Relaxed), 0, "it was counted before");
+    wrapped.append(batch(&log[6..])).await.unwrap();
+    assert_eq!((ids(&sink.0).await, ids(&dead).await), (others(&[3]), vec![3]));
+}
+
+/// Another event under a held id is no dead letter, whatever the second sink holds.
+#[tokio::test]
+async fn another_history_stays_fenced_although_there_are_dead_letters() {
+    for at in [0, 2, 4, 5] {
+        let (sink, dead) = (LateJudge::<MemoryStore>::default(), MemoryStore::default());
+        let wrapped = DeadLetter::new(sink.clone(), dead.clone());
+        let mut log = log(&[3, 6]);
+        wrapped.append(batch(&log[..8])).await.unwrap();
+        log[at] = Event::new(EventId::new(at as u64), "other").unwrap();
+        let error = DeadLetter::new(sink.clone(), dead.clone()).append(batch(&log)).await.unwrap_err();
+        assert_eq!((error.kind(), error.event()), (ErrorKind::Fenced, Some(EventId::new(at as u64))));
+        assert_eq!((ids(&sink.0).await, ids(&dead).await), (vec![0, 1, 2, 4, 5, 7], vec![3, 6]));
+    }
+}
+
+/// Where the second sink lost its dead letters, nothing is skipped.
+#[tokio::test]
+async fn a_dead_letter_that_was_lost_is_not_passed() {
+    let sink = LateJudge::<MemoryStore>::default();
+    let log = log(&[3]);
+    DeadLetter::new(sink.clone(), MemoryStore::default()).append(batch(&log[..6])).await.unwrap();
+    let wrapped = DeadLetter::new(sink, MemoryStore::default());
+    let error = wrapped.append(batch(&log[..6])).await.unwrap_err();
+    assert_eq!((error.kind(), error.event()), (ErrorKind::Fenced, Some(EventId::new(3))));
 }
 
 #[tokio::test]
 async fn unknown_outcomes_leave_no_hole_and_no_double() {
     let script = [Fault::After, Fault::Lost, Fault::After, Fault::After, Fault::Lost].map(Some);
-    let (sink, dead) = (picky(script), Scripted::new([Some(Fault::After), Some(Fault::Lost)]));
-    let wrapped = DeadLetter::new(sink.clone(), dead.clone());
+    let faults = || Scripted::new([Some(Fault::After), Some(Fault::Lost)]);
     let poison = [0, 5];
-    for chunk in log(&poison).chunks(4) {
-        while wrapped.append(batch(chunk)).await.is_err() {}
+    for chunk in [4, 10] {
+        let (sink, dead) = (picky(script), faults());
+        let (late, its_dead) = (LateJudge(Scripted::new(script)), faults());
+        let wrapped = DeadLetter::new(sink.clone(), dead.clone());
+        let judged = DeadLetter::new(late.clone(), its_dead.clone());
+        for chunk in log(&poison).chunks(chunk) {
+            for sink in [&wrapped as &dyn EventSink, &judged] {
+                while let Err(error) = sink.append(batch(chunk)).await {
+                    assert_eq!(error.kind(), ErrorKind::Unavailable);
+                }
+            }
+        }
+        assert_eq!((ids(&sink).await, ids(&late.0).await), (others(&poison), others(&poison)));
+        assert_eq!((ids(&dead).await, ids(&its_dead).await), (poison.to_vec(), poison.to_vec()));
     }
-    assert_eq!(ids(&sink).await, others(&poison));
-    assert_eq!(ids(&dead).await, poison);
 }
 
 /// `Safe` is only for a batch of which nothing was applied.

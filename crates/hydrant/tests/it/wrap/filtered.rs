@@ -95,3 +95,52 @@ async fn a_log_that_starts_at_a_snapshot_says_where_its_floor_is() {
     let error = store.collect(ReadFrom::Origin).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Pruned { oldest: id(6) });
 }
+
+/// Alone under a pump: after an unknown outcome it asks for the checkpoint, and sends from there.
+#[tokio::test]
+async fn after_asking_it_continues_from_the_checkpoint() {
+    for fault in [Fault::After, Fault::Lost] {
+        let store = Scripted::new([None, Some(fault)]);
+        let wrapped = Filtered::new(store.clone(), even);
+        let log = events(0..12);
+        wrapped.append(batch(&log[..3])).await.unwrap();
+        wrapped.append(batch(&log[3..7])).await.unwrap_err();
+        let from = wrapped.checkpoint().await.unwrap().id().unwrap().get();
+        let from = usize::try_from(from).unwrap() + 1;
+        for chunk in log[from..].chunks(2) {
+            wrapped.append(batch(chunk)).await.unwrap();
+        }
+        assert_eq!(ids(&store).await, [0, 2, 4, 6, 8, 10], "{fault:?}");
+    }
+}
+
+/// A checkpoint that is asked for while all is well hides no loss.
+#[tokio::test]
+async fn a_loss_is_a_gap_until_the_caller_asks_after_it() {
+    let store = Scripted::default();
+    let wrapped = Filtered::new(store.clone(), even);
+    let log = events(0..9);
+    wrapped.append(batch(&log[..3])).await.unwrap();
+    store.empty();
+    assert_eq!(wrapped.checkpoint().await.unwrap(), Checkpoint::Empty);
+    assert_eq!(wrapped.append(batch(&log[3..6])).await.unwrap_err().kind(), ErrorKind::Gap);
+    assert_eq!(wrapped.append(batch(&log[3..6])).await.unwrap_err().kind(), ErrorKind::Gap);
+    assert_eq!(wrapped.checkpoint().await.unwrap(), Checkpoint::Empty);
+    for chunk in log.chunks(2) {
+        wrapped.append(batch(chunk)).await.unwrap();
+    }
+    assert_eq!(ids(&store).await, [0, 2, 4, 6, 8]);
+}
+
+/// Another runner wrote meanwhile. Resumed, this one continues after it.
+#[tokio::test]
+async fn after_fenced_it_asks_the_sink_again() {
+    let store = MemoryStore::default();
+    let (one, other) = (Filtered::new(store.clone(), even), Filtered::new(store.clone(), even));
+    let log = events(0..12);
+    one.append(batch(&log[..3])).await.unwrap();
+    other.append(batch(&log[..7])).await.unwrap();
+    assert_eq!(one.append(batch(&log[7..])).await.unwrap_err().kind(), ErrorKind::Fenced);
+    one.append(batch(&log[7..])).await.unwrap();
+    assert_eq!(ids(&store).await, [0, 2, 4, 6, 8, 10]);
+}

@@ -17,7 +17,7 @@ use crate::lock::{self, Lock, Phase, Record};
 use crate::options::{FileStoreOptions, Fsync};
 use crate::recovery::Ready;
 use crate::rotation;
-use crate::walk::{Item, View, Walk};
+use crate::walk::{Item, Next, View, Walk};
 use crate::wire::{self, Flags, Marks, Opens, Place};
 
 pub(crate) use serve::{
@@ -40,6 +40,8 @@ pub(crate) struct Writer {
     /// Dropped first thing when the log is closed.
     lock: Option<Lock>,
     record: Record,
+    /// The record could not be written to the lock file.
+    is_record_stale: bool,
     file: Arc<dyn DiskFile>,
     identity: Identity,
     /// Where the next commit goes.
@@ -88,6 +90,7 @@ impl Writer {
             options,
             lock: Some(lock),
             record,
+            is_record_stale: false,
             file: ready.file,
             identity: ready.identity,
             end: ready.end,
@@ -162,19 +165,18 @@ impl Writer {
         Ok(fresh)
     }
 
-    /// Compares what is said to be held with what is.
+    /// Compares the events of a batch that should be held with those that are.
     fn check_held(&self, after: Option<EventId>, held: &[Event]) -> Result<()> {
         let view = self.view(self.end);
         let mut walk = Walk::new(self.dir.clone(), ReadFrom::from(after));
-        let mut first = walk.next(&view);
-        if let (Err(error), Some(event)) = (&first, held.first())
+        let mut next = walk.next(&view);
+        if let (Err(error), Some(event)) = (&next, held.first())
             && let ErrorKind::Pruned { oldest } = error.kind()
             && event.id() >= oldest
         {
-            // What lies below the floor is not compared: nothing of it was sent.
-            let before = oldest.prev();
-            walk = Walk::new(self.dir.clone(), ReadFrom::from(before));
-            first = walk.next(&view);
+            // Below the floor there is nothing to compare: the batch has no event there.
+            walk = Walk::new(self.dir.clone(), ReadFrom::from(oldest.prev()));
+            next = walk.next(&view);
         }
         let differs = |event: &Event| {
             let message = "another event is held where this one should be: end the other writer, or give this log \
@@ -182,7 +184,7 @@ impl Writer {
             Error::fenced(message).at(event.id())
         };
         let mut held = held.iter();
-        while let Some(chunk) = first? {
+        while let Next::Chunk(chunk) = next? {
             for item in chunk.items {
                 let Some(event) = held.next() else {
                     return Ok(());
@@ -198,7 +200,7 @@ impl Writer {
             if let Some(error) = chunk.error {
                 return Err(error);
             }
-            first = walk.next(&view);
+            next = walk.next(&view);
         }
         held.next().map_or(Ok(()), |event| Err(differs(event)))
     }

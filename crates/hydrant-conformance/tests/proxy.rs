@@ -1,11 +1,13 @@
-//! Each fault of the TCP proxy, seen from both sides.
+//! Each fault of the TCP proxy, seen from both sides, and faults that do not fire.
+
+#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use test_servers::proxy::{Fault, Tcp, When};
+use hydrant_conformance::proxy::{Fault, Tcp, When};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
@@ -156,7 +158,7 @@ async fn cut_within_the_server_sees_so_many_bytes() {
 }
 
 #[tokio::test]
-async fn cut_after_the_server_has_it_and_the_client_knows_nothing() {
+async fn cut_after_the_server_sees_all_and_the_client_nothing() {
     let (proxy, got) = proxy().await;
     proxy.once(When::Sends(b"COMMIT".to_vec()), Fault::CutAfter);
     let mut stream = connected(&proxy).await;
@@ -192,6 +194,9 @@ async fn an_exchange_that_is_too_short_to_break_leaves_the_next_alone() {
         proxy.once(When::Exchange(1), fault);
         assert_eq!(ask(&mut stream, "a\n").await.unwrap(), "ok a\n", "{fault:?}");
         assert_eq!(ask(&mut stream, "longer\n").await.unwrap(), "ok longer\n", "{fault:?}");
+        let unfired = proxy.unfired();
+        assert!(unfired.len() == 1 && unfired[0].ends_with("(the exchange was too short)"), "{unfired:?}");
+        proxy.heal().await;
     }
     assert_eq!(text(&got), "a\nlonger\na\nlonger\n");
 }
@@ -208,7 +213,7 @@ async fn a_delay_is_at_least_that_long() {
 }
 
 #[tokio::test]
-async fn a_black_hole_tells_nobody_and_loses_nothing() {
+async fn a_black_hole_closes_nothing_and_loses_nothing() {
     let (proxy, got) = proxy().await;
     let mut stream = connected(&proxy).await;
     proxy.always(Fault::BlackHole).await;
@@ -251,4 +256,58 @@ async fn closed_connections_are_no_longer_open() {
         tokio::task::yield_now().await;
     }
     assert_eq!(proxy.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_late_request_arrives_after_the_client_was_cut_off() {
+    let (proxy, got) = proxy().await;
+    proxy.once(When::Exchange(1), Fault::ArriveLate(Duration::from_millis(30)));
+    assert!(is_cut(&ask(&mut connected(&proxy).await, "late\n").await));
+    assert_eq!(text(&got), "");
+    assert_eq!(ask(&mut connected(&proxy).await, "next\n").await.unwrap(), "ok next\n");
+    while text(&got) != "next\nlate\n" {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn one_request_in_a_black_hole_waits_until_healed() {
+    let (proxy, got) = proxy().await;
+    proxy.once(When::Exchange(1), Fault::BlackHole);
+    let mut held = connected(&proxy).await;
+    held.write_all(b"held\n").await.unwrap();
+    while !proxy.unfired().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(ask(&mut connected(&proxy).await, "other\n").await.unwrap(), "ok other\n");
+    assert_eq!(text(&got), "other\n");
+    proxy.heal().await;
+    assert_eq!(ask(&mut held, "").await.unwrap(), "ok held\n");
+}
+
+#[tokio::test]
+async fn each_kind_of_failure_fires_and_is_named_until_then() {
+    let (proxy, _) = proxy().await;
+    let mut kinds = 0;
+    while proxy.arm(kinds, When::Sends(b"write".to_vec())) {
+        let mut stream = connected(&proxy).await;
+        assert_eq!(ask(&mut stream, "read\n").await.unwrap(), "ok read\n");
+        let unfired = proxy.unfired();
+        assert!(unfired.len() == 1 && unfired[0].contains("bytes with \"write\""), "{unfired:?}");
+        drop(tokio::time::timeout(Duration::from_millis(100), ask(&mut stream, "write\n")).await);
+        assert_eq!(proxy.unfired(), [""; 0], "kind {kinds}");
+        proxy.heal().await;
+        kinds += 1;
+    }
+    assert_eq!(kinds, 8);
+}
+
+#[tokio::test]
+#[should_panic(
+    expected = "armed, and not fired when the proxy was dropped: CutBefore at an exchange, 2 away"
+)]
+async fn a_fault_that_does_not_fire_fails_the_test() {
+    let (proxy, _) = proxy().await;
+    proxy.once(When::Exchange(3), Fault::CutBefore);
+    assert_eq!(ask(&mut connected(&proxy).await, "a\n").await.unwrap(), "ok a\n");
 }
