@@ -163,11 +163,12 @@ impl Hub {
     }
 
     pub(crate) fn status(&self) -> FanOutStatus {
+        // At once: a secondary that is being detached moves from the one to the other.
         let mut secondaries = self.members.read(|members| {
             let absent = members.absent.iter().map(|(name, absent)| absent.status(name, &self.feed));
-            absent.collect::<Vec<_>>()
+            let attached = members.attached.values().map(|secondary| secondary.status(&self.feed));
+            absent.chain(attached).collect::<Vec<_>>()
         });
-        secondaries.extend(self.secondaries().iter().map(|secondary| secondary.status(&self.feed)));
         secondaries.sort_by(|a, b| a.name.cmp(&b.name));
         FanOutStatus {
             target: self.settings.target.clone(),
