@@ -13,6 +13,9 @@ use crate::support::{batch, event, events, id, safe};
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// Whether a status shows a change.
+type Seen = fn(&SecondaryStatus) -> bool;
+
 async fn attached(sink: &Server, options: SecondaryOptions) -> FanOut<MemoryStore> {
     let log = FanOut::open(MemoryStore::default(), FanOutOptions::default().with_seed(1)).await.unwrap();
     log.attach("sink", sink.clone(), options).await.unwrap();
@@ -169,7 +172,6 @@ async fn each_change_wakes_the_watch() {
     log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
     until(&log, "sink", SecondaryState::Live).await;
     let mut changes = Box::pin(log.watch());
-    type Seen = fn(&SecondaryStatus) -> bool;
     let cases: [(&str, Seen); 6] = [
         ("append", |now| now.checkpoint == Some(id(0))),
         ("fail", |now| now.state == SecondaryState::Retrying && now.last_error.is_some()),
