@@ -390,11 +390,6 @@ mod tests {
         Place::Event(event(id))
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "reads as a position")]
-    fn id(id: u64) -> Option<EventId> {
-        Some(EventId::new(id))
-    }
-
     fn ids(look: Result<Look>) -> Vec<u64> {
         match look.unwrap() {
             Look::Events(events) => events.iter().map(|event| event.id().get()).collect(),
@@ -433,16 +428,16 @@ mod tests {
         assert!(is_below(feed.look(Some(&at(0)), 9, 9999)));
         assert_eq!(ids(feed.look(Some(&at(1)), 9, 9999)), [2, 3, 4]);
         assert_eq!(feed.lag(None).0, 5);
-        assert_eq!(feed.lag(id(0)).0, 4);
-        assert_eq!(feed.lag(id(3)).0, 1);
-        assert_eq!(feed.lag(id(4)), (0, None));
+        assert_eq!(feed.lag(Some(EventId::new(0))).0, 4);
+        assert_eq!(feed.lag(Some(EventId::new(3))).0, 1);
+        assert_eq!(feed.lag(Some(EventId::new(4))), (0, None));
     }
 
     #[test]
     fn events_staged_twice_change_nothing() {
         let feed = feed(Checkpoint::at(&event(3)), 10);
-        feed.stage(id(1), &events(2..6)).unwrap();
-        feed.stage(id(3), &events(4..6)).unwrap();
+        feed.stage(Some(EventId::new(1)), &events(2..6)).unwrap();
+        feed.stage(Some(EventId::new(3)), &events(4..6)).unwrap();
         feed.publish(at(5)).unwrap();
         assert_eq!(ids(feed.look(Some(&at(3)), 9, 9999)), [4, 5]);
     }
@@ -450,8 +445,8 @@ mod tests {
     #[test]
     fn a_ring_with_a_hole_starts_anew() {
         let feed = feed(Checkpoint::at(&event(3)), 10);
-        feed.stage(id(3), &events(4..6)).unwrap();
-        feed.stage(id(8), &events(9..11)).unwrap();
+        feed.stage(Some(EventId::new(3)), &events(4..6)).unwrap();
+        feed.stage(Some(EventId::new(8)), &events(9..11)).unwrap();
         feed.publish(at(10)).unwrap();
         assert!(is_below(feed.look(Some(&at(5)), 9, 9999)));
         assert_eq!(ids(feed.look(Some(&at(8)), 9, 9999)), [9, 10]);
@@ -463,7 +458,7 @@ mod tests {
         feed.stage(None, &events(0..3)).unwrap();
         feed.publish(at(5)).unwrap();
         assert!(is_below(feed.look(Some(&at(2)), 9, 9999)));
-        assert_eq!(feed.head(), id(5));
+        assert_eq!(feed.head(), Some(EventId::new(5)));
     }
 
     #[test]
@@ -471,8 +466,8 @@ mod tests {
         let feed = feed(Checkpoint::Empty, 10);
         feed.stage(None, &events(0..6)).unwrap();
         feed.publish(at(3)).unwrap();
-        assert!(diverges(feed.stage(id(2), &[other(3), other(4)])));
-        assert!(diverges(feed.stage(id(1), &[event(2), event(4)])), "the log lost event 3");
+        assert!(diverges(feed.stage(Some(EventId::new(2)), &[other(3), other(4)])));
+        assert!(diverges(feed.stage(Some(EventId::new(1)), &[event(2), event(4)])), "the log lost event 3");
         assert!(diverges(feed.publish(at(2))), "the log lost its tail");
         assert!(diverges(feed.publish(Place::Event(other(3)))));
         assert!(diverges(feed.publish(Place::Event(other(5)))));
@@ -484,9 +479,9 @@ mod tests {
         let feed = feed(Checkpoint::Empty, 10);
         feed.stage(None, &events(0..6)).unwrap();
         feed.publish(at(3)).unwrap();
-        feed.stage(id(3), &[other(4)]).unwrap();
+        feed.stage(Some(EventId::new(3)), &[other(4)]).unwrap();
         feed.publish(Place::Event(other(4))).unwrap();
         assert_eq!(ids(feed.look(Some(&at(3)), 9, 9999)), [4]);
-        assert!(diverges(feed.look(Some(&at(5)), 9, 9999).map(drop)) || feed.head() == id(4));
+        assert!(diverges(feed.look(Some(&at(5)), 9, 9999).map(drop)) || feed.head() == Some(EventId::new(4)));
     }
 }

@@ -26,7 +26,7 @@ pub(crate) struct Hub {
     pub(crate) feed: Arc<Feed>,
     pub(crate) source: Arc<dyn EventSource>,
     pub(crate) roster: Arc<dyn CheckpointStore>,
-    /// Wakes whatever waits for the log or its secondaries.
+    /// Wakes all tasks that wait for the log or its secondaries.
     pub(crate) signal: Signal,
     pub(crate) settings: Settings,
     /// Held while the roster gains or loses a name.
@@ -55,7 +55,7 @@ pub(super) struct Members {
     pub(super) is_closing: bool,
 }
 
-/// A name of the roster that is not attached here. It holds back `prune` all the same.
+/// A name of the roster that is not attached here. It still holds back `prune`.
 pub(super) struct Absent {
     pub(super) target: String,
     pub(super) position: Option<EventId>,
@@ -127,7 +127,7 @@ impl Hub {
         self.secondary(name).map(|secondary| secondary.resume())
     }
 
-    /// Whether the log takes another append.
+    /// Checks that the log takes another append.
     ///
     /// # Errors
     /// `Closed`, or `Diverged` if that stopped the log; nothing of the append was applied.
@@ -145,7 +145,7 @@ impl Hub {
         }
     }
 
-    /// Every attached sink that has a checkpoint contradicts the primary.
+    /// The error of a primary that every attached sink with a checkpoint contradicts.
     pub(crate) fn stale(&self) -> Option<Error> {
         let known: Vec<_> =
             self.secondaries().iter().filter_map(|secondary| secondary.has_diverged()).collect();
@@ -163,11 +163,12 @@ impl Hub {
     }
 
     pub(crate) fn status(&self) -> FanOutStatus {
+        // At once: a secondary that is being detached moves from the one to the other.
         let mut secondaries = self.members.read(|members| {
             let absent = members.absent.iter().map(|(name, absent)| absent.status(name, &self.feed));
-            absent.collect::<Vec<_>>()
+            let attached = members.attached.values().map(|secondary| secondary.status(&self.feed));
+            absent.chain(attached).collect::<Vec<_>>()
         });
-        secondaries.extend(self.secondaries().iter().map(|secondary| secondary.status(&self.feed)));
         secondaries.sort_by(|a, b| a.name.cmp(&b.name));
         FanOutStatus {
             target: self.settings.target.clone(),
@@ -178,7 +179,7 @@ impl Hub {
         }
     }
 
-    /// The status now, and again after each change; changes in quick succession are one.
+    /// Yields the status now, and again after each change; changes in quick succession are one.
     pub(crate) fn watch(self: &Arc<Self>) -> impl Stream<Item = FanOutStatus> + Send + use<> {
         let state = (self.signal.subscribe(), Arc::downgrade(self), true);
         stream::unfold(state, |(mut changed, hub, first)| async move {
@@ -200,7 +201,7 @@ impl Hub {
         secondaries.iter().map(|secondary| secondary.laggard(&self.feed)).collect()
     }
 
-    /// What each secondary has not got of what was acknowledged.
+    /// The acknowledged events that each secondary does not have.
     pub(crate) fn laggards(&self) -> Laggards {
         self.laggards_of(&self.without(self.feed.newest()))
     }
@@ -226,7 +227,7 @@ impl Hub {
         self.without(self.feed.head()).iter().all(|secondary| secondary.is_parked())
     }
 
-    /// From here on, nothing is appended or attached.
+    /// Refuses appends and attaches from now on.
     pub(crate) fn begin_to_close(&self) {
         self.members.update(|members| members.is_closing = true);
     }
@@ -235,13 +236,13 @@ impl Hub {
         self.members.read(|members| members.is_closing)
     }
 
-    /// Lets the secondaries drain until the deadline, ends all tasks, and reports what each has not got.
+    /// Lets the secondaries drain until the deadline, ends all tasks, and reports what each does not have.
     ///
     /// # Cancel safety
     /// Nothing is lost: the next call waits for the same pumps.
     pub(crate) async fn close(&self, deadline: Instant) -> Laggards {
         self.begin_to_close();
-        // Pumps deliver what is left, report to the roster, and end.
+        // Pumps deliver what is left, record their progress, and end.
         self.feed.close();
         let all_ended = || mutant("close-without-waiting") || self.running().is_empty();
         let drained = tokio::time::timeout_at(deadline, self.signal.until(all_ended)).await;
@@ -341,7 +342,7 @@ impl Absent {
     }
 }
 
-/// Sets the gauges, and wakes those that watch the status when time alone changed it.
+/// Sets the gauges, and wakes the streams of `watch` when only time changed a state.
 async fn report(hub: Weak<Hub>) {
     let mut clock = tokio::time::interval(REPORT_INTERVAL);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -1,4 +1,4 @@
-//! How far a log may be pruned: nothing is removed that a secondary of the roster still needs.
+//! How far a log may be pruned without removing what a secondary of the roster still needs.
 
 use std::time::Duration;
 

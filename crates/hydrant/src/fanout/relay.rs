@@ -56,7 +56,7 @@ impl Relay {
     /// Opens a relay over a log.
     ///
     /// # Errors
-    /// What the roster meets. The source is read once a secondary is attached.
+    /// Any error of the roster. The source is read once a secondary is attached.
     ///
     /// # Cancel safety
     /// A dropped future has started nothing.
@@ -82,10 +82,10 @@ impl Relay {
     /// Adds a secondary, at any time; see [`FanOut::attach`](crate::FanOut::attach).
     ///
     /// # Errors
-    /// `Invalid` for a name that is attached already or belongs to another target; what the roster meets.
+    /// `Invalid` for a name that is attached already or belongs to another target; any error of the roster.
     ///
     /// # Cancel safety
-    /// Dropped, it has attached nothing; the roster may have the name already. Call it again.
+    /// As [`FanOut::attach`](crate::FanOut::attach).
     pub async fn attach(
         &self,
         name: &str,
@@ -95,18 +95,18 @@ impl Relay {
         self.hub.attach(name, Arc::new(sink), options).await
     }
 
-    /// Removes a secondary from the relay and from the roster.
+    /// Removes a secondary from the relay and from the roster; see [`FanOut::detach`](crate::FanOut::detach).
     ///
     /// # Errors
-    /// `Invalid` for a name that the roster does not have; what the roster meets.
+    /// `Invalid` for a name that the roster does not have; any error of the roster.
     ///
     /// # Cancel safety
-    /// Dropped, it completes all the same; call it again to learn the result.
+    /// As [`FanOut::detach`](crate::FanOut::detach).
     pub async fn detach(&self, name: &str) -> Result<()> {
         self.hub.detach(name).await
     }
 
-    /// Stops a secondary until [`resume`](Relay::resume); the others continue.
+    /// Stops a secondary until an operator [resumes](Relay::resume) it; the others continue.
     ///
     /// # Errors
     /// `Invalid` for a name that is not attached.
@@ -125,23 +125,23 @@ impl Relay {
     /// Waits until all attached secondaries have disposed of `id`.
     ///
     /// # Errors
-    /// The secondaries that had not when `timeout` was over, by name.
+    /// The secondaries that had not done so within `timeout`.
     ///
     /// # Cancel safety
-    /// It only waits.
+    /// Only waits.
     pub async fn delivered(&self, id: EventId, timeout: Duration) -> Result<(), Laggards> {
         self.hub.delivered(id, timeout).await
     }
 
     /// Waits until the source has ended ([`RelayOptions::follow`] off, or an error that retrying cannot help) and every
-    /// secondary has all of it or is parked; or until all are parked; or until the relay is closed. Reports what each
-    /// secondary has not got.
+    /// secondary has all of it or is parked; or until all are parked; or until the relay is closed. Before a secondary is
+    /// attached, it waits. Reports what each secondary does not have.
     ///
     /// # Errors
-    /// The error that the source ended with.
+    /// The error that the source ended with; then the log is not complete.
     ///
     /// # Cancel safety
-    /// It only waits.
+    /// Only waits.
     pub async fn finished(&self) -> Result<Laggards> {
         let hub = &self.hub;
         let finished = || {
@@ -152,23 +152,23 @@ impl Relay {
         hub.feed.failed().map_or_else(|| Ok(hub.laggards()), Err)
     }
 
-    /// The log and its secondaries, as they are now; its head is what has been read so far.
+    /// Returns the log and its secondaries, as they are now; the head is the newest event read.
     pub fn status(&self) -> FanOutStatus {
         self.hub.status()
     }
 
-    /// The status now, and again after each change; changes in quick succession are one.
+    /// Yields the status now, and again after each change; changes in quick succession are one.
     pub fn watch(&self) -> impl Stream<Item = FanOutStatus> + Send + use<> {
         self.hub.watch()
     }
 
     /// Reads no more, lets the secondaries drain for at most `timeout`, ends all tasks, and reports what each secondary
-    /// has not got of what was read.
+    /// does not have of what was read.
     ///
     /// Returns within `timeout` (100 ms if it is less), and another 100 ms if tasks had to be aborted.
     ///
     /// # Cancel safety
-    /// Dropped, it leaves a relay that reads no more; call it again to wait for the end of its tasks.
+    /// A dropped future leaves a relay that reads no more; call it again to wait for the end of its tasks.
     pub async fn close(&self, timeout: Duration) -> Laggards {
         let deadline = later(timeout.max(CLOSE_MIN));
         self.hub.begin_to_close();
@@ -209,12 +209,13 @@ type Fed = Option<Place>;
 /// Reads the source until it ends or fails. It may be another copy of the log than before, as after a failover. So the
 /// read begins with the event that came last, and compares it.
 async fn feed(hub: &Hub, options: &RelayOptions, fed: &mut Option<Fed>) -> Result<()> {
-    if fed.is_none() {
+    let fed = if let Some(fed) = fed {
+        fed
+    } else {
         let start = start(hub).await?;
         hub.feed.restart(start.clone());
-        *fed = Some(start);
-    }
-    let fed = fed.get_or_insert_default();
+        fed.insert(start)
+    };
     let read = |from: ReadFrom| if options.follow { hub.source.follow(from) } else { hub.source.read(from) };
     let mut source = lineage::open(read, fed.as_ref()).await?.fuse();
     while let Some(chunk) = next_ready(&mut source, options.ring_bytes_max.min(CHUNK_BYTES)).await {
@@ -224,7 +225,7 @@ async fn feed(hub: &Hub, options: &RelayOptions, fed: &mut Option<Fed>) -> Resul
             hub.feed.publish(Place::Event(last.clone()))?;
             *fed = Some(Place::Event(last));
         }
-        // An error is the last item: what came before it was fed first.
+        // The events before the error were fed first.
         if let Some(error) = chunk.error {
             return Err(error);
         }

@@ -14,7 +14,7 @@ use crate::store::CheckpointCell;
 use crate::{Checkpoint, Error, ErrorKind, EventSink, Result, Retry};
 
 impl Hub {
-    /// Enters the roster and starts the pump; the sink itself is not waited for.
+    /// Enters the roster and starts the pump; does not wait for the sink.
     pub(crate) async fn attach(
         self: &Arc<Self>,
         name: &str,
@@ -46,7 +46,7 @@ impl Hub {
             Arc::new(Secondary::new(name, cell.target(), Arc::downgrade(&sink), &options, &self.signal));
         let pump = Pump::new(self.clone(), secondary.clone(), sink, options, cell);
         self.members.update(|members| {
-            // The log may have been closed meanwhile; and then nothing may be delivered any more.
+            // If the log was closed meanwhile, nothing may be delivered any more.
             if !mutant("attach-after-close") {
                 members.admits(name)?;
             }
@@ -87,8 +87,8 @@ impl Hub {
         })
     }
 
-    /// Ends the pump, and leaves the roster, in a task of its own: a caller that is dropped leaves no secondary half
-    /// removed.
+    /// Ends the pump, and removes the name from the roster, in a task of its own: a dropped caller leaves no secondary
+    /// half removed.
     pub(crate) async fn detach(self: &Arc<Self>, name: &str) -> Result<()> {
         let (hub, name) = (self.clone(), name.to_owned());
         let removing = tokio::spawn(async move { hub.remove(&name).await });
@@ -158,7 +158,7 @@ impl Members {
     }
 }
 
-/// Marks a secondary as ended, however its task ends.
+/// Marks a secondary as ended when its task ends, also by a panic or an abort.
 struct Ended(Arc<Secondary>);
 
 impl Drop for Ended {

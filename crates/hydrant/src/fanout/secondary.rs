@@ -19,7 +19,7 @@ use crate::{Checkpoint, Error, ErrorKind, EventId, EventSink, Result};
 /// The newest event that was disposed of, with all before it; `None` before the first.
 pub(crate) type Position = Option<EventId>;
 
-/// A secondary is live as long as the oldest event that it has not got is younger than this.
+/// A secondary is live as long as the oldest event that it does not have is younger than this.
 const LIVE_LAG_MAX: Duration = Duration::from_secs(1);
 
 /// What a pump has to do, by an operator's wish or at the end of the log.
@@ -38,7 +38,7 @@ pub(crate) struct Secondary {
     pub(crate) target: String,
     pub(crate) lag_events_max: Option<u64>,
     pub(crate) wanted: watch::Sender<Wanted>,
-    /// Ends the pump's task, however it is.
+    /// Aborts the pump's task.
     pub(crate) abort: OnceLock<AbortHandle>,
     batch_events_max: usize,
     linger_max: Duration,
@@ -193,7 +193,7 @@ impl Secondary {
         self.log_recovery(recovered);
     }
 
-    /// The sink has everything: whatever failed before is over.
+    /// The sink has everything, so it has recovered.
     pub(crate) fn at_head(&self) {
         if self.progress.read(|progress| progress.last_error.is_some()) {
             self.log_recovery(self.progress.update(|progress| progress.last_error.take()));
@@ -246,7 +246,7 @@ impl Secondary {
     /// reported its checkpoint.
     ///
     /// # Errors
-    /// What the sink meets, or that it does not reply.
+    /// Any error of the sink, or that it does not reply.
     pub(crate) async fn durable(&self, patience: Duration) -> Result<Option<Position>> {
         let Some(acknowledged) = self.position() else { return Ok(None) };
         let Some(sink) = self.sink.upgrade() else { return Err(Error::closed("its pump has ended")) };
@@ -290,7 +290,7 @@ impl Secondary {
         })
     }
 
-    /// What it has not got of the events up to the newest one acknowledged, durable or not.
+    /// The events that it does not have, up to the newest one acknowledged, durable or not.
     pub(crate) fn laggard(&self, feed: &Feed) -> Laggard {
         let status = self.status(feed);
         Laggard {
@@ -303,7 +303,7 @@ impl Secondary {
         }
     }
 
-    /// Publishes the gauges; called on a clock, so that a sink that hangs is seen to lag.
+    /// Sets the gauges.
     #[expect(clippy::cast_precision_loss, reason = "a gauge is an f64")]
     pub(crate) fn report(&self, status: &SecondaryStatus) {
         self.meters.lag_events.set(status.lag_events as f64);

@@ -1,4 +1,4 @@
-//! State that others wait for, which cannot change without waking them.
+//! State that tasks wait for, which cannot change without waking them.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,7 +22,7 @@ impl Signal {
     /// Waits until `done`.
     ///
     /// # Cancel safety
-    /// It only waits.
+    /// Only waits.
     pub(crate) async fn until(&self, done: impl Fn() -> bool) {
         let mut woken = self.subscribe();
         loop {
@@ -36,7 +36,7 @@ impl Signal {
     }
 }
 
-/// A value that waiting conditions read: each change wakes them, so that none can be forgotten.
+/// A value that waiting conditions read. Each change wakes them, so that no wake-up can be forgotten.
 pub(crate) struct Watched<T> {
     value: Mutex<T>,
     signal: Signal,

@@ -310,10 +310,9 @@ fn lost() -> Error {
     .with_retry(Retry::AfterCheckpoint)
 }
 
-/// The pause before the next attempt. Never zero: a loop that does not pause starves its runtime.
+/// The pause before the next attempt.
 fn pause(rng: &mut fastrand::Rng, attempt: u32, options: &JournalOptions) -> Duration {
-    const MIN: Duration = Duration::from_millis(1);
-    backoff(rng, attempt, options.backoff_min, options.backoff_max).max(MIN)
+    backoff(rng, attempt, options.backoff_min, options.backoff_max)
 }
 
 impl<T> Clone for Journal<T> {

@@ -323,7 +323,7 @@ async fn streams_end_with_the_log_however_it_ends() {
             _ => ErrorKind::Closed,
         };
         drop(log);
-        let ended = tokio::time::timeout(SECOND, waiting).await.expect("it waits for ever").unwrap();
+        let ended = tokio::time::timeout(SECOND, waiting).await.expect("it never ends").unwrap();
         assert_eq!(ended.unwrap().unwrap_err().kind(), expected, "{how}");
         for at in 0..6 {
             assert_eq!(behind.next().await.unwrap().unwrap(), event(at), "{how}");
@@ -331,7 +331,7 @@ async fn streams_end_with_the_log_however_it_ends() {
         behind.next().await.unwrap().unwrap_err();
         assert!(behind.next().await.is_none());
         // Although `behind` is held.
-        tokio::time::timeout(SOON, watching).await.expect("the watch waits for ever").unwrap();
+        tokio::time::timeout(SOON, watching).await.expect("the watch never ends").unwrap();
     }
 }
 
@@ -344,6 +344,6 @@ async fn the_watch_ends_with_the_log_although_a_stream_is_held() {
     drop(log);
     // Its tasks are not gone yet, so there is a last status.
     assert!(changes.next().await.is_some());
-    let ended = tokio::time::timeout(SOON, changes.next()).await.expect("it waits for ever");
+    let ended = tokio::time::timeout(SOON, changes.next()).await.expect("it never ends");
     assert!(ended.is_none());
 }

@@ -118,7 +118,7 @@ async fn without_a_deadline_the_outcome_is_resolved_in_time() {
     }
 }
 
-/// An unknown outcome that nobody settles is looked for ever more rarely, and found.
+/// An unknown outcome that no caller settles is looked for more and more rarely, and found.
 #[tokio::test(start_paused = true)]
 async fn an_open_outcome_is_looked_for_rarely() {
     let primary = Server::default();

@@ -67,7 +67,7 @@ async fn relayed(server: &Server) -> (Relay, MemoryStore) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_breaks_off_is_read_on_and_nothing_comes_twice() {
+async fn a_source_that_breaks_off_is_read_again_without_duplicates() {
     let server = Server::holding(&events(0..10)).await;
     let (relay, sink) = relayed(&server).await;
     for end in 10..15 {
@@ -79,7 +79,7 @@ async fn a_source_that_breaks_off_is_read_on_and_nothing_comes_twice() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_copy_that_lost_the_tail_and_went_on_without_it_ends_the_relay() {
+async fn a_copy_that_continued_without_the_tail_ends_the_relay() {
     let other = |id: u64| Event::new(EventId::new(id), "another").unwrap();
     let under_the_same_ids = [events(0..8), vec![other(8), other(9), other(10)]].concat();
     let all_but_the_last = [events(0..9), vec![other(9), other(10)]].concat();
@@ -93,7 +93,7 @@ async fn a_copy_that_lost_the_tail_and_went_on_without_it_ends_the_relay() {
     }
 }
 
-/// As a standby does that lags, and catches up.
+/// A standby that lags, and catches up.
 #[tokio::test(start_paused = true)]
 async fn a_copy_that_is_behind_is_waited_for() {
     let server = Server::holding(&events(0..10)).await;

@@ -128,7 +128,7 @@ async fn a_sink_that_panics_in_its_set_up_parks_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_primary_whose_reads_panic_parks_only_who_reads() {
+async fn a_primary_whose_reads_panic_parks_only_the_reader() {
     let primary = Early::new(At::Read);
     primary.store.append(batch(&events(0..3))).await.unwrap();
     let log = FanOut::open(primary.clone(), FanOutOptions::default()).await.unwrap();
@@ -155,7 +155,7 @@ async fn a_source_that_panics_ends_its_relay_with_a_bug() {
     }
 }
 
-/// A future that panics when it is dropped: at its time-out, or because an operator wants something else.
+/// A future that panics when it is dropped, at its time-out or by an operator.
 #[tokio::test(start_paused = true)]
 async fn a_call_that_panics_when_dropped_parks_its_sink() {
     for by_operator in [true, false] {

@@ -1,4 +1,4 @@
-//! A relay: the same pumps over a log that somebody else writes.
+//! A relay: the same pumps over a log that another program writes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -74,7 +74,7 @@ async fn a_hung_secondary_holds_up_neither_the_source_nor_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn finished_reports_who_is_parked() {
+async fn finished_reports_what_is_parked() {
     let log = MemoryStore::default();
     log.append(batch(&events(0..50))).await.unwrap();
     let relay = relay(&log, RelayOptions::default().with_follow(false).with_ring(16, 1 << 20)).await;
@@ -94,7 +94,7 @@ async fn dropping_the_last_handle_ends_the_tasks() {
     assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), before);
 }
 
-/// Its own log cannot be read any more: reading it panics.
+/// Panics when it is followed.
 struct Broken;
 
 impl EventSource for Broken {
@@ -108,7 +108,7 @@ impl EventSource for Broken {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_panics_ends_the_relay_and_is_told() {
+async fn a_source_that_panics_ends_the_relay_with_its_error() {
     let roster = Arc::new(MemoryCheckpoints::default());
     let relay = Relay::open(Broken, roster, RelayOptions::default()).await.unwrap();
     relay.attach("a", MemoryStore::default(), SecondaryOptions::default()).await.unwrap();
@@ -117,7 +117,7 @@ async fn a_source_that_panics_ends_the_relay_and_is_told() {
     assert_eq!(relay.status().stopped.unwrap().kind(), ErrorKind::Bug);
 }
 
-/// Moves an entry at once, and takes a second to say so.
+/// Moves an entry at once, and replies a second later.
 #[derive(Clone, Default)]
 struct SlowAnswer(MemoryCheckpoints);
 
@@ -143,9 +143,9 @@ impl CheckpointStore for SlowAnswer {
     }
 }
 
-/// The pump gives up what it does when it is parked; that its entry moved all the same is not another's work.
+/// The pump drops its swap when it is parked. That the entry moved all the same is no other runner.
 #[tokio::test(start_paused = true)]
-async fn parked_while_the_roster_is_told_it_does_not_fence_itself() {
+async fn a_pump_parked_during_a_swap_does_not_fence_itself() {
     let log = MemoryStore::default();
     let roster = SlowAnswer::default();
     let relay = Relay::open(log.clone(), Arc::new(roster.clone()), RelayOptions::default()).await.unwrap();
@@ -185,7 +185,7 @@ async fn a_relay_without_memory_for_events_does_not_stall() {
     }
 }
 
-/// Takes what it is given, and cannot tell where it stands.
+/// Takes every event, and has no checkpoint.
 #[derive(Clone, Default)]
 struct Forgetful(Arc<std::sync::Mutex<Vec<u64>>>);
 

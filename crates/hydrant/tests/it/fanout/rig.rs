@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use hydrant::{
     Batch, Checkpoint, CheckpointEntry, CheckpointStore, CommitPoint, Durability, Error, Event, EventSink,
-    EventSource, EventStream, MemoryCheckpoints, MemoryStore, Primary, Prune, ReadFrom, Result,
+    EventSource, EventSourceExt, EventStream, MemoryCheckpoints, MemoryStore, Primary, Prune, ReadFrom,
+    Result,
 };
 use tokio::sync::watch;
 
@@ -246,7 +247,8 @@ impl Primary for Server {
 #[derive(Clone, Default)]
 pub struct Accepting {
     accepted: Arc<Mutex<MemoryStore>>,
-    pub durable: MemoryStore,
+    durable: Arc<Mutex<MemoryStore>>,
+    roster: MemoryCheckpoints,
     pub append: Switch,
     pub checkpoint: Switch,
     checkpoints: Arc<AtomicU64>,
@@ -254,17 +256,25 @@ pub struct Accepting {
 
 impl Accepting {
     pub async fn sync(&self) {
-        let after = self.durable.checkpoint().await.unwrap().id();
-        let ready: Vec<_> = self.accepted().read(after.into()).map(Result::unwrap).collect().await;
-        append_log(&self.durable, &ready).await;
+        let durable = self.durable();
+        let after = durable.checkpoint().await.unwrap().id();
+        let ready = self.accepted().collect(after.into()).await.unwrap();
+        append_log(&durable, &ready).await;
     }
 
     /// Loses what is not durable, as in a power cut.
     pub async fn lose_tail(&self) {
-        let kept: Vec<_> = self.durable.read(ReadFrom::Origin).map(Result::unwrap).collect().await;
-        let accepted = MemoryStore::default();
-        append_log(&accepted, &kept).await;
-        *self.accepted.lock().unwrap() = accepted;
+        let kept = self.durable().collect(ReadFrom::Origin).await.unwrap();
+        self.restore(&kept).await;
+    }
+
+    /// Fails over to a copy with these events.
+    pub async fn restore(&self, log: &[Event]) {
+        for copy in [&self.accepted, &self.durable] {
+            let restored = MemoryStore::default();
+            append_log(&restored, log).await;
+            *copy.lock().unwrap() = restored;
+        }
     }
 
     pub fn checkpoints(&self) -> u64 {
@@ -273,6 +283,10 @@ impl Accepting {
 
     fn accepted(&self) -> MemoryStore {
         self.accepted.lock().unwrap().clone()
+    }
+
+    fn durable(&self) -> MemoryStore {
+        self.durable.lock().unwrap().clone()
     }
 }
 
@@ -284,17 +298,17 @@ impl EventSink for Accepting {
 
     async fn checkpoint(&self) -> Result<Checkpoint> {
         self.checkpoints.fetch_add(1, Ordering::SeqCst);
-        self.checkpoint.get().around(self.durable.checkpoint()).await
+        self.checkpoint.get().around(async { self.durable().checkpoint().await }).await
     }
 }
 
 impl EventSource for Accepting {
     fn read(&self, from: ReadFrom) -> EventStream {
-        self.durable.read(from)
+        self.durable().read(from)
     }
 
     fn follow(&self, from: ReadFrom) -> EventStream {
-        self.durable.follow(from)
+        self.durable().follow(from)
     }
 }
 
@@ -311,7 +325,7 @@ impl CommitPoint for Accepting {
 
 impl Primary for Accepting {
     fn roster(&self) -> Arc<dyn CheckpointStore> {
-        self.durable.roster()
+        Arc::new(self.roster.clone())
     }
 
     fn durability(&self) -> Durability {

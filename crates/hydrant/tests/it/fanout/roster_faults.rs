@@ -229,6 +229,7 @@ async fn resume_continues_from_what_the_roster_has_by_then() {
         log.append(batch(&[event(at)])).await.unwrap();
         log.delivered(id(at), SOON).await.unwrap();
         tokio::time::sleep(SECOND * 10).await;
+        assert_eq!(status(&log, "sink").state, SecondaryState::Live, "round {at}");
         log.park("sink").unwrap();
         until(&log, "sink", SecondaryState::Parked).await;
         let now = primary.roster.inner.load("sink").await.unwrap().unwrap();
@@ -237,7 +238,6 @@ async fn resume_continues_from_what_the_roster_has_by_then() {
         primary.roster.inner.swap("sink", Some(&now), Some(&moved)).await.unwrap();
         log.resume("sink").unwrap();
         tokio::time::sleep(SECOND * 10).await;
-        assert_eq!(status(&log, "sink").state, SecondaryState::Live, "round {at}");
     }
 }
 

@@ -13,6 +13,9 @@ use crate::support::{batch, event, events, id, safe};
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// Whether a status shows a change.
+type Seen = fn(&SecondaryStatus) -> bool;
+
 async fn attached(sink: &Server, options: SecondaryOptions) -> FanOut<MemoryStore> {
     let log = FanOut::open(MemoryStore::default(), FanOutOptions::default().with_seed(1)).await.unwrap();
     log.attach("sink", sink.clone(), options).await.unwrap();
@@ -98,7 +101,7 @@ async fn a_sink_that_recovers_far_behind_has_no_error() {
     assert_eq!((now.state, now.last_error.is_none()), (SecondaryState::CatchingUp, true), "{now:?}");
 }
 
-/// What failed at the head is over once the sink is seen to have everything: no further event is needed.
+/// A sink has recovered once it is seen to have everything, without a further event.
 #[tokio::test(start_paused = true)]
 async fn a_sink_that_recovers_at_the_head_has_no_error() {
     let sink = Server::default();
@@ -128,7 +131,7 @@ async fn the_time_of_an_error_is_read_from_the_clock() {
     assert_eq!(json["secondaries"][0]["state"], "parked");
 }
 
-/// Events that the primary only accepted are nobody's lag yet.
+/// Events that the primary only accepted are no lag yet.
 #[tokio::test(start_paused = true)]
 async fn what_is_only_accepted_is_not_yet_lag() {
     let primary = Accepting::default();

@@ -67,21 +67,24 @@ async fn a_tail_that_was_only_accepted_may_be_lost() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_durable_tail_stops_a_log_that_accepts_first() {
-    let primary = Accepting::default();
-    let (log, sink) = open(&primary).await;
-    log.append(batch(&events(0..9))).await.unwrap();
-    primary.sync().await;
-    log.delivered(id(8), SOON).await.unwrap();
-    let restored = Accepting::default();
-    restored.append(batch(&events(0..5))).await.unwrap();
-    restored.sync().await;
-    // Another copy at the same address.
-    drop(log);
-    let (log, _) = open(&restored).await;
-    log.detach("sink").await.unwrap();
-    log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
-    let parked = super::until(&log, "sink", SecondaryState::Parked).await;
-    assert_eq!(parked.last_error.unwrap().kind(), ErrorKind::Diverged);
+    let other: Vec<_> = (5..20).map(|at| Event::new(id(at), "other").unwrap()).collect();
+    let shorter = events(0..5);
+    let other = [events(0..5), other].concat();
+    for (restored, appends) in [(&shorter, true), (&shorter, false), (&other, true), (&other, false)] {
+        let primary = Accepting::default();
+        let (log, sink) = open(&primary).await;
+        log.append(batch(&events(0..9))).await.unwrap();
+        primary.sync().await;
+        log.delivered(id(8), SOON).await.unwrap();
+        primary.restore(restored).await;
+        if appends {
+            log.append(batch(&events(9..10))).await.unwrap_err();
+        }
+        log.checkpoint().await.unwrap();
+        assert_eq!(log.status().stopped.unwrap().kind(), ErrorKind::Diverged);
+        tokio::time::sleep(SOON).await;
+        assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), events(0..9));
+    }
 }
 
 /// What the primary had accepted before it was opened is published as soon as it is durable, without an append.
