@@ -2,7 +2,6 @@
 
 /// Whether the fault of this name is selected. Always `false` in any other build.
 #[cfg(not(sim_mutants))]
-#[inline(always)]
 pub(crate) const fn mutant(_name: &str) -> bool {
     false
 }
