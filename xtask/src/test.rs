@@ -2,14 +2,24 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::cargo;
 use crate::servers::{self, Session};
 use crate::sim;
 use crate::tally::Tally;
 
+/// How long the whole test command may take. It is under 45 minutes on two quiet cores; far above that, tests were added that
+/// nobody waits for.
+const TAKES_MAX: Duration = Duration::from_secs(70 * 60);
+
 /// Runs the tests, passes their output on as it comes, and ends with the tally.
 pub(crate) fn run(args: &[String]) -> Result<ExitCode, String> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "how long the tests take is measured on the machine's clock"
+    )]
+    let begun = Instant::now();
     let (packages, filters) = split(args)?;
     let mut command = cargo();
     // One failing program must not hide the next.
@@ -61,12 +71,16 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode, String> {
         Some("no test ran".to_owned())
     } else if tally.passed == 0 {
         Some(format!("no test ran that is named like {filters:?}"))
+    } else if begun.elapsed() > TAKES_MAX {
+        Some(format!("the tests may take {} minutes", TAKES_MAX.as_secs() / 60))
     } else {
         None
     };
     if let Some(servers) = servers {
         eprint!("{}", servers.summary());
     }
+    let took = begun.elapsed().as_secs();
+    eprintln!("took {} min {} s", took / 60, took % 60);
     // Far above, between the output of all others, nobody finds it.
     for line in &tally.said {
         eprintln!("{line}");

@@ -2,6 +2,7 @@
 
 /// Whether the fault of this name is selected. Always `false` in any other build.
 #[cfg(not(sim_mutants))]
+#[inline]
 pub(crate) const fn mutant(_name: &str) -> bool {
     false
 }

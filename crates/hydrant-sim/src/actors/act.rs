@@ -300,6 +300,7 @@ impl Actor {
         let hydrated = tokio::time::timeout(PATIENCE, hydrate)
             .await
             .unwrap_or_else(|_| Err(crate::world::process::unknown()))?;
+        check::hydrated(&self.system.world, hydrated.state, hydrated.head);
         Ok((hydrated.state, hydrated.head))
     }
 }

@@ -164,13 +164,10 @@ impl<P: Primary> Committer<P> {
         // Does the primary still have our history? The caller may know another one, or send again what is held.
         if self.in_doubt || batch.after() < published {
             self.checkpoint(deadline).await.map_err(Error::nothing_applied)?;
-            if let Some(lost) = self.hub.feed.diverged() {
+            if let Some(lost) = self.hub.feed.failed().filter(|error| error.kind() == ErrorKind::Diverged) {
                 return Err(lost);
             }
             self.in_doubt = false;
-        }
-        if deadline <= Instant::now() {
-            return Err(late());
         }
         let batch = batch.with_deadline(Some(deadline));
         let sent = guarded_until("the primary's append", deadline, || self.primary.append(batch)).await;

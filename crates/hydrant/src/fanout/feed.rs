@@ -10,7 +10,7 @@ use super::lineage::{self, Place, id_of};
 use super::marks::Marks;
 use super::signal::Signal;
 use crate::mutants::mutant;
-use crate::{Checkpoint, Error, ErrorKind, Event, EventId, Result};
+use crate::{Checkpoint, Error, Event, EventId, Result};
 
 /// The newest events of a log, bounded in events and bytes, and its newest durable event.
 ///
@@ -136,12 +136,9 @@ impl Feed {
     /// Lets everything up to `head` be seen. Only what is durable may be published.
     ///
     /// # Errors
-    /// `Diverged` if the log ends before what was published, or has another event in its place, or did before.
+    /// `Diverged` if the log ends before what was published, or has another event in its place.
     pub(crate) fn publish(&self, head: Place) -> Result<()> {
         let mut ring = self.lock();
-        if let Some(diverged) = ring.diverged() {
-            return Err(diverged.clone());
-        }
         if let Some(published) = &ring.head {
             if head.is_same(published) {
                 return Ok(());
@@ -201,11 +198,6 @@ impl Feed {
     /// The error that the log stopped with.
     pub(crate) fn failed(&self) -> Option<Error> {
         self.lock().failed.clone()
-    }
-
-    /// The error of a log that lost events which were published.
-    pub(crate) fn diverged(&self) -> Option<Error> {
-        self.lock().diverged().cloned()
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -297,10 +289,6 @@ impl Ring {
         id_of(self.head.as_ref())
     }
 
-    fn diverged(&self) -> Option<&Error> {
-        self.failed.as_ref().filter(|error| error.kind() == ErrorKind::Diverged)
-    }
-
     fn newest(&self) -> Option<EventId> {
         self.events.back().map(Event::id).max(id_of(self.base.as_ref()))
     }
@@ -380,6 +368,7 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
 
     fn feed(head: Checkpoint, events_max: usize) -> Feed {
         Feed::new(head, Signal::default(), events_max, 10_000)
@@ -401,6 +390,7 @@ mod tests {
         Place::Event(event(id))
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "reads as a position")]
     fn id(id: u64) -> Option<EventId> {
         Some(EventId::new(id))
     }

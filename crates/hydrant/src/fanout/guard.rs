@@ -46,6 +46,12 @@ where
 }
 
 /// Makes a call and awaits it; a panic in it, or before it returns its future, is an error of kind `Bug`.
+///
+/// # Errors
+/// The error of the call, or `Bug` for its panic.
+///
+/// # Cancel safety
+/// As that of the call.
 pub async fn caught<T, F>(what: &str, call: impl FnOnce() -> F) -> Result<T>
 where
     F: Future<Output = Result<T>>,

@@ -209,14 +209,12 @@ type Fed = Option<Place>;
 /// Reads the source until it ends or fails. It may be another copy of the log than before, as after a failover. So the
 /// read begins with the event that came last, and compares it.
 async fn feed(hub: &Hub, options: &RelayOptions, fed: &mut Option<Fed>) -> Result<()> {
-    let fed = match fed {
-        Some(fed) => fed,
-        None => {
-            let start = start(hub).await?;
-            hub.feed.restart(start.clone());
-            fed.insert(start)
-        }
-    };
+    if fed.is_none() {
+        let start = start(hub).await?;
+        hub.feed.restart(start.clone());
+        *fed = Some(start);
+    }
+    let fed = fed.get_or_insert_default();
     let read = |from: ReadFrom| if options.follow { hub.source.follow(from) } else { hub.source.read(from) };
     let mut source = lineage::open(read, fed.as_ref()).await?.fuse();
     while let Some(chunk) = next_ready(&mut source, options.ring_bytes_max.min(CHUNK_BYTES)).await {

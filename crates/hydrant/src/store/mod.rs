@@ -11,6 +11,9 @@
 
 pub mod envelope;
 
+/// Types of other crates in the signatures that a store implements or calls.
+pub use {async_trait::async_trait, bytes::Bytes, serde_json::Value};
+
 pub use crate::checkpoints::CheckpointCell;
 pub use crate::event::Layout;
 pub use crate::fanout::guard::caught;

@@ -1,11 +1,13 @@
 //! The end of a fan-out: `close` keeps its time-out, and leaves no task.
 
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures_util::{FutureExt, StreamExt};
 use hydrant::{
-    ErrorKind, EventSink, EventSource, EventSourceExt, FanOut, FanOutOptions, MemoryStore, ReadFrom,
-    SecondaryOptions, SecondaryState,
+    Batch, Checkpoint, ErrorKind, EventSink, EventSource, EventSourceExt, FanOut, FanOutOptions, MemoryStore,
+    ReadFrom, Result, SecondaryOptions, SecondaryState,
 };
 use tokio::time::Instant;
 
@@ -110,7 +112,7 @@ async fn close_waits_until_what_was_accepted_is_durable() {
         let log = FanOut::open(primary.clone(), FanOutOptions::default()).await.unwrap();
         let sink = MemoryStore::default();
         log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
-        let mut live = log.follow(ReadFrom::Origin);
+        let seeing = tokio::spawn(log.follow(ReadFrom::Origin).collect::<Vec<_>>());
         log.append(batch(&events(0..3))).await.unwrap();
         let syncing = tokio::spawn({
             let primary = primary.clone();
@@ -126,14 +128,13 @@ async fn close_waits_until_what_was_accepted_is_durable() {
             assert!(laggards.is_empty(), "{laggards}");
             assert_eq!(has, 3);
             assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
-            for at in 0..3 {
-                assert_eq!(live.next().await.unwrap().unwrap(), event(at), "a follower sees it too");
-            }
         } else {
             assert_eq!((laggards.len(), laggards[0].lag_events, has), (1, 3, 0), "{laggards}");
             assert!(begun.elapsed() <= SOON + SECOND / 10, "{:?}", begun.elapsed());
         }
-        assert_eq!(live.next().await.unwrap().unwrap_err().kind(), ErrorKind::Closed);
+        let mut seen = seeing.await.unwrap();
+        assert_eq!(seen.pop().unwrap().unwrap_err().kind(), ErrorKind::Closed);
+        assert_eq!(seen.len(), has, "a follower sees the same");
         syncing.await.unwrap();
     }
 }
@@ -203,25 +204,55 @@ async fn attach_that_races_close_delivers_nothing_after_it() {
     }
 }
 
-/// The pump of a sink that is being detached is waited for as well.
-#[tokio::test(start_paused = true)]
+/// Blocks its thread in `append` until it is released.
+struct Blocking {
+    entered: mpsc::Sender<()>,
+    released: Mutex<mpsc::Receiver<()>>,
+    _held: Arc<()>,
+}
+
+#[async_trait]
+impl EventSink for Blocking {
+    async fn append(&self, _: Batch<'_>) -> Result<()> {
+        self.entered.send(()).unwrap();
+        self.released.lock().unwrap().recv().unwrap();
+        Ok(())
+    }
+
+    async fn checkpoint(&self) -> Result<Checkpoint> {
+        Ok(Checkpoint::Empty)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn close_waits_for_a_pump_that_is_being_detached() {
-    let before = tasks().await;
-    let primary = Server::default();
-    let log = FanOut::open(primary.clone(), FanOutOptions::default()).await.unwrap();
-    let sink = Server::default();
-    log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
+    let log = FanOut::open(MemoryStore::default(), FanOutOptions::default()).await.unwrap();
+    let (entered, has_entered) = mpsc::channel();
+    let (release, released) = mpsc::channel();
+    let held = Arc::new(());
+    let sink = Blocking { entered, released: Mutex::new(released), _held: held.clone() };
+    log.attach("sink", sink, SecondaryOptions::default()).await.unwrap();
     log.append(batch(&events(0..1))).await.unwrap();
-    log.delivered(id(0), SOON).await.unwrap();
-    // It parks, and records its progress: neither call ends.
-    sink.checkpoint.set(Act::Hang);
-    primary.roster.swap.set(Act::Hang);
-    log.park("sink").unwrap();
-    until(&log, "sink", SecondaryState::Parked).await;
-    assert!(log.detach("sink").now_or_never().is_none());
-    drop(log.close(SECOND).await);
-    tokio::time::sleep(Duration::from_secs(60)).await; // the roster's own time-out
-    assert_eq!(tasks().await, before);
+    tokio::task::block_in_place(|| has_entered.recv().unwrap());
+    let detaching = tokio::spawn({
+        let log = log.clone();
+        async move { log.detach("sink").await }
+    });
+    while log.status().secondaries[0].state != SecondaryState::Detached {
+        tokio::task::yield_now().await;
+    }
+    let closing = tokio::spawn({
+        let log = log.clone();
+        async move { log.close(SOON * 10).await }
+    });
+    while log.status().stopped.is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(Arc::strong_count(&held), 2);
+    release.send(()).unwrap();
+    assert!(closing.await.unwrap().is_empty());
+    assert_eq!(Arc::strong_count(&held), 1, "closed, and the sink is still held");
+    detaching.await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -302,4 +333,17 @@ async fn streams_end_with_the_log_however_it_ends() {
         // Although `behind` is held.
         tokio::time::timeout(SOON, watching).await.expect("the watch waits for ever").unwrap();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_watch_ends_with_the_log_although_a_stream_is_held() {
+    let log = FanOut::open(MemoryStore::default(), FanOutOptions::default()).await.unwrap();
+    let _held = log.follow(ReadFrom::Origin);
+    let mut changes = Box::pin(log.watch());
+    changes.next().await.unwrap();
+    drop(log);
+    // Its tasks are not gone yet, so there is a last status.
+    assert!(changes.next().await.is_some());
+    let ended = tokio::time::timeout(SOON, changes.next()).await.expect("it waits for ever");
+    assert!(ended.is_none());
 }

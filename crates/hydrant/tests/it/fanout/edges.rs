@@ -13,7 +13,8 @@ use crate::support::{batch, event, events, id, safe};
 #[tokio::test(start_paused = true)]
 async fn batches_of_no_events_and_no_bytes_hold_one() {
     for (events_max, bytes_max) in [(0, 1 << 20), (100, 0), (0, 0), (usize::MAX, usize::MAX)] {
-        let log = FanOut::open(MemoryStore::default(), FanOutOptions::default()).await.unwrap();
+        let small = FanOutOptions::default().with_ring(10, 1 << 20);
+        let log = FanOut::open(MemoryStore::default(), small).await.unwrap();
         let mut options = SecondaryOptions::default();
         (options.batch_events_max, options.batch_bytes_max) = (events_max, bytes_max);
         let sink = MemoryStore::default();

@@ -83,6 +83,21 @@ async fn recovery_clears_the_error_and_keeps_its_time() {
     assert!(well.last_error_at.is_some());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_recovers_far_behind_has_no_error() {
+    let sink = Server::default();
+    let log = attached(&sink, SecondaryOptions::default().with_batch(1, 1 << 20)).await;
+    sink.append.set(Act::Fail(safe()));
+    log.append(batch(&events(0..100))).await.unwrap();
+    until(&log, "sink", SecondaryState::Retrying).await;
+    sink.append.set(Act::Slow(SECOND));
+    while status(&log, "sink").checkpoint.is_none() {
+        tokio::time::sleep(SECOND).await;
+    }
+    let now = status(&log, "sink");
+    assert_eq!((now.state, now.last_error.is_none()), (SecondaryState::CatchingUp, true), "{now:?}");
+}
+
 /// What failed at the head is over once the sink is seen to have everything: no further event is needed.
 #[tokio::test(start_paused = true)]
 async fn a_sink_that_recovers_at_the_head_has_no_error() {
@@ -145,6 +160,9 @@ async fn delivered_waits_for_events_beyond_the_head() {
     log.delivered(id(99), SOON).await.unwrap();
 }
 
+/// Whether a change shows in the status.
+type Seen = fn(&SecondaryStatus) -> bool;
+
 /// The watch yields after each of these, without a clock.
 #[tokio::test(start_paused = true)]
 async fn each_change_wakes_the_watch() {
@@ -154,7 +172,6 @@ async fn each_change_wakes_the_watch() {
     log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
     until(&log, "sink", SecondaryState::Live).await;
     let mut changes = Box::pin(log.watch());
-    type Seen = fn(&SecondaryStatus) -> bool;
     let cases: [(&str, Seen); 6] = [
         ("append", |now| now.checkpoint == Some(id(0))),
         ("fail", |now| now.state == SecondaryState::Retrying && now.last_error.is_some()),

@@ -76,14 +76,10 @@ async fn a_lost_durable_tail_stops_a_log_that_accepts_first() {
     restored.append(batch(&events(0..5))).await.unwrap();
     restored.sync().await;
     // Another copy at the same address.
-    let (log, _) = {
-        drop(log);
-        let (log, again) = open(&restored).await;
-        drop(again);
-        log.detach("sink").await.unwrap();
-        log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
-        (log, ())
-    };
+    drop(log);
+    let (log, _) = open(&restored).await;
+    log.detach("sink").await.unwrap();
+    log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
     let parked = super::until(&log, "sink", SecondaryState::Parked).await;
     assert_eq!(parked.last_error.unwrap().kind(), ErrorKind::Diverged);
 }
