@@ -163,9 +163,6 @@ async fn delivered_waits_for_events_beyond_the_head() {
     log.delivered(id(99), SOON).await.unwrap();
 }
 
-/// Whether a change shows in the status.
-type Seen = fn(&SecondaryStatus) -> bool;
-
 /// The watch yields after each of these, without a clock.
 #[tokio::test(start_paused = true)]
 async fn each_change_wakes_the_watch() {
