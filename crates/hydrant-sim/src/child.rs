@@ -82,7 +82,7 @@ impl Worker {
     }
 
     /// The next outcome; `None` when the process ended.
-    pub fn next(&mut self) -> Option<Outcome> {
+    pub fn outcome(&mut self) -> Option<Outcome> {
         let mut line = String::new();
         self.lines.read_line(&mut line).ok()?;
         serde_json::from_str(&line).ok()

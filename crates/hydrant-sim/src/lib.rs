@@ -5,6 +5,7 @@
 //! trace. The code under test is the real one; only the stores are models. See the README for how to read a failure.
 
 #![allow(missing_docs, reason = "an internal tool: names and module docs say what there is to say")]
+#![allow(clippy::missing_errors_doc, reason = "errors are what the models and the code under test return")]
 #![allow(missing_debug_implementations, reason = "handles of the world have nothing to show")]
 
 pub mod actors;

@@ -120,17 +120,13 @@ fn replay(path: &str) -> ExitCode {
     match plan {
         Ok(plan) => {
             let outcome = run(&plan, true);
-            match outcome.failure {
-                Some(failure) => {
-                    println!("{}", report::failure(&plan, &failure, &outcome.trace, usize::MAX));
-                    ExitCode::FAILURE
-                }
-                None => {
-                    outcome.trace.iter().for_each(|line| println!("{line}"));
-                    println!("the plan passes");
-                    ExitCode::SUCCESS
-                }
+            if let Some(failure) = outcome.failure {
+                println!("{}", report::failure(&plan, &failure, &outcome.trace, usize::MAX));
+                return ExitCode::FAILURE;
             }
+            outcome.trace.iter().for_each(|line| println!("{line}"));
+            println!("the plan passes");
+            ExitCode::SUCCESS
         }
         Err(cause) => {
             eprintln!("error: {path}: {cause}");
@@ -175,24 +171,24 @@ fn hunt_all(args: &Args) -> ExitCode {
     let mut missed = 0;
     println!("{:<26}{:>8}{:>9}  found by", "mutant", "seeds", "seconds");
     for Mutant { name, what } in MUTANTS {
-        match hunt(name, args.from, patience) {
-            Some(found) => {
-                let (seeds, seconds) = (found.seeds, found.seconds);
-                println!("{name:<26}{seeds:>8}{seconds:>9.1}  {}: {what}", found.failure.checker);
-            }
-            None => {
-                missed += 1;
-                println!("{name:<26}{:>8}{:>9}  NOT FOUND: {what}", "-", "-");
-            }
+        if let Some(found) = hunt(name, args.from, patience) {
+            let (seeds, seconds) = (found.seeds, found.seconds);
+            println!("{name:<26}{seeds:>8}{seconds:>9.1}  {}: {what}", found.failure.checker);
+        } else {
+            missed += 1;
+            println!("{name:<26}{:>8}{:>9}  NOT FOUND: {what}", "-", "-");
         }
     }
     if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// A seed that fails: its plan, how, and after how many seconds.
+type Found = (u64, Plan, Failure, f64);
+
 /// What the threads of a search share.
 struct Search {
     stop: AtomicBool,
-    found: Mutex<Vec<(u64, Plan, Failure, f64)>>,
+    found: Mutex<Vec<Found>>,
     totals: Mutex<Totals>,
 }
 
@@ -244,7 +240,7 @@ fn work(args: &Args, shared: &Search, begin: Instant, first: u64) {
         if is_over {
             break;
         }
-        let outcome = worker.as_mut().and_then(Worker::next).unwrap_or_else(|| {
+        let outcome = worker.as_mut().and_then(Worker::outcome).unwrap_or_else(|| {
             worker = Worker::spawn(seed + step, step, None);
             Outcome { failure: Some(child::stuck()), ..Outcome::default() }
         });
@@ -284,8 +280,8 @@ fn show(args: &Args, seed: u64, plan: &Plan, failure: &Failure) {
 }
 
 /// One line for each sort of failure: how often, when first, by which seed.
-fn summarise(found: &[(u64, Plan, Failure, f64)]) {
-    let mut sorts: Vec<(String, Vec<&(u64, Plan, Failure, f64)>)> = Vec::new();
+fn summarise(found: &[Found]) {
+    let mut sorts: Vec<(String, Vec<&Found>)> = Vec::new();
     for each in found {
         let text: String = each.2.message.chars().filter(|c| !c.is_ascii_digit()).take(60).collect();
         let sort = format!("{}: {text}", each.2.checker);

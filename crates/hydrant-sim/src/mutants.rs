@@ -63,7 +63,7 @@ pub fn hunt(name: &str, from: u64, patience: Duration) -> Option<Found> {
     let mut seeds = 0;
     while begin.elapsed() < patience {
         seeds += 1;
-        let failure = match worker.as_mut().and_then(Worker::next) {
+        let failure = match worker.as_mut().and_then(Worker::outcome) {
             Some(outcome) => outcome.failure,
             None => Some(child::stuck()),
         };

@@ -39,7 +39,10 @@ thread_local! {
 /// Keeps panics off the terminal: those of the model sinks are planned, and all others fail the run.
 pub fn catch_panics() {
     panic::set_hook(Box::new(|info| {
-        let text = info.payload_as_str().unwrap_or("no message");
+        let payload = info.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text =
+            text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
         if !text.starts_with("sim: ") {
             let place = info.location().map_or_else(String::new, ToString::to_string);
             PANICS.with_borrow_mut(|panics| panics.push(format!("{text} ({place})")));

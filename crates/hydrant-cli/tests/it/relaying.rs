@@ -179,32 +179,32 @@ fn a_new_sink_of_a_pruned_log_starts_at_the_oldest_snapshot_when_it_is_told_to()
 }
 
 #[test]
-fn a_deadline_ends_a_relay_and_names_who_lacks_what() {
+fn a_deadline_ends_a_relay_and_names_the_laggards() {
     let (dir, from) = store(0..20_000); // far more than a pipe takes
     let state = dir.path().join("state-dir");
     let args = ["relay", "--from", &from, "--to", "slow=-", "--deadline", "300ms", "--state-dir"];
     let mut relay = program(&[&args[..], &[state.to_str().unwrap()]].concat()).spawn().unwrap();
     let unread = relay.stdout.take().unwrap(); // open, but nobody reads it
     let run = finish(relay).ends(1);
-    assert!(run.stderr.contains("slow") && run.stderr.contains("lacks"), "{run:?}");
+    assert!(run.stderr.contains("slow") && run.stderr.contains("misses"), "{run:?}");
     drop(unread);
 }
 
 #[test]
-fn a_sink_that_is_down_at_the_start_keeps_a_relay_that_follows_from_nothing_else() {
+fn a_sink_that_cannot_be_opened_stops_no_other() {
     let (dir, from) = store(0..10);
-    let state = dir.path().join("state-dir");
-    let to = ["--to", "-", "--to", "udp://no-such-host.invalid:9000", "--state-dir", state.to_str().unwrap()];
-    let args = [&["relay", "--from", &from][..], &to].concat();
-    run(&args).ends(3).says(&["no-such-host.invalid"]);
-    let following = [&args[..], &["--follow", "--drain-timeout", "100ms"]].concat();
-    let mut relay = program(&following).spawn().unwrap();
+    let states = ["one", "other"].map(|name| dir.path().join(name).display().to_string());
+    let args = ["relay", "--from", &from, "--to", "-", "--to", "udp://no-such-host.invalid:9000"];
+    let ended = run(&[&args[..], &["--state-dir", &states[0]]].concat()).ends(3);
+    assert_eq!(ended.says(&["udp (parked)", "no-such-host.invalid"]).stdout, log(0..10));
+    let following = ["--state-dir", &states[1], "--follow", "--drain-timeout", "100ms"];
+    let mut relay = program(&[&args[..], &following].concat()).spawn().unwrap();
     let lines = lines_of(relay.stdout.take().unwrap());
     for id in 0..10 {
         assert_eq!(next_line(&lines), line(id));
     }
     signal(relay.id(), "INT");
-    finish(relay).ends(3).says(&["udp (", "lacks", "no-such-host.invalid"]);
+    finish(relay).ends(3).says(&["udp (", "misses", "no-such-host.invalid"]);
 }
 
 #[test]

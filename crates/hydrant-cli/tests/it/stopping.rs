@@ -34,7 +34,7 @@ fn a_sink_that_does_not_drain_in_time_is_named() {
     let mut first = [0; 10];
     stdout.read_exact(&mut first).unwrap();
     signal(relay.id(), "INT");
-    finish(relay).ends(1).says(&["slow", "lacks"]);
+    finish(relay).ends(1).says(&["slow", "misses"]);
 }
 
 #[test]

@@ -45,6 +45,7 @@ impl Shared {
             let put = self.putting.put_record().stream_name(&self.upstream.stream).data(data.clone());
             let put = put.partition_key(&self.wire.log).set_explicit_hash_key(self.wire.hash_key.clone());
             let put = put.set_sequence_number_for_ordering(previous.map(str::to_owned)).send();
+            let began = Instant::now();
             let cause = match timeout(self.options.put_timeout, put).await {
                 Ok(Ok(answer)) => return Ok(answer.sequence_number),
                 Ok(Err(cause)) => cause,
@@ -56,7 +57,9 @@ impl Shared {
                 return Err(NotPut { error, may_be_another });
             }
             let pause = self.pause(attempt, rng);
-            if Instant::now() + pause >= deadline {
+            // A put that the deadline cuts off has an unknown outcome: so none begins that would hardly be answered
+            // before it, by the time that this one took.
+            if Instant::now() + pause + began.elapsed() * 2 >= deadline {
                 return Err(error.into());
             }
             tracing::debug!(log = self.name, ?pause, %error, "throttled");

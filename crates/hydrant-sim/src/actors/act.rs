@@ -27,7 +27,6 @@ impl Actor {
             Act::Append { events, bytes, gaps } => self.append(&up, op.id, events, bytes, gaps).await,
             Act::AppendBlind { events } => self.append_blind(&up, op.id, events).await,
             Act::Snapshot => self.snapshot(&up, op.id).await,
-            Act::Pause { .. } => Ok(()),
             Act::Attach { sink } => {
                 system.want(sink, true);
                 system.attach(&up, sink).await
@@ -37,7 +36,9 @@ impl Actor {
             Act::Resume { sink } => up.engine.resume(&name(sink)),
             Act::ResumeAll => {
                 let sinks = up.engine.status().secondaries;
-                sinks.iter().for_each(|sink| drop(up.engine.resume(&sink.name)));
+                for sink in sinks {
+                    drop(up.engine.resume(&sink.name));
+                }
                 Ok(())
             }
             Act::Prune { behind } => self.prune(&up, behind).await,
@@ -56,11 +57,14 @@ impl Actor {
             Act::Hydrate => self.hydrate(&up).await.map(drop),
             Act::Finished { ms: timeout } => {
                 if let Engine::Relay(relay) = &up.engine {
-                    drop(tokio::time::timeout(ms(timeout), relay.finished()).await);
+                    let finished = tokio::time::timeout(ms(timeout), relay.finished()).await;
+                    if finished.is_err() && up.is_closed() {
+                        world.fail("bound", "`finished` waits for a relay that was closed");
+                    }
                 }
                 Ok(())
             }
-            Act::Status => Ok(()),
+            Act::Pause { .. } | Act::Status => Ok(()),
             Act::Crash => {
                 up.process.kill();
                 Ok(())
@@ -96,24 +100,20 @@ impl Actor {
             Topology::FanOut => {
                 let Engine::FanOut(log) = &up.engine else { return Ok(()) };
                 let mut known = up.writer.lock().await;
-                let head = match known.take() {
-                    Some(head) => head,
-                    None => {
-                        let head = self.system.bounds.within(
-                            &self.system.world,
-                            "head",
-                            self.system.bounds.call,
-                            log.head(),
-                        );
-                        head.await.unwrap_or_else(|| Err(crate::world::process::unknown()))?.id()
-                    }
-                };
+                let head = if let Some(head) = known.take() { head } else { self.head(log).await? };
                 let events = events_behind(head, &facts, bytes, gaps, false)?;
                 self.append_batch(log, head, &events).await?;
                 *known = Some(events.last().map(Event::id));
                 Ok(())
             }
         }
+    }
+
+    /// The head, as a caller that chooses ids asks for it.
+    async fn head(&self, log: &impl CommitPoint) -> Result<Option<EventId>> {
+        let bounds = &self.system.bounds;
+        let head = bounds.within(&self.system.world, "head", bounds.call, log.head()).await;
+        Ok(head.unwrap_or_else(|| Err(crate::world::process::unknown()))?.id())
     }
 
     async fn append_batch(
@@ -176,13 +176,7 @@ impl Actor {
             (Engine::FanOut(log), Topology::FanOut) => {
                 let mut known = up.writer.lock().await;
                 *known = None;
-                let head = log.head();
-                let head = self
-                    .system
-                    .bounds
-                    .within(&self.system.world, "head", self.system.bounds.call, head)
-                    .await;
-                let head = head.unwrap_or_else(|| Err(crate::world::process::unknown()))?.id();
+                let head = self.head(log).await?;
                 let events = events_behind(head, &[n], 4, false, true)?;
                 self.append_batch(log, head, &events).await
             }
@@ -306,6 +300,7 @@ impl Actor {
         let hydrated = tokio::time::timeout(PATIENCE, hydrate)
             .await
             .unwrap_or_else(|_| Err(crate::world::process::unknown()))?;
+        check::hydrated(&self.system.world, hydrated.state, hydrated.head);
         Ok((hydrated.state, hydrated.head))
     }
 }

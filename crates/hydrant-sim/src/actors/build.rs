@@ -11,6 +11,7 @@ use hydrant::{
 };
 
 use crate::plan::{Config, SinkConfig, SinkKind, Store};
+use crate::world::sink::keeps;
 use crate::world::truth::fact;
 use crate::world::{ModelPrimary, ModelRoster, ModelSink, Process};
 
@@ -97,7 +98,7 @@ fn open(
             SinkKind::Plain | SinkKind::Buffered | SinkKind::Forgetful => Box::new(plain()) as BoxedSink,
             SinkKind::Checkpointed => Box::new(Checkpointed::open(plain(), cell(), &name, &name).await?),
             SinkKind::Filtered => {
-                let filtered = Filtered::new(plain(), |event| fact(event) % 3 != 0);
+                let filtered = Filtered::new(plain(), move |event| keeps(kind, fact(event)));
                 Box::new(Checkpointed::open(filtered, cell(), &name, &name).await?)
             }
             SinkKind::Mapped => {

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::actors::system::{Up, name};
 use crate::actors::{Actor, System};
-use crate::plan::{Act, Op, SinkKind, Store};
+use crate::plan::{Act, Op, SinkKind, Store, Topology};
 use crate::world::sink::keeps;
 use crate::world::truth::fact;
 use crate::world::{State, World};
@@ -24,6 +24,10 @@ pub async fn settle(system: Arc<System>) {
     world.heal();
     sleep(Duration::from_secs(1)).await;
     let up = system.up().await;
+    if system.topology != Topology::Relay {
+        sleep(Duration::from_secs(30)).await;
+        crate::check::is_published(&world, &up.engine.status());
+    }
     // The secondary of a nested fan-out that parked is resumed by opening it again.
     let is_nested = world.lock().config.sinks.iter().any(|sink| sink.kind == SinkKind::Nested);
     if is_nested || up.engine.status().stopped.is_some() {
@@ -81,6 +85,11 @@ async fn append_last(system: &Arc<System>) -> bool {
         let is_held = system.world.with(|state| state.truth.is_committed(last));
         if is_held {
             return true;
+        }
+        // A sink that waits for what the primary lost may hold back appends: its operator parks it.
+        let up = system.up().await;
+        for secondary in up.engine.status().secondaries {
+            drop(up.engine.park(&secondary.name));
         }
         sleep(Duration::from_secs(1)).await;
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use hydrant::{Error, ErrorKind, Event, EventId, FanOutStatus, SecondaryState};
 
-use crate::actors::system::Up;
+use crate::actors::system::{Folded, Up};
 use crate::plan::{SinkKind, Store};
 use crate::world::World;
 use crate::world::truth::{Fact, fact};
@@ -91,6 +91,31 @@ pub fn read(world: &World, events: &[Event]) {
                 );
                 state.fail("read", message);
             }
+        }
+    });
+}
+
+/// A fold from the newest snapshot gives the same state as one over the whole history.
+pub fn hydrated(world: &World, folded: Folded, head: Option<EventId>) {
+    world.with(|state| {
+        let newest = head.and_then(|head| state.log(Store::Primary).event(head).map(fact));
+        let mut expected = Folded::default();
+        if let Some(newest) = newest {
+            state.truth.history(newest).into_iter().for_each(|n| expected.count(n));
+        }
+        if (newest.is_some() || head.is_none()) && folded != expected {
+            state.fail("fold", format!("hydrate gives {folded:?} at {head:?}, the whole log {expected:?}"));
+        }
+    });
+}
+
+/// What the primary has is shown, also after an unknown outcome and without another append.
+pub fn is_published(world: &World, status: &FanOutStatus) {
+    world.with(|state| {
+        let durable = state.log(Store::Primary).checkpoint().id();
+        if status.stopped.is_none() && !state.roster_is_unsure && status.head < durable {
+            let head = status.head;
+            state.fail("publish", format!("the primary has {durable:?}, and the head is shown as {head:?}"));
         }
     });
 }

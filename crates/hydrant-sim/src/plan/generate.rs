@@ -122,7 +122,7 @@ fn reader(rng: &mut Rng) -> Act {
         0..35 => Act::Follow { events: rng.u8(1..40), ms: pick(rng, &[1, 200, 3_000]) },
         35..45 => Act::Read,
         45..55 => Act::Hydrate,
-        55..60 => Act::Finished { ms: pick(rng, &[10, 3_000]) },
+        55..60 => Act::Finished { ms: pick(rng, &[10, 3_000, 20_000]) },
         60..75 => Act::Status,
         _ => Act::Pause { ms: pick(rng, &[1, 30, 500, 4_000]) },
     }

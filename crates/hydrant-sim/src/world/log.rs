@@ -4,7 +4,7 @@ use hydrant::{Batch, Checkpoint, Error, Event, EventId, ReadFrom, Result};
 use tokio::sync::watch;
 
 /// The durable state of one model store. It outlives every process of the run.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Log {
     pub events: Vec<Event>,
     /// The predecessor of the first event that is kept.
@@ -18,17 +18,6 @@ pub struct Log {
 }
 
 impl Log {
-    pub fn new() -> Self {
-        Self {
-            events: Vec::new(),
-            after: None,
-            durable: 0,
-            epoch: 0,
-            fence: 0,
-            changed: watch::Sender::default(),
-        }
-    }
-
     /// The newest event, durable or not.
     pub fn head(&self) -> Checkpoint {
         self.events.last().map_or(Checkpoint::Empty, Checkpoint::at)

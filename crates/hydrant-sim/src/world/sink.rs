@@ -62,14 +62,14 @@ impl EventSink for ModelSink {
 /// Which events a kind of sink is given.
 pub fn keeps(kind: SinkKind, fact: Fact) -> bool {
     match kind {
-        SinkKind::Filtered => fact % 3 != 0,
+        SinkKind::Filtered => !fact.is_multiple_of(3),
         SinkKind::DeadLetter => !is_poison(fact),
         _ => true,
     }
 }
 
 fn is_poison(fact: Fact) -> bool {
-    fact % 5 == 0
+    fact.is_multiple_of(5)
 }
 
 /// Takes a batch into a sink or into the primary of a nested fan-out, and checks what comes in.

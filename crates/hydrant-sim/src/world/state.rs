@@ -14,6 +14,7 @@ pub type Roster = BTreeMap<String, CheckpointEntry>;
 type Apply = Box<dyn FnOnce(&mut State) + Send>;
 
 /// Everything behind the one lock of the world.
+#[expect(clippy::struct_excessive_bools, reason = "each is one fact of its own")]
 pub struct State {
     pub config: Config,
     pub truth: Truth,
@@ -78,11 +79,11 @@ const TRACE_MAX: usize = 4_000;
 
 impl State {
     pub fn new(plan: &Plan, traced: bool) -> Self {
-        let mut logs = BTreeMap::from([(Store::Primary, Log::new())]);
+        let mut logs = BTreeMap::from([(Store::Primary, Log::default())]);
         let mut rosters = BTreeMap::from([(Store::Roster, Roster::new())]);
         for index in 0..u8::try_from(plan.config.sinks.len()).unwrap_or(u8::MAX) {
             for store in [Store::Sink(index), Store::Dead(index), Store::Inner(index)] {
-                logs.insert(store, Log::new());
+                logs.insert(store, Log::default());
             }
             for store in [Store::Cell(index), Store::InnerRoster(index)] {
                 rosters.insert(store, Roster::new());

@@ -82,15 +82,15 @@ impl Truth {
         }
     }
 
-    /// Whether `fact` is `of` or one of its predecessors.
-    pub fn is_ancestor(&self, fact: Fact, of: Fact) -> bool {
-        let mut at = Some(of);
+    /// `fact` and all its predecessors, oldest first.
+    pub fn history(&self, fact: Fact) -> Vec<Fact> {
+        let mut history = Vec::new();
+        let mut at = Some(fact);
         while let Some(now) = at {
-            if now == fact {
-                return true;
-            }
+            history.push(now);
             at = self.parents.get(&now).copied().flatten();
         }
-        false
+        history.reverse();
+        history
     }
 }

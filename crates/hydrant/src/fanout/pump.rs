@@ -85,9 +85,7 @@ impl Pump {
                         () = self.stay_parked() => return Ok(()),
                     }
                     // After an operator's `resume`, what the roster has by then is right.
-                    if !mutant("resume-keeps-entry") {
-                        self.entry.forget();
-                    }
+                    self.entry.forget();
                 }
                 Wanted::Run => {
                     let failed = tokio::select! {

@@ -75,7 +75,7 @@ impl Report {
         for secondary in attached(status) {
             if let Some(bar) = self.bars.get(&secondary.name) {
                 bar.set_position(secondary.checkpoint.map_or(0, EventId::get));
-                bar.set_message(format!("{}, lacks {}", secondary.state, secondary.lag_events));
+                bar.set_message(format!("{}, misses {}", secondary.state, secondary.lag_events));
             }
         }
         let now = Instant::now();
