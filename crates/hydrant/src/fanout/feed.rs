@@ -97,40 +97,40 @@ impl Feed {
     /// # Errors
     /// `Diverged` if a published event has another event in its place.
     pub(crate) fn stage(&self, after: Option<EventId>, events: &[Event]) -> Result<()> {
-        let (events_max, bytes_max) = (self.events_max, self.bytes_max);
-        self.update(|ring| {
-            if ring.newest() < after {
-                ring.clear(after.map(Place::Id));
+        // Wakes no task: nothing of this is seen before it is published.
+        let mut guard = self.lock();
+        let ring = &mut *guard;
+        if ring.newest() < after {
+            ring.clear(after.map(Place::Id));
+        }
+        let base = id_of(ring.base.as_ref());
+        let (old, events) = events.split_at(events.partition_point(|event| Some(event.id()) <= base));
+        if let (Some(base), Some(other)) = (&ring.base, old.last())
+            && base.id() == other.id()
+            && !base.is_same(&Place::Event(other.clone()))
+        {
+            return Err(lineage::replaced(base, other));
+        }
+        let from = after.max(base);
+        let common = ring.common(from, events);
+        let kept = ring.index_after(from) + common;
+        if let Some(lost) = ring.events.get(kept)
+            && let Some(other) = events.get(common)
+        {
+            if mutant("lost-tail") {
+                return Ok(());
             }
-            let base = id_of(ring.base.as_ref());
-            let (old, events) = events.split_at(events.partition_point(|event| Some(event.id()) <= base));
-            if let (Some(base), Some(other)) = (&ring.base, old.last())
-                && base.id() == other.id()
-                && !base.is_same(&Place::Event(other.clone()))
-            {
-                return Err(lineage::replaced(base, other));
+            if Some(lost.id()) <= ring.head_id() {
+                return Err(lineage::replaced(&Place::Event(lost.clone()), other));
             }
-            let from = after.max(base);
-            let common = ring.common(from, events);
-            let kept = ring.index_after(from) + common;
-            if let Some(lost) = ring.events.get(kept)
-                && let Some(other) = events.get(common)
-            {
-                if mutant("lost-tail") {
-                    return Ok(());
-                }
-                if Some(lost.id()) <= ring.head_id() {
-                    return Err(lineage::replaced(&Place::Event(lost.clone()), other));
-                }
-                ring.truncate(kept);
-            }
-            for event in &events[common..] {
-                ring.bytes += event.size();
-                ring.events.push_back(event.clone());
-            }
-            ring.evict(events_max, bytes_max);
-            Ok(())
-        })
+            ring.truncate(kept);
+        }
+        for event in &events[common..] {
+            ring.bytes += event.size();
+            ring.events.push_back(event.clone());
+        }
+        ring.evict(self.events_max, self.bytes_max);
+        Ok(())
     }
 
     /// Lets everything up to `head` be seen. Only what is durable may be published.
@@ -417,6 +417,17 @@ mod tests {
         assert_eq!(ids(feed.look(Some(&at(0)), 9, 9999)), [2, 4]);
         assert_eq!(ids(feed.look(Some(&Place::Id(EventId::new(1))), 1, 9999)), [2]);
         assert_eq!(ids(feed.look(Some(&at(0)), 9, 1)), [2], "one event may exceed the bytes");
+    }
+
+    #[test]
+    fn only_published_events_wake_followers() {
+        let feed = feed(Checkpoint::Empty, 10);
+        let mut moved = feed.subscribe();
+        moved.mark_unchanged();
+        feed.stage(None, &events(0..3)).unwrap();
+        assert!(!moved.has_changed().unwrap());
+        feed.publish(at(2)).unwrap();
+        assert!(moved.has_changed().unwrap());
     }
 
     #[test]
