@@ -44,7 +44,7 @@ impl Actor {
             Act::Prune { behind } => self.prune(&up, behind).await,
             Act::Delivered { ms: timeout } => self.delivered(&up, ms(timeout)).await,
             Act::Close { ms: timeout } => {
-                system.close(&up, ms(timeout)).await;
+                drop(system.close(&up, ms(timeout)).await);
                 Ok(())
             }
             Act::Reopen { close } => {

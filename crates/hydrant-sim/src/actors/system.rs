@@ -251,7 +251,7 @@ impl System {
         }
         let again = async {
             if close {
-                self.close(&up, Duration::from_secs(1)).await;
+                drop(self.close(&up, Duration::from_secs(1)).await);
             } else {
                 // A reader may still hold the old one, whose pumps then go on.
                 self.world.lock().roster_is_unsure = true;
@@ -267,21 +267,20 @@ impl System {
         }
     }
 
-    /// Closes, and checks that no handle of a sink is left behind.
-    pub async fn close(&self, up: &Up, timeout: Duration) {
+    /// Closes, and checks that no handle of a sink is left behind. Returns what the secondaries have not got.
+    pub async fn close(&self, up: &Up, timeout: Duration) -> Laggards {
         let bound = timeout + self.bounds.close;
         let closed = self.bounds.within(&self.world, "close", bound, up.engine.close(timeout)).await;
-        if closed.is_none() {
-            return;
-        }
+        let Some(laggards) = closed else { return Laggards::default() };
         up.closed.store(true, Ordering::SeqCst);
-        self.world.note(|| format!("     closed: {:?}", closed.map(|laggards| laggards.to_string())));
+        self.world.note(|| format!("     closed: {laggards}"));
         if up.engine.status().stopped.is_none() {
             self.world
                 .fail("status", "closed, and the status does not say that the log takes no more events");
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
         crate::check::no_handles_left(&self.world, up);
+        laggards
     }
 
     async fn bring_up(&self, process: &Arc<Process>) {

@@ -15,6 +15,8 @@ use crate::world::{State, World};
 
 /// The id of the operations that the end makes.
 const LAST_OP: u32 = 9_000;
+/// More time than healthy sinks need, and less than the longest linger time.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
 /// More events than a failover loses, so that a log that lost some grows past its old head.
 const LAST_EVENTS: u8 = 12;
 
@@ -63,9 +65,28 @@ pub async fn settle(system: Arc<System>) {
             return;
         }
     }
+    close_with_work_left(&system).await;
+}
+
+/// A `close` with enough time delivers what was just acknowledged.
+async fn close_with_work_left(system: &Arc<System>) {
     let up = system.up().await;
-    crate::check::status(&world, &up.engine.status());
-    system.close(&up, Duration::from_secs(5)).await;
+    crate::check::status(&system.world, &up.engine.status());
+    let act = Act::Append { events: LAST_EVENTS, bytes: 1, gaps: false };
+    Actor::new(system.clone()).step(&Op { id: LAST_OP + 50, actor: 99, act, patience: None }).await;
+    let laggards = system.close(&up, CLOSE_TIMEOUT).await;
+    // What was accepted and lost still counts as missing; and a nested fan-out may wait for a secondary of its own.
+    let state = system.world.lock();
+    let has_lost = state.config.accepts_ms.is_some() && !state.truth.lost.is_empty();
+    let is_excused = |laggard: &hydrant::Laggard| {
+        let kind = crate::world::sink_of(&laggard.name).map(|sink| state.kind(sink));
+        has_lost || laggard.state == SecondaryState::Parked || kind == Some(SinkKind::Nested)
+    };
+    let late = laggards.iter().find(|laggard| !is_excused(laggard)).cloned();
+    drop(state);
+    if let Some(laggard) = late {
+        system.world.fail("close", format!("{CLOSE_TIMEOUT:?} were enough, and {laggard}"));
+    }
 }
 
 /// The last event must be acknowledged: what stopped was opened again.
