@@ -12,7 +12,8 @@ fn the_same_plan_gives_the_same_trace() {
     for seed in 1..40 {
         let plan = generate(seed);
         let (one, two) = (run(&plan, true), run(&plan, true));
-        assert_eq!(one.trace, two.trace, "seed {seed}");
+        let differs = one.trace.iter().zip(&two.trace).find(|(one, two)| one != two);
+        assert_eq!(differs, None, "seed {seed}");
     }
 }
 
@@ -64,7 +65,10 @@ fn a_checkpoint_ahead_of_its_sink_is_found() {
 
 #[test]
 fn a_sink_that_gets_nothing_is_found() {
-    is_found(Broken::SinkRefuses, "deliver", |_| {});
+    is_found(Broken::SinkRefuses, "deliver", |plan| {
+        plan.ops.retain(|op| op.id % 8 == 0);
+        plan.config.sinks.iter_mut().for_each(|sink| sink.backoff_ms = (1_000, 10_000));
+    });
 }
 
 #[test]
