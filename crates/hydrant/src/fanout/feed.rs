@@ -3,12 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::lineage::{self, Place, id_of};
 use super::marks::Marks;
-use super::signal::Signal;
+use super::signal::{Changes, Signal};
 use crate::mutants::mutant;
 use crate::{Checkpoint, Error, Event, EventId, Result};
 
@@ -21,7 +20,7 @@ use crate::{Checkpoint, Error, Event, EventId, Result};
 pub(crate) struct Feed {
     ring: Mutex<Ring>,
     /// Wakes followers.
-    moved: watch::Sender<()>,
+    moved: Signal,
     /// Wakes what waits for the log and its secondaries.
     signal: Signal,
     events_max: usize,
@@ -66,7 +65,7 @@ impl Feed {
             is_closed: false,
             marks: Marks::new(),
         };
-        Self { ring: Mutex::new(ring), moved: watch::Sender::default(), signal, events_max, bytes_max }
+        Self { ring: Mutex::new(ring), moved: Signal::default(), signal, events_max, bytes_max }
     }
 
     fn lock(&self) -> MutexGuard<'_, Ring> {
@@ -76,7 +75,7 @@ impl Feed {
     /// Changes the ring, and wakes followers and all else that waits.
     fn update<R>(&self, change: impl FnOnce(&mut Ring) -> R) -> R {
         let result = change(&mut self.lock());
-        self.moved.send_replace(());
+        self.moved.wake();
         self.signal.wake();
         result
     }
@@ -162,7 +161,7 @@ impl Feed {
         ring.marks.add(head.id());
         ring.head = Some(head);
         drop(ring);
-        self.moved.send_replace(());
+        self.moved.wake();
         self.signal.wake();
         Ok(())
     }
@@ -229,7 +228,7 @@ impl Feed {
         self.lock().head_id()
     }
 
-    pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
+    pub(crate) fn subscribe(&self) -> Changes {
         self.moved.subscribe()
     }
 
@@ -425,9 +424,9 @@ mod tests {
         let mut moved = feed.subscribe();
         moved.mark_unchanged();
         feed.stage(None, &events(0..3)).unwrap();
-        assert!(!moved.has_changed().unwrap());
+        assert!(!moved.has_changed());
         feed.publish(at(2)).unwrap();
-        assert!(moved.has_changed().unwrap());
+        assert!(moved.has_changed());
     }
 
     #[test]

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use futures_util::stream::Fuse;
 use futures_util::{StreamExt, stream};
-use tokio::sync::watch;
 use tracing::Instrument as _;
 
 use super::feed::{Feed, Look};
 use super::lineage::{self, Place};
+use super::signal::Changes;
 use crate::mutants::mutant;
 use crate::{Batch, Error, ErrorKind, Event, EventId, EventSource, EventStream, ReadFrom, Result, Retry};
 
@@ -24,7 +24,7 @@ pub(crate) struct Follower {
     source: Arc<dyn EventSource>,
     position: Option<Place>,
     reading: Option<Reading>,
-    moved: watch::Receiver<()>,
+    moved: Changes,
     /// Whether it ends at the head of a log that stopped. A pump waits there until the log is closed.
     ends_with_log: bool,
 }
@@ -65,7 +65,7 @@ impl Follower {
         let mut yielded = false;
         loop {
             // Marked before the look: what is published after it wakes the wait below.
-            self.moved.borrow_and_update();
+            self.moved.mark_unchanged();
             match self.feed.look(self.position.as_ref(), events_max, bytes_max)? {
                 Look::Events(mut events) => {
                     self.reading = None;
@@ -91,7 +91,7 @@ impl Follower {
                     tests::between_look_and_wait();
                     yielded = false;
                     // The sender lives in the feed, which this follower holds; closing it wakes this wait too.
-                    drop(self.moved.changed().await);
+                    self.moved.changed().await;
                 }
             }
         }
@@ -104,7 +104,7 @@ impl Follower {
     pub(crate) async fn fill(&mut self, chunk: &mut Vec<Event>, events_max: usize, bytes_max: usize) {
         let mut bytes: usize = chunk.iter().map(Event::size).sum();
         while chunk.len() < events_max && bytes < bytes_max {
-            self.moved.borrow_and_update();
+            self.moved.mark_unchanged();
             let last = chunk.last().cloned().map(Place::Event);
             match self.feed.look(last.as_ref(), events_max - chunk.len(), bytes_max - bytes) {
                 Ok(Look::Events(events)) => {
@@ -125,7 +125,7 @@ impl Follower {
                 {
                     return;
                 }
-                Ok(Look::AtHead) => drop(self.moved.changed().await),
+                Ok(Look::AtHead) => self.moved.changed().await,
             }
         }
     }

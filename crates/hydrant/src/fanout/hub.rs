@@ -184,7 +184,7 @@ impl Hub {
         let state = (self.signal.subscribe(), Arc::downgrade(self), true);
         stream::unfold(state, |(mut changed, hub, first)| async move {
             if !first {
-                changed.changed().await.ok()?;
+                changed.changed().await;
             }
             changed.mark_unchanged();
             let status = hub.upgrade()?.status();
