@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
+use std::sync::Once;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -32,22 +33,31 @@ pub struct Outcome {
 }
 
 thread_local! {
-    /// Panics of the code under test in this run.
-    static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    /// Panics of the code under test in this run; `None` outside of a run.
+    static PANICS: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
 }
 
-/// Keeps panics off the terminal: those of the model sinks are planned, and all others fail the run.
+/// Keeps the panics of a run off the terminal: those of the model sinks are planned, and all others fail the run.
 pub fn catch_panics() {
-    panic::set_hook(Box::new(|info| {
-        let payload = info.payload();
-        let text = payload.downcast_ref::<&str>().copied();
-        let text =
-            text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
-        if !text.starts_with("sim: ") {
-            let place = info.location().map_or_else(String::new, ToString::to_string);
-            PANICS.with_borrow_mut(|panics| panics.push(format!("{text} ({place})")));
-        }
-    }));
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let print = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            PANICS.with_borrow_mut(|panics| match panics {
+                Some(panics) => panics.extend(unplanned(info)),
+                None => print(info),
+            });
+        }));
+    });
+}
+
+/// What to say of a panic, unless it is one that a model store makes on purpose.
+fn unplanned(info: &panic::PanicHookInfo<'_>) -> Option<String> {
+    let payload = info.payload();
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+    let place = info.location().map_or_else(String::new, ToString::to_string);
+    (!text.starts_with("sim: ")).then(|| format!("{text} ({place})"))
 }
 
 /// Runs a plan to its end or to the first failure.
@@ -55,7 +65,7 @@ pub fn catch_panics() {
 /// # Panics
 /// If no runtime can be built.
 pub fn run(plan: &Plan, traced: bool) -> Outcome {
-    PANICS.with_borrow_mut(Vec::clear);
+    PANICS.set(Some(Vec::new()));
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_time().start_paused(true).on_thread_park(watchdog::progress);
     let runtime = builder.build().expect("a runtime without threads needs nothing");
@@ -78,7 +88,7 @@ pub fn run(plan: &Plan, traced: bool) -> Outcome {
     });
     drop(runtime);
     watchdog::end();
-    let panics = PANICS.with_borrow_mut(std::mem::take);
+    let panics = PANICS.take().unwrap_or_default();
     if let Some(panic) = panics.first() {
         world.fail("panic", panic.clone());
     }

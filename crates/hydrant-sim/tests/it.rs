@@ -12,7 +12,8 @@ fn the_same_plan_gives_the_same_trace() {
     for seed in 1..40 {
         let plan = generate(seed);
         let (one, two) = (run(&plan, true), run(&plan, true));
-        assert_eq!(one.trace, two.trace, "seed {seed}");
+        let differs = one.trace.iter().zip(&two.trace).find(|(one, two)| one != two);
+        assert_eq!(differs, None, "seed {seed}");
     }
 }
 
