@@ -9,11 +9,11 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use hydrant::{EventId, FanOut, FanOutStatus, Journal, Laggards, Relay, Result};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
 use super::bounds::Bounds;
 use super::build;
 use crate::plan::{Store, Topology};
+use crate::world::bell::Bell;
 use crate::world::{ModelPrimary, ModelRoster, Process, World};
 
 /// What a journal of the run saves.
@@ -147,7 +147,7 @@ pub struct System {
     pub topology: Topology,
     pub bounds: Bounds,
     slot: Mutex<Slot>,
-    changed: watch::Sender<()>,
+    changed: Bell,
     opening: tokio::sync::Mutex<()>,
 }
 
@@ -171,7 +171,7 @@ impl System {
             topology,
             bounds,
             slot: Mutex::new(slot),
-            changed: watch::Sender::default(),
+            changed: Bell::default(),
             opening: tokio::sync::Mutex::default(),
         })
     }
@@ -200,13 +200,12 @@ impl System {
 
     /// Waits until the program is open.
     pub async fn up(&self) -> Arc<Up> {
-        let mut changed = self.changed.subscribe();
         loop {
-            changed.mark_unchanged();
+            let seen = self.changed.rung();
             if let Some(up) = self.slot().up.clone() {
                 return up;
             }
-            drop(changed.changed().await);
+            self.changed.after(seen).await;
         }
     }
 
@@ -294,7 +293,7 @@ impl System {
                 Ok(up) => {
                     self.world.note(|| format!("## open, generation {}", up.generation));
                     self.slot().up = Some(Arc::new(up));
-                    self.changed.send_replace(());
+                    self.changed.ring();
                     return;
                 }
                 Err(error) => {

@@ -1,7 +1,8 @@
 //! A log as a model store keeps it: compare-and-append, a floor, and a part that is durable.
 
 use hydrant::{Batch, Checkpoint, Error, Event, EventId, ReadFrom, Result};
-use tokio::sync::watch;
+
+use super::bell::Bell;
 
 /// The durable state of one model store. It outlives every process of the run.
 #[derive(Debug, Default)]
@@ -14,7 +15,7 @@ pub struct Log {
     /// Changes when the store fails over: reads break, and where another writer wrote, writers are fenced.
     pub epoch: u64,
     pub fence: u64,
-    pub changed: watch::Sender<()>,
+    pub changed: Bell,
 }
 
 impl Log {
@@ -60,7 +61,7 @@ impl Log {
     /// Makes everything durable and wakes the followers.
     pub fn sync(&mut self) {
         self.durable = self.events.len();
-        self.changed.send_replace(());
+        self.changed.ring();
     }
 
     /// The index of the first event behind `after`.

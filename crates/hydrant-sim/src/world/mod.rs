@@ -1,5 +1,6 @@
 //! The world around the code under test: stores that fail, processes that die, and the truth to compare with.
 
+pub mod bell;
 pub mod log;
 mod primary;
 pub mod process;
@@ -11,8 +12,7 @@ pub mod truth;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
-
+use bell::Bell;
 pub use primary::{ModelPrimary, commit};
 pub use process::Process;
 pub use roster::{ModelRoster, sink_of};
@@ -25,8 +25,8 @@ use crate::plan::Plan;
 pub struct World {
     state: Mutex<State>,
     pub seed: u64,
-    failed: watch::Sender<bool>,
-    healed: watch::Sender<bool>,
+    failed: Bell,
+    healed: Bell,
 }
 
 impl World {
@@ -34,8 +34,8 @@ impl World {
         Arc::new(Self {
             state: Mutex::new(State::new(plan, traced)),
             seed: plan.seed,
-            failed: watch::Sender::new(false),
-            healed: watch::Sender::new(false),
+            failed: Bell::default(),
+            healed: Bell::default(),
         })
     }
 
@@ -52,7 +52,7 @@ impl World {
         let mut state = self.lock();
         let result = act(&mut state);
         if state.failure.is_some() {
-            self.failed.send_if_modified(|failed| !std::mem::replace(failed, true));
+            self.failed.ring();
         }
         result
     }
@@ -72,16 +72,16 @@ impl World {
             state.land(|_, _| true);
             state.note(|| "## the faults stop".to_owned());
         });
-        self.healed.send_replace(true);
+        self.healed.ring();
     }
 
     /// Hangs until the faults stop.
     pub async fn hang(&self) {
-        drop(self.healed.subscribe().wait_for(|healed| *healed).await);
+        self.healed.after(0).await;
     }
 
     /// Waits until a checker failed.
     pub async fn failed(&self) {
-        drop(self.failed.subscribe().wait_for(|failed| *failed).await);
+        self.failed.after(0).await;
     }
 }

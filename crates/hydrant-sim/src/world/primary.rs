@@ -116,11 +116,10 @@ impl EventSource for ModelPrimary {
     }
 
     fn follow(&self, from: ReadFrom) -> EventStream {
-        let changed = self.process.world.lock().log(self.store).changed.subscribe();
+        let changed = self.process.world.lock().log(self.store).changed.clone();
         follow_by_reading(Arc::new(self.clone()), from, move || {
-            let mut changed = changed.clone();
-            changed.mark_unchanged();
-            async move { drop(changed.changed().await) }
+            let (changed, seen) = (changed.clone(), changed.rung());
+            async move { changed.after(seen).await }
         })
     }
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hydrant::{Error, ErrorKind, Result, Retry};
-use tokio::sync::watch;
 
 use super::World;
+use super::bell::Bell;
 use super::state::State;
 use crate::plan::{Effect, Site};
 
@@ -15,26 +15,27 @@ use crate::plan::{Effect, Site};
 pub struct Process {
     pub world: Arc<World>,
     pub number: u32,
-    dead: watch::Sender<bool>,
+    dead: Bell,
 }
 
 impl Process {
     pub fn new(world: Arc<World>, number: u32) -> Arc<Self> {
-        Arc::new(Self { world, number, dead: watch::Sender::new(false) })
+        Arc::new(Self { world, number, dead: Bell::default() })
     }
 
     pub fn is_dead(&self) -> bool {
-        *self.dead.borrow()
+        self.dead.rung() > 0
     }
 
     /// Waits until the process has died.
     pub async fn death(&self) {
-        drop(self.dead.subscribe().wait_for(|dead| *dead).await);
+        self.dead.after(0).await;
     }
 
     /// Kills the process. Effects that were under way take place now; with the power, what is not durable goes.
     pub fn kill(&self) {
-        if !self.dead.send_replace(true) {
+        if !self.is_dead() {
+            self.dead.ring();
             let seed = self.world.seed;
             self.world.with(|state| {
                 let power = (seed ^ u64::from(state.crashes)) & 1 == 0;

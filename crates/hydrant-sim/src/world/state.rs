@@ -209,7 +209,7 @@ impl State {
             return;
         }
         log.epoch += 1;
-        log.changed.send_replace(());
+        log.changed.ring();
         match store {
             Store::Primary => cut.iter().for_each(|event| self.truth.lose(event)),
             Store::Sink(i) | Store::Inner(i) => {
