@@ -155,7 +155,8 @@ fn hex(rng: &mut Rng, bytes: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hydrant::{EventId, envelope};
+    use hydrant::EventId;
+    use hydrant::store::envelope;
 
     #[test]
     fn a_log_has_growing_ids_with_gaps_and_every_line_is_canonical() {

@@ -10,7 +10,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Sends one request on a connection of its own and returns the status and the body of the answer.
 ///
 /// # Errors
-/// When nobody answers, or with something else than HTTP.
+/// If there is no answer, or one that is not HTTP.
 pub fn request(
     to: SocketAddr,
     method: &str,

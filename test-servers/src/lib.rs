@@ -40,7 +40,7 @@ pub const SECRET_ACCESS_KEY: &str = "test";
 /// The region of the servers of [`native`] and docker-compose.yml.
 pub const REGION: &str = "us-east-1";
 
-/// A name that nobody has used: `t` and 19 random lower-case letters and digits.
+/// A name that was not used before: `t` and 19 random lower-case letters and digits.
 ///
 /// It needs no quotes and no escapes as a schema, table, bucket, key, stream or log.
 pub fn namespace() -> String {

@@ -1,10 +1,12 @@
-//! The workspace's commands: `cargo xtask test`, `cargo xtask ci`, `cargo xtask servers` and `cargo xtask bench`.
+//! The workspace's commands: `cargo xtask test`, `cargo xtask ci`, `cargo xtask servers`, `cargo xtask sim`
+//! and `cargo xtask bench`.
 //!
 //! Without dependencies but std's and our own on purpose: this is the first thing that a fresh machine compiles.
 
 mod arrows;
 mod bench;
 mod servers;
+mod sim;
 mod tally;
 mod test;
 
@@ -20,6 +22,8 @@ usage: cargo xtask <command>
   ci                                   formatting, lints, documentation, the crates' arrows, then `test`
   servers up [<server>..]              Postgres, S3 and Kinesis for tests and examples, in Docker or natively
   servers down|status|env              ends them, lists them, prints the variables that name them
+  sim [--seeds <n>] [--seconds <s>] [--from <seed>] [--jobs <n>] [--plan <file>] [--mutant <name>]
+                                       simulates the fan-out under faults; prints the rate and the table of coverage
   bench [<section>..]                  measures, and writes docs/BENCHMARKS.md
 ";
 
@@ -30,6 +34,7 @@ fn main() -> ExitCode {
         Some((command, [])) if command == "ci" => ci(),
         Some((command, rest)) if command == "servers" => servers::run(rest),
         Some((command, rest)) if command == "bench" => bench::run(rest),
+        Some((command, rest)) if command == "sim" => sim::run(rest),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);

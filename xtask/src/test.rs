@@ -2,13 +2,24 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::cargo;
 use crate::servers::{self, Session};
+use crate::sim;
 use crate::tally::Tally;
+
+/// How long the whole test command may take. It is under 45 minutes on two quiet cores; far above that, tests were added that
+/// nobody waits for.
+const TAKES_MAX: Duration = Duration::from_secs(70 * 60);
 
 /// Runs the tests, passes their output on as it comes, and ends with the tally.
 pub(crate) fn run(args: &[String]) -> Result<ExitCode, String> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "how long the tests take is measured on the machine's clock"
+    )]
+    let begun = Instant::now();
     let (packages, filters) = split(args)?;
     let mut command = cargo();
     // One failing program must not hide the next.
@@ -43,20 +54,33 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode, String> {
         line.clear();
     }
     let status = child.wait().map_err(|cause| format!("waiting for {command:?}: {cause}"))?;
-    let tally = tally.finish(status.success());
+    let mut tally = tally.finish(status.success());
+    // The simulation counts as one test.
+    if packages.is_empty() && filters.is_empty() {
+        if sim::test()? {
+            tally.passed += 1;
+        } else {
+            tally.failed += 1;
+            tally.names.push("simulation".to_owned());
+        }
+    }
 
     let wrong = if tally.failed > 0 {
-        Some(format!("{} failed: `cargo test` ended with {status}", tally.failed))
+        Some(format!("{} failed; `cargo test` ended with {status}", tally.failed))
     } else if tally.passed == 0 && filters.is_empty() {
         Some("no test ran".to_owned())
     } else if tally.passed == 0 {
         Some(format!("no test ran that is named like {filters:?}"))
+    } else if begun.elapsed() > TAKES_MAX {
+        Some(format!("the tests may take {} minutes", TAKES_MAX.as_secs() / 60))
     } else {
         None
     };
     if let Some(servers) = servers {
         eprint!("{}", servers.summary());
     }
+    let took = begun.elapsed().as_secs();
+    eprintln!("took {} min {} s", took / 60, took % 60);
     // Far above, between the output of all others, nobody finds it.
     for line in &tally.said {
         eprintln!("{line}");

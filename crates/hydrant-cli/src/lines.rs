@@ -3,7 +3,8 @@
 use std::io::{ErrorKind as IoKind, Read};
 
 use bytes::{Bytes, BytesMut};
-use hydrant::{Error, ErrorKind, Event, EventId, Result, Retry, envelope};
+use hydrant::store::envelope;
+use hydrant::{Error, ErrorKind, Event, EventId, Result, Retry};
 
 use crate::values::show_bytes;
 

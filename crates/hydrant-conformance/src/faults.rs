@@ -1,8 +1,9 @@
-//! Sinks and sources that fail on command, for anybody's tests.
+//! Sinks and sources that fail on command.
 //!
 //! [`Faulty`] wraps any sink, source or store; [`Faults`] is the switch, cloned into the test, which turns
 //! faults on and off while it runs. Wrappers nest. All waiting is tokio's, so that paused time works, and
-//! all chance is seeded, so that one seed replays a run.
+//! all chance is seeded, so that one seed replays a run. A fault that was queued with [`Faults::next`] and met no call
+//! fails the test when the last clone of the switch is dropped; [`Faults::clear`] forgets it.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> hydrant::Result<()> {
@@ -14,7 +15,7 @@
 //! let events = [Event::new(EventId::ZERO, "hello")?];
 //!
 //! faults.next(Fault::ErrorAfter);
-//! assert!(sink.append(Batch::new(None, &events)?).await.is_err());     // told failed,
+//! assert!(sink.append(Batch::new(None, &events)?).await.is_err());     // the call failed,
 //! assert_eq!(sink.checkpoint().await?.id(), Some(EventId::ZERO));      // but applied
 //! # Ok(()) }
 //! ```
@@ -39,15 +40,15 @@ use tokio::time::sleep;
 pub enum Fault {
     /// An error (`Unavailable`, `Safe`) before anything was applied.
     ErrorBefore,
-    /// Applied, but told failed (`Unavailable`, `AfterCheckpoint`).
+    /// Applied, but the call fails (`Unavailable`, `AfterCheckpoint`).
     ErrorAfter,
-    /// No answer until the faults are [cleared](Faults::clear); then the call goes on.
+    /// No return until the faults are [cleared](Faults::clear); then the call continues.
     Hang,
-    /// An answer only after this long.
+    /// A return only after this long.
     Slow(Duration),
     /// A panic, before anything was applied.
     Panic,
-    /// The first half of a batch is applied, and the call told failed (`Unavailable`, `AfterCheckpoint`).
+    /// The first half of a batch is applied, and the call fails (`Unavailable`, `AfterCheckpoint`).
     /// Other calls fail as with [`ErrorBefore`](Fault::ErrorBefore).
     PartialBatch,
 }
@@ -56,7 +57,7 @@ pub enum Fault {
 #[derive(Clone, Debug)]
 pub struct Faults {
     plan: Arc<Mutex<Plan>>,
-    /// Counts how often the plan was cleared, for whoever hangs.
+    /// Counts how often the plan was cleared, for calls that hang.
     cleared: watch::Sender<u64>,
 }
 
@@ -68,6 +69,16 @@ struct Plan {
     rng: Rng,
     calls: u64,
     injected: u64,
+}
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        let unfired = &self.next;
+        assert!(
+            unfired.is_empty() || std::thread::panicking(),
+            "queued, and met by no call: {unfired:?}; `Faults::clear` forgets faults"
+        );
+    }
 }
 
 impl Faults {
@@ -84,26 +95,26 @@ impl Faults {
         Self { plan: Arc::new(Mutex::new(plan)), cleared: watch::Sender::new(0) }
     }
 
-    /// The next call goes wrong like this; several queue up, before all others.
+    /// Makes the next call fail like this; several queue up, before all others.
     pub fn next(&self, fault: Fault) {
         self.lock().next.push_back(fault);
     }
 
-    /// From now on every call goes wrong like this, until [`clear`](Faults::clear).
+    /// Makes every call fail like this, until [`clear`](Faults::clear).
     pub fn always(&self, fault: Fault) {
         self.lock().always = Some(fault);
     }
 
-    /// From now on each call goes wrong with this probability (0 to 1), like one of `faults`, by the seed.
+    /// Makes each call fail with this probability (0 to 1), like one of `faults`, by the seed.
     ///
     /// # Panics
-    /// When there are no faults to choose from.
+    /// If there are no faults to choose from.
     pub fn flaky(&self, probability: f64, faults: &[Fault]) {
         assert!(!faults.is_empty(), "flaky needs faults to choose from");
         self.lock().flaky = Some((probability, faults.to_vec()));
     }
 
-    /// No more faults; whoever hangs goes on.
+    /// Ends all faults, also those that met no call; calls that hang continue.
     pub fn clear(&self) {
         let mut plan = self.lock();
         plan.next.clear();
@@ -113,21 +124,26 @@ impl Faults {
         self.cleared.send_modify(|count| *count += 1);
     }
 
-    /// How many calls went wrong so far.
+    /// How many calls failed so far.
     pub fn injected(&self) -> u64 {
         self.lock().injected
     }
 
-    /// How many calls there were so far, right or wrong.
+    /// How many calls there were so far.
     pub fn calls(&self) -> u64 {
         self.lock().calls
+    }
+
+    /// The faults that were queued with [`next`](Faults::next) and met no call yet.
+    pub fn unfired(&self) -> Vec<Fault> {
+        self.lock().next.iter().copied().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Plan> {
         self.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Draws the fault of one call, and what tells when it was cleared.
+    /// Draws the fault of one call, with a receiver that notices when faults are cleared.
     fn draw(&self) -> (Option<Fault>, watch::Receiver<u64>) {
         let mut plan = self.lock();
         let plan = &mut *plan;
@@ -142,7 +158,7 @@ impl Faults {
         (fault, self.cleared.subscribe())
     }
 
-    /// What happens before a call; the fault that is still to come after it.
+    /// Fails or delays a call; returns the fault that comes after it.
     async fn before(&self) -> Result<Option<Fault>> {
         let (fault, mut cleared) = self.draw();
         match fault {
@@ -156,7 +172,7 @@ impl Faults {
         Ok(None)
     }
 
-    /// A call that is no append, with its fault.
+    /// Makes a call that is no append, with its fault.
     async fn around<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
         match self.before().await? {
             None => call.await,
@@ -173,7 +189,7 @@ fn injected(retry: Retry, what: &str) -> Error {
     Error::new(ErrorKind::Unavailable, retry, format!("an injected fault; {what}"))
 }
 
-/// A sink, source, store or checkpoint store whose calls go wrong as its [`Faults`] say.
+/// A sink, source, store or checkpoint store whose calls fail as its [`Faults`] say.
 #[derive(Clone, Debug)]
 pub struct Faulty<S> {
     inner: S,
@@ -186,7 +202,7 @@ impl<S> Faulty<S> {
         Self { inner, faults }
     }
 
-    /// What is wrapped, for looking past the faults.
+    /// The wrapped store, without faults.
     pub fn inner(&self) -> &S {
         &self.inner
     }

@@ -56,7 +56,7 @@ impl Generator {
         (0..count as u64).map(|id| self.event(id)).collect()
     }
 
-    /// `count` events behind `after`, with ids that leave gaps.
+    /// `count` events after `after`, with ids that leave gaps.
     pub fn gapped(&mut self, after: Option<EventId>, count: usize) -> Vec<Event> {
         let mut id = after.map_or(0, |after| after.get() + 1);
         let mut next = || {
@@ -120,7 +120,7 @@ impl Generator {
                 .into();
         payloads.extend(TEXTS.map(|text| serde_json::Value::from(text).to_string()));
         payloads.extend(NUMBERS.map(|number| format!(r#"{{"b":{number},"a":[{number},{{"b":{number}}}]}}"#)));
-        // Escapes stay as they were written, also those that nobody needs.
+        // Escapes stay as they were written, also needless ones.
         payloads.push(r#""\u0041\/\u00e9\ud83d\udeb0""#.to_owned());
         // White space inside of a payload belongs to it.
         payloads.push(r#"{ "b" : 1 ,	"a": [ 1, 2 ] }"#.to_owned());

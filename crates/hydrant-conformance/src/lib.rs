@@ -1,4 +1,4 @@
-//! The laws of Hydrant's sinks and sources as tests, for our stores and everybody else's.
+//! The laws of Hydrant's sinks and sources as tests, for every store.
 //!
 //! One line enrols a store and yields a named test for each case of each law, each on a runtime and in a
 //! namespace of its own, so that one failure hides no other:
@@ -10,7 +10,7 @@
 //! use hydrant::{Capabilities, MemoryStore, MemoryStoreOptions, Result};
 //! use hydrant_conformance::{Harness, Opened};
 //!
-//! /// How the kit reaches the store: here logs in memory, kept by name so that they can be opened again.
+//! /// Opens the store for the kit: here logs in memory, kept by name so that they can be opened again.
 //! #[derive(Default)]
 //! struct InMemory(Mutex<HashMap<String, MemoryStore>>);
 //!
@@ -35,12 +35,27 @@
 //!
 //! | macro | for | opened as |
 //! |---|---|---|
-//! | [`store_suite!`] | a sink that can be read | [`Opened::store`], or [`Opened::prunable`] with segments |
+//! | [`store_suite!`] | a sink that can be read | [`Opened::store`]; [`Opened::prunable`] with segments; [`Opened::primary`] with a roster |
 //! | [`sink_suite!`] | a sink alone | [`Opened::sink`], best with [`Opened::seen_as`] |
 //! | [`source_suite!`] | a source alone | [`Opened::source`], with any writing side |
 //!
 //! The argument is an expression that makes the harness; every test makes its own. A second suite in the
 //! same file goes into a module of its own. A store with several modes of durability enrols once for each.
+//!
+//! # Cases by capability
+//!
+//! Each case has the number of its law in its name. A case runs if the store declares what it needs:
+//!
+//! | declared | a sink is tried on | a source, or a store, is tried on |
+//! |---|---|---|
+//! | nothing | events held byte for byte, batches of every size up to [`Limits::batch_events_max`], gaps in ids, appends that are dropped, `event_bytes_max`, deadlines, the same handle after an error, threads that are not blocked, what close and drop release | |
+//! | `SOURCE` | | reads and followers from everywhere (`Origin`, `After`, `At`, `Snapshot`), beside writers, given up and resumed; bounded memory; damage; a log that was replaced; a verification beside a writer; lineage as a primary |
+//! | `IDEMPOTENT` | the same batch again, any part of it, overlaps, many at once | |
+//! | `FENCING` | holes, other events, skipped ids, second writers, rivals, starting at a snapshot | an error is the last item |
+//! | `MEMORY` | the checkpoint: after each append, a crash, an error, a drop; lineage as a secondary | what was shown survives a crash, and is not beyond the checkpoint |
+//! | `ATOMIC` | batches are whole in all cases above, else prefixes | |
+//! | `SEGMENTS` | below the floor; a prune that is dropped | the floor; reads that meet a prune |
+//! | `MEMORY` and `FENCING` | two handles; the head of a commit point; the roster's compare-and-swap, and swaps that are dropped | |
 //!
 //! # Hooks
 //!
@@ -49,30 +64,49 @@
 //! | hook | tries |
 //! |---|---|
 //! | [`Opened::closed_by`] | law 9: what `close()` releases |
-//! | [`Opened::crashed_by`] | laws 1, 5, 6, 12: what a power cut leaves; without it a drop stands in |
+//! | [`Opened::crashed_by`] | laws 1, 5, 6, 12: what a power cut leaves; without it a drop is tried instead |
+//! | [`Opened::primary`], [`Opened::with_commit_point`] | law 5: the head; law 11: the stated `event_bytes_max` |
+//! | [`Opened::primary`], [`Opened::with_roster`] | laws 5 and 6: checkpoints that it keeps for sinks |
+//! | [`Opened::verified_by`] | law 13: a verification beside a writer finds nothing |
 //! | [`Harness::damage`] | law 13: damage inside, a torn tail |
-//! | [`Harness::fail_next_write`] | law 7: errors of the server or disk |
-//! | [`Harness::acknowledges`] | `Accepted` for weaker durability: nothing may be shown before it is durable |
-//! | [`Harness::unavailable`], [`Harness::remove`] | none: where a store lives on a server that may be missing, and remembers |
-//! | [`Harness::limits`] | the largest event, id and log of a case, and how long one may take |
+//! | [`Harness::replace`] | law 13: a follower of a log that was replaced or lost its tail |
+//! | [`Harness::fail_next_write`], with [`Harness::unfired`] and [`Harness::heal`] | law 7: errors of the server or disk, and the same handle after them |
+//! | [`Harness::delay`] | law 7: a deadline before the server answers; law 8: a thread that waits for it |
+//! | [`Harness::durability`] | `Accepted` for weaker durability: nothing may be shown before it is durable |
+//! | [`Harness::unavailable`], [`Harness::remove`] | none: for a store on a server that may be missing, and remembers |
+//! | [`Harness::limits`] | the largest event, batch, id and log of a case, and how long one may take |
 //!
-//! # What a run says
+//! For a store on a server, the feature `proxy` gives most of them: `proxy::Tcp` breaks connections in each way, and
+//! `server::Server` runs the server for the test and ends it with the test.
 //!
-//! What a store does not declare is no failure, and never silent. Past the capture of the test runner the
-//! run says `not declared: Fencing (law_04_a_hole_is_a_gap)` for each case that had nothing to try, and
-//! `not exercised: ...` for what would have needed a hook. A test that had nothing at all to try also prints
-//! `skipped: ...` into its own output. Whatever is declared is tried, or the suite is the wrong one and fails.
+//! # What a run reports
 //!
-//! A failure names the law, its sentence, what was expected, what was seen, and the seed. Test data is
-//! random; `HYDRANT_SEED` in the environment of the test run brings a run's data back.
+//! What a store does not declare is no failure, and is reported. Past the capture of the test runner the
+//! run prints `not declared: Fencing (law_04_a_hole_is_a_gap)` for each case that had nothing to try, and
+//! `not exercised: ...` for what needs a hook. A test that had nothing at all to try also prints
+//! `skipped: ...` into its own output. All that is declared is tried; in the wrong suite, a test fails.
+//!
+//! A failure names the law, its sentence, what was expected, what was seen, the operations before it, and the seed:
+//!
+//! ```text
+//! law 6 is broken. Whole batches: a crash or a dropped future leaves all of a batch or none, or else a prefix.
+//!   expected: the checkpoint 12 (digest 5f..), which the handle reported, to stay
+//!   saw:      the checkpoint 17 (digest 9a..), 100ms later and without a call
+//!   after:    an append of events 13 to 17 dropped at poll 2, then reading the checkpoint
+//!   case:     law_06_an_append_dropped_at_any_await_is_whole (run it again with HYDRANT_SEED=7)
+//! ```
+//!
+//! Test data is random; `HYDRANT_SEED` in the environment of the test run brings a run's data back. An armed fault
+//! that does not fire fails its case. A call that does not return fails within a sixth of [`Limits::patience`].
 //!
 //! # Beside the suites
 //!
-//! - [`faults`]: sinks and sources that fail on command, for anybody's tests.
+//! - [`faults`]: sinks and sources that fail on command.
+//! - `proxy` and `server` (feature `proxy`): connections that break, and servers that end with their test.
 //! - [`Generator`]: events of every shape, from a seed.
 //! - [`drop_after`]: drops a future at each of its awaits.
 //! - [`cases`] and [`check`]: the laws as functions. The kit's own tests hold them against mutants, stores
-//!   that are broken in one way each; the tests fail if a law has none that it catches.
+//!   that are broken in one way each; the tests fail if a case has none that it catches.
 
 mod cancel;
 mod cases;
@@ -148,7 +182,7 @@ macro_rules! __tests {
 macro_rules! __declares {
     ($harness:expr, $($side:ident)*) => {
         #[test]
-        fn what_it_declares_is_said() {
+        fn what_it_declares_is_reported() {
             $crate::declare(|| $harness, &[$($crate::Side::$side),*]);
         }
     };

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
+use hydrant::store::follow_by_reading;
 use hydrant::{
     CheckpointStore, CommitPoint, Event, EventSink, EventSource, EventStream, Primary, Prune, ReadFrom,
-    Result, Store, follow_by_reading,
+    Result, Store,
 };
 
 /// A future that a hook gave; never locked: the mutex only makes it shareable.

@@ -1,13 +1,24 @@
-//! What a process holds: tasks, descriptors, bytes of memory.
+//! What a process holds: descriptors, bytes of memory; and how long a thread waited for a processor.
 
-/// What is behind each descriptor that this process has open, sockets included; `None` where the system does
-/// not tell.
+use std::time::Duration;
+
+/// The target of each descriptor that this process has open, sockets included; `None` if the system does not list
+/// them.
 pub(crate) fn open_descriptors() -> Option<Vec<String>> {
     let entries = std::fs::read_dir("/proc/self/fd").ok()?;
     let target = |entry: std::io::Result<std::fs::DirEntry>| std::fs::read_link(entry.ok()?.path()).ok();
     let mut names: Vec<_> = entries.filter_map(target).map(|path| path.display().to_string()).collect();
     names.sort();
     Some(names)
+}
+
+/// How long this thread was ready to run and waited for a processor; zero if the system does not report it.
+///
+/// On a busy machine a thread is late for that reason alone, and not because something blocked it.
+pub(crate) fn queued() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanoseconds = stat.split_whitespace().nth(1).and_then(|text| text.parse().ok());
+    Duration::from_nanos(nanoseconds.unwrap_or(0))
 }
 
 #[cfg(feature = "track-memory")]
@@ -60,7 +71,7 @@ mod tracking {
         }
     }
 
-    /// How far the memory of the process rises above where it stood.
+    /// How far the memory of the process rises above a base.
     pub(crate) struct Peak {
         base: isize,
     }

@@ -28,9 +28,9 @@ static SEED: LazyLock<u64> = LazyLock::new(|| match std::env::var("HYDRANT_SEED"
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
-    /// Why the store could not be tried here ([`Harness::unavailable`]); `None` where it was.
+    /// Why the store could not be tried here ([`Harness::unavailable`]); `None` if it was.
     pub unavailable: Option<String>,
-    /// What the store does not declare, so that the case had nothing to try; `None` where it ran.
+    /// What the store does not declare, so that the case had nothing to try; `None` if it ran.
     pub not_declared: Option<Capabilities>,
     /// What would have needed a hook of the harness that is not there.
     pub not_exercised: Vec<String>,
@@ -122,7 +122,7 @@ pub fn check<H: Harness>(
 /// The body of each test that a suite expands to.
 ///
 /// # Panics
-/// With the [`Violation`], when the store breaks the law.
+/// With the [`Violation`], if the store breaks the law.
 pub fn run<H: Harness>(harness: impl FnOnce() -> H, name: &str) {
     let case = CASES.iter().find(|case| case.name == name).expect("the suites name cases that exist");
     match check(harness, case, seed()) {
@@ -144,10 +144,10 @@ pub fn run<H: Harness>(harness: impl FnOnce() -> H, name: &str) {
     }
 }
 
-/// The test that says once, in the open, what a suite holds its store to.
+/// The body of the test that reports what a suite holds its store to.
 ///
 /// # Panics
-/// When something is declared that this suite cannot try: another suite is the right one.
+/// If something is declared that this suite cannot try: another suite is the right one.
 pub fn declare<H: Harness>(harness: impl FnOnce() -> H, sides: &[Side]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("the system gives a runtime");

@@ -88,7 +88,7 @@ impl Server {
 
     /// The last lines that the server wrote.
     pub fn log(&self) -> String {
-        Vec::from_iter(lines(&self.log).iter().cloned()).join("\n")
+        lines(&self.log).iter().cloned().collect::<Vec<_>>().join("\n")
     }
 
     /// Waits until the server accepts connections.

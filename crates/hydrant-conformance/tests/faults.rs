@@ -1,4 +1,4 @@
-//! Each fault does what its name says, under paused time, and one seed replays a run.
+//! Each fault does what its name says, under paused time, one seed replays a run, and a fault that is not met fails.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ async fn half_a_batch_is_its_first_half() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_hangs_goes_on_when_the_faults_are_cleared() {
+async fn a_call_that_hangs_continues_once_faults_are_cleared() {
     let (sink, faults, events) = faulty();
     faults.always(Fault::Hang);
     assert!(timeout(Duration::from_secs(3_600), sink.append(batch(&events))).await.is_err());
@@ -86,4 +86,14 @@ async fn flaky_by_the_same_seed_is_flaky_in_the_same_way() {
     assert_eq!(first, run(7).await);
     assert_ne!(first, run(8).await);
     assert!((1..64).contains(&first.1));
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "queued, and met by no call: [Panic]")]
+async fn a_fault_that_meets_no_call_fails_the_test() {
+    let (sink, faults, events) = faulty();
+    faults.next(Fault::Slow(Duration::from_millis(1)));
+    faults.next(Fault::Panic);
+    sink.append(batch(&events)).await.unwrap();
+    assert_eq!(faults.unfired(), [Fault::Panic]);
 }

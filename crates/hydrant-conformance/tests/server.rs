@@ -1,5 +1,6 @@
 //! A server for a test ends with it, in whatever way the test ends.
 #![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,4 +1,4 @@
-//! Each side of a store alone: a sink that declares nothing, and a source with somebody else's writing side.
+//! Each side of a store alone: a sink that declares nothing, and a source with another writing side.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -61,7 +61,7 @@ mod a_sink_alone {
     hydrant_conformance::sink_suite!(Sending::default());
 }
 
-/// Reads what somebody else wrote.
+/// Reads what another sink wrote.
 struct Reads(MemoryStore);
 
 impl EventSource for Reads {

@@ -19,7 +19,7 @@ const COMPARE_BYTES: usize = 1 << 20;
 
 impl Directory {
     /// Replaces a sealed segment by its compressed form, which is complete, compared and durable before the
-    /// plain one goes. Returns whether it was done before it was told to `stop`.
+    /// plain one goes. Returns `false` if `stop` ended the work before.
     ///
     /// # Errors
     /// `Corrupt` for a segment with lines that are no events: it stays as it is. Others as the disk answers;

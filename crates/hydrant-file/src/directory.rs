@@ -101,6 +101,19 @@ impl Directory {
         Ok(listing)
     }
 
+    /// Which directory has the name now; `None` if there is none.
+    pub(crate) fn identity(&self) -> Result<Option<Identity>> {
+        let found = self.disk.stat(&self.path).map_err(|cause| self.unread(&self.path, cause))?;
+        Ok(found.map(|stat| stat.identity))
+    }
+
+    /// Whether there is a log, be it empty.
+    pub(crate) fn has_log(&self) -> Result<bool> {
+        let listing = self.list()?;
+        let has_segments = !listing.sealed.is_empty() || !listing.next.is_empty();
+        Ok(has_segments || self.stat(&self.state())?.is_some())
+    }
+
     /// Opens `state` and lists the sealed segments before it, both as they were at one moment.
     ///
     /// # Errors

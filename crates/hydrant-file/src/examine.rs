@@ -1,4 +1,4 @@
-//! Looks at the end of a file and tells what stands there: whole commits, a torn tail, or damage.
+//! Looks at the end of a file and finds whole commits, a torn tail, or damage.
 //!
 //! Changes nothing, so that readers of a log without a writer use it too.
 
@@ -15,7 +15,7 @@ use crate::lines::{self, Lines, Piece};
 use crate::opening::{Opening, read_line, too_long};
 use crate::wire::{self, Line};
 
-/// What stands at the end of a file.
+/// The end of a file.
 #[derive(Clone, Debug)]
 pub(crate) struct Tail {
     /// The length of the file.
@@ -30,7 +30,7 @@ pub(crate) struct Tail {
     pub(crate) window: u64,
     /// The last line was not written by Hydrant.
     pub(crate) is_foreign: bool,
-    /// The last line is whole but lacks its line break.
+    /// The last line is whole but has no line break.
     pub(crate) unterminated: bool,
 }
 
@@ -44,7 +44,7 @@ impl Tail {
 /// How far the first look goes back; further ones go back eight times as far each.
 const LOOK_BACK_BYTES: u64 = 64 << 10;
 
-/// Tells what stands at the end of a file of `len` bytes, of which `vouched` are known to be synced.
+/// Finds the end of a file of `len` bytes, of which `vouched` are known to be synced.
 ///
 /// # Errors
 /// `Corrupt` for damage: bytes that do not check below what is known to have been synced.
@@ -82,7 +82,7 @@ pub(crate) fn cut(dir: &Directory, file: &dyn DiskFile, end: u64, synced: u64) -
     dir.damage(&dir.state(), file, end, &lost)
 }
 
-/// Whether the lines of a file are bare changes. A first line that cannot be read is not: scanning will tell.
+/// Whether the lines of a file are bare changes. A first line that cannot be read is not: scanning reports it.
 fn bare(dir: &Directory, path: &Path, file: &Arc<dyn DiskFile>, end: u64) -> Result<bool> {
     let mut start = [0; 11];
     let read = file.read_at(&mut start, 0).map_err(|cause| dir.unread(path, cause))?;
@@ -109,21 +109,21 @@ impl Look<'_> {
         lines::count(&**self.file, offset).map(Some).map_err(|cause| self.dir.unread(self.path, cause))
     }
 
-    /// The offset that the last line which can tell says was synced.
+    /// The synced offset in the last line that has one.
     fn window(&self) -> Result<u64> {
         let mut back = LOOK_BACK_BYTES;
         loop {
             let start = self.text.saturating_sub(back);
-            let mut told = None;
+            let mut window = None;
             self.each_line(self.line_start(start)?, |offset, line| {
                 match line.and_then(|line| read_line(line, self.is_bare.then_some(0))) {
-                    Ok((Line::Ours(ours), _)) => told = ours.marks.map(|marks| marks.synced).or(told),
-                    Ok((Line::Foreign, _)) => told = Some(offset),
+                    Ok((Line::Ours(ours), _)) => window = ours.marks.map(|marks| marks.synced).or(window),
+                    Ok((Line::Foreign, _)) => window = Some(offset),
                     Err(_) => {}
                 }
                 Ok(())
             })?;
-            match told {
+            match window {
                 Some(synced) if synced <= self.text => return Ok(synced),
                 _ if start == 0 => return Ok(0),
                 _ => back *= 8,
@@ -152,8 +152,8 @@ impl Look<'_> {
         Ok(self.text)
     }
 
-    /// A line above the limit is an event for somebody with a higher one, unless its end is missing: it is
-    /// never taken for what a crash left.
+    /// Refuses a line above the limit, unless its end is missing: with a higher limit it is an event, so it is never
+    /// taken for what a crash left.
     fn refuse_whole(&self, offset: u64) -> Result<()> {
         let mut last = [0];
         self.file
@@ -165,8 +165,8 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// Calls `each` with every line from `from` on; one without a line break only where it was written
-    /// by somebody else and is whole.
+    /// Calls `each` with every line from `from` on. A line without a line break counts only if it is foreign and
+    /// whole.
     fn each_line(&self, from: u64, mut each: impl FnMut(u64, Result<&Bytes>) -> Result<()>) -> Result<()> {
         let mut lines = Lines::new(self.file.clone(), from, self.text, self.dir.line_bytes_max);
         while let Some(piece) = lines.next(self.dir, self.path)? {

@@ -19,14 +19,14 @@ const SPARE_MAX: usize = 4;
 pub(crate) struct Block {
     /// Where they begin.
     pub(crate) offset: u64,
-    /// Each line with its line break; the last of a range may lack it.
+    /// Each line with its line break; the last of a range may have none.
     pub(crate) data: Bytes,
 }
 
 /// A part of a file.
 pub(crate) enum Piece {
     Lines(Block),
-    /// A line that is longer than the limit, from this offset on; it is passed over.
+    /// A line that is longer than the limit, from this offset on; the next piece begins behind it.
     TooLong(u64),
 }
 
@@ -69,7 +69,7 @@ impl Lines {
         &self.file
     }
 
-    /// Offers a block's buffer for the next one, once nobody else holds a slice of it.
+    /// Offers a block's buffer for the next one, once no slice of it is left.
     pub(crate) fn recycle(&mut self, data: Bytes) {
         if self.spare.len() < SPARE_MAX {
             self.spare.push(data);
@@ -88,7 +88,7 @@ impl Lines {
             let mut buffer = self.buffer(len);
             let read = self.file.read_at(&mut buffer, offset).map_err(|cause| dir.unread(path, cause))?;
             if read < len {
-                let short = Error::corrupt("the file is shorter than it was; somebody cut it");
+                let short = Error::corrupt("the file is shorter than it was: it was cut");
                 return Err(dir.damage(path, &*self.file, offset, &short));
             }
             if len == left {
@@ -101,7 +101,7 @@ impl Lines {
                 return Ok(Some(Piece::Lines(Block { offset, data: buffer.freeze() })));
             }
             if len > self.line_bytes_max {
-                self.at = self.pass_over(offset + len as u64, dir, path)?;
+                self.at = self.skip_line(offset + len as u64, dir, path)?;
                 return Ok(Some(Piece::TooLong(offset)));
             }
             want = want.saturating_mul(4).min(self.line_bytes_max.saturating_add(1));
@@ -109,7 +109,7 @@ impl Lines {
     }
 
     /// The offset behind the next line break.
-    fn pass_over(&self, mut at: u64, dir: &Directory, path: &Path) -> Result<u64> {
+    fn skip_line(&self, mut at: u64, dir: &Directory, path: &Path) -> Result<u64> {
         let mut buffer = vec![0; BLOCK_BYTES];
         while at < self.end {
             let read = self.file.read_at(&mut buffer, at).map_err(|cause| dir.unread(path, cause))?;

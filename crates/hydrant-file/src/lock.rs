@@ -10,7 +10,7 @@ use crate::disk::{DiskFile, Mode, Stat};
 use crate::error::io_error;
 use crate::wire;
 
-/// How the last writer stands, or left.
+/// What the last writer does, or how it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Open,
@@ -27,7 +27,7 @@ pub(crate) struct Record {
     pub(crate) phase: Phase,
     pub(crate) preallocates: bool,
     pub(crate) inode: u64,
-    /// The checksum of the first [`PRINT_BYTES`] of that file, by which a reused inode is told.
+    /// The checksum of the first [`PRINT_BYTES`] of that file, by which a reused inode is noticed.
     pub(crate) print: u32,
     pub(crate) synced: u64,
 }
@@ -83,14 +83,14 @@ impl Record {
         })
     }
 
-    /// What is in `lock`, whoever wrote it.
+    /// Reads the record in a `lock` file.
     pub(crate) fn read(file: &dyn DiskFile) -> std::io::Result<Option<Self>> {
         let mut line = [0; 128];
         let read = file.read_at(&mut line, 0)?;
         Ok(Self::decode(&line[..read]))
     }
 
-    /// What is in the `lock` of a log.
+    /// Reads the record in the `lock` of a log.
     pub(crate) fn of(dir: &Directory) -> Result<Option<Self>> {
         let path = dir.file("lock");
         match dir.open(&path)? {
@@ -136,7 +136,7 @@ pub(crate) struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock and tells what the last holder left behind; `None` when it is held.
+    /// Takes the lock and returns the last holder's record; `None` if the lock is held.
     pub(crate) fn take(dir: &Directory) -> Result<Option<(Self, Option<Record>)>> {
         let path = dir.file("lock");
         let failed = |cause| io_error(&path, "locking", Retry::Safe, cause);

@@ -100,7 +100,7 @@ impl Opening {
     }
 }
 
-/// One line, whoever wrote it. `number` is its number where lines have no ids.
+/// Reads one line, of Hydrant or foreign. `number` is its number where lines have no ids.
 pub(crate) fn read_line(line: &bytes::Bytes, number: Option<u64>) -> Result<(Line, hydrant::Event)> {
     let parsed = wire::parse(line)?;
     let event = match &parsed {

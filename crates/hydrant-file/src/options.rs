@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// When the disk is asked to keep what was written.
+/// When the log is synced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fsync {
@@ -28,7 +28,7 @@ pub enum TornTail {
     /// It is copied to `state.torn-<n>`, that copy is synced, and then it is cut off and reported.
     #[default]
     SetAside,
-    /// Open is refused, so that a person can look first.
+    /// Opening is refused, so that an operator can look first.
     Refuse,
 }
 
@@ -48,7 +48,10 @@ pub struct FileStoreOptions {
     pub preallocate_bytes: u64,
     /// What becomes of a torn tail that is found at open. Default: it is set aside and reported.
     pub torn_tail: TornTail,
-    /// Whether a directory that does not exist is created. Default: yes.
+    /// Whether a log that does not exist is begun, and its directory created. Default: yes.
+    ///
+    /// In production, begin a log once and then open it with `false`: if the volume of the directory is not mounted,
+    /// opening fails instead of beginning an empty log.
     pub create: bool,
     /// Whether sealed segments are compressed, beside the writer, as soon as a rotation seals them and at
     /// open. Default: no.
@@ -108,7 +111,7 @@ impl FileStoreOptions {
         self
     }
 
-    /// Sets whether a directory that does not exist is created.
+    /// Sets whether a log that does not exist is begun.
     #[must_use]
     pub fn with_create(mut self, create: bool) -> Self {
         self.create = create;

@@ -195,11 +195,11 @@ impl Recovery<'_> {
         Ok((file, stat, end))
     }
 
-    /// Moves a torn tail away; makes sure of what stays. Tells the length of `state` then.
+    /// Moves a torn tail away and makes the rest durable. Returns the length of `state` then.
     fn settle_tail(&mut self, file: &dyn DiskFile, end: &Tail) -> Result<u64> {
         let path = self.dir.state();
         let ahead = self.known.record.is_some_and(|record| record.preallocates);
-        // NUL bytes that a writer put there to be written over are nobody's.
+        // NUL bytes that a writer put there to be written over are no tail.
         let kept = if ahead { end.text.max(end.end) } else { end.len };
         if kept > end.end {
             self.may_cut(file, end)?;

@@ -44,27 +44,27 @@ impl fmt::Display for Repaired {
 pub struct RepairReport {
     /// What was done, in order.
     pub repaired: Vec<Repaired>,
-    /// The first flaw of each file that is still there: this needs a person.
+    /// The first flaw of each file that is still there: these need an operator.
     pub remaining: Vec<Finding>,
 }
 
-/// Repairs a log that nobody writes to.
+/// Repairs a log that no process writes to.
 ///
 /// 1. Lines that were glued together, as hydra-node leaves them after a crash, are taken apart, and half
 ///    events between whole ones are taken out, where the ids prove that no event is missing then.
 /// 2. Where a sealed segment is damaged, the log begins behind it: the next segment opens with a snapshot.
-///    The segments before are set aside; whoever still needs them is told `Pruned`.
+///    The segments before are set aside; a reader that still needs them gets `Pruned`.
 /// 3. Where `state` is damaged, the log ends with the last whole commit before the damage.
 ///
 /// The rest of the log is contiguous and checks. Files, or parts of them, that were taken out are kept as
 /// `damaged-<n>.<name>`; nothing is deleted. A torn tail is left to the next open. Each step is durable
-/// before the next; repairing again after a crash goes on.
+/// before the next; repairing again after a crash continues.
 ///
 /// # Errors
-/// `Fenced` when somebody has the log open for writing, and what the disk answers.
+/// `Fenced` if a process has the log open for writing, and what the disk answers.
 ///
 /// # Cancel safety
-/// Once begun it goes on without its caller.
+/// Once begun, it continues without its caller.
 pub async fn repair(dir: impl Into<PathBuf>, options: FileStoreOptions) -> Result<RepairReport> {
     let dir = Directory::new(&dir.into(), options.event_bytes_max);
     dir.clone().run(move || repair_in(&dir)).await
@@ -136,7 +136,7 @@ impl Repair<'_> {
         };
         let next = sealed.get(damaged + 1).map_or_else(|| self.dir.state(), path);
         if !self.opens_with_snapshot(&next)? {
-            return Ok(()); // nothing of the log could be hydrated: a person decides
+            return Ok(()); // nothing of the log could be hydrated: this needs an operator
         }
         // From the oldest on, so that a crash in between leaves a contiguous log.
         for sealed in &sealed[..=damaged] {
@@ -238,7 +238,7 @@ impl Repair<'_> {
         self.dir.disk.open(path, Mode::New).map_err(|cause| failed(path, cause))
     }
 
-    /// Removes what a repair that crashed has written and nobody read.
+    /// Removes what a repair wrote that crashed.
     fn remove_stale(&self, path: &Path) -> Result<()> {
         match self.dir.disk.remove(path) {
             Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(failed(path, cause)),

@@ -16,12 +16,16 @@ use crate::options::FileSourceOptions;
 use crate::stream::{self, Signal, Views};
 use crate::walk::{self, Current, View};
 
-/// A log in a directory, only read: while this or another process writes it, or nobody does.
+/// A log in a directory, opened for reading only, whether a process writes it or not.
 ///
 /// It takes no lock and never blocks the writer. It yields what a power cut cannot take back: as far as the
-/// writer says that it has synced; where nobody holds the lock (hydra-node never does), the reader syncs
-/// `state` itself first. [`follow`](EventSource::follow) looks every
-/// [`poll_interval`](FileSourceOptions::poll_interval).
+/// writer says that it has synced. If no process holds the lock (hydra-node never does), the reader syncs
+/// `state` itself first.
+///
+/// The log may be rotated, pruned, compressed or repaired meanwhile. If `state` is another file, is shorter or was
+/// rewritten, or the directory was replaced, a follower looks for the event it returned last. It continues behind it
+/// if it is there with the same digest, and ends with `Diverged` or `Pruned` if it is not.
+/// [`follow`](EventSource::follow) looks every [`poll_interval`](FileSourceOptions::poll_interval).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> hydrant::Result<()> {
@@ -98,12 +102,12 @@ impl FileSource {
             let found = self
                 .dir
                 .run(move || match views.view()? {
-                    Some(view) => walk::last_event(&views.dir, &view),
+                    Some(view) => walk::checkpoint(&views.dir, &view),
                     None => Ok(None),
                 })
                 .await?;
-            if let Some(last) = found {
-                return Ok(last.as_ref().map_or(Checkpoint::Empty, Checkpoint::at));
+            if let Some(checkpoint) = found {
+                return Ok(checkpoint);
             }
             tokio::time::sleep(self.options.poll_interval).await;
         }
@@ -129,7 +133,7 @@ impl FileSource {
             .await
     }
 
-    /// The bytes of `state` behind its last whole commit, where nobody has the log open: a crash left them, or
+    /// The bytes of `state` behind its last whole commit, if no process has the log open: a crash left them, or
     /// a writer that takes no lock is at work. Reads end before them.
     ///
     /// # Errors

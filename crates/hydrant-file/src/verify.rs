@@ -19,7 +19,7 @@ use crate::opening::{Opening, read_line, too_long};
 use crate::options::FileSourceOptions;
 use crate::wire::{self, Line};
 
-/// How many findings wait for whoever takes them.
+/// How many findings wait for the caller.
 const WAITING_MAX: usize = 64;
 
 /// A place in a log that is not as it was written.
@@ -58,7 +58,7 @@ pub type FindingStream = Pin<Box<dyn Stream<Item = Result<Finding>> + Send>>;
 /// Reads a whole log and gives every place that does not check; an empty stream says that all is well.
 ///
 /// Checks every checksum, that ids grow, that each commit is there as a whole and where it was written, that
-/// no segment is missing or misnamed. Lines that somebody else wrote carry no checksums: that they are
+/// no segment is missing or misnamed. Foreign lines carry no checksums: that they are
 /// events, in order, is checked. Changes nothing, needs no lock, and may run beside a writer: it goes as far
 /// as the writer has synced. Takes memory for a few blocks of lines.
 ///
@@ -88,10 +88,10 @@ impl Stream for Findings {
     }
 }
 
-/// Goes through the files of a log, and tells what it finds until nobody listens.
+/// Goes through the files of a log, and reports what it finds until its caller has left.
 pub(crate) struct Verifier<'a, F> {
     dir: &'a Directory,
-    tell: F,
+    report: F,
     is_heard: bool,
     /// The last event so far.
     last: Option<EventId>,
@@ -118,8 +118,8 @@ struct At<'a> {
 }
 
 impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
-    pub(crate) fn new(dir: &'a Directory, tell: F) -> Self {
-        Self { dir, tell, is_heard: true, last: None, is_chain: false }
+    pub(crate) fn new(dir: &'a Directory, report: F) -> Self {
+        Self { dir, report, is_heard: true, last: None, is_chain: false }
     }
 
     pub(crate) fn run(mut self) -> Result<()> {
@@ -146,7 +146,7 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
             Ok(end) => end,
             // What a compressed segment says about itself.
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
-                self.tell(At { path: &path, line: 0, offset: 0 }, &describe(&error));
+                self.report(At { path: &path, line: 0, offset: 0 }, &describe(&error));
                 self.last = Some(sealed.last);
                 return Ok(());
             }
@@ -154,7 +154,7 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
         };
         if self.last != Some(sealed.last) {
             let last = self.last.map_or_else(|| "no event".to_owned(), |last| format!("event {last}"));
-            self.tell(end, &format!("the file ends with {last}, its name says {}", sealed.last));
+            self.report(end, &format!("the file ends with {last}, its name says {}", sealed.last));
         }
         Ok(())
     }
@@ -166,11 +166,11 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
         let at = self.joined(&path, file.clone(), end.counts)?;
         let behind = At { path: &path, line: at.line + 1, offset: end.counts };
         if end.counts < end.text {
-            self.tell_torn(behind, end.text - end.counts);
+            self.report_torn(behind, end.text - end.counts);
         }
         if end.counts < end.vouched {
             let synced = end.vouched;
-            self.tell(
+            self.report(
                 behind,
                 &format!("the file ends here, and was synced up to byte {synced}: events are missing"),
             );
@@ -180,7 +180,7 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
 
     /// Checks a file, behind those that belong before it.
     fn joined<'p>(&mut self, path: &'p Path, file: Arc<dyn DiskFile>, end: u64) -> Result<At<'p>> {
-        // A first line that does not check is told when the lines are read.
+        // A first line that does not check is reported when the lines are read.
         if self.is_chain
             && let Ok(Some(opening)) = Opening::of(self.dir, path, &file, end)
             && let Some(before) = opening.predecessor()
@@ -207,12 +207,12 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
         Ok(())
     }
 
-    fn tell(&mut self, at: At<'_>, what: &str) {
+    fn report(&mut self, at: At<'_>, what: &str) {
         let finding = Finding { line: at.line, offset: at.offset, ..Finding::of_file(at.path, what) };
-        self.is_heard = self.is_heard && (self.tell)(finding);
+        self.is_heard = self.is_heard && (self.report)(finding);
     }
 
-    fn tell_torn(&mut self, at: At<'_>, bytes: u64) {
+    fn report_torn(&mut self, at: At<'_>, bytes: u64) {
         let what = format!("{bytes} bytes were left by a crash; the next open for writing moves them away");
         let finding = Finding {
             line: at.line,
@@ -220,7 +220,7 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
             is_torn_tail: true,
             ..Finding::of_file(at.path, &what)
         };
-        self.is_heard = self.is_heard && (self.tell)(finding);
+        self.is_heard = self.is_heard && (self.report)(finding);
     }
 
     /// How far `state` is to be checked. Beside a writer, that is as far as it has synced; after a crash, as far as
@@ -251,7 +251,7 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
             // What a writer does just now is not torn.
             Ok(end) if is_locked()? => Ok(whole(end.end)),
             Ok(end) => Ok(End { counts: end.end, text: text.max(end.end), vouched }),
-            // Damage below what was synced: its lines are told one by one.
+            // Damage below what was synced: its lines are reported one by one.
             Err(error) if error.kind() == ErrorKind::Corrupt => Ok(whole(text)),
             Err(error) => Err(error),
         }
@@ -268,7 +268,7 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
                 Piece::Lines(block) => block,
                 Piece::TooLong(offset) => {
                     at = At { path, line: at.line + 1, offset };
-                    self.tell(at, too_long(self.dir).message());
+                    self.report(at, too_long(self.dir).message());
                     structure = Structure::anywhere();
                     continue;
                 }
@@ -294,15 +294,15 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
                     Ok(())
                 });
                 if let Err(error) = checked {
-                    self.tell(at, &describe(&error));
-                    // One flaw is told once, not once more for each line behind it.
+                    self.report(at, &describe(&error));
+                    // One flaw is reported once, not once more for each line behind it.
                     structure = Structure::anywhere();
                 }
                 from += len + 1;
             }
         }
         if !structure.is_complete() {
-            self.tell(at, "the last commit is not complete");
+            self.report(at, "the last commit is not complete");
         }
         self.is_chain = true;
         Ok(at)

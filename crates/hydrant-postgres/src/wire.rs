@@ -1,7 +1,8 @@
 //! Events as rows: as arrays for UNNEST, as binary COPY, and back.
 
 use bytes::{BufMut, BytesMut};
-use hydrant::{Checkpoint, Digest, Error, Event, EventId, Layout, Result};
+use hydrant::store::Layout;
+use hydrant::{Checkpoint, Digest, Error, Event, EventId, Result};
 use jiff::Timestamp;
 use tokio_postgres::Row;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};

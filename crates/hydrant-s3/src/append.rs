@@ -160,7 +160,9 @@ impl Writer {
             match self.put(bucket, place, encoded, Fate::Open, deadline).await {
                 // The server takes no such bytes, so it took none of them before.
                 Err(error) if error.kind() == ErrorKind::Invalid => {}
-                settled => drop(settled?),
+                settled => {
+                    settled?;
+                }
             }
         }
         // Where the log went on, the key is taken, by ours or by another: nothing more can land there.

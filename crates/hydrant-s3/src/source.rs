@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use aws_sdk_s3::Client;
 use futures_util::{FutureExt, StreamExt, stream};
 use hydrant::store::caught;
-use hydrant::{Checkpoint, Error, EventSource, EventStream, ReadFrom, Result, follow_by_reading};
+use hydrant::store::follow_by_reading;
+use hydrant::{Checkpoint, Error, EventSource, EventStream, ReadFrom, Result};
 use tokio::sync::watch;
 
 use crate::bucket::Bucket;

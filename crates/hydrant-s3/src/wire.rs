@@ -5,7 +5,8 @@ use std::io::Read;
 use std::str::FromStr;
 
 use bytes::Bytes;
-use hydrant::{Checkpoint, Digest, Error, ErrorKind, Event, EventId, Result, Retry, envelope};
+use hydrant::store::envelope;
+use hydrant::{Checkpoint, Digest, Error, ErrorKind, Event, EventId, Result, Retry};
 
 use crate::keys::Place;
 use crate::options::Encoding;

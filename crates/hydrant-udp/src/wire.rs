@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use bytes::Bytes;
-use hydrant::envelope::{self, RESERVED_MEMBER};
+use hydrant::store::envelope::{self, RESERVED_MEMBER};
 use hydrant::{Error, Event, EventId, Result};
 use serde::Deserialize;
 

@@ -303,8 +303,8 @@ mod tests {
         assert_eq!(batch.fresh_after(&Checkpoint::Empty).unwrap_err().kind(), ErrorKind::Gap);
         let other = |id| Checkpoint::at(&Event::new(EventId::new(id), &"other").unwrap());
         assert_eq!(batch.fresh_after(&other(6)).unwrap_err().kind(), ErrorKind::Fenced); // diverges
-        assert_eq!(batch.fresh_after(&other(3)).unwrap_err().kind(), ErrorKind::Fenced); // passed over
-        assert_eq!(batch.fresh_after(&other(5)).unwrap_err().kind(), ErrorKind::Fenced); // passed over, inside
+        assert_eq!(batch.fresh_after(&other(3)).unwrap_err().kind(), ErrorKind::Fenced); // skipped
+        assert_eq!(batch.fresh_after(&other(5)).unwrap_err().kind(), ErrorKind::Fenced); // skipped, inside
         assert_eq!(batch.fresh_after(&other(99)).unwrap().len(), 0); // below: the store compares by reading
         assert_eq!(batch.held_by(&at(3)).len(), 2);
         assert_eq!(batch.fresh_after(&Checkpoint::Unknown).unwrap_err().kind(), ErrorKind::Unsupported);

@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::envelope::{self, Parts};
+use crate::store::envelope::{self, Parts};
 use crate::{Digest, Error, Result};
 
 /// The position of an event in its log: strictly growing, gaps allowed, starting anywhere.
@@ -55,7 +55,7 @@ impl From<u64> for EventId {
 /// One saved event.
 ///
 /// Cheap to clone (one reference count): it is a slice of the buffer that it was read or encoded in, in the
-/// form of the [envelope](crate::envelope), and every sink writes those same bytes. Payload and metadata
+/// form of the [envelope](crate::store::envelope), and every sink writes those same bytes. Payload and metadata
 /// stay byte for byte as they were given: no member is re-ordered, no number rewritten.
 ///
 /// Two events are equal when id, time text, payload, metadata, the snapshot mark and all other members of
@@ -84,7 +84,7 @@ pub struct Event {
 
 /// Where the parts of an event lie in its line. For authors of stores that know it without parsing.
 ///
-/// Offsets are in bytes from the start of a line in canonical form (see [`envelope`](crate::envelope)).
+/// Offsets are in bytes from the start of a line in canonical form (see [`envelope`](crate::store::envelope)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// The event's id.
@@ -387,7 +387,7 @@ mod tests {
         assert!(event.is_snapshot());
         assert_eq!(event.size(), event.to_vec().len());
         assert_eq!(event.size(), event.parts().size());
-        assert_eq!(crate::envelope::decode(event.to_vec().into()).unwrap(), event);
+        assert_eq!(crate::store::envelope::decode(event.to_vec().into()).unwrap(), event);
     }
 
     #[test]

@@ -1,19 +1,19 @@
-//! One durable log. Every sink downstream of it gets every event kept, in order, at least once, however
-//! slow, broken or new it is.
+//! One durable log, and any number of sinks that get every event of it: in order, at least once, each from its
+//! own checkpoint, however slow, broken or new it is.
 //!
-//! An event-sourced program saves each state change before it acts on it. Others want the same events. Here
-//! one **primary** store is the commit point, and each **secondary** sink follows the log at its own pace,
-//! from its own durable **checkpoint**, inside of the process: no broker, no second write that can be lost.
+//! An event-sourced program saves each state change as an event, then acts on it. Others want the same events. Here
+//! one **primary** store is the commit point, and each **secondary** sink follows the log at its own pace, from its
+//! own durable **checkpoint**, inside the process: there is no broker, and no second write that can be lost.
 //!
 //! | to | use |
 //! |---|---|
 //! | commit to one store and feed many sinks | [`FanOut`], with a [`Primary`] and [`SecondaryOptions`] |
-//! | feed many sinks from a log that somebody else writes | [`Relay`] |
+//! | feed many sinks from a log that another program writes | [`Relay`] |
 //! | write typed events, many callers at once, and fold them | [`Journal`] |
 //! | write and read a log | [`EventSink`], [`EventSource`], with a [`Batch`] of [`Event`]s |
 //! | give a sink a memory, a filter, a map, a place for dead letters | [`Checkpointed`], [`Filtered`], [`Mapped`], [`DeadLetter`] |
 //! | attach a sink that may be down when the program starts | [`Deferred`] |
-//! | write a sink or a store of your own | two methods each, and `hydrant-conformance` to prove it |
+//! | write a sink or a store of your own | two methods each, [`store`] for what they share, and `hydrant-conformance` to prove it |
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -30,34 +30,32 @@
 //! ```
 //!
 //! # Words
-//! A **log** holds the ordered events of one writer. An **event id** is a `u64` that strictly grows along
-//! it, gaps allowed. The **head** is its last event, the **floor** the oldest that is kept. A **snapshot**
-//! event carries the whole aggregated state and opens a **segment**. A **parked** secondary has stopped and
-//! waits for a person; the others go on.
+//! A **log** holds the ordered events of one writer. An **event id** is a `u64` that strictly increases along the log;
+//! gaps are allowed. The **head** is its newest event, the **floor** the oldest that is kept. A **snapshot** event carries
+//! the whole aggregated state and opens a **segment**. A **parked** secondary has stopped and waits for an operator; the
+//! others continue.
 //!
 //! # Absent on purpose
-//! This crate knows no store but the one in memory: no SDK, no TLS, no database driver. It retries in one
-//! place, the pumps of the fan-out, and waits and rolls dice only through what a test can own.
+//! This crate knows no store but the one in memory: no SDK, no TLS, no database driver. Each composition has one
+//! component that retries. Clocks, pauses and random numbers go through what a test can own.
 
 mod batch;
 mod checkpoint;
 mod checkpoints;
 mod contract;
 mod digest;
-pub mod envelope;
 mod error;
 mod event;
 mod fanout;
 mod journal;
 mod memory;
+mod mutants;
 mod reading;
+pub mod store;
 mod wrap;
 
-/// What authors of stores need.
-pub mod store {
-    pub use crate::checkpoints::CheckpointCell;
-    pub use crate::fanout::guard::caught;
-}
+/// Types of other crates in public signatures, so that callers need no dependency of their own for them.
+pub use {futures_util::Stream, serde_json::value::RawValue, tokio::time::Instant};
 
 pub use batch::Batch;
 pub use checkpoint::Checkpoint;
@@ -68,7 +66,7 @@ pub use contract::{
 };
 pub use digest::Digest;
 pub use error::{Error, ErrorKind, Result, Retry};
-pub use event::{Event, EventBuilder, EventId, Layout};
+pub use event::{Event, EventBuilder, EventId};
 pub use fanout::{
     FanOut, FanOutOptions, FanOutStatus, Laggard, Laggards, Relay, RelayOptions, SecondaryOptions,
     SecondaryState, SecondaryStatus, StartAt,
@@ -77,5 +75,5 @@ pub use journal::{
     Clock, Durable, Hydrated, Journal, JournalOptions, Metadata, Saved, SavedStream, Slot, Submitted,
 };
 pub use memory::{MemoryStore, MemoryStoreOptions};
-pub use reading::{EventSourceExt, follow_by_reading};
+pub use reading::EventSourceExt;
 pub use wrap::{Checkpointed, DeadLetter, Deferred, Filtered, Mapped};

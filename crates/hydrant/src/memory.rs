@@ -8,9 +8,10 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::watch;
 
 use crate::batch::differs;
+use crate::store::follow_by_reading;
 use crate::{
     Batch, Checkpoint, CheckpointStore, CommitPoint, Durability, Error, Event, EventId, EventSink,
-    EventSource, EventStream, MemoryCheckpoints, Primary, Prune, ReadFrom, Result, follow_by_reading,
+    EventSource, EventStream, MemoryCheckpoints, Primary, Prune, ReadFrom, Result,
 };
 
 /// How many events a read copies while it holds the lock.

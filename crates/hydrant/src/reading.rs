@@ -1,43 +1,76 @@
 //! Helpers for sources: following by reading again, and small sugar over a read.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 
+use crate::fanout::lineage::{self, Place};
+use crate::mutants::mutant;
 use crate::{Event, EventSource, EventStream, ReadFrom, Result};
 
-/// Follows a source by reading it to its end, waiting, and reading on.
+/// Follows a source by reading it to its end, waiting, and reading again.
 ///
 /// `arm` is called *before* each read, and the future that it returns is awaited after it; the future must
 /// resolve when anything was appended since `arm` was called. (After the read would lose a wake-up.) For a
-/// store that cannot be told, `arm` is `|| tokio::time::sleep(interval)`.
-pub fn follow_by_reading<F, W>(source: Arc<dyn EventSource>, from: ReadFrom, mut arm: F) -> EventStream
+/// store without a notification, `arm` is `|| tokio::time::sleep(interval)`.
+///
+/// The server may have failed over to another copy of the log. So before the first event of each further read is
+/// yielded, the log must still have the event that was yielded last; else the stream ends with `Diverged`.
+pub fn follow_by_reading<F, W>(source: Arc<dyn EventSource>, from: ReadFrom, arm: F) -> EventStream
 where
     F: FnMut() -> W + Send + 'static,
     W: Future<Output = ()> + Send + 'static,
 {
-    let wait = Box::pin(arm());
-    let read = source.read(from);
-    let state = Some((source, from, read, wait, arm));
-    Box::pin(stream::unfold(state, |state| async move {
-        let (source, mut from, mut read, mut wait, mut arm) = state?;
+    let follow = Follow { last: None, read: None, wait: None, source, from, arm };
+    Box::pin(stream::unfold(Some(follow), |follow| async move {
+        let mut follow = follow?;
+        let next = follow.next().await;
+        let rest = next.is_ok().then_some(follow);
+        Some((next, rest))
+    }))
+}
+
+struct Follow<F, W> {
+    source: Arc<dyn EventSource>,
+    from: ReadFrom,
+    /// The event yielded last.
+    last: Option<Event>,
+    /// The read under way.
+    read: Option<EventStream>,
+    /// Resolves when anything was appended since that read began.
+    wait: Option<Pin<Box<W>>>,
+    arm: F,
+}
+
+impl<F: FnMut() -> W, W: Future<Output = ()>> Follow<F, W> {
+    async fn next(&mut self) -> Result<Event> {
         loop {
-            match read.next().await {
-                Some(Ok(event)) => {
-                    from = ReadFrom::After(event.id());
-                    return Some((Ok(event), Some((source, from, read, wait, arm))));
+            let is_new = self.read.is_none();
+            let from = self.last.as_ref().map_or(self.from, |last| ReadFrom::After(last.id()));
+            if is_new {
+                self.wait = Some(Box::pin((self.arm)()));
+            }
+            let read = self.read.get_or_insert_with(|| self.source.read(from));
+            if let Some(event) = read.next().await {
+                let event = event?;
+                if is_new
+                    && let Some(last) = &self.last
+                    && !mutant("follow-into-another-log")
+                {
+                    lineage::check(&*self.source, &Place::Event(last.clone())).await?;
                 }
-                Some(Err(error)) => return Some((Err(error), None)),
-                None => {
-                    wait.await;
-                    wait = Box::pin(arm());
-                    read = source.read(from);
-                }
+                self.last = Some(event.clone());
+                return Ok(event);
+            }
+            self.read = None;
+            if let Some(wait) = self.wait.take() {
+                wait.await;
             }
         }
-    }))
+    }
 }
 
 /// Sugar over [`EventSource`], for tests and small logs.

@@ -5,7 +5,8 @@ use std::io::{BufRead, BufReader, Error as IoError, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hydrant::{Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, Result, Retry, envelope};
+use hydrant::store::envelope;
+use hydrant::{Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, Result, Retry};
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout_at;
@@ -76,15 +77,15 @@ impl Table {
             Err(TryLockError::Error(cause)) => return Err(disk(cause)),
         }
         // A last row without its line break was never acknowledged: a crash cut it off.
-        let mut table =
-            Self { path: path.clone(), file, checkpoint: Checkpoint::Empty, bytes: 0, failed: true };
-        for row in rows(&path)? {
+        let mut table = Self { path, file, checkpoint: Checkpoint::Empty, bytes: 0, failed: true };
+        for row in rows(&table.path)? {
             let (event, bytes) = row?;
             table.checkpoint = Checkpoint::at(&event);
             table.bytes += bytes;
         }
         table.cut()?;
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent =
+            table.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(parent).and_then(|parent| parent.sync_all()).map_err(disk)?; // the name is durable, too
         Ok(table)
     }

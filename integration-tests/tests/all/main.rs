@@ -5,6 +5,7 @@ mod between_stores;
 mod cycles;
 mod documents;
 mod fan_out;
+mod guarantees;
 mod killed_servers;
 mod main_job;
 mod timeouts;

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use futures_util::StreamExt;
-use hydrant::{EventSource, ReadFrom, envelope};
+use hydrant::store::envelope;
+use hydrant::{EventSource, ReadFrom};
 use hydrant_file::{FileSource, FileSourceOptions};
 use hydrant_udp::{UdpListener, UdpListenerOptions};
 use integration_tests::hydra_node::HydraNode;

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use super::process::tail;
 use crate::directory;
 
-/// The directory `target/servers/<name>`, after `make` has filled it once. Whoever comes meanwhile waits.
+/// The directory `target/servers/<name>`, after `make` has filled it once. Other callers wait meanwhile.
 pub(crate) fn once(name: &str, make: impl FnOnce(&Path) -> Result<(), String>) -> Result<PathBuf, String> {
     once_in(&directory(), name, make)
 }

@@ -52,7 +52,7 @@ impl Server<super::PostgresServer> {
         self.program().socket_dir()
     }
 
-    /// Writes a file into its data directory as its own, readable by nobody else: `pg_hba.conf`, keys for TLS, or
+    /// Writes a file into its data directory as its own, readable by no other user: `pg_hba.conf`, keys for TLS, or
     /// `postgresql.auto.conf`. It reads most of them at a restart.
     ///
     /// # Panics
@@ -117,8 +117,7 @@ impl Program for PostgresServer {
         command
     }
 
-    /// What says so may be wrong for a moment: the process is dead, but nobody has waited for it yet, or its children
-    /// are still ending.
+    /// The file may mislead for a moment: the process is dead, but not reaped yet, or its children are still ending.
     fn was_killed(&self) -> bool {
         self.data().join("postmaster.pid").exists()
     }
@@ -138,7 +137,7 @@ impl Program for PostgresServer {
 }
 
 impl Drop for PostgresServer {
-    /// Nobody else knows of the other directory.
+    /// No other owner knows the other directory.
     fn drop(&mut self) {
         if self.home.is_elsewhere {
             drop(fs::remove_dir_all(&self.home.path));
@@ -146,7 +145,7 @@ impl Drop for PostgresServer {
     }
 }
 
-/// Postgres refuses to run as root: then it runs as somebody else.
+/// Postgres refuses to run as root: then it runs as another user.
 #[derive(Debug, Clone, Copy)]
 struct Owner(Option<(u32, u32)>);
 
@@ -219,7 +218,7 @@ impl Owner {
 #[derive(Debug)]
 struct Home {
     path: PathBuf,
-    /// Not where we were told to, but below the system's directory for temporary files: the user that Postgres runs as
+    /// Not where the caller asked for, but below the system's directory for temporary files: the user that Postgres runs as
     /// cannot reach the other one, for example below a home that is closed.
     is_elsewhere: bool,
 }

@@ -37,8 +37,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// What runs a program on a leash, for [`Process::spawn`]. `signal` ends it in an orderly way. `file` is one in its
-    /// directory that nobody makes anew.
+    /// The command that runs a program on a leash, for [`Process::spawn`]. `signal` ends it in an orderly way. `file` is
+    /// one in its directory that is not created again.
     pub(crate) fn command(signal: &str, dir: &Path, file: &str, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", LEASH, "leash", signal]).arg(dir.join(file)).arg(program).current_dir(dir);

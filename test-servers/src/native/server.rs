@@ -101,7 +101,7 @@ impl<P: Program> Server<P> {
             server.port = wanted.filter(|port| is_free(*port)).map_or_else(free_port, Ok)?;
             let patience = if server.program.was_killed() { RECOVERING } else { Duration::ZERO };
             match server.start_within(patience) {
-                // Somebody else was quicker.
+                // Another process was quicker.
                 Err(_)
                     if server.process.take().is_some_and(|mut it| it.ended().is_some())
                         && !is_free(server.port) => {}
@@ -180,7 +180,7 @@ impl<P: Program> Server<P> {
         started.unwrap_or_else(|message| panic!("{message}"));
     }
 
-    /// Lets it live on without us, until somebody ends the process.
+    /// Lets it outlive this process, until an operator ends it.
     ///
     /// # Errors
     /// When it has just ended by itself.
@@ -226,7 +226,7 @@ pub(super) fn log(name: &str) -> String {
     format!("{name}.log")
 }
 
-/// Whether somebody could listen there.
+/// Whether the port is free.
 fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }

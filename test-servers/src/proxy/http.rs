@@ -315,7 +315,7 @@ where
     stream.set_nodelay(true)?;
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(io::Error::other)?;
-    // It ends with the answer's body, or when nobody wants that any more.
+    // It ends with the answer's body, or when that is dropped.
     tokio::spawn(connection);
     sender.send_request(request).await.map_err(io::Error::other)
 }

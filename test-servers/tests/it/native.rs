@@ -187,7 +187,7 @@ fn servers_end_with_the_process_that_started_them() {
     drop(child);
     for port in &ports {
         let gone = until(PATIENCE, || TcpStream::connect(("127.0.0.1", *port)).is_err().then_some(()));
-        assert!(gone.is_some(), "somebody still listens on {port}");
+        assert!(gone.is_some(), "a process still listens on {port}");
     }
     if ports.is_empty() {
         println!("skipped: no server can be had");

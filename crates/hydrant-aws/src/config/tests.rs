@@ -42,7 +42,7 @@ async fn our_bounds_reach_the_sdk() {
 
 #[tokio::test]
 async fn panic_of_the_sdk_is_an_error() {
-    let error = connect(&options(), |_| panic!("no such behavior version")).await.map(|()| ()).unwrap_err();
+    let error = connect(&options(), |_| panic!("no such behavior version")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Bug);
     assert!(error.message().contains("no such behavior version"), "{error}");
 }

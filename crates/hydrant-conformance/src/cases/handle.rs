@@ -11,9 +11,10 @@ use super::whole::stays;
 use crate::Trial;
 use crate::law::{Expected, Verdict, broken};
 use crate::log::{Log, last};
+use crate::resources::queued;
 use crate::trial::LOOK_AGAIN;
 
-/// A store that holds its thread this long, each time it is tried, blocks it. A busy machine does so once.
+/// A call that holds its thread this long, each time it is tried, blocks it.
 const BLOCKED_MAX: Duration = Duration::from_millis(250);
 
 /// How often a call that seemed to block its thread is tried again.
@@ -96,7 +97,7 @@ async fn send_rest(log: &Log<'_>, events: &[Event], before: usize) -> Verdict {
         match log.try_append(last(&events[..from]), &events[from..]).await? {
             Ok(()) => break,
             Err(error) if error.retry() != Retry::Never && Instant::now() < deadline => {
-                sleep(LOOK_AGAIN).await
+                sleep(LOOK_AGAIN).await;
             }
             Err(error) => {
                 let expected = "the same handle to take the same batch again after a retryable error";
@@ -156,6 +157,7 @@ async fn ends_by(log: &Log<'_>, events: &mut Vec<Event>, remaining: Duration, gr
     log.holds(events).await
 }
 
+#[expect(clippy::unused_async, reason = "each case is a future")]
 pub(super) async fn blocks_its_thread(trial: &Trial) -> Verdict {
     // A runtime of one thread, beside the two of the case: a call that holds the thread holds the ticker too.
     tokio::task::block_in_place(|| {
@@ -200,7 +202,7 @@ async fn calls_leave_the_thread(ticker: &Ticker, log: &Log<'_>, events: &mut Vec
     Ok(())
 }
 
-/// A task that wakes each millisecond, and measures how long it could not.
+/// A task that wakes each millisecond, and measures how long it could not although a processor was free.
 struct Ticker {
     late_ms: Arc<AtomicU64>,
     task: tokio::task::JoinHandle<()>,
@@ -212,10 +214,10 @@ impl Ticker {
         let latest = Arc::clone(&late_ms);
         let task = tokio::spawn(async move {
             loop {
-                let before = Instant::now();
+                let (before, queued_before) = (Instant::now(), queued());
                 sleep(Duration::from_millis(1)).await;
-                let late = u64::try_from(before.elapsed().as_millis()).unwrap_or(u64::MAX);
-                latest.fetch_max(late, Ordering::Relaxed);
+                let late = before.elapsed().saturating_sub(queued().saturating_sub(queued_before));
+                latest.fetch_max(u64::try_from(late.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
             }
         });
         Self { late_ms, task }

@@ -54,7 +54,7 @@ pub(super) async fn cancel(trial: &Trial) -> Verdict {
         let before = events.len();
         let id = before as u64;
         // Every third batch opens a segment.
-        let opens = id / 5 % 3 == 0;
+        let opens = (id / 5).is_multiple_of(3);
         let mut generator = trial.generator();
         events.push(if opens { generator.snapshot(id) } else { generator.event(id) });
         events.extend((id + 1..id + 5).map(|id| generator.event(id)));

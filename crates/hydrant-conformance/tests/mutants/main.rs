@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hydrant::{Capabilities, Checkpoint, Durability, Error, Event, EventId, Result};
-use hydrant_conformance::{Case, Damage, Harness, Law, Limits, Opened, cases, check, seed};
+use hydrant_conformance::{Case, Damage, Harness, Law, Limits, Opened, Side, cases, check, seed};
 
 use crate::bugs::Bug;
 use crate::paper::{Page, Paper, Roster, Shared};
@@ -20,6 +20,8 @@ type Pages = Arc<Mutex<HashMap<String, Arc<Shared>>>>;
 struct OnPaper {
     bug: Bug,
     weak: bool,
+    /// A sink alone, which is looked up from outside.
+    alone: bool,
     pages: Pages,
 }
 
@@ -28,7 +30,7 @@ impl OnPaper {
         // Some bugs are only to be seen where `Ok` does not mean durable yet.
         let weak =
             matches!(bug, Bug::CheckpointBeforeDurable | Bug::ShowsWhatIsUnsynced | Bug::HeadIsTheCheckpoint);
-        Self { bug, weak, pages: Pages::default() }
+        Self { bug, weak, alone: false, pages: Pages::default() }
     }
 
     fn put(&self, namespace: &str, page: Page) -> Arc<Shared> {
@@ -47,6 +49,9 @@ impl Harness for OnPaper {
     fn capabilities(&self) -> Capabilities {
         match self.bug {
             Bug::PretendsToRemember => Capabilities::ALL.without(Capabilities::MEMORY),
+            _ if self.alone => {
+                Capabilities::ALL.without(Capabilities::SOURCE).without(Capabilities::SEGMENTS)
+            }
             _ => Capabilities::ALL,
         }
     }
@@ -67,7 +72,7 @@ impl Harness for OnPaper {
         let shared = known.unwrap_or_else(|| self.put(namespace, Page::default()));
         let mut page = shared.page();
         match self.bug {
-            Bug::KeepsItsLock if page.locked => return Err(Error::fenced("somebody holds the lock")),
+            Bug::KeepsItsLock if page.locked => return Err(Error::fenced("another handle holds the lock")),
             Bug::LosesOnReopen => *page = Page::default(),
             Bug::CheckpointForgottenOnReopen if reopened => page.claims = Some(Checkpoint::Empty),
             Bug::LeaksATask => drop(tokio::spawn(std::future::pending::<()>())),
@@ -87,7 +92,13 @@ impl Harness for OnPaper {
             let found = turned && verifying.bug == Bug::VerifyMissesASegment;
             std::future::ready(Ok(Vec::from_iter(found.then(|| "a segment is missing".to_owned()))))
         };
-        Ok(Opened::prunable(paper.clone())
+        let seen = Arc::clone(&shared);
+        let opened = if self.alone {
+            Opened::sink(paper.clone()).seen_as(move || Ok(seen.page().events.clone()))
+        } else {
+            Opened::prunable(paper.clone())
+        };
+        Ok(opened
             .with_commit_point(paper)
             .with_roster(Roster(Arc::clone(&shared)))
             .verified_by(verify)
@@ -96,7 +107,7 @@ impl Harness for OnPaper {
                 Ok(())
             })
             .crashed_by(async move {
-                // The old handles go on with a page that nobody opens again.
+                // The old handles keep a page that is not opened again.
                 let mut page = shared.page().clone();
                 page.events.truncate(page.durable);
                 page.claims = None;
@@ -292,6 +303,39 @@ mutants! {
     one_that_forgets_whose_it_is: CheckpointForgottenOnReopen is caught by law_14_a_sink_of_another_history_is_parked_untouched;
     one_that_forgets_how_far_it_is: CheckpointForgottenOnReopen is caught by law_14_a_sink_beyond_the_head_is_parked_untouched;
     one_whose_inclusive_after_confuses_histories: AfterIsInclusive is caught by law_14_a_primary_knows_its_own_sinks;
+}
+
+/// Mutants that show only where the kit cannot read the sink itself, and looks again for what may show late.
+#[test]
+fn a_sink_alone_is_caught_as_well() {
+    for (bug, name) in [
+        (Bug::TruncatesTheDefaultOfAFanOut, "law_01_batches_above_the_default_of_a_fan_out_are_held"),
+        (Bug::LandsLate, "law_06_an_append_dropped_at_any_await_is_whole"),
+        (Bug::LocksInItsTask, "law_06_an_append_dropped_at_any_await_is_whole"),
+        (Bug::KeepsADeadConnection, "law_07_a_handle_works_again_after_a_retryable_error"),
+        (Bug::CommandLandsLate, "law_07_a_handle_works_again_after_a_retryable_error"),
+        (Bug::BlocksItsThread, "law_08_no_call_blocks_its_thread"),
+    ] {
+        let alone = || OnPaper { alone: true, ..OnPaper::new(bug) };
+        let violation = check(alone, case(name), seed()).expect_err(name);
+        assert_eq!(violation.law, case(name).law, "{violation}");
+    }
+}
+
+#[test]
+fn a_sink_alone_on_paper_passes_the_laws_of_a_sink() {
+    for case in cases().iter().filter(|case| case.side == Side::Sink) {
+        let alone = || OnPaper { alone: true, ..OnPaper::new(Bug::None) };
+        check(alone, case, seed()).unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+/// Wrong content is reported as such, and not as a leak.
+#[test]
+fn a_leak_is_no_other_name_for_wrong_content() {
+    let case = case("law_09_closed_it_leaves_nothing");
+    let violation = check(|| OnPaper::new(Bug::LosesOnReopen), case, seed()).expect_err("it loses");
+    assert_eq!(violation.law.number(), 1, "{violation}");
 }
 
 #[test]

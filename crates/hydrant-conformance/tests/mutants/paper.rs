@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
+use hydrant::store::follow_by_reading;
 use hydrant::{
     Batch, Checkpoint, CheckpointEntry, CheckpointStore, CommitPoint, Error, ErrorKind, Event, EventId,
-    EventSink, EventSource, EventStream, Prune, ReadFrom, Result, Retry, follow_by_reading,
+    EventSink, EventSource, EventStream, Prune, ReadFrom, Result, Retry,
 };
 use tokio::sync::RwLock;
 use tokio::task::yield_now;

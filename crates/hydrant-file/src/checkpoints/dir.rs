@@ -10,15 +10,15 @@ use hydrant::{CheckpointEntry, Error, Result, Retry};
 use super::entry_file;
 use crate::error::io_error;
 
-/// A file larger than this is no entry of ours.
+/// A larger file is no entry.
 const ENTRY_BYTES_MAX: u64 = 1 << 20;
 
 /// The directory; all calls block.
 #[derive(Debug)]
 pub(super) struct Dir {
     path: PathBuf,
-    /// Set once a sync of the directory failed: what was renamed may or may not be durable, and a second
-    /// sync that succeeds would prove nothing.
+    /// Set once a sync of the directory failed: the rename may not be durable, and a second sync that succeeds
+    /// would prove nothing.
     sync_failed: AtomicBool,
     pub(super) fault: Fault,
 }
@@ -139,10 +139,10 @@ impl Dir {
         self.settle()
     }
 
-    /// Writes what is to be renamed over the entry. An error means: nothing changed.
+    /// Writes the file that is then renamed over the entry. An error means that nothing changed.
     fn write_synced(&self, temp: &Path, bytes: &[u8]) -> Result<()> {
         let write = || {
-            // Left behind by a crash; whatever it is, it is not what we write.
+            // A crash may have left it.
             match fs::remove_file(temp) {
                 Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Err(cause),
                 _ => {}
@@ -157,7 +157,7 @@ impl Dir {
         write().map_err(|cause| io_error(temp, "writing the checkpoint", Retry::Safe, cause))
     }
 
-    /// Makes what the directory says durable.
+    /// Makes the directory's entries durable.
     pub(super) fn settle(&self) -> Result<()> {
         self.check_sync()?;
         self.fault.meet(Step::SyncDir).and_then(|()| sync_dir(&self.path)).map_err(|cause| {
@@ -169,7 +169,7 @@ impl Dir {
     fn check_sync(&self) -> Result<()> {
         if self.sync_failed.load(Ordering::Acquire) {
             return Err(Error::closed(
-                "a sync failed before, so this handle cannot tell what is durable; check the disk and open again",
+                "a sync failed before, so it is unknown what is durable; check the disk and open again",
             )
             .at_target(self.path.display().to_string()));
         }
@@ -209,7 +209,7 @@ pub(super) enum Step {
     SyncDir,
 }
 
-/// Fails a step where a test wants it; in all other builds, nothing.
+/// Fails the step that a test plans. Does nothing in other builds.
 #[derive(Debug, Default)]
 pub(super) struct Fault {
     #[cfg(test)]
@@ -218,7 +218,7 @@ pub(super) struct Fault {
 
 impl Fault {
     #[cfg(not(test))]
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "a test's build has more to do")]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "a test's build does more")]
     fn meet(&self, _step: Step) -> io::Result<()> {
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Checkpoints in a directory: one small file for each sink, replaced whole.
+//! Checkpoints in a directory: one small file for each sink, replaced as a whole.
 
 mod dir;
 mod entry_file;
@@ -16,18 +16,18 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use self::dir::Dir;
 
-/// Calls that concern the same name wait for each other; a fixed number of gates bounds what that costs.
+/// Calls for the same name wait for each other; the number of gates bounds the memory for that.
 const GATES: usize = 16;
 
 /// Checkpoints kept as files in a directory of their own: `<name>.json` for each sink.
 ///
 /// `Ok` from [`swap`](CheckpointStore::swap) means durable: the new entry is written beside the old one,
 /// synced, renamed over it, and the directory is synced. A crash or a power cut at any instant leaves the
-/// old entry or the new one, whole. What [`load`](CheckpointStore::load) returns is durable, too. Any number
-/// of handles and processes may share the directory: a lock for each name (`.<name>.lock`, which stays)
-/// makes the swap a comparison that holds, so of two runners of one sink one is told `Fenced`.
+/// old entry or the new one, whole. An entry that [`load`](CheckpointStore::load) returns is durable, too. Any
+/// number of handles and processes may share the directory: each swap holds a lock for its name
+/// (`.<name>.lock`, which stays), so that the second of two runners of one sink gets `Fenced`.
 ///
-/// A name may hold any characters: what is not a lower-case letter, digit, `-`, `_` or inner `.` stands as
+/// A name may hold any characters: all but lower-case letters, digits, `-`, `_` and inner `.` are written as
 /// `%XX` in the file's name, and a long name ends in its hash. Each entry carries a checksum.
 ///
 /// A swap costs two syncs (half a millisecond on a cloud disk), so a runner makes one for each batch.
@@ -53,10 +53,10 @@ pub struct FileCheckpoints {
 }
 
 impl FileCheckpoints {
-    /// Opens the directory, and creates it (durably) where it is missing.
+    /// Opens the directory, and creates it (durably) if it is missing.
     ///
     /// # Errors
-    /// `Denied`, `Full` or `Unavailable` as the file system answers; `Invalid` when it is no directory.
+    /// `Denied`, `Full` or `Unavailable`, as the file system reports; `Invalid` if it is no directory.
     pub async fn open(dir: impl Into<PathBuf>) -> Result<Self> {
         let dir = Arc::new(Dir::new(dir.into()));
         let opened = dir.clone();
@@ -64,7 +64,7 @@ impl FileCheckpoints {
         Ok(Self { dir, gates: Arc::new(std::array::from_fn(|_| Arc::default())) })
     }
 
-    /// Waits for whatever still runs for this name, dropped calls included.
+    /// Waits for the calls that still run for this name, dropped ones included.
     async fn gate(&self, name: &str) -> OwnedMutexGuard<()> {
         let mut hasher = DefaultHasher::new();
         name.hash(&mut hasher);

@@ -70,7 +70,7 @@ async fn what_is_kept_beside_a_checkpoint_comes_back() {
     let held = entry("a", 5).with_beside(positions.clone());
     checkpoints.swap("a", None, Some(&held)).await.unwrap();
     assert_eq!(checkpoints.load("a").await.unwrap(), Some(held.clone()));
-    assert_eq!(checkpoints.list().await.unwrap(), [held.clone()]);
+    assert_eq!(checkpoints.list().await.unwrap(), std::slice::from_ref(&held));
     for other in [None, Some(serde_json::Value::Null), Some(serde_json::json!({"z": [1, null, "e"]}))] {
         let other = held.clone().with_beside(other);
         let refused = checkpoints.swap("a", Some(&other), None).await.unwrap_err();

@@ -28,7 +28,7 @@ impl SimDisk {
     /// An empty disk that has this directory.
     pub fn new(dir: &Path) -> Self {
         let mut world = World::default();
-        world.dirs.extend(dir.ancestors().map(Path::to_owned));
+        world.create_dir(dir);
         Self::of(world)
     }
 
@@ -183,7 +183,7 @@ impl SimDisk {
             Err(_) => path.to_owned(),
         };
         world.names = world.names.iter().map(|(path, inode)| (moved(path), *inode)).collect();
-        world.dirs = world.dirs.iter().map(|dir| moved(dir)).collect();
+        world.dirs = world.dirs.iter().map(|(dir, inode)| (moved(dir), *inode)).collect();
         world.durable_names = world.names.clone();
     }
 
@@ -232,19 +232,16 @@ impl Disk for SimDisk {
 
     fn stat(&self, path: &Path) -> io::Result<Option<Stat>> {
         let world = self.look("stat", path)?;
-        if world.dirs.contains(path) {
-            return Ok(Some(Stat {
-                identity: Identity { device: 0, inode: u64::MAX },
-                is_file: false,
-                len: 0,
-            }));
+        if let Some(inode) = world.dirs.get(path) {
+            let identity = Identity { device: 0, inode: *inode };
+            return Ok(Some(Stat { identity, is_file: false, len: 0 }));
         }
         Ok(world.names.get(path).map(|inode| world.stat(*inode)))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let world = self.look("list", dir)?;
-        if !world.dirs.contains(dir) {
+        if !world.dirs.contains_key(dir) {
             return Err(io::ErrorKind::NotFound.into());
         }
         drop(world);
@@ -307,7 +304,7 @@ impl Disk for SimDisk {
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
         self.world().whole(&self.process, format!("create_dir {}", dir.display()), |world| {
-            world.dirs.extend(dir.ancestors().map(Path::to_owned));
+            world.create_dir(dir);
             Ok(())
         })
     }

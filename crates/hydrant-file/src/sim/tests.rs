@@ -16,7 +16,7 @@ fn disk() -> (SimDisk, PathBuf) {
 }
 
 #[test]
-fn what_was_synced_survives_every_power_cut_and_what_was_not_may_not() {
+fn what_was_synced_survives_every_power_cut() {
     let (disk, path) = disk();
     let file = disk.open(&path, Mode::New).unwrap();
     disk.sync_dir(Path::new(DIR)).unwrap();
@@ -36,7 +36,7 @@ fn what_was_synced_survives_every_power_cut_and_what_was_not_may_not() {
 }
 
 #[test]
-fn a_sync_that_failed_has_saved_nothing_even_when_the_next_one_succeeds() {
+fn a_sync_behind_a_failed_one_saves_nothing() {
     let (disk, path) = disk();
     let file = disk.open(&path, Mode::New).unwrap();
     disk.sync_dir(Path::new(DIR)).unwrap();
@@ -59,4 +59,47 @@ fn a_lock_ends_with_its_handle_and_with_the_power() {
     let _held = disk.lock(&path).unwrap().unwrap();
     assert!(!disk.reboot(&mut Rng::with_seed(0)).is_locked(&path).unwrap());
     assert!(disk.lock(&path).is_err(), "the power is off");
+}
+
+#[test]
+fn a_killed_process_has_no_lock_and_no_handle() {
+    let (disk, path) = disk();
+    let (first, second) = (disk.process(), disk.process());
+    let lock = Path::new(DIR).join("lock");
+    let held = first.lock(&lock).unwrap().unwrap();
+    let file = first.open(&path, Mode::New).unwrap();
+    file.write_at(b"kept", 0).unwrap();
+    assert!(second.lock(&lock).unwrap().is_none());
+    first.kill();
+    file.write_at(b"lost", 0).unwrap_err();
+    held.sync().unwrap_err();
+    first.stat(&path).unwrap_err();
+    let _held = second.lock(&lock).unwrap().expect("released");
+    assert_eq!(disk.files()[&path], b"kept");
+}
+
+#[test]
+fn a_process_killed_in_a_step_has_made_it() {
+    let (disk, path) = disk();
+    disk.fail(When::Next("write".to_owned()), Fault::Kill);
+    let process = disk.process();
+    let file = process.open(&path, Mode::New).unwrap();
+    file.write_at(b"whole", 0).unwrap_err();
+    assert_eq!(disk.process().files()[&path], b"whole");
+    assert!(process.open(&path, Mode::Read).is_err() && disk.process().open(&path, Mode::Read).is_ok());
+}
+
+#[test]
+fn a_moved_directory_keeps_its_files_and_identity() {
+    let (disk, path) = disk();
+    disk.put(&path, b"old");
+    let before = disk.stat(Path::new(DIR)).unwrap().unwrap().identity;
+    disk.move_tree(Path::new(DIR), Path::new("/old"));
+    assert!(disk.stat(Path::new(DIR)).unwrap().is_none());
+    disk.create_dir(Path::new(DIR)).unwrap();
+    let stat = |dir: &str| disk.stat(Path::new(dir)).unwrap().unwrap().identity;
+    assert_eq!(stat("/old"), before);
+    assert_ne!(stat(DIR), before);
+    assert_eq!(disk.take(Path::new("/old/state")).unwrap(), b"old");
+    assert!(disk.reboot(&mut Rng::with_seed(3)).files().is_empty());
 }

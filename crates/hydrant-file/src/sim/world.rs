@@ -69,7 +69,7 @@ pub(super) struct World {
     pub(super) durable_names: BTreeMap<PathBuf, u64>,
     /// Changes of names since their directory was synced, in order; each survives as a whole or not.
     pub(super) renames: Vec<Changes>,
-    pub(super) dirs: BTreeSet<PathBuf>,
+    pub(super) dirs: BTreeMap<PathBuf, u64>,
     /// Locks by inode.
     pub(super) locks: BTreeMap<u64, (Weak<()>, Arc<Process>)>,
     pub(super) next_inode: u64,
@@ -187,6 +187,16 @@ impl World {
         self.next_inode += 1;
         self.files.insert(inode, file);
         inode
+    }
+
+    /// Creates a directory with all above it.
+    pub(super) fn create_dir(&mut self, dir: &Path) {
+        for dir in dir.ancestors() {
+            if !self.dirs.contains_key(dir) {
+                self.next_inode += 1;
+                self.dirs.insert(dir.to_owned(), self.next_inode - 1);
+            }
+        }
     }
 
     pub(super) fn found(&self, path: &Path) -> io::Result<u64> {

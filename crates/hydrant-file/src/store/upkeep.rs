@@ -19,7 +19,7 @@ pub(super) struct Upkeep {
     /// The log's lock, kept until what was begun has ended.
     lock: Weak<dyn DiskFile>,
     gate: Arc<Mutex<()>>,
-    /// Whoever compresses leaves the gate to somebody else.
+    /// A compression under way ends soon, and leaves the gate to another call.
     yields: Arc<AtomicBool>,
     is_closing: AtomicBool,
 }
@@ -80,7 +80,7 @@ impl Upkeep {
         }
     }
 
-    /// Waits until nobody replaces files, and keeps it so. Who waits is served in order.
+    /// Waits until no other call replaces files, and keeps it so. Calls are served in order.
     async fn alone(&self) -> Gate {
         self.yields.store(true, Ordering::SeqCst);
         self.gate.clone().lock_owned().await
@@ -129,7 +129,7 @@ impl Prune for FileStore {
     /// What the disk answers; pruning again is safe.
     ///
     /// # Cancel safety
-    /// Once the writer has taken it on, it goes on without its caller.
+    /// Once the writer has taken it, it continues without its caller.
     async fn prune(&self, before: EventId) -> Result<()> {
         let gate = self.shared.upkeep.alone().await;
         self.ask(|reply| Command::Prune(before, gate, reply)).await

@@ -50,7 +50,7 @@ fn damage_in_a_compressed_segment_is_found() {
 }
 
 #[test]
-fn told_to_stop_it_leaves_the_plain_segment() {
+fn a_stopped_compression_leaves_the_plain_segment() {
     let disk = disk_of(&log());
     assert!(!directory(&disk).compress(SEALED, &AtomicBool::new(true)).unwrap());
     assert_eq!(read(&disk), log()[0].1);
@@ -59,7 +59,7 @@ fn told_to_stop_it_leaves_the_plain_segment() {
 }
 
 #[test]
-fn whichever_step_fails_the_segment_is_there_and_the_next_try_ends_it() {
+fn a_compression_that_fails_anywhere_loses_nothing() {
     let whole = log()[0].1.clone();
     let disk = disk_of(&log());
     directory(&disk).compress(SEALED, &AtomicBool::new(false)).unwrap();

@@ -48,24 +48,24 @@ async fn run(seed: u64, step: usize, fault: Fault) -> bool {
     let log = open().await.unwrap();
     let held = log.collect(ReadFrom::Origin).await.unwrap();
     let all: Vec<_> = pieces.concat();
-    let told = |what| format!("{what}: seed {seed}, {fault:?} at step {step}");
-    assert!(held == all[..held.len()], "{}", told("a hole"));
+    let context = |what| format!("{what}: seed {seed}, {fault:?} at step {step}");
+    assert!(held == all[..held.len()], "{}", context("a hole"));
     let mut end = pieces[0].len();
     let mut ends = vec![end];
     for (piece, answer) in pieces[1..].iter().zip(&answers) {
         end += piece.len();
         ends.push(end);
-        assert!(answer.is_err() || held.len() >= end, "{}", told("acknowledged, and lost"));
+        assert!(answer.is_err() || held.len() >= end, "{}", context("acknowledged, and lost"));
         let safe = answer.as_ref().is_err_and(|error| error.retry() == hydrant::Retry::Safe);
-        assert!(!safe || held.len() < end, "{}", told("told that nothing was applied, and it was"));
+        assert!(!safe || held.len() < end, "{}", context("safe, and applied"));
     }
-    assert!(ends.contains(&held.len()), "{}", told("half a batch"));
+    assert!(ends.contains(&held.len()), "{}", context("half a batch"));
     log.close().await.unwrap();
     was_reached
 }
 
 #[tokio::test]
-async fn what_waits_behind_a_failed_write_finds_its_predecessor_missing() {
+async fn appends_behind_a_failed_write_leave_no_hole() {
     for seed in 0..12 {
         for fault in [Fault::Error(ErrorKind::StorageFull), Fault::Short, Fault::Error(ErrorKind::Other)] {
             let mut step = 0;

@@ -1,5 +1,6 @@
 //! Tests that need to see inside: logs byte for byte, and disks that fail.
 
+mod append;
 mod compress;
 mod crowd;
 mod meet;

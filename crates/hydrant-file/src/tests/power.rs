@@ -3,8 +3,8 @@
 use fastrand::Rng;
 use futures_util::future::join_all;
 use hydrant::{
-    Batch, Checkpoint, ErrorKind, EventSink, EventSource, EventStream, MemoryCheckpoints, Prune, ReadFrom,
-    Result, Retry,
+    Batch, Checkpoint, CommitPoint, ErrorKind, EventSink, EventSource, EventStream, MemoryCheckpoints, Prune,
+    ReadFrom, Result, Retry,
 };
 
 use super::*;
@@ -164,12 +164,14 @@ impl<'a> Run<'a> {
     async fn append(&mut self, store: &FileStore, batches: &[Range<usize>]) -> Result<()> {
         let events = &self.history.events;
         let held = self.history.count(&store.checkpoint().await?);
+        let before = self.history.count(&store.head().await?);
+        let deadline = Some(tokio::time::Instant::now() + std::time::Duration::from_secs(3600));
         let appends = batches.iter().filter(|batch| batch.end > held).map(|batch| {
             self.progress.attempted = self.progress.attempted.max(batch.end);
             let after = batch.start.checked_sub(1).map(|before| events[before].id());
             let batch = batch.clone();
             async move {
-                let events = Batch::new(after, &events[batch.clone()]).unwrap();
+                let events = Batch::new(after, &events[batch.clone()]).unwrap().with_deadline(deadline);
                 let mut done = store.append(events).await;
                 if done.as_ref().is_err_and(|error| error.retry() == Retry::Safe) {
                     done = store.append(events).await;
@@ -177,7 +179,13 @@ impl<'a> Run<'a> {
                 done.map(|()| batch.end)
             }
         });
-        for done in join_all(appends.collect::<Vec<_>>()).await {
+        let all_done = join_all(appends.collect::<Vec<_>>()).await;
+        // Unless the log stopped, the head is the last event accepted: what failed is taken back.
+        if let Ok(head) = store.head().await {
+            let accepted = all_done.iter().flatten().copied().max();
+            assert_eq!(self.history.count(&head), before.max(accepted.unwrap_or(0)));
+        }
+        for done in all_done {
             let end = done?;
             if self.options.fsync == Fsync::Always {
                 self.progress.durable = self.progress.durable.max(end);
@@ -200,7 +208,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// How far a read comes; every event is the one that was appended there, none is passed over.
+    /// How far a read comes; every event is the one that was appended there, none is missing.
     async fn read(&self, source: &impl EventSource) -> (usize, Option<hydrant::Error>) {
         let (count, error) = self.read_on(source.read(ReadFrom::Origin), 0).await;
         let Some(ErrorKind::Pruned { oldest }) = error.as_ref().map(hydrant::Error::kind) else {
@@ -296,7 +304,7 @@ async fn every_history_runs_to_its_end_on_a_sound_disk() {
 }
 
 #[tokio::test]
-async fn a_power_cut_at_any_step_loses_nothing_that_was_acknowledged_or_read() {
+async fn a_power_cut_at_any_step_loses_nothing_acknowledged() {
     for (seed, options) in (0..HISTORIES).flat_map(|seed| stores().map(|options| (seed, options))) {
         let history = History::new(seed);
         let mut dry = Run::new(&history, &options, Path::new(DIR));
@@ -315,7 +323,7 @@ async fn a_power_cut_at_any_step_loses_nothing_that_was_acknowledged_or_read() {
 }
 
 #[tokio::test]
-async fn a_fault_at_any_step_loses_nothing_that_was_acknowledged_or_read() {
+async fn a_fault_at_any_step_loses_nothing_acknowledged() {
     let faults = [
         Fault::Error(std::io::ErrorKind::Other),
         Fault::Error(std::io::ErrorKind::StorageFull),

@@ -125,7 +125,7 @@ fn damage_in_a_sealed_segment_raises_the_floor_behind_it() {
 }
 
 #[test]
-fn somebody_who_writes_is_not_disturbed() {
+fn a_repair_beside_a_writer_is_fenced() {
     use crate::disk::Disk;
     let disk = disk_of(&log());
     let _held = disk.lock(&dir().join("lock")).unwrap().unwrap();
@@ -134,7 +134,7 @@ fn somebody_who_writes_is_not_disturbed() {
 }
 
 #[test]
-fn a_repair_that_was_interrupted_anywhere_is_finished_by_the_next() {
+fn an_interrupted_repair_is_finished_by_the_next() {
     let mut damaged = log();
     damaged[0].1[100] ^= 1;
     let third_line = memchr::memchr_iter(b'\n', &damaged[2].1).nth(2).unwrap();

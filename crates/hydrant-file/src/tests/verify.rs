@@ -67,7 +67,7 @@ fn a_missing_or_misnamed_segment_is_found() {
 }
 
 #[test]
-fn what_a_crash_left_is_told_apart_from_damage() {
+fn a_torn_tail_is_distinguished_from_damage() {
     let (log, whole) = (log(), log()[2].1.len());
     for cut in [1, 10, 100] {
         let mut log = log.clone();
@@ -81,7 +81,7 @@ fn what_a_crash_left_is_told_apart_from_damage() {
 }
 
 #[test]
-fn one_flaw_is_told_once() {
+fn one_flaw_is_reported_once() {
     let mut log = log();
     let at = log[0].1.iter().position(|&byte| byte == b'\n').unwrap() - 20;
     log[0].1[at] ^= 4;

@@ -6,7 +6,8 @@ mod segment;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hydrant::{Checkpoint, Error, Event, EventId, Layout, ReadFrom, Result};
+use hydrant::store::Layout;
+use hydrant::{Checkpoint, Error, Event, EventId, ReadFrom, Result};
 
 use self::segment::Segment;
 use crate::directory::{Directory, Sealed};
@@ -68,6 +69,8 @@ pub(crate) struct Walk {
     /// The newest event read: a log that continues must have it.
     newest: Checkpoint,
     segment: Option<Segment>,
+    /// The directory that the files were opened in.
+    home: Option<Identity>,
     /// The files are not those that were read: the place is found again by `newest`.
     is_lost: bool,
     /// How often the log was too short to find the place in it.
@@ -83,6 +86,7 @@ impl Walk {
             last: None,
             newest: Checkpoint::Empty,
             segment: None,
+            home: None,
             is_lost: false,
             short_looks: 0,
         }
@@ -91,6 +95,7 @@ impl Walk {
     /// Returns the next events of the view.
     pub(crate) fn next(&mut self, view: &View) -> Result<Next> {
         if let Some(from) = self.from {
+            self.home = self.dir.identity()?;
             self.segment = self.start(view, from)?;
             self.from = None;
         }
@@ -102,7 +107,15 @@ impl Walk {
                 (self.is_lost, self.short_looks) = (false, 0);
             }
             let Some(segment) = &mut self.segment else {
-                let Some(segment) = self.enter(view)? else { return Ok(Next::End) };
+                let entered = self.enter(view);
+                let home = self.dir.identity()?;
+                if home != self.home {
+                    // The directory was replaced: whatever was found may be of another log.
+                    self.home = home;
+                    self.lose();
+                    continue;
+                }
+                let Some(segment) = entered? else { return Ok(Next::End) };
                 self.segment = Some(segment);
                 continue;
             };
@@ -278,8 +291,8 @@ fn take(
     Ok((Some(id) > position).then_some(item))
 }
 
-/// Returns the last event that a view shows, or `None` if a file of the view was removed since.
-pub(crate) fn last_event(dir: &Directory, view: &View) -> Result<Option<Option<Event>>> {
+/// Returns the checkpoint at the last event that a view shows, or `None` if a file of the view was removed since.
+pub(crate) fn checkpoint(dir: &Directory, view: &View) -> Result<Option<Checkpoint>> {
     if let Some(current) = view.current.as_ref().filter(|current| current.end > 0) {
         let path = dir.state();
         let (offset, line) = lines::last_before(&current.file, current.end, dir, &path)?;
@@ -292,11 +305,11 @@ pub(crate) fn last_event(dir: &Directory, view: &View) -> Result<Option<Option<E
             read_line(&line, number).map_err(|what| dir.damage(&path, &*current.file, offset, &what))?;
         let reused = view.sealed.last().is_some_and(|sealed| sealed.last == read.1.id());
         if !reused {
-            return Ok(Some(Some(read.1)));
+            return Ok(Some(Checkpoint::at(&read.1)));
         }
     }
     match view.sealed.last() {
-        Some(sealed) => Ok(crate::recovery::last_of(dir, *sealed)?.map(Some)),
-        None => Ok(Some(None)),
+        Some(sealed) => Ok(crate::recovery::last_of(dir, *sealed)?.as_ref().map(Checkpoint::at)),
+        None => Ok(Some(Checkpoint::Empty)),
     }
 }

@@ -96,7 +96,7 @@ fn every_flipped_bit_is_noticed() {
 }
 
 #[test]
-fn what_hydra_node_wrote_is_foreign_and_what_a_newer_version_wrote_is_refused() {
+fn foreign_lines_are_taken_and_newer_ones_refused() {
     let line = br#"{"eventId":126,"stateChanged":{"tag":"T"},"time":"2025-04-03T10:11:12Z"}"#;
     assert!(matches!(parse(line), Ok(Line::Foreign)));
     assert!(matches!(parse(b""), Ok(Line::Foreign)));

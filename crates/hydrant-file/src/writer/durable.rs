@@ -25,14 +25,14 @@ impl Writer {
         Ok(())
     }
 
-    /// Nobody else may have written: hydra-node, for one, knows no lock.
+    /// Checks that no other process has written: hydra-node, for one, takes no lock.
     pub(super) fn check_unchanged(&mut self) -> Result<()> {
         match self.file.stat() {
             Ok(stat) if stat.len == self.allocated => Ok(()),
             Ok(stat) => {
                 let (was, is) = (self.allocated, stat.len);
                 let other = Error::fenced(format!(
-                    "somebody else wrote to the file: it had {was} bytes, and has {is}; end that writer and reopen the log"
+                    "another process wrote to the file: it had {was} bytes, and has {is}; end that writer and reopen the log"
                 ));
                 Err(self.stop(&other.at_target(self.dir.state().display().to_string())))
             }
@@ -80,12 +80,14 @@ impl Writer {
         self.show();
     }
 
-    pub(super) fn publish_record(&self) {
-        if let Some(lock) = &self.lock
-            && let Err(error) = lock.publish(&self.record)
-        {
-            tracing::warn!(%error, "readers in other processes cannot be told what is new");
+    /// Shows readers in other processes the record. A failure is logged once, until a record is written again.
+    pub(super) fn publish_record(&mut self) {
+        let Some(lock) = &self.lock else { return };
+        let published = lock.publish(&self.record);
+        if let (Err(error), false) = (&published, self.is_record_stale) {
+            tracing::warn!(%error, "readers in other processes do not see what is new: the lock's record was not written");
         }
+        self.is_record_stale = published.is_err();
     }
 
     pub(super) fn show(&self) {
@@ -109,7 +111,7 @@ impl Writer {
         let closed = self.sync().and_then(|()| self.leave());
         let why =
             Error::closed("the log was closed; open it again").at_target(self.dir.path.display().to_string());
-        // Dropped before it is told, so that whoever is told can open the log again.
+        // Dropped before the answer, so that the caller can open the log again.
         self.lock = None;
         let stopped = self.stopped.get_or_insert(why).clone();
         self.published.send_replace(Published { view: View::default(), head: None, stopped: Some(stopped) });

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::Writer;
 
-/// Held by whoever removes sealed files or replaces them.
+/// Held while sealed files are removed or replaced.
 pub(crate) type Gate = tokio::sync::OwnedMutexGuard<()>;
 
 /// What is asked of the writer.

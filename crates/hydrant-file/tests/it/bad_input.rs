@@ -12,7 +12,7 @@ use hydrant_file::{FileStore, FileStoreOptions};
 async fn fault(dir: &Path) -> Error {
     let options = FileStoreOptions::default().with_event_bytes_max(1 << 20);
     match FileStore::open(dir, options).await {
-        Ok(store) => store.collect(ReadFrom::Origin).await.expect_err("the fault is told"),
+        Ok(store) => store.collect(ReadFrom::Origin).await.expect_err("the fault is reported"),
         Err(error) => error,
     }
 }
@@ -25,7 +25,7 @@ fn says(error: &Error, parts: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_bad_line_is_told_with_file_line_offset_and_the_next_action() {
+async fn a_bad_line_is_reported_with_its_place_and_advice() {
     let utf16: Vec<u8> =
         "{\"eventId\":3,\"stateChanged\":{}}".encode_utf16().flat_map(u16::to_le_bytes).collect();
     let long = format!("{{\"eventId\":3,\"stateChanged\":\"{}\"}}", "x".repeat(2 << 20));
@@ -91,7 +91,7 @@ async fn a_path_that_is_no_log_directory_is_named() {
 }
 
 #[tokio::test]
-async fn a_pipe_in_the_place_of_the_log_is_named_and_nobody_waits_for_it() {
+async fn a_pipe_in_the_place_of_the_log_is_named() {
     for name in ["state", "state-3"] {
         let dir = tempfile::tempdir().unwrap();
         let made = std::process::Command::new("mkfifo").arg(dir.path().join(name)).status();
@@ -102,14 +102,14 @@ async fn a_pipe_in_the_place_of_the_log_is_named_and_nobody_waits_for_it() {
 
 #[tokio::test]
 async fn a_directory_that_may_not_be_written_to_is_denied() {
-    // Nobody may create files there, root included.
+    // No user may create files there, root included.
     let error = fault(Path::new("/sys/hydrant")).await;
     assert_eq!(error.kind(), ErrorKind::Denied, "{error}");
     says(&error, &["/sys/hydrant"]);
 }
 
 #[tokio::test]
-async fn a_second_writer_is_told_who_is_first() {
+async fn a_second_writer_gets_the_holder() {
     let dir = tempfile::tempdir().unwrap();
     let first = open(dir.path()).await;
     append(&first, &[event(0)]).await.unwrap();
@@ -124,7 +124,7 @@ async fn a_second_writer_is_told_who_is_first() {
 }
 
 #[tokio::test]
-async fn an_event_above_the_limit_is_refused_by_its_id_and_the_log_goes_on() {
+async fn an_event_above_the_limit_is_refused_by_its_id() {
     let dir = tempfile::tempdir().unwrap();
     let store =
         FileStore::open(dir.path(), FileStoreOptions::default().with_event_bytes_max(1000)).await.unwrap();

@@ -1,4 +1,4 @@
-//! The laws, with each kind of durability but `Never`: the kit waits for what nobody asked the disk for.
+//! The laws, with each kind of durability but `Never`: the kit waits for what no call asked the disk for.
 
 use std::path::PathBuf;
 use std::time::Duration;

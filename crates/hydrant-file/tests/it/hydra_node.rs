@@ -83,7 +83,7 @@ async fn file_names_are_numbers_and_not_text() {
 }
 
 #[tokio::test]
-async fn a_checkpoint_that_reuses_an_id_opens_a_snapshot_read_and_is_passed_over_by_others() {
+async fn a_checkpoint_with_a_reused_id_is_for_snapshot_reads() {
     let dir = dir_of(&[
         ("state-3", lines(timed, 0..4).as_bytes()),
         ("state", (checkpoint(3) + &lines(timed, 4..6)).as_bytes()),
@@ -103,7 +103,7 @@ async fn a_checkpoint_that_reuses_an_id_opens_a_snapshot_read_and_is_passed_over
 }
 
 #[tokio::test]
-async fn a_log_that_ends_with_a_reused_id_has_the_checkpoint_of_what_its_readers_saw() {
+async fn a_reused_id_at_the_end_has_the_first_digest() {
     let dir = dir_of(&[("state-3", lines(timed, 0..4).as_bytes()), ("state", checkpoint(3).as_bytes())]);
     let store = open(dir.path()).await;
     let events = read(&store, ReadFrom::Origin).await;
@@ -154,14 +154,14 @@ async fn a_last_line_without_its_line_break_is_not_lost() {
 }
 
 #[tokio::test]
-async fn a_line_glued_to_another_is_told_with_its_place_and_not_skipped() {
+async fn a_glued_line_is_reported_with_its_place() {
     let partial = "{\"eventId\":2,\"stateChanged\":{\"tag\":\"Ti";
     let nuls = "\0\0\0\0\0\0\0\0";
     for glued in [partial, nuls, timed(2).trim_end()] {
         let before = lines(timed, 0..2);
         let text = before.clone() + glued + &lines(timed, 3..6);
         let dir = dir_of(&[("state", text.as_bytes())]);
-        // Open looks at the tail alone; whoever reads over the place is told.
+        // Opening looks at the tail alone; a read reports the place.
         let error = match hydrant_file::FileStore::open(dir.path(), hydrant_file::FileStoreOptions::default())
             .await
         {

@@ -1,4 +1,4 @@
-//! A real process that appends, and is killed with SIGKILL: nothing that it was told Ok for is lost.
+//! A real process that appends, and is killed with SIGKILL: nothing that was acknowledged is lost.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

@@ -11,4 +11,5 @@ mod kill;
 mod recovery;
 mod replaced;
 mod store;
+mod stress;
 mod support;

@@ -112,7 +112,7 @@ async fn a_torn_tail_is_refused_after_a_clean_close_and_by_option() {
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert_eq!(std::fs::read(&state).unwrap(), torn);
 
-    // Behind what the closed log vouches for, only somebody else can have begun to write.
+    // Behind what the closed log vouches for, only another process can have begun to write.
     let behind = b"{\"eventId\":3";
     std::fs::write(&state, [&whole[..], behind].concat()).unwrap();
     let store = open(dir.path()).await;
@@ -188,7 +188,7 @@ async fn bare_changes_get_their_line_numbers_as_ids() {
 }
 
 #[tokio::test]
-async fn a_line_that_hydra_node_left_without_an_end_is_ended_and_a_torn_one_is_set_aside() {
+async fn a_foreign_line_without_an_end_is_ended() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
     let whole =
@@ -251,7 +251,7 @@ async fn a_missing_state_is_not_an_empty_log() {
 }
 
 #[tokio::test]
-async fn damage_below_what_a_closed_log_vouches_for_is_repaired_and_the_log_is_written_on() {
+async fn a_closed_log_that_was_damaged_is_repaired() {
     let dir = tempfile::tempdir().unwrap();
     let log = events(0..9, &[]);
     let store = open(dir.path()).await;

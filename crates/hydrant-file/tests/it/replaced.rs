@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use hydrant::{Batch, ErrorKind, Event, EventId, EventSink, EventSource, EventStream, ReadFrom, Result};
 use hydrant_file::{FileSource, FileSourceOptions, FileStore, FileStoreOptions};
 
-use crate::common::{append, event, events, open, snapshot};
+use crate::common::{append, event, events, open};
 use crate::support::hydra::{checkpoint, lines, timed};
 
 async fn follow(dir: &Path) -> EventStream {
@@ -73,14 +73,13 @@ impl Place {
 
 #[tokio::test]
 async fn a_follower_of_a_replaced_directory_does_not_change_logs() {
-    let mut after_root = events(20..25, &[20]);
-    after_root[0] = snapshot(20);
-    // The log that takes the place: its predecessor, its events, and what the follower of events 0 to 9 gets.
-    let cases: [(&str, Option<u64>, Vec<Event>, Option<ErrorKind>); 6] = [
+    let pruned = Some(ErrorKind::Pruned { oldest: EventId::new(20) });
+    // The log that takes the place: its predecessor, its events, and how the follower of events 0 to 9 ends.
+    let cases = [
         ("a log of its own, above", None, events(20..25, &[]), Some(ErrorKind::Diverged)),
         ("a shorter log", None, events(0..5, &[]), Some(ErrorKind::Diverged)),
         ("another log", None, payloads(0..20, "other"), Some(ErrorKind::Diverged)),
-        ("pruned above", Some(19), after_root, Some(ErrorKind::Pruned { oldest: EventId::new(20) })),
+        ("pruned above", Some(19), events(20..25, &[20]), pruned),
         ("the same log, longer", None, events(0..12, &[]), None),
         ("the same log, pruned right behind it", Some(9), events(10..12, &[10]), None),
     ];
@@ -98,6 +97,34 @@ async fn a_follower_of_a_replaced_directory_does_not_change_logs() {
                 kind => assert_eq!(kind, expected, "{what}"),
             },
         }
+    }
+}
+
+#[tokio::test]
+async fn a_directory_replaced_in_mid_read_is_not_mixed() {
+    let place = Place::new();
+    for (name, payload) in [("log", "ours"), ("new", "other")] {
+        let store = open(&place.path(name)).await;
+        for first in (0..300).step_by(3) {
+            let mut batch = payloads(first..first + 3, payload);
+            batch[0] = crate::common::snapshot(first);
+            append(&store, &batch).await;
+        }
+        store.close().await.unwrap();
+    }
+    let source = FileSource::open(place.path("log"), FileSourceOptions::default()).await.unwrap();
+    for mut stream in [source.read(ReadFrom::Origin), source.follow(ReadFrom::Origin)] {
+        take(&mut stream, 0..2).await;
+        place.swap();
+        let error = loop {
+            match soon(&mut stream).await {
+                Ok(event) => assert_ne!(event.payload(), b"\"other\"", "event {} of another log", event.id()),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::Diverged, "{error}");
+        fs::rename(place.path("log"), place.path("new")).unwrap();
+        fs::rename(place.path("old"), place.path("log")).unwrap();
     }
 }
 

@@ -94,7 +94,7 @@ async fn compare_and_append() {
 }
 
 #[tokio::test]
-async fn an_empty_log_may_begin_at_a_snapshot_and_tells_its_floor() {
+async fn an_empty_log_may_begin_at_a_snapshot() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await;
     store.append(Batch::new(Some(EventId::new(6)), &[snapshot(7), event(8)]).unwrap()).await.unwrap();
@@ -119,7 +119,7 @@ fn below_event() -> hydrant::Event {
 }
 
 #[tokio::test]
-async fn followers_here_and_in_another_process_see_everything_through_rotations() {
+async fn followers_see_everything_through_rotations() {
     let dir = tempfile::tempdir().unwrap();
     let log = events(0..400, &[50, 51, 200, 399]);
     let store = open(dir.path()).await;
@@ -151,7 +151,7 @@ async fn followers_here_and_in_another_process_see_everything_through_rotations(
 }
 
 #[tokio::test]
-async fn a_second_writer_is_told_who_holds_the_log() {
+async fn a_second_writer_is_fenced() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await;
     let error = FileStore::open(dir.path(), FileStoreOptions::default()).await.map(drop).unwrap_err();
@@ -208,7 +208,7 @@ async fn preallocated_space_is_cut_at_close_and_after_a_crash() {
 }
 
 #[tokio::test]
-async fn an_event_above_the_limit_is_refused_and_one_at_it_is_read_back() {
+async fn an_event_at_the_limit_is_read_back() {
     let dir = tempfile::tempdir().unwrap();
     let options = FileStoreOptions::default().with_event_bytes_max(event(0).size());
     let store = FileStore::open(dir.path(), options).await.unwrap();
@@ -250,7 +250,7 @@ async fn a_file_that_was_deleted_or_written_by_others_stops_the_log() {
 /// Between two steps of a rotation, `state` has the name of a sealed segment too. Another process may look
 /// just then, or find it so after a crash: it is one file, read once.
 #[tokio::test]
-async fn another_process_reads_a_file_once_that_has_two_names_in_a_rotation() {
+async fn a_file_with_two_names_in_a_rotation_is_read_once() {
     let dir = tempfile::tempdir().unwrap();
     let log = events(0..20, &[10]);
     let store = open(dir.path()).await;
@@ -267,4 +267,27 @@ async fn another_process_reads_a_file_once_that_has_two_names_in_a_rotation() {
         std::fs::remove_file(dir.path().join("state-19")).unwrap();
         store.close().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn without_create_an_absent_log_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let options = FileStoreOptions::default().with_create(false);
+    let empty = root.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    std::fs::write(empty.join("notes.txt"), "not a log").unwrap();
+    for dir in [empty.clone(), root.path().join("absent")] {
+        let error = FileStore::open(&dir, options.clone()).await.map(drop).unwrap_err();
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Safe), "{error}");
+        assert!(error.to_string().contains("`create`") && error.to_string().contains("volume"), "{error}");
+    }
+    assert!(!root.path().join("absent").exists());
+    assert_eq!(std::fs::read_dir(&empty).unwrap().count(), 1, "nothing was created");
+
+    open(&empty).await.close().await.unwrap();
+    let store = FileStore::open(&empty, options.clone()).await.unwrap();
+    append(&store, &[event(0)]).await;
+    append(&store, &[snapshot(1)]).await;
+    store.close().await.unwrap();
+    FileStore::open(&empty, options).await.unwrap().close().await.unwrap();
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hydrant::{Checkpoint, CheckpointEntry, CheckpointStore, Error, ErrorKind, Result, Retry};
+use hydrant::store::CheckpointCell;
+use hydrant::{Checkpoint, CheckpointStore, Error, ErrorKind, Result};
 use tokio::time::{Instant, timeout};
 
 /// How long the store may take to answer.
@@ -11,55 +12,40 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One entry in a store of checkpoints. It may lag behind what the stream holds, and is never ahead of it.
 pub(super) struct Kept {
-    name: String,
-    target: String,
-    entry: Option<CheckpointEntry>,
-    /// What a swap wanted to write whose outcome is open.
-    pending: Option<CheckpointEntry>,
+    cell: CheckpointCell,
+    /// Without an entry: the oldest checkpoint that a save may have written.
+    wished: Option<Checkpoint>,
     saved_at: Instant,
-    store: Arc<dyn CheckpointStore>,
 }
 
 impl Kept {
     /// # Errors
-    /// `Invalid` when the entry belongs to another stream or log, and whatever the store meets.
+    /// `Invalid` if the entry belongs to another stream or log, and any error of the store.
     pub(super) async fn load(store: Arc<dyn CheckpointStore>, name: &str, target: String) -> Result<Self> {
-        let loading = timeout(PATIENCE, store.load(name)).await;
-        let entry = loading.map_err(|_| late(name))??;
-        if let Some(entry) = &entry
-            && entry.target != target
-        {
-            let message = format!(
-                "this checkpoint belongs to `{}`, not to `{target}`; give the sink another name, or, if the \
-                 stream was made anew and holds nothing of this log, remove the entry so that the log is sent from its \
-                 beginning; if it holds later events already, send the log under another name",
-                entry.target
-            );
-            return Err(Error::invalid(message).at_target(name));
-        }
-        let name = name.to_owned();
-        Ok(Self { name, target, entry, pending: None, saved_at: Instant::now(), store })
+        let mut cell = CheckpointCell::new(store, name, target);
+        let loaded = timeout(PATIENCE, cell.load()).await.map_err(|_| late(name))?;
+        loaded.map_err(|error| if error.kind() == ErrorKind::Invalid { foreign(&error) } else { error })?;
+        Ok(Self { cell, wished: None, saved_at: Instant::now() })
     }
 
     pub(super) fn checkpoint(&self) -> Option<Checkpoint> {
-        self.entry.as_ref().map(|entry| entry.checkpoint)
+        self.cell.entry().map(|entry| entry.checkpoint)
     }
 
-    /// What the sink will know when it is opened again, where its events are known to end at `head`: the entry, or
-    /// what the stream itself tells.
+    /// What the sink will know when it is opened again, if its events end at `head`: the entry, or what it then
+    /// reads from the stream.
     pub(super) fn known_again(&self, head: Checkpoint) -> Checkpoint {
-        let entry = self.entry.as_ref().or(self.pending.as_ref());
-        entry.map_or(head, |entry| entry.checkpoint)
+        self.checkpoint().or(self.wished).unwrap_or(head)
     }
 
     /// Writes the checkpoint.
     ///
     /// # Errors
-    /// `Fenced` when another runner moved the entry: then two sinks write this log. Whatever else the store meets;
-    /// the entry may have been written all the same.
+    /// `Fenced` if another runner moved the entry: then two sinks write this log. With any other error, the
+    /// entry may have been written all the same.
     ///
     /// # Cancel safety
-    /// Dropped, the next call finds out what became of the entry.
+    /// After a dropped future, the next call finds out what became of the entry.
     pub(super) async fn save(&mut self, checkpoint: Checkpoint) -> Result<()> {
         // An entry would keep the sink from reading the stream back.
         let is_empty = checkpoint == Checkpoint::Empty;
@@ -67,12 +53,15 @@ impl Kept {
             return Ok(());
         }
         self.saved_at = Instant::now();
-        let saved = timeout(PATIENCE, self.swap(checkpoint)).await;
-        saved.unwrap_or_else(|_| Err(late(&self.name)))
+        self.wished.get_or_insert(checkpoint);
+        let saved = timeout(PATIENCE, self.cell.swap(checkpoint, None)).await;
+        saved.unwrap_or_else(|_| Err(late(self.cell.name())))?;
+        self.wished = None;
+        Ok(())
     }
 
-    /// The same, if the last time is at least `interval` ago. What cannot be written now is written later: the
-    /// stream holds the events all the same.
+    /// The same, if the last time is at least `interval` ago. If the store fails, the checkpoint is written later:
+    /// the stream holds the events all the same.
     ///
     /// # Errors
     /// `Fenced` as above, and nothing else.
@@ -85,41 +74,37 @@ impl Kept {
         }
         match self.save(checkpoint).await {
             Err(error) if error.kind() != ErrorKind::Fenced => {
-                tracing::warn!(name = self.name, %error, "the checkpoint was not written; trying again later");
+                let name = self.cell.name();
+                tracing::warn!(name, %error, "the checkpoint was not written; it is written later");
                 Ok(())
             }
             saved => saved,
         }
     }
+}
 
-    async fn swap(&mut self, checkpoint: Checkpoint) -> Result<()> {
-        if let Some(pending) = &self.pending {
-            let loaded = self.store.load(&self.name).await?;
-            if loaded.as_ref() == Some(pending) {
-                self.entry = loaded;
-            }
-            self.pending = None;
-        }
-        let new = CheckpointEntry::new(&*self.name, &*self.target, checkpoint);
-        self.pending = Some(new.clone());
-        let swapped = self.store.swap(&self.name, self.entry.as_ref(), Some(&new)).await;
-        match &swapped {
-            Ok(()) => (self.entry, self.pending) = (Some(new), None),
-            Err(error) if error.kind() == ErrorKind::Fenced => self.pending = None,
-            Err(_) => {}
-        }
-        swapped
+/// The error for the entry of another stream or log.
+fn foreign(error: &Error) -> Error {
+    let message = format!(
+        "{}. Do that only if the stream was made anew and holds nothing of this log; if it holds later events \
+         already, send the log under another name",
+        error.message()
+    );
+    let foreign = Error::invalid(message);
+    match error.target() {
+        Some(name) => foreign.at_target(name),
+        None => foreign,
     }
 }
 
 fn late(name: &str) -> Error {
     let message = format!("the store of checkpoints did not answer within {PATIENCE:?}; check it");
-    Error::new(ErrorKind::Unavailable, Retry::Safe, message).at_target(name)
+    Error::unavailable(message).at_target(name)
 }
 
 #[cfg(test)]
 mod tests {
-    use hydrant::{Event, EventId, MemoryCheckpoints};
+    use hydrant::{CheckpointEntry, Event, EventId, MemoryCheckpoints};
 
     use super::*;
 
@@ -147,24 +132,58 @@ mod tests {
         assert_eq!(load(&store, "a").await.unwrap().checkpoint(), Some(at(4)));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn an_entry_whose_outcome_is_open_is_what_may_be_known_again() {
-        let mut kept = load(&MemoryCheckpoints::default(), "a").await.unwrap();
-        assert_eq!(kept.known_again(at(3)), at(3), "the stream is read back");
-        let of = |id| CheckpointEntry::new("sink", "a", at(id));
-        kept.pending = Some(of(2));
-        assert_eq!(kept.known_again(at(3)), at(2));
-        kept.entry = Some(of(1));
-        assert_eq!(kept.known_again(at(3)), at(1));
+    /// Swaps, or not; replies to no one.
+    struct Silent {
+        store: MemoryCheckpoints,
+        swaps: bool,
+    }
+
+    #[async_trait::async_trait]
+    impl CheckpointStore for Silent {
+        async fn load(&self, name: &str) -> Result<Option<CheckpointEntry>> {
+            self.store.load(name).await
+        }
+
+        async fn list(&self) -> Result<Vec<CheckpointEntry>> {
+            self.store.list().await
+        }
+
+        async fn swap(
+            &self,
+            name: &str,
+            expected: Option<&CheckpointEntry>,
+            new: Option<&CheckpointEntry>,
+        ) -> Result<()> {
+            if self.swaps {
+                self.store.swap(name, expected, new).await?;
+            }
+            std::future::pending().await
+        }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_second_runner_and_another_target_are_told() {
+    async fn an_open_swap_bounds_what_is_known_again() {
+        for swaps in [false, true] {
+            let store = MemoryCheckpoints::default();
+            let silent = Arc::new(Silent { store: store.clone(), swaps });
+            let mut kept = Kept::load(silent.clone(), "sink", "a".to_owned()).await.unwrap();
+            assert_eq!(kept.known_again(at(3)), at(3), "the stream is read back");
+            assert_eq!(kept.save(at(3)).await.unwrap_err().kind(), ErrorKind::Unavailable);
+            kept.save_loosely(at(4), Duration::ZERO).await.unwrap();
+            let again = Kept::load(silent, "sink", "a".to_owned()).await.unwrap().known_again(at(4));
+            let known = kept.known_again(at(4));
+            assert!(known == at(3) && known.id() <= again.id(), "{known:?}, then {again:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_runner_is_fenced_and_another_target_invalid() {
         let store = MemoryCheckpoints::default();
         let (mut one, mut other) = (load(&store, "a").await.unwrap(), load(&store, "a").await.unwrap());
         one.save(at(1)).await.unwrap();
         let error = other.save(at(1)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Fenced);
+        other.save(at(2)).await.unwrap(); // resumed
         let error = load(&store, "b").await.err().unwrap();
         assert!(error.to_string().contains("belongs to `a`"), "{error}");
     }

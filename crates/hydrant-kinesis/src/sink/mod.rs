@@ -104,6 +104,14 @@ impl State {
     fn forget(&mut self) {
         (self.head, self.previous, self.kept) = (None, None, None);
     }
+
+    /// After `Fenced`, the next call reads entry and stream again: an operator may have ended the other runner.
+    fn saved(&mut self, saved: Result<()>) -> Result<()> {
+        if saved.as_ref().is_err_and(|error| error.kind() == ErrorKind::Fenced) {
+            self.forget();
+        }
+        saved
+    }
 }
 
 /// The right to make the next call.
@@ -341,12 +349,13 @@ impl Shared {
             rest = remaining;
         }
         let head = state.head.unwrap_or(head);
-        match (&mut state.kept, self.options.checkpoint_interval) {
-            (None, _) => {}
+        let saved = match (&mut state.kept, self.options.checkpoint_interval) {
+            (None, _) => Ok(()),
             // What is acknowledged is known again after a crash: a wrapper above may have forgotten it by then.
-            (Some(kept), Duration::ZERO) => kept.save(head).await.map_err(|error| self.uncounted(error))?,
-            (Some(kept), interval) => kept.save_loosely(head, interval).await?,
-        }
+            (Some(kept), Duration::ZERO) => kept.save(head).await.map_err(|error| self.uncounted(error)),
+            (Some(kept), interval) => kept.save_loosely(head, interval).await,
+        };
+        state.saved(saved)?;
         Ok(head)
     }
 
@@ -355,8 +364,10 @@ impl Shared {
     async fn checkpoint(&self, state: &mut State, alive: watch::Receiver<()>) -> Result<Checkpoint> {
         let head = self.head(state, alive).await?;
         let Some(kept) = &mut state.kept else { return Ok(head) };
-        kept.save_loosely(head, Duration::ZERO).await?;
-        Ok(kept.known_again(head))
+        let saved = kept.save_loosely(head, Duration::ZERO).await;
+        let known = kept.known_again(head);
+        state.saved(saved)?;
+        Ok(known)
     }
 
     /// The events are on the stream, and their checkpoint is not written, as far as one knows.

@@ -1,10 +1,12 @@
 //! Positions in the stream, kept so that a read after an event does not begin at the oldest record.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hydrant::{Checkpoint, CheckpointEntry, CheckpointStore, Digest, EventId, ReadFrom, Result};
+use hydrant::store::CheckpointCell;
+use hydrant::{Checkpoint, CheckpointEntry, Digest, ErrorKind, EventId, ReadFrom, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
@@ -18,7 +20,7 @@ const POSITIONS_MAX: usize = 8;
 /// How long the store may take, before reading goes on without it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A place in the stream: every event behind `last` stands behind it.
+/// A place in the stream: every event after `last` is behind it.
 ///
 /// It may be earlier in the stream than necessary, never later: what is read again is dropped by its id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,65 +31,98 @@ pub(crate) struct Position {
     pub(crate) shards: Vec<(ShardId, Option<SequenceNumber>)>,
 }
 
+/// What an entry keeps beside its checkpoint.
+#[derive(Serialize, Deserialize)]
+struct Beside<'a> {
+    /// The name of each shard, and a sequence number in it.
+    #[serde(borrow)]
+    shards: Vec<(&'a str, Option<&'a str>)>,
+}
+
 impl Position {
-    /// The shards as text: `shardId-0=4959...;shardId-1=`.
-    fn encode(&self) -> String {
-        let mut text = String::new();
-        for (shard, number) in &self.shards {
-            let separator = if text.is_empty() { "" } else { ";" };
-            let number = number.as_deref().unwrap_or_default();
-            write!(text, "{separator}{shard}={number}").expect("a string takes every write");
-        }
-        text
+    fn checkpoint(&self) -> Checkpoint {
+        let (id, digest) = self.last;
+        Checkpoint::At { id, digest }
     }
 
-    fn decode(text: &str, last: (EventId, Digest)) -> Option<Self> {
-        let shard = |part: &str| {
-            let (shard, number) = part.split_once('=')?;
-            Some((shard.into(), (!number.is_empty()).then(|| number.into())))
-        };
-        let shards = text.split(';').map(shard).collect::<Option<_>>()?;
-        Some(Self { last, shards })
+    fn beside(&self) -> Value {
+        let shards = self.shards.iter().map(|(shard, number)| (&**shard, number.as_deref())).collect();
+        serde_json::to_value(Beside { shards }).expect("text and lists are JSON")
+    }
+
+    fn of(entry: &CheckpointEntry) -> Option<Self> {
+        let Checkpoint::At { id, digest } = entry.checkpoint else { return None };
+        let beside = Beside::deserialize(entry.beside.as_ref()?).ok()?;
+        let shards = beside.shards.into_iter().map(|(shard, number)| (shard.into(), number.map(Into::into)));
+        Some(Self { last: (id, digest), shards: shards.collect() })
     }
 }
 
-/// The positions of one log in a [`CheckpointStore`].
+/// The positions of one log in a [`CheckpointStore`](hydrant::CheckpointStore).
 pub(crate) struct Positions {
-    store: Arc<dyn CheckpointStore>,
     name: String,
-    target: String,
     slots: Vec<Slot>,
     snapshot: Slot,
 }
 
-/// One entry, and what it says.
-#[derive(Clone, Debug)]
+/// One entry, and its position.
 struct Slot {
-    name: String,
-    entry: Option<CheckpointEntry>,
+    cell: CheckpointCell,
     position: Option<Position>,
+    /// Whether the entry belongs to another log, or to a stream that was made anew.
+    is_foreign: bool,
 }
 
 impl Slot {
-    fn empty(name: String) -> Self {
-        Self { name, entry: None, position: None }
+    fn new(cell: CheckpointCell) -> Self {
+        Self { cell, position: None, is_foreign: false }
     }
 
     fn id(&self) -> Option<EventId> {
         self.position.as_ref().map(|position| position.last.0)
     }
+
+    /// Reads the entry, unless it is known. A foreign one counts as none.
+    async fn load(&mut self) -> Result<()> {
+        match self.cell.load().await {
+            Ok(entry) => (self.position, self.is_foreign) = (entry.and_then(Position::of), false),
+            Err(error) if error.kind() == ErrorKind::Invalid => {
+                tracing::warn!(%error, "the position is of another log or stream; reading without it");
+                (self.position, self.is_foreign) = (None, true);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Writes a position, unless another reader wrote one first.
+    async fn save(&mut self, position: Position) -> Result<()> {
+        if self.position.is_none() {
+            self.load().await?;
+            if self.position.is_some() {
+                return Ok(());
+            }
+        }
+        if self.is_foreign {
+            self.cell.remove().await?;
+            self.is_foreign = false;
+        }
+        self.cell.swap(position.checkpoint(), Some(position.beside())).await?;
+        self.position = Some(position);
+        Ok(())
+    }
 }
 
 impl Positions {
-    /// What is kept for this log, or nothing where the options name no place. What the store does not tell in time
-    /// costs time and no event, so it is said and not an error.
+    /// The positions of this log, or nothing if the options name no place. A store that fails or does not answer
+    /// in time costs time and no event, so that is logged and not an error.
     pub(crate) async fn load(upstream: &Upstream, incarnation: &str) -> Option<Self> {
         let (store, name) = upstream.options.positions.clone()?;
-        let target = format!("kinesis:{}@{incarnation}/{}#", upstream.stream, upstream.log);
-        let names = (0..POSITIONS_MAX).map(|slot| format!("{name}.{slot}"));
-        let slots = names.map(Slot::empty).collect();
-        let snapshot = Slot::empty(format!("{name}.snapshot"));
-        let mut positions = Self { store, name, target, slots, snapshot };
+        let target = format!("kinesis:{}@{incarnation}/{}", upstream.stream, upstream.log);
+        let slot = |name: String| Slot::new(CheckpointCell::new(Arc::clone(&store), name, &*target));
+        let slots = (0..POSITIONS_MAX).map(|at| slot(format!("{name}.{at}"))).collect();
+        let snapshot = slot(format!("{name}.snapshot"));
+        let mut positions = Self { name, slots, snapshot };
         let loaded = timeout(PATIENCE, positions.load_all()).await;
         if let Some(why) = failure(loaded) {
             tracing::warn!(positions = positions.name, %why, "no position was found; reading without it");
@@ -97,7 +132,7 @@ impl Positions {
 
     async fn load_all(&mut self) -> Result<()> {
         for slot in self.slots.iter_mut().chain([&mut self.snapshot]) {
-            *slot = load(&*self.store, &self.target, slot.name.clone()).await?;
+            slot.load().await?;
         }
         Ok(())
     }
@@ -114,11 +149,10 @@ impl Positions {
         }
     }
 
-    /// Keeps a position. That it could not be kept costs time at the next start and no event, so it is said
-    /// and not an error.
+    /// Keeps a position. A failure costs time at the next start and no event, so it is logged and not an error.
     ///
     /// # Cancel safety
-    /// The old entry stands, or the new one.
+    /// A dropped future leaves the old entry or the new one.
     pub(crate) async fn save(&mut self, position: Position) {
         let slot = self.slot_for(position.last.0);
         if let Some(slot) = slot {
@@ -139,7 +173,7 @@ impl Positions {
     /// The slot that is free, or the one that is missed least: close to its neighbours for its age.
     fn slot_for(&self, newest: EventId) -> Option<usize> {
         if self.slots.iter().any(|slot| slot.id() >= Some(newest)) {
-            return None; // somebody reads ahead of this reader
+            return None; // another reader is ahead
         }
         if let Some(free) = self.slots.iter().position(|slot| slot.position.is_none()) {
             return Some(free);
@@ -156,20 +190,11 @@ impl Positions {
 
     async fn replace(&mut self, at: usize, position: Position) {
         let slot = if at < POSITIONS_MAX { &mut self.slots[at] } else { &mut self.snapshot };
-        let (id, digest) = position.last;
-        let target = format!("{}{}", self.target, position.encode());
-        let entry = CheckpointEntry::new(&*slot.name, target, Checkpoint::At { id, digest });
-        let swap = self.store.swap(&slot.name, slot.entry.as_ref(), Some(&entry));
-        let Some(why) = failure(timeout(PATIENCE, swap).await) else {
-            (slot.entry, slot.position) = (Some(entry), Some(position));
-            return;
-        };
-        tracing::warn!(positions = self.name, %why, "a position was not saved; reading goes on");
-        // Perhaps another reader moved the entry, or the answer was lost: look at it for the next time.
-        let look = load(&*self.store, &self.target, slot.name.clone());
-        if let Ok(Ok(found)) = timeout(PATIENCE, look).await {
-            *slot = found;
-        }
+        let saved = timeout(PATIENCE, slot.save(position)).await;
+        let Some(why) = failure(saved) else { return };
+        tracing::warn!(positions = self.name, %why, "a position was not saved; reading continues");
+        // Perhaps another reader moved the entry: read it for the next time.
+        drop(timeout(PATIENCE, slot.load()).await);
     }
 }
 
@@ -181,27 +206,10 @@ fn failure(answer: Result<Result<()>, Elapsed>) -> Option<String> {
     }
 }
 
-/// What an entry says; nothing where it belongs to another log, or to a stream that was made anew.
-async fn load(store: &dyn CheckpointStore, target: &str, name: String) -> Result<Slot> {
-    let entry = store.load(&name).await?;
-    let position = entry.as_ref().and_then(|entry| {
-        let Checkpoint::At { id, digest } = entry.checkpoint else { return None };
-        Position::decode(entry.target.strip_prefix(target)?, (id, digest))
-    });
-    if let (Some(entry), None) = (&entry, &position) {
-        tracing::warn!(
-            name,
-            target = entry.target,
-            "the position is of another log or stream; reading without it"
-        );
-    }
-    Ok(Slot { name, entry, position })
-}
-
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
-    use hydrant::{Error, ErrorKind, Event, MemoryCheckpoints, Retry};
+    use hydrant::{CheckpointStore, Error, Event, MemoryCheckpoints, Retry};
 
     use super::*;
     use crate::KinesisSourceOptions;
@@ -277,5 +285,41 @@ mod tests {
         assert_eq!(healed.best(ReadFrom::After(EventId::new(9))), Some(position(7)));
         healed.save(position(8)).await;
         assert_eq!(load(entries).await.best(ReadFrom::After(EventId::new(9))), Some(position(8)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn positions_come_back_with_their_shards() {
+        let entries = MemoryCheckpoints::default();
+        let mut kept = position(7);
+        kept.shards = vec![("b=1;".into(), None), ("a".into(), Some("49".into()))];
+        load(entries.clone()).await.save(kept.clone()).await;
+        assert_eq!(load(entries.clone()).await.best(ReadFrom::After(EventId::new(9))), Some(kept));
+        let entry = entries.load("reader.0").await.unwrap().unwrap();
+        assert_eq!(entry.target, "kinesis:stream@1/log");
+        assert_eq!(entry.beside, Some(serde_json::json!({"shards": [["b=1;", null], ["a", "49"]]})));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_position_of_another_stream_is_replaced() {
+        let entries = MemoryCheckpoints::default();
+        let other = CheckpointEntry::new("reader.0", "kinesis:stream@0/log", position(5).checkpoint());
+        entries.swap("reader.0", None, Some(&other.with_beside(position(5).beside()))).await.unwrap();
+        let mut positions = load(entries.clone()).await;
+        assert_eq!(positions.best(ReadFrom::After(EventId::new(9))), None);
+        positions.save(position(8)).await;
+        assert_eq!(load(entries).await.best(ReadFrom::After(EventId::new(9))), Some(position(8)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_position_of_another_reader_is_read_again() {
+        let entries = MemoryCheckpoints::default();
+        let (mut one, mut other) = (load(entries.clone()).await, load(entries.clone()).await);
+        one.save(position(7)).await;
+        other.save(position(8)).await; // finds the slot moved
+        assert_eq!(other.best(ReadFrom::After(EventId::new(9))), Some(position(7)));
+        other.save(position(8)).await;
+        let found = load(entries).await;
+        assert_eq!(found.best(ReadFrom::After(EventId::new(9))), Some(position(8)));
+        assert_eq!(found.best(ReadFrom::After(EventId::new(7))), Some(position(7)));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use bytes::Bytes;
-use hydrant::envelope::{self, RESERVED_MEMBER};
+use hydrant::store::envelope::{self, RESERVED_MEMBER};
 use hydrant::{Error, Event, EventId, Result};
 use serde::Deserialize;
 use serde_json::value::RawValue;

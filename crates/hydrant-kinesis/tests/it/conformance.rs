@@ -67,7 +67,7 @@ impl Harness for Streams {
         Limits::default()
             .with_event_bytes_max(EVENT_BYTES_MAX)
             .with_events_max(if self.options.packing == Packing::Single { 150 } else { 2_000 })
-            .with_patience(Duration::from_mins(2))
+            .with_patience(Duration::from_mins(5))
     }
 
     async fn open(&self, namespace: &str) -> Result<Opened> {

@@ -89,6 +89,29 @@ async fn a_sink_opened_anew_stands_where_it_said_that_it_stood_on_kinesalite() {
     remove_streams(&client, &stream).await;
 }
 
+/// Another runner moved the entry. Once it is ended, and this sink is resumed, this one continues.
+#[tokio::test]
+async fn a_fenced_sink_continues_once_it_is_asked_again_on_kinesalite() {
+    let Some(client) = Server::Kinesalite.client().await else { return };
+    let stream = new_stream(&client, 1).await;
+    let events = Generator::new(11).log(30);
+    let store = Arc::new(MemoryCheckpoints::default());
+    let (one, other) = (
+        open(&client, &stream, kept_in(&store, Duration::ZERO)).await,
+        open(&client, &stream, kept_in(&store, Duration::ZERO)).await,
+    );
+    append(&one, None, &events[..10]).await;
+    assert_eq!(other.checkpoint().await.unwrap(), Checkpoint::at(&events[9]));
+    append(&one, Some(&events[9]), &events[10..20]).await;
+    let next = Batch::new(Some(events[9].id()), &events[10..15]).unwrap();
+    assert_eq!(other.append(next).await.unwrap_err().kind(), ErrorKind::Fenced);
+    assert_eq!(other.checkpoint().await.unwrap(), Checkpoint::at(&events[19]), "read again");
+    append(&other, Some(&events[19]), &events[20..]).await;
+    assert_eq!(store.load(LOG).await.unwrap().unwrap().checkpoint, Checkpoint::at(&events[29]));
+    assert_eq!(read(&client, &stream).await, events);
+    remove_streams(&client, &stream).await;
+}
+
 #[tokio::test]
 async fn a_log_that_was_empty_when_the_sink_was_closed_is_read_back_all_the_same_on_kinesalite() {
     let Some(client) = Server::Kinesalite.client().await else { return };

@@ -6,7 +6,8 @@ use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::types::ShardIteratorType;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use hydrant::{Error, Event, EventSource, EventStream, ReadFrom, envelope, follow_by_reading};
+use hydrant::store::{envelope, follow_by_reading};
+use hydrant::{Error, Event, EventSource, EventStream, ReadFrom};
 
 /// A record of a stream.
 #[derive(Clone, Debug)]

@@ -26,12 +26,12 @@ use crate::wire;
 /// Checkpoints in a table of Postgres, one row each, for the roster of a log and for
 /// [`Checkpointed`](hydrant::Checkpointed) sinks.
 ///
-/// A swap is one statement that compares and replaces, in a transaction that is committed only when its
-/// answer is here. So what a swap whose answer was lost still does, it does under a lock that
-/// [`load`](CheckpointStore::load) waits for: what `load` says is what became of it.
+/// A swap is one statement that compares and replaces, in a transaction that is committed only after its reply
+/// arrived. A swap with a lost reply holds a lock until it ends, and [`load`](CheckpointStore::load) waits for
+/// that lock: so `load` returns its outcome.
 ///
-/// One connection is held, and made anew when it was lost; with a pool it borrows one for each call. Dropped, it
-/// leaves nothing.
+/// It holds one connection, and connects again after a loss; with a pool it borrows one for each call. After it
+/// is dropped, no connection is left.
 pub struct PostgresCheckpoints {
     connect: PostgresConnect,
     options: PostgresCheckpointsOptions,
@@ -50,14 +50,14 @@ struct Slot {
 }
 
 impl PostgresCheckpoints {
-    /// Opens the table, and makes it where there is none.
+    /// Opens the table, and creates it if there is none.
     ///
     /// # Errors
-    /// `Invalid` for names that Postgres cannot hold, `Unsupported` for a table that a newer Hydrant made, and
-    /// what connecting answers.
+    /// `Invalid` for names that Postgres cannot hold, `Unsupported` for a table that a newer Hydrant created, and
+    /// any error of connecting.
     ///
     /// # Cancel safety
-    /// Dropped, it leaves no connection; the table is there or not.
+    /// A dropped future leaves no connection, and the table or none.
     pub async fn open(
         connect: impl Into<PostgresConnect>,
         options: PostgresCheckpointsOptions,
@@ -77,13 +77,13 @@ impl PostgresCheckpoints {
         Ok(Self { connect, options, settings, sql, slot: Mutex::default() })
     }
 
-    /// Ends the connection, behind the call in flight, and waits for it. What comes later is answered `Closed`.
+    /// Waits for the call in flight and ends the connection. Later calls fail with `Closed`.
     ///
     /// # Errors
     /// None so far.
     ///
     /// # Cancel safety
-    /// Dropped, it may have closed nothing; call it again.
+    /// A dropped future may have closed nothing; call it again.
     pub async fn close(&self) -> Result<()> {
         let mut slot = self.slot.lock().await;
         slot.is_closed = true;
@@ -93,8 +93,8 @@ impl PostgresCheckpoints {
         Ok(())
     }
 
-    /// Does something on the connection, within the time of a call. Whatever goes wrong costs the connection:
-    /// what it still does ends with it, or is waited for by the lock of the entry.
+    /// Works on the connection, within the time of a call. After a failure the connection is dropped: a
+    /// statement that still runs ends with it, or holds the lock of the entry until it ends.
     async fn call<T>(
         &self,
         what: &str,
@@ -144,7 +144,7 @@ impl PostgresCheckpoints {
         if error.target().is_some() { error } else { error.at_target(format!("{schema}.{table}")) }
     }
 
-    /// Begins a transaction that holds the lock of an entry, and asks something under it, in one round trip.
+    /// Begins a transaction that holds the lock of an entry, and runs a statement under it, in one round trip.
     /// The caller ends the transaction.
     async fn locked(
         &self,

@@ -116,7 +116,7 @@ impl PostgresConnect {
     /// Dropped, it leaves no socket and no task.
     pub async fn connect(&self) -> Result<PostgresClient> {
         match &*self.0 {
-            Target::Servers(settings) => caught(CONNECTING, || settings.connect(None)).await,
+            Target::Servers(settings) => caught(CONNECTING, || Box::pin(settings.connect(None))).await,
             Target::Pool { pool, description } => {
                 let taken = async || Ok(pool.get().await);
                 match caught(CONNECTING, taken).await? {
@@ -141,7 +141,9 @@ impl PostgresConnect {
         on: impl FnMut(Notification) + Send + 'static,
     ) -> Result<PostgresClient> {
         match &*self.0 {
-            Target::Servers(settings) => caught(CONNECTING, || settings.connect(Some(Box::new(on)))).await,
+            Target::Servers(settings) => {
+                caught(CONNECTING, || Box::pin(settings.connect(Some(Box::new(on))))).await
+            }
             Target::Pool { description, .. } => {
                 let message = "a pool does not pass notifications on; follow by polling, or connect by a URL";
                 Err(Error::new(ErrorKind::Unsupported, Retry::Never, message).at_target(description))

@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use hydrant::{Capabilities, Event, EventSource, EventStream, ReadFrom, Result, follow_by_reading};
+use hydrant::store::follow_by_reading;
+use hydrant::{Capabilities, Event, EventSource, EventStream, ReadFrom, Result};
 use hydrant_conformance::{Harness, Limits, Opened};
 use hydrant_postgres::{
     PostgresProjection, PostgresProjectionOptions, Projection, ProjectionError, Transaction,
@@ -46,8 +47,10 @@ impl EventSource for Seen {
             let client = client(&url).await;
             let sql = format!("SELECT line FROM \"{schema}\".rows ORDER BY event_id");
             let events = client.query(&sql, &[]).await.unwrap();
-            let events: Vec<_> =
-                events.iter().map(|row| hydrant::envelope::decode(row.get::<_, Vec<u8>>(0).into())).collect();
+            let events: Vec<_> = events
+                .iter()
+                .map(|row| hydrant::store::envelope::decode(row.get::<_, Vec<u8>>(0).into()))
+                .collect();
             client.close().await;
             let skipped = move |event: &Result<Event>| match (event, from) {
                 (Ok(event), ReadFrom::After(id)) => event.id() <= id,

@@ -21,13 +21,13 @@ use self::requests::{Put, Requests, Version};
 use crate::backoff::Backoff;
 use crate::bucket::Bucket;
 
-/// Calls that concern the same name wait for each other; a fixed number of gates bounds what that costs.
+/// Calls for the same name wait for each other; the number of gates bounds the memory for that.
 const GATES: usize = 16;
 
-/// How often a swap is sent: as often as the SDK sends what only asks.
+/// How often a swap is sent: as often as the SDK sends a read.
 const SWAPS_MAX: u32 = 3;
 
-/// How often a swap looks again that met others who wrote the same.
+/// How often a swap reads the object again after another writer wrote an equal entry.
 const LOOKS_MAX: u32 = 4;
 
 /// Entries of a list that are fetched at the same time.
@@ -37,16 +37,16 @@ const FETCHES_MAX: usize = 8;
 ///
 /// `Ok` from [`swap`](CheckpointStore::swap) means that S3 has stored the entry, as durably as it stores
 /// anything. Any number of handles and processes may share the prefix: entries move by conditional writes
-/// only (`If-None-Match`, then `If-Match` on what was read), so that of two runners of one sink one is told
-/// `Fenced`. A server that ignores these conditions is refused at open.
+/// only (`If-None-Match`, then `If-Match` on the version that was read), so that the second of two runners of
+/// one sink gets `Fenced`. If the server ignores these conditions, opening fails with `Unsupported`.
 ///
-/// Each swap leaves a mark of its own in the object. By it, a swap whose answer was lost is found to have been
-/// made, and a request that was given up cannot take effect later: before the next call for that name on this
-/// handle answers, the object was written once more if need be, and its old version with it is out of date.
+/// Each swap leaves a mark of its own in the object, by which a swap with a lost reply is recognised. A request
+/// that was dropped cannot take effect later: before the next call for that name on this handle returns, the
+/// object is written once more if necessary, so that the condition of the dropped request no longer holds.
 ///
-/// A removed entry leaves a small object that says so: to delete it could not be made conditional on every
-/// server. A swap costs one request where this handle made the last one; a load costs one; a list one for each
-/// 1,000 objects and one for each entry. A name may hold any characters, up to what fits in a key of 1,024 bytes.
+/// A removed entry leaves a small object that marks it as removed, because not every server can delete under a
+/// condition. A swap costs one request if this handle made the last one; a load costs one; a list one for each
+/// 1,000 objects and one for each entry. A name may hold any characters, if its key fits in 1,024 bytes.
 ///
 /// ```no_run
 /// # async fn keep() -> hydrant::Result<()> {
@@ -67,15 +67,15 @@ pub struct S3Checkpoints {
     gates: Arc<[Mutex<Names>; GATES]>,
 }
 
-/// What this handle knows of some names.
+/// The objects of some names, as this handle knows them.
 type Names = HashMap<String, Known>;
 
-/// What this handle knows of the object of one name.
+/// The object of one name, as this handle knows it.
 #[derive(Debug)]
 enum Known {
-    /// It wrote or read this version last. Somebody else may have replaced it since.
+    /// It wrote or read this version last. Another handle may have replaced it since.
     Last(Version),
-    /// It sent a swap with this mark to replace that version, and got no answer.
+    /// It sent a swap with this mark to replace that version, and got no reply.
     Open { mark: String, replaces: Version },
 }
 
@@ -122,7 +122,7 @@ impl S3Checkpoints {
                 let content = Content { entry: version.entry().cloned(), swap: self.requests.mark() };
                 match self.requests.put(name, content, &version).await? {
                     Put::Done(version) => Ok(version),
-                    // Somebody's write came between; the version that the swap asks for is gone.
+                    // Another write came between; the version that the swap asks for is gone.
                     Put::Changed => self.requests.get(name).await,
                 }
             }

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use hydrant::envelope;
+use hydrant::store::envelope;
 use hydrant::{Batch, Checkpoint, ErrorKind, EventId, EventSink, ReadFrom, Retry};
 use hydrant_udp::{Oversize, Received, UdpListenerOptions, UdpSink, UdpSinkOptions};
 use tokio::net::UdpSocket;

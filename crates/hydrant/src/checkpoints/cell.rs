@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::{CheckpointEntry, CheckpointStore};
+use crate::mutants::mutant;
 use crate::{Checkpoint, Error, ErrorKind, Result, Retry};
 
 /// Open swaps that a cell remembers. If there are more, it forgets the oldest.
@@ -143,6 +144,9 @@ impl CheckpointCell {
     /// For an operator's `resume`, and for nothing else: it accepts what another runner wrote. Swaps that may
     /// still land are not forgotten.
     pub fn forget(&mut self) {
+        if mutant("resume-keeps-entry") {
+            return;
+        }
         self.entry = Entry::Unread;
     }
 

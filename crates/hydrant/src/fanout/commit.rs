@@ -1,5 +1,5 @@
-//! The committer: the one task that writes to the primary. It outlives its callers, so that no dropped
-//! append can come between a commit and its publication.
+//! The committer: the one task that writes to the primary. It outlives its callers, so that a dropped append never
+//! separates a commit from its publication.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,17 +9,18 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use super::guard::{backoff, guarded, guarded_until};
+use super::guard::{backoff, guarded, guarded_until, later};
 use super::hub::Hub;
 use super::lineage::{self, Place};
 use super::options::FanOutOptions;
+use crate::mutants::mutant;
 use crate::{Batch, Checkpoint, Durability, Error, ErrorKind, Event, EventId, Primary, Result, Retry};
 
 /// The pauses between attempts to learn the outcome of a write.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// The longest pause between two looks at how far the primary is durable, when looking fails.
+/// The longest pause between two looks at how far the primary is durable.
 const LOOK_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 pub(crate) enum Command {
@@ -44,7 +45,7 @@ pub(crate) struct Append {
     pub(crate) reply: oneshot::Sender<Result<()>>,
 }
 
-/// Whether an append was begun, or given up before: the first to take it decides.
+/// Decides whether an append was begun or given up before: by which of the two took it first.
 #[derive(Clone, Default)]
 pub(crate) struct Claim(Arc<AtomicBool>);
 
@@ -59,16 +60,41 @@ pub(crate) struct Committer<P> {
     primary: Arc<P>,
     hub: Arc<Hub>,
     options: FanOutOptions,
+    durability: Durability,
     rng: fastrand::Rng,
+    /// The primary failed: from now on it may be another copy of the log.
+    in_doubt: bool,
     /// The newest event that the primary may hold, if it is not published.
     unsettled: Option<EventId>,
-    /// Looks at the primary's checkpoint that failed, one after the other.
-    looks_failed: u32,
+    /// When events were accepted or published last. The longer ago, the rarer the looks at the primary.
+    progress_at: Instant,
+    next_look: Instant,
+    look_fails: bool,
 }
 
 impl<P: Primary> Committer<P> {
-    pub(crate) fn new(primary: Arc<P>, hub: Arc<Hub>, options: FanOutOptions, rng: fastrand::Rng) -> Self {
-        Self { primary, hub, options, rng, unsettled: None, looks_failed: 0 }
+    /// `accepted` is the newest event that the primary has acknowledged.
+    pub(crate) fn new(
+        primary: Arc<P>,
+        hub: Arc<Hub>,
+        options: FanOutOptions,
+        durability: Durability,
+        accepted: Option<EventId>,
+    ) -> Self {
+        let now = Instant::now();
+        let unsettled = accepted.filter(|accepted| Some(*accepted) > hub.feed.head());
+        Self {
+            rng: hub.rng(),
+            primary,
+            hub,
+            options,
+            durability,
+            in_doubt: false,
+            unsettled,
+            progress_at: now,
+            next_look: now,
+            look_fails: false,
+        }
     }
 
     /// Serves one command after the other, until the log is closed or all handles are gone.
@@ -76,110 +102,133 @@ impl<P: Primary> Committer<P> {
         loop {
             let command = tokio::select! {
                 biased;
-                command = commands.recv() => command,
-                () = tokio::time::sleep(self.look_pause()), if self.unsettled.is_some() => {
+                // Looks come first: they are rare, and a full queue must not keep events from being published.
+                () = tokio::time::sleep_until(self.next_look), if self.unsettled.is_some() => {
                     self.look().await;
                     continue;
                 }
+                command = commands.recv() => command,
             };
+            let Some(command) = command else { return };
             // A caller that is gone does not want its reply: what was done stays done.
             match command {
-                Some(Command::Append(append)) => {
-                    if append.claim.take() {
-                        let span = tracing::debug_span!("append", after = ?append.after, events = append.events.len());
-                        let appended = self.append(&append).instrument(span).await;
-                        append.reply.send(appended).ok();
-                    }
+                Command::Append(append) => self.serve(append).await,
+                Command::Checkpoint { reply } => {
+                    let deadline = later(self.options.call_timeout);
+                    reply.send(self.checkpoint(deadline).await).ok();
                 }
-                Some(Command::Checkpoint { reply }) => {
-                    reply.send(self.checkpoint().await).ok();
-                }
-                Some(Command::Head { reply }) => {
+                Command::Head { reply } => {
                     let timeout = self.options.call_timeout;
                     reply.send(guarded("the primary's head", timeout, || self.primary.head()).await).ok();
                 }
-                Some(Command::Finish { reply }) => {
+                Command::Finish { reply } => {
                     self.finish().await;
                     reply.send(()).ok();
                     return;
                 }
-                None => return self.hub.abandon(),
             }
+        }
+    }
+
+    async fn serve(&mut self, append: Append) {
+        if append.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            append.reply.send(Err(late())).ok();
+        } else if append.claim.take() {
+            let span = tracing::debug_span!("append", after = ?append.after, events = append.events.len());
+            let appended = self.append(&append).instrument(span).await;
+            append.reply.send(appended).ok();
         }
     }
 
     async fn append(&mut self, append: &Append) -> Result<()> {
         self.hub.admits_appends()?;
-        if append.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Err(late());
-        }
         let batch = Batch::new(append.after, &append.events)?;
-        let last = batch.last();
-        let published = self.hub.feed.head();
-        // Sent again, or from a caller that knows another history. Does the primary still have ours?
-        if batch.after() < published {
-            self.checkpoint().await.map_err(Error::nothing_applied)?;
-            self.hub.admits_appends()?;
-        }
         let appended = match append.deadline {
             Some(deadline) => self.attempt(batch, deadline).await,
             None => self.resolved(batch).await,
         };
         match appended {
-            Ok(()) => {}
-            Err(error)
-                if error.kind() == ErrorKind::Gap && published.is_some() && batch.after() <= published =>
-            {
-                let head = published.unwrap_or(EventId::ZERO);
-                let lost = lineage::diverged(head, "the primary lost this event, which it had acknowledged");
-                return Err(self.stop(lost.because(error)));
-            }
+            Ok(()) => self.accepted(batch),
             Err(error) => {
                 if is_unknown(&error) {
-                    self.unsettled = self.unsettled.max(Some(last.id()));
+                    self.opens(self.unsettled.max(Some(batch.last().id())));
                 }
-                return Err(error);
+                Err(error)
             }
         }
-        self.hub.feed.stage(batch.after(), batch.events()).map_err(|error| self.stop(error))?;
-        if self.primary.durability() == Durability::Durable {
-            // What else was open is at or below this event, or was never applied.
-            self.unsettled = None;
-            return self.publish(Place::Event(last.clone()));
-        }
-        self.unsettled = Some(last.id());
-        self.look().await;
-        Ok(())
     }
 
     /// Sends a batch once, to be answered before `deadline`.
-    async fn attempt(&self, batch: Batch<'_>, deadline: Instant) -> Result<()> {
+    async fn attempt(&mut self, batch: Batch<'_>, deadline: Instant) -> Result<()> {
+        let published = self.hub.feed.head();
+        // Does the primary still have our history? The caller may know another one, or send again what is held.
+        if self.in_doubt || batch.after() < published {
+            self.checkpoint(deadline).await.map_err(Error::nothing_applied)?;
+            if let Some(lost) = self.hub.feed.failed().filter(|error| error.kind() == ErrorKind::Diverged) {
+                return Err(lost);
+            }
+            self.in_doubt = false;
+        }
         let batch = batch.with_deadline(Some(deadline));
-        guarded_until("the primary's append", deadline, || self.primary.append(batch)).await
+        let sent = guarded_until("the primary's append", deadline, || self.primary.append(batch)).await;
+        self.in_doubt = sent.is_err();
+        sent.map_err(|error| match published {
+            Some(published)
+                if error.kind() == ErrorKind::Gap
+                    && batch.after() <= Some(published)
+                    && !mutant("lost-tail") =>
+            {
+                let what = "the primary lost this event, which it had acknowledged";
+                self.stop(lineage::diverged(published, what).because(error))
+            }
+            _ => error,
+        })
     }
 
     /// Sends the same bytes under the same ids until the outcome is known, or stops the log.
     async fn resolved(&mut self, batch: Batch<'_>) -> Result<()> {
-        let give_up = Instant::now() + self.options.resolve_timeout;
+        let give_up = later(self.options.resolve_timeout);
         let mut was_unknown = false;
         for attempt in 0.. {
-            let deadline = Instant::now() + self.options.call_timeout;
+            let deadline = later(self.options.call_timeout).min(give_up);
             let Err(error) = self.attempt(batch, deadline).await else { return Ok(()) };
             was_unknown |= is_unknown(&error);
             if !was_unknown {
                 return Err(error);
             }
-            // A refusal of a later attempt says nothing about the first.
+            // A refusal of a later attempt does not settle the first.
             let is_final = matches!(error.retry(), Retry::Never) && error.kind() != ErrorKind::Bug;
             let pause = backoff(&mut self.rng, attempt, BACKOFF_MIN, BACKOFF_MAX);
-            if is_final || error.kind() == ErrorKind::Gap || Instant::now() + pause >= give_up {
-                self.unsettled = Some(batch.last().id());
+            if is_final || error.kind() == ErrorKind::Gap || later(pause) >= give_up {
                 return Err(self.stop(outcome_unknown(batch, error)));
             }
             tracing::warn!(%error, ?pause, first = %batch.first().id(), "sending a write of unknown outcome again");
             tokio::time::sleep(pause).await;
         }
         unreachable!("there is always another attempt until the time-out")
+    }
+
+    /// Stages what the primary took, and publishes it if that means that it is durable.
+    fn accepted(&mut self, batch: Batch<'_>) -> Result<()> {
+        let feed = &self.hub.feed;
+        feed.stage(batch.after(), batch.events()).map_err(|error| self.stop(error))?;
+        let last = batch.last();
+        if self.durability == Durability::Accepted && !mutant("publish-accepted") {
+            let newest = feed.newest().filter(|newest| Some(*newest) > feed.head());
+            self.opens(newest);
+        } else if Some(last.id()) > feed.head() {
+            // What else was open is at or below this event, or was never applied.
+            self.unsettled = None;
+            feed.publish(Place::Event(last.clone())).map_err(|error| self.stop(error))?;
+        }
+        Ok(())
+    }
+
+    /// Looks from now on how far the primary is durable, until that is this event.
+    fn opens(&mut self, unsettled: Option<EventId>) {
+        self.unsettled = unsettled;
+        self.progress_at = Instant::now();
+        self.next_look = self.next_look.min(later(self.poll_pause()));
     }
 
     /// Stops the log for good.
@@ -189,76 +238,84 @@ impl<P: Primary> Committer<P> {
         error
     }
 
-    fn publish(&self, head: Place) -> Result<()> {
-        self.hub.feed.publish(head).map_err(|error| self.stop(error))
-    }
-
-    /// Asks the primary how far it is durable, and publishes that.
-    async fn checkpoint(&mut self) -> Result<Checkpoint> {
-        let timeout = self.options.call_timeout;
-        let checkpoint = guarded("the primary's checkpoint", timeout, || self.primary.checkpoint()).await?;
-        match Place::of(checkpoint) {
-            Some(head) => {
-                self.unsettled = self.unsettled.filter(|open| *open > head.id());
-                // A log that lost events stops. The checkpoint is what the primary has all the same.
-                drop(self.publish(head));
-            }
-            None => {
-                if let Some(head) = self.hub.feed.head() {
-                    self.stop(lineage::diverged(head, "the primary is empty, and had this event before"));
-                }
+    /// Asks the primary how far it is durable, and publishes that. A log that lost events stops; the checkpoint is what
+    /// the primary has all the same.
+    async fn checkpoint(&mut self, deadline: Instant) -> Result<Checkpoint> {
+        let asked = guarded_until("the primary's checkpoint", deadline, || self.primary.checkpoint());
+        let checkpoint = asked.await?;
+        match self.publish(Place::of(checkpoint), deadline).await {
+            Ok(()) => self.unsettled = self.unsettled.filter(|open| Some(*open) > checkpoint.id()),
+            Err(error) if error.kind() == ErrorKind::Diverged => drop(self.stop(error)),
+            // It cannot be compared yet: the next look does.
+            Err(error) => {
+                tracing::warn!(%error, "the primary's newest events cannot be published yet");
+                self.opens(self.unsettled.max(checkpoint.id()));
             }
         }
         Ok(checkpoint)
     }
 
-    /// Looks how far the primary is durable. A failure is logged once, until a look succeeds.
-    async fn look(&mut self) {
-        match self.checkpoint().await {
-            Ok(_) if self.looks_failed > 0 => {
-                tracing::info!(failed = self.looks_failed, "the primary reports its checkpoint again");
-                self.looks_failed = 0;
-            }
-            Ok(_) => {}
-            Err(error) => {
-                if self.looks_failed == 0 {
-                    tracing::warn!(%error, "the primary does not report its checkpoint: retrying");
-                }
-                self.looks_failed = self.looks_failed.saturating_add(1);
-            }
+    /// Publishes the primary's head, once it is seen to be of the same history as what was published before.
+    async fn publish(&self, head: Option<Place>, deadline: Instant) -> Result<()> {
+        let feed = &self.hub.feed;
+        let published = feed.head_place().filter(|_| !mutant("lost-tail"));
+        let Some(head) = head else {
+            let lost = published.map(|lost| {
+                lineage::diverged(lost.id(), "the primary is empty, and had acknowledged this event")
+            });
+            return lost.map_or(Ok(()), Err);
+        };
+        if let Some(published) = published
+            && published.id() < head.id()
+            && !feed.has_staged(&head)?
+        {
+            let check = || lineage::check(&*self.hub.source, &published);
+            guarded_until("reading the primary", deadline, check).await?;
         }
+        feed.publish(head)
     }
 
-    fn look_pause(&self) -> Duration {
-        // A log that stopped has nobody who waits for it.
-        if self.hub.feed.stopped().is_some() {
-            return LOOK_PAUSE_MAX.max(self.options.sync_poll);
+    /// Looks how far the primary is durable. A failure is logged once, until a look succeeds.
+    async fn look(&mut self) {
+        let before = self.hub.feed.head();
+        let looked = self.checkpoint(later(self.options.call_timeout)).await;
+        match &looked {
+            Err(error) if !self.look_fails => {
+                tracing::warn!(%error, "the primary does not report its checkpoint: retrying");
+            }
+            Ok(_) if self.look_fails => tracing::info!("the primary reports its checkpoint again"),
+            _ => {}
         }
-        let factor = 1_u32.checked_shl(self.looks_failed).unwrap_or(u32::MAX);
-        let pause = self.options.sync_poll.saturating_mul(factor);
-        pause.min(LOOK_PAUSE_MAX.max(self.options.sync_poll))
+        self.look_fails = looked.is_err();
+        if self.hub.feed.head() != before {
+            self.progress_at = Instant::now();
+        }
+        let pause = (self.progress_at.elapsed() / 8).min(LOOK_PAUSE_MAX);
+        self.next_look = later(pause.max(self.poll_pause()));
+    }
+
+    fn poll_pause(&self) -> Duration {
+        self.options.sync_poll.max(Duration::from_millis(1))
     }
 
     /// Waits until everything that was acknowledged is durable, and published.
     async fn finish(&mut self) {
-        let stopped = self.hub.feed.stopped().is_some();
-        self.hub.feed.stop(Error::closed("the fan-out was closed; open it again to append"));
         // After an unknown outcome there may be nothing to wait for.
-        while self.unsettled.is_some() {
+        let waits = self.durability == Durability::Accepted && self.hub.feed.stopped().is_none();
+        while self.unsettled.is_some() && !mutant("close-without-sync") {
             self.look().await;
-            if stopped || self.primary.durability() == Durability::Durable {
+            if !waits {
                 return;
             }
-            if self.unsettled.is_some() {
-                tokio::time::sleep(self.options.sync_poll.max(Duration::from_millis(1))).await;
-            }
+            tokio::time::sleep_until(self.next_look).await;
         }
     }
 }
 
-/// Whether the batch may have been applied. A gap is an answer: it was not.
+/// Whether the batch may have been applied. After a `Gap` it was not.
 fn is_unknown(error: &Error) -> bool {
     match error.kind() {
+        _ if mutant("unknown-is-refused") => false,
         ErrorKind::Gap => false,
         ErrorKind::Bug => true,
         _ => error.retry() == Retry::AfterCheckpoint,
@@ -274,8 +331,8 @@ pub(crate) fn late() -> Error {
 fn outcome_unknown(batch: Batch<'_>, cause: Error) -> Error {
     let (first, last) = (batch.first().id(), batch.last().id());
     let message = format!(
-        "whether events {first} to {last} are in the log could not be found out, so it takes no more: open the \
-         fan-out again, which reads what is there"
+        "whether events {first} to {last} are in the log is not known, so it takes no more: open the fan-out again, which \
+         reads what is there"
     );
     Error::new(ErrorKind::Closed, Retry::AfterCheckpoint, message).at(first).because(cause)
 }

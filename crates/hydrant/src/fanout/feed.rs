@@ -3,15 +3,15 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::lineage::{self, Place, id_of};
 use super::marks::Marks;
-use super::signal::Signal;
+use super::signal::{Changes, Signal};
+use crate::mutants::mutant;
 use crate::{Checkpoint, Error, Event, EventId, Result};
 
-/// The newest events of a log, bounded in events and bytes, and how far the log is durable.
+/// The newest events of a log, bounded in events and bytes, and its newest durable event.
 ///
 /// Events are staged in order, evicted from the oldest on, and seen once `publish` says that they are durable.
 /// Eviction may run ahead of publication: a follower below `base` reads the primary.
@@ -20,7 +20,7 @@ use crate::{Checkpoint, Error, Event, EventId, Result};
 pub(crate) struct Feed {
     ring: Mutex<Ring>,
     /// Wakes followers.
-    moved: watch::Sender<()>,
+    moved: Signal,
     /// Wakes what waits for the log and its secondaries.
     signal: Signal,
     events_max: usize,
@@ -34,8 +34,10 @@ struct Ring {
     bytes: usize,
     /// The newest event that may be seen.
     head: Option<Place>,
-    /// Why the log takes no more events.
-    stopped: Option<Error>,
+    /// The error that the log stopped with.
+    failed: Option<Error>,
+    /// Why no more events will come, other than an error.
+    ended: Option<&'static str>,
     is_closed: bool,
     marks: Marks,
 }
@@ -58,11 +60,12 @@ impl Feed {
             events: VecDeque::new(),
             bytes: 0,
             head,
-            stopped: None,
+            failed: None,
+            ended: None,
             is_closed: false,
             marks: Marks::new(),
         };
-        Self { ring: Mutex::new(ring), moved: watch::Sender::default(), signal, events_max, bytes_max }
+        Self { ring: Mutex::new(ring), moved: Signal::default(), signal, events_max, bytes_max }
     }
 
     fn lock(&self) -> MutexGuard<'_, Ring> {
@@ -72,7 +75,7 @@ impl Feed {
     /// Changes the ring, and wakes followers and all else that waits.
     fn update<R>(&self, change: impl FnOnce(&mut Ring) -> R) -> R {
         let result = change(&mut self.lock());
-        self.moved.send_replace(());
+        self.moved.wake();
         self.signal.wake();
         result
     }
@@ -93,37 +96,40 @@ impl Feed {
     /// # Errors
     /// `Diverged` if a published event has another event in its place.
     pub(crate) fn stage(&self, after: Option<EventId>, events: &[Event]) -> Result<()> {
-        let (events_max, bytes_max) = (self.events_max, self.bytes_max);
-        self.update(|ring| {
-            if ring.newest() < after {
-                ring.clear(after.map(Place::Id));
+        // Wakes no task: nothing of this is seen before it is published.
+        let mut guard = self.lock();
+        let ring = &mut *guard;
+        if ring.newest() < after {
+            ring.clear(after.map(Place::Id));
+        }
+        let base = id_of(ring.base.as_ref());
+        let (old, events) = events.split_at(events.partition_point(|event| Some(event.id()) <= base));
+        if let (Some(base), Some(other)) = (&ring.base, old.last())
+            && base.id() == other.id()
+            && !base.is_same(&Place::Event(other.clone()))
+        {
+            return Err(lineage::replaced(base, other));
+        }
+        let from = after.max(base);
+        let common = ring.common(from, events);
+        let kept = ring.index_after(from) + common;
+        if let Some(lost) = ring.events.get(kept)
+            && let Some(other) = events.get(common)
+        {
+            if mutant("lost-tail") {
+                return Ok(());
             }
-            let base = id_of(ring.base.as_ref());
-            let (old, events) = events.split_at(events.partition_point(|event| Some(event.id()) <= base));
-            if let (Some(base), Some(other)) = (&ring.base, old.last())
-                && base.id() == other.id()
-                && !base.is_same(&Place::Event(other.clone()))
-            {
-                return Err(lineage::replaced(base, other));
+            if Some(lost.id()) <= ring.head_id() {
+                return Err(lineage::replaced(&Place::Event(lost.clone()), other));
             }
-            let from = after.max(base);
-            let common = ring.common(from, events);
-            let kept = ring.index_after(from) + common;
-            if let Some(lost) = ring.events.get(kept)
-                && let Some(other) = events.get(common)
-            {
-                if Some(lost.id()) <= ring.head_id() {
-                    return Err(lineage::replaced(&Place::Event(lost.clone()), other));
-                }
-                ring.truncate(kept);
-            }
-            for event in &events[common..] {
-                ring.bytes += event.size();
-                ring.events.push_back(event.clone());
-            }
-            ring.evict(events_max, bytes_max);
-            Ok(())
-        })
+            ring.truncate(kept);
+        }
+        for event in &events[common..] {
+            ring.bytes += event.size();
+            ring.events.push_back(event.clone());
+        }
+        ring.evict(self.events_max, self.bytes_max);
+        Ok(())
     }
 
     /// Lets everything up to `head` be seen. Only what is durable may be published.
@@ -136,6 +142,9 @@ impl Feed {
             if head.is_same(published) {
                 return Ok(());
             }
+            if mutant("lost-tail") && head.id() <= published.id() {
+                return Ok(());
+            }
             if head.id() < published.id() {
                 let what = format!("the log ends at event {}, and had this event before", head.id());
                 return Err(lineage::diverged(published.id(), what));
@@ -145,43 +154,69 @@ impl Feed {
                 return Err(lineage::diverged(head.id(), what));
             }
         }
-        if !ring.check_staged(&head)? {
+        if !ring.check_staged(&head)? && !mutant("publish-unstaged") {
             // An append whose outcome was unknown reached the log: followers read it there.
             ring.clear(Some(head.clone()));
         }
         ring.marks.add(head.id());
         ring.head = Some(head);
         drop(ring);
-        self.moved.send_replace(());
+        self.moved.wake();
         self.signal.wake();
         Ok(())
     }
 
-    /// The log takes no more events, for this reason. The first reason stays.
+    /// The log takes no more events, because of this error. The first error stays.
     pub(crate) fn stop(&self, error: Error) {
         self.update(|ring| {
-            ring.stopped.get_or_insert(error);
+            ring.failed.get_or_insert(error);
         });
     }
 
-    pub(crate) fn stopped(&self) -> Option<Error> {
-        self.lock().stopped.clone()
+    /// The log is complete.
+    pub(crate) fn end(&self) {
+        self.update(|ring| {
+            ring.ended.get_or_insert("the end of the log was reached");
+        });
     }
 
     /// Nothing more will come: followers end once they are at the head.
     pub(crate) fn close(&self) {
-        self.update(|ring| ring.is_closed = true);
+        self.update(|ring| {
+            ring.is_closed = true;
+            ring.ended.get_or_insert("the log was closed; open it again to continue");
+        });
+    }
+
+    /// Why the log takes no more events.
+    pub(crate) fn stopped(&self) -> Option<Error> {
+        let ring = self.lock();
+        ring.failed.clone().or_else(|| ring.ended.map(Error::closed))
+    }
+
+    /// The error that the log stopped with.
+    pub(crate) fn failed(&self) -> Option<Error> {
+        self.lock().failed.clone()
     }
 
     pub(crate) fn is_closed(&self) -> bool {
         self.lock().is_closed
     }
 
-    /// Whether the ring can take more without evicting an event above `position`.
+    /// Whether the ring reaches as far as `place`.
+    ///
+    /// # Errors
+    /// `Diverged` if the ring has other events there.
+    pub(crate) fn has_staged(&self, place: &Place) -> Result<bool> {
+        self.lock().check_staged(place)
+    }
+
+    /// Whether the ring has the events after `position`, and can take more without evicting one of them.
     pub(crate) fn has_room_above(&self, position: Option<EventId>) -> bool {
         let ring = self.lock();
         let full = ring.events.len() >= self.events_max || ring.bytes >= self.bytes_max;
-        !full || ring.events.front().is_none_or(|oldest| Some(oldest.id()) <= position)
+        let is_useful = id_of(ring.base.as_ref()) <= position;
+        is_useful && (!full || ring.events.front().is_none_or(|oldest| Some(oldest.id()) <= position))
     }
 
     /// The newest event that may be seen.
@@ -193,7 +228,7 @@ impl Feed {
         self.lock().head_id()
     }
 
-    pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
+    pub(crate) fn subscribe(&self) -> Changes {
         self.moved.subscribe()
     }
 
@@ -210,13 +245,14 @@ impl Feed {
         if at < id_of(ring.base.as_ref()) {
             return Ok(Look::Below);
         }
-        if let Some(position) = position {
+        if let Some(position) = position.filter(|_| !mutant("mixed-histories")) {
             ring.check_staged(position)?;
         }
         let mut bytes = 0;
         let fits = |event: &&Event| {
             bytes += event.size();
-            Some(event.id()) <= head && (bytes <= bytes_max || bytes == event.size())
+            (Some(event.id()) <= head || mutant("show-staged"))
+                && (bytes <= bytes_max || bytes == event.size())
         };
         let events = ring.events.range(ring.index_after(at)..).take(events_max.max(1)).take_while(fits);
         Ok(Look::Events(events.cloned().collect()))
@@ -228,7 +264,7 @@ impl Feed {
     pub(crate) fn lag(&self, position: Option<EventId>) -> (u64, Option<Instant>) {
         let ring = self.lock();
         let head = ring.head_id();
-        if position >= head {
+        if position >= head || mutant("lag-is-zero") {
             return (0, None);
         }
         (ring.count(position, head), Some(ring.marks.since(position)))
@@ -353,10 +389,6 @@ mod tests {
         Place::Event(event(id))
     }
 
-    fn id(id: u64) -> Option<EventId> {
-        Some(EventId::new(id))
-    }
-
     fn ids(look: Result<Look>) -> Vec<u64> {
         match look.unwrap() {
             Look::Events(events) => events.iter().map(|event| event.id().get()).collect(),
@@ -387,6 +419,17 @@ mod tests {
     }
 
     #[test]
+    fn only_published_events_wake_followers() {
+        let feed = feed(Checkpoint::Empty, 10);
+        let mut moved = feed.subscribe();
+        moved.mark_unchanged();
+        feed.stage(None, &events(0..3)).unwrap();
+        assert!(!moved.has_changed());
+        feed.publish(at(2)).unwrap();
+        assert!(moved.has_changed());
+    }
+
+    #[test]
     fn eviction_raises_the_base_and_lag_stays_true() {
         let feed = feed(Checkpoint::Empty, 3);
         feed.stage(None, &events(0..5)).unwrap();
@@ -395,16 +438,16 @@ mod tests {
         assert!(is_below(feed.look(Some(&at(0)), 9, 9999)));
         assert_eq!(ids(feed.look(Some(&at(1)), 9, 9999)), [2, 3, 4]);
         assert_eq!(feed.lag(None).0, 5);
-        assert_eq!(feed.lag(id(0)).0, 4);
-        assert_eq!(feed.lag(id(3)).0, 1);
-        assert_eq!(feed.lag(id(4)), (0, None));
+        assert_eq!(feed.lag(Some(EventId::new(0))).0, 4);
+        assert_eq!(feed.lag(Some(EventId::new(3))).0, 1);
+        assert_eq!(feed.lag(Some(EventId::new(4))), (0, None));
     }
 
     #[test]
     fn events_staged_twice_change_nothing() {
         let feed = feed(Checkpoint::at(&event(3)), 10);
-        feed.stage(id(1), &events(2..6)).unwrap();
-        feed.stage(id(3), &events(4..6)).unwrap();
+        feed.stage(Some(EventId::new(1)), &events(2..6)).unwrap();
+        feed.stage(Some(EventId::new(3)), &events(4..6)).unwrap();
         feed.publish(at(5)).unwrap();
         assert_eq!(ids(feed.look(Some(&at(3)), 9, 9999)), [4, 5]);
     }
@@ -412,8 +455,8 @@ mod tests {
     #[test]
     fn a_ring_with_a_hole_starts_anew() {
         let feed = feed(Checkpoint::at(&event(3)), 10);
-        feed.stage(id(3), &events(4..6)).unwrap();
-        feed.stage(id(8), &events(9..11)).unwrap();
+        feed.stage(Some(EventId::new(3)), &events(4..6)).unwrap();
+        feed.stage(Some(EventId::new(8)), &events(9..11)).unwrap();
         feed.publish(at(10)).unwrap();
         assert!(is_below(feed.look(Some(&at(5)), 9, 9999)));
         assert_eq!(ids(feed.look(Some(&at(8)), 9, 9999)), [9, 10]);
@@ -425,7 +468,7 @@ mod tests {
         feed.stage(None, &events(0..3)).unwrap();
         feed.publish(at(5)).unwrap();
         assert!(is_below(feed.look(Some(&at(2)), 9, 9999)));
-        assert_eq!(feed.head(), id(5));
+        assert_eq!(feed.head(), Some(EventId::new(5)));
     }
 
     #[test]
@@ -433,8 +476,8 @@ mod tests {
         let feed = feed(Checkpoint::Empty, 10);
         feed.stage(None, &events(0..6)).unwrap();
         feed.publish(at(3)).unwrap();
-        assert!(diverges(feed.stage(id(2), &[other(3), other(4)])));
-        assert!(diverges(feed.stage(id(1), &[event(2), event(4)])), "the log lost event 3");
+        assert!(diverges(feed.stage(Some(EventId::new(2)), &[other(3), other(4)])));
+        assert!(diverges(feed.stage(Some(EventId::new(1)), &[event(2), event(4)])), "the log lost event 3");
         assert!(diverges(feed.publish(at(2))), "the log lost its tail");
         assert!(diverges(feed.publish(Place::Event(other(3)))));
         assert!(diverges(feed.publish(Place::Event(other(5)))));
@@ -446,9 +489,9 @@ mod tests {
         let feed = feed(Checkpoint::Empty, 10);
         feed.stage(None, &events(0..6)).unwrap();
         feed.publish(at(3)).unwrap();
-        feed.stage(id(3), &[other(4)]).unwrap();
+        feed.stage(Some(EventId::new(3)), &[other(4)]).unwrap();
         feed.publish(Place::Event(other(4))).unwrap();
         assert_eq!(ids(feed.look(Some(&at(3)), 9, 9999)), [4]);
-        assert!(diverges(feed.look(Some(&at(5)), 9, 9999).map(drop)) || feed.head() == id(4));
+        assert!(diverges(feed.look(Some(&at(5)), 9, 9999).map(drop)) || feed.head() == Some(EventId::new(4)));
     }
 }

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use futures_util::stream::Fuse;
 use futures_util::{StreamExt, stream};
-use tokio::sync::watch;
 use tracing::Instrument as _;
 
 use super::feed::{Feed, Look};
 use super::lineage::{self, Place};
+use super::signal::Changes;
+use crate::mutants::mutant;
 use crate::{Batch, Error, ErrorKind, Event, EventId, EventSource, EventStream, ReadFrom, Result, Retry};
 
 /// Reads a log from a position on: from the shared ring where that reaches, from the primary below it.
@@ -16,21 +17,21 @@ use crate::{Batch, Error, ErrorKind, Event, EventId, EventSource, EventStream, R
 /// There is no mode to switch: each chunk looks at the ring first. The position moves only by
 /// [`advance`](Follower::advance), so a chunk that was not acknowledged comes again.
 ///
-/// What it returns is of one history, the ring's: a read begins at the event of the position and compares it, and
-/// what was read is returned once the log is seen to still have the newest event that was published.
+/// All events that it returns are of one history, the ring's: a read begins at the event of the position and compares
+/// it, and a chunk is returned once the log is seen to still have the newest event that was published.
 pub(crate) struct Follower {
     feed: Arc<Feed>,
     source: Arc<dyn EventSource>,
     position: Option<Place>,
     reading: Option<Reading>,
-    moved: watch::Receiver<()>,
-    /// Whether it ends where a log that stopped ends. A pump waits there: its secondary has everything.
+    moved: Changes,
+    /// Whether it ends at the head of a log that stopped. A pump waits there until the log is closed.
     ends_with_log: bool,
 }
 
 /// A read of the primary under way.
 struct Reading {
-    /// The event that it has got to.
+    /// The event that it returned last.
     at: Option<EventId>,
     /// An event that was read but did not fit.
     next: Option<Event>,
@@ -55,8 +56,8 @@ impl Follower {
     /// The next events of one batch, at least one; waits at the head.
     ///
     /// # Errors
-    /// `Closed` at the head of a log that was closed; `Diverged` if the log lost events that it had; what the source
-    /// meets.
+    /// `Closed` at the head of a log that was closed; `Diverged` if the log lost events that it had; any error of the
+    /// source.
     ///
     /// # Cancel safety
     /// The position does not move, so nothing is lost.
@@ -64,7 +65,7 @@ impl Follower {
         let mut yielded = false;
         loop {
             // Marked before the look: what is published after it wakes the wait below.
-            self.moved.borrow_and_update();
+            self.moved.mark_unchanged();
             match self.feed.look(self.position.as_ref(), events_max, bytes_max)? {
                 Look::Events(mut events) => {
                     self.reading = None;
@@ -76,23 +77,21 @@ impl Follower {
                     let span = tracing::debug_span!("catch_up", after = ?self.position());
                     return self.read(events_max, bytes_max).instrument(span).await;
                 }
-                // Sleeping and being woken is the cost of a live feed: one yield often saves it.
+                // A yield often saves the cost of a sleep and a wake-up.
                 Look::AtHead if !yielded => {
                     yielded = true;
                     tokio::task::yield_now().await;
                 }
-                Look::AtHead if self.feed.is_closed() => {
-                    return Err(Error::closed("the fan-out was closed; open it again to continue"));
-                }
-                Look::AtHead if self.ends_with_log && self.feed.stopped().is_some() => {
-                    return Err(self.feed.stopped().expect("a log that stopped stays so"));
-                }
                 Look::AtHead => {
+                    let ends = self.ends_with_log || self.feed.is_closed();
+                    if let Some(stopped) = self.feed.stopped().filter(|_| ends) {
+                        return Err(stopped);
+                    }
                     #[cfg(test)]
                     tests::between_look_and_wait();
                     yielded = false;
-                    // The sender lives in the feed that we hold; closing it wakes this wait too.
-                    drop(self.moved.changed().await);
+                    // The sender lives in the feed, which this follower holds; closing it wakes this wait too.
+                    self.moved.changed().await;
                 }
             }
         }
@@ -105,7 +104,7 @@ impl Follower {
     pub(crate) async fn fill(&mut self, chunk: &mut Vec<Event>, events_max: usize, bytes_max: usize) {
         let mut bytes: usize = chunk.iter().map(Event::size).sum();
         while chunk.len() < events_max && bytes < bytes_max {
-            self.moved.borrow_and_update();
+            self.moved.mark_unchanged();
             let last = chunk.last().cloned().map(Place::Event);
             match self.feed.look(last.as_ref(), events_max - chunk.len(), bytes_max - bytes) {
                 Ok(Look::Events(events)) => {
@@ -118,17 +117,22 @@ impl Follower {
                         chunk.push(event);
                     }
                 }
-                // More is waiting than the ring can hold, or the next chunk reports why: this is no time to linger.
+                // More is ready than the ring holds; or the next chunk reports the error.
                 Ok(Look::Below) | Err(_) => return,
-                Ok(Look::AtHead) if self.feed.is_closed() || self.feed.stopped().is_some() => return,
-                Ok(Look::AtHead) => drop(self.moved.changed().await),
+                Ok(Look::AtHead)
+                    if (self.feed.is_closed() || self.feed.stopped().is_some())
+                        && !mutant("linger-through-close") =>
+                {
+                    return;
+                }
+                Ok(Look::AtHead) => self.moved.changed().await,
             }
         }
     }
 
     /// Reads the next events from the primary.
     async fn read(&mut self, events_max: usize, bytes_max: usize) -> Result<Vec<Event>> {
-        // Taken out, so that a dropped future also drops a stream whose events nobody got.
+        // Taken out, so that a dropped future also drops a stream whose events were not returned.
         let under_way = self.reading.take().filter(|reading| reading.at == self.position());
         let is_new = under_way.is_none();
         let mut reading = match under_way {
@@ -165,7 +169,7 @@ impl Follower {
 /// # Errors
 /// `Diverged`, which also stops the log; `Unavailable` if the log ends before it.
 async fn check(feed: &Feed, source: &dyn EventSource, events: &[Event]) -> Result<()> {
-    let Some(head) = feed.head_place() else { return Ok(()) };
+    let Some(head) = feed.head_place().filter(|_| !mutant("mixed-histories")) else { return Ok(()) };
     let checked = match events.binary_search_by_key(&head.id(), Event::id) {
         Ok(index) if head.is_same(&Place::Event(events[index].clone())) => Ok(()),
         Ok(index) => Err(lineage::replaced(&head, &events[index])),
@@ -182,11 +186,15 @@ async fn check(feed: &Feed, source: &dyn EventSource, events: &[Event]) -> Resul
 
 impl Reading {
     async fn open(source: Arc<dyn EventSource>, position: Option<Place>) -> Result<Self> {
-        let events = lineage::open(|from| source.read(from), position.as_ref()).await?;
+        let compared = position.as_ref().filter(|_| !mutant("mixed-histories"));
+        let events = match compared {
+            Some(_) => lineage::open(|from| source.read(from), compared).await?,
+            None => source.read(lineage::id_of(position.as_ref()).into()),
+        };
         Ok(Self { at: lineage::id_of(position.as_ref()), next: None, events: events.fuse() })
     }
 
-    /// The next events of one batch; none at the end of the read. What came before an error is returned first: the
+    /// The next events of one batch; none at the end of the read. Events before an error are returned first, and the
     /// next read meets the error again.
     async fn take(&mut self, events_max: usize, bytes_max: usize) -> Result<Vec<Event>> {
         let mut events: Vec<Event> = Vec::new();
@@ -270,7 +278,7 @@ mod tests {
         static BETWEEN: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
     }
 
-    /// Runs what a test wants to happen after a look that found nothing, and before the wait.
+    /// Runs the test's code after a look that found nothing, and before the wait.
     pub(super) fn between_look_and_wait() {
         if let Some(happen) = BETWEEN.take() {
             happen();

@@ -9,6 +9,13 @@ use tokio::time::Instant;
 
 use crate::{Error, ErrorKind, Result, Retry};
 
+/// The instant `timeout` from now; a time-out beyond what the clock can count never ends.
+pub(crate) fn later(timeout: Duration) -> Instant {
+    const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+    let now = Instant::now();
+    now.checked_add(timeout.min(NEVER)).unwrap_or(now)
+}
+
 /// Makes a call and awaits it for at most `timeout`; a panic in it is an error of kind `Bug`.
 ///
 /// After either, the outcome of the call is unknown.
@@ -16,7 +23,7 @@ pub(crate) async fn guarded<T, F>(what: &str, timeout: Duration, call: impl FnOn
 where
     F: Future<Output = Result<T>>,
 {
-    guarded_until(what, Instant::now() + timeout, call).await
+    guarded_until(what, later(timeout), call).await
 }
 
 /// Makes a call and awaits it until `deadline`; a panic in it is an error of kind `Bug`.
@@ -27,13 +34,21 @@ where
     F: Future<Output = Result<T>>,
 {
     let begun = Instant::now();
-    tokio::time::timeout_at(deadline, caught(what, call)).await.unwrap_or_else(|_| {
-        let message = format!("{what} did not end within {:?}", deadline.saturating_duration_since(begun));
-        Err(Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message))
-    })
+    // The time-out drops the call inside of `caught`, because that may panic too.
+    let bounded = || async {
+        tokio::time::timeout_at(deadline, call()).await.unwrap_or_else(|_| {
+            let message =
+                format!("{what} did not end within {:?}", deadline.saturating_duration_since(begun));
+            Err(Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message))
+        })
+    };
+    caught(what, bounded).await
 }
 
 /// Makes a call and awaits it; a panic in it, or before it returns its future, is an error of kind `Bug`.
+///
+/// # Errors
+/// Any error of the call, and `Bug` with [`Retry::Never`] for a panic; the outcome of the call is unknown then.
 pub async fn caught<T, F>(what: &str, call: impl FnOnce() -> F) -> Result<T>
 where
     F: Future<Output = Result<T>>,
@@ -49,10 +64,11 @@ where
     })
 }
 
-/// Capped exponential backoff with full jitter: the pause before retry number `attempt`, from 0.
+/// Capped exponential backoff with full jitter: the pause before retry number `attempt`, from 0. Never zero: a loop
+/// without a pause starves its runtime.
 pub(crate) fn backoff(rng: &mut fastrand::Rng, attempt: u32, min: Duration, max: Duration) -> Duration {
     let ceiling = min.saturating_mul(1_u32.checked_shl(attempt).unwrap_or(u32::MAX)).min(max);
-    ceiling.mul_f64(rng.f64())
+    ceiling.mul_f64(rng.f64()).max(Duration::from_millis(1))
 }
 
 pub(crate) fn rng(seed: Option<u64>) -> fastrand::Rng {

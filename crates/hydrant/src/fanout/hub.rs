@@ -13,10 +13,8 @@ use super::guard::{guarded, rng};
 use super::secondary::{Secondary, Wanted};
 use super::signal::{Signal, Watched};
 use super::status::{FanOutStatus, Laggards, SecondaryState, SecondaryStatus};
-use crate::{
-    Checkpoint, CheckpointEntry, CheckpointStore, Clock, Error, ErrorKind, EventId, EventSource, Result,
-    Retry,
-};
+use crate::mutants::mutant;
+use crate::{CheckpointEntry, CheckpointStore, Clock, Error, ErrorKind, EventId, EventSource, Result, Retry};
 
 /// How often the gauges are set, so that a sink that hangs is seen to lag.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -28,10 +26,10 @@ pub(crate) struct Hub {
     pub(crate) feed: Arc<Feed>,
     pub(crate) source: Arc<dyn EventSource>,
     pub(crate) roster: Arc<dyn CheckpointStore>,
-    /// Wakes whatever waits for the log or its secondaries.
+    /// Wakes all tasks that wait for the log or its secondaries.
     pub(crate) signal: Signal,
     pub(crate) settings: Settings,
-    /// Held while the roster gains or loses a name, and while what may be pruned is worked out.
+    /// Held while the roster gains or loses a name.
     pub(super) roster_turn: tokio::sync::Mutex<()>,
     pub(super) members: Watched<Members>,
     rng: Mutex<fastrand::Rng>,
@@ -50,12 +48,14 @@ pub(crate) struct Settings {
 #[derive(Default)]
 pub(super) struct Members {
     pub(super) attached: BTreeMap<String, Arc<Secondary>>,
-    /// Names of the roster that are not attached.
+    /// Names that are in the roster, or may be, and are not attached.
     pub(super) absent: BTreeMap<String, Absent>,
+    /// Secondaries that were detached, as long as their pumps run.
+    pub(super) detached: Vec<Arc<Secondary>>,
     pub(super) is_closing: bool,
 }
 
-/// A name of the roster that is not attached here. It holds back `prune` all the same.
+/// A name of the roster that is not attached here. It still holds back `prune`.
 pub(super) struct Absent {
     pub(super) target: String,
     pub(super) position: Option<EventId>,
@@ -120,31 +120,14 @@ impl Hub {
     }
 
     pub(crate) fn park(&self, name: &str) -> Result<()> {
-        let secondary = self.secondary(name)?;
-        secondary.wanted.send_if_modified(|wanted| {
-            let runs = *wanted == Wanted::Run;
-            if runs {
-                *wanted = Wanted::Park;
-            }
-            runs
-        });
-        Ok(())
+        self.secondary(name).map(|secondary| secondary.want(Wanted::Park))
     }
 
     pub(crate) fn resume(&self, name: &str) -> Result<()> {
-        let secondary = self.secondary(name)?;
-        secondary.wanted.send_if_modified(|wanted| {
-            let parked = *wanted == Wanted::Park;
-            if parked {
-                secondary.starting();
-                *wanted = Wanted::Run;
-            }
-            parked
-        });
-        Ok(())
+        self.secondary(name).map(|secondary| secondary.resume())
     }
 
-    /// Whether the log takes another append.
+    /// Checks that the log takes another append.
     ///
     /// # Errors
     /// `Closed`, or `Diverged` if that stopped the log; nothing of the append was applied.
@@ -162,7 +145,7 @@ impl Hub {
         }
     }
 
-    /// Every attached sink that has a checkpoint contradicts the primary.
+    /// The error of a primary that every attached sink with a checkpoint contradicts.
     pub(crate) fn stale(&self) -> Option<Error> {
         let known: Vec<_> =
             self.secondaries().iter().filter_map(|secondary| secondary.has_diverged()).collect();
@@ -180,27 +163,28 @@ impl Hub {
     }
 
     pub(crate) fn status(&self) -> FanOutStatus {
+        // At once: a secondary that is being detached moves from the one to the other.
         let mut secondaries = self.members.read(|members| {
             let absent = members.absent.iter().map(|(name, absent)| absent.status(name, &self.feed));
-            absent.collect::<Vec<_>>()
+            let attached = members.attached.values().map(|secondary| secondary.status(&self.feed));
+            absent.chain(attached).collect::<Vec<_>>()
         });
-        secondaries.extend(self.secondaries().iter().map(|secondary| secondary.status(&self.feed)));
         secondaries.sort_by(|a, b| a.name.cmp(&b.name));
         FanOutStatus {
             target: self.settings.target.clone(),
             head: self.feed.head(),
             secondaries,
-            stopped: self.feed.stopped(),
+            stopped: self.feed.stopped().or_else(|| self.is_closing().then(closed)),
             stale: self.stale(),
         }
     }
 
-    /// The status now, and again after each change; changes in quick succession are one.
+    /// Yields the status now, and again after each change; changes in quick succession are one.
     pub(crate) fn watch(self: &Arc<Self>) -> impl Stream<Item = FanOutStatus> + Send + use<> {
         let state = (self.signal.subscribe(), Arc::downgrade(self), true);
         stream::unfold(state, |(mut changed, hub, first)| async move {
             if !first {
-                changed.changed().await.ok()?;
+                changed.changed().await;
             }
             changed.mark_unchanged();
             let status = hub.upgrade()?.status();
@@ -217,14 +201,15 @@ impl Hub {
         secondaries.iter().map(|secondary| secondary.laggard(&self.feed)).collect()
     }
 
-    /// What each secondary has not got of what was acknowledged.
+    /// The acknowledged events that each secondary does not have.
     pub(crate) fn laggards(&self) -> Laggards {
         self.laggards_of(&self.without(self.feed.newest()))
     }
 
     /// Waits until all attached secondaries have disposed of `id`; else the laggards.
     pub(crate) async fn delivered(&self, id: EventId, timeout: Duration) -> Result<(), Laggards> {
-        let delivered = self.signal.until(|| self.without(Some(id)).is_empty());
+        let delivered =
+            self.signal.until(|| self.without(Some(id)).is_empty() || mutant("delivered-at-once"));
         match tokio::time::timeout(timeout, delivered).await {
             Ok(()) => Ok(()),
             Err(_) => Err(self.laggards_of(&self.without(Some(id)))),
@@ -242,7 +227,7 @@ impl Hub {
         self.without(self.feed.head()).iter().all(|secondary| secondary.is_parked())
     }
 
-    /// From here on, nothing is appended or attached.
+    /// Refuses appends and attaches from now on.
     pub(crate) fn begin_to_close(&self) {
         self.members.update(|members| members.is_closing = true);
     }
@@ -251,30 +236,46 @@ impl Hub {
         self.members.read(|members| members.is_closing)
     }
 
-    /// Lets the secondaries drain until the deadline, ends all tasks, and reports what each has not got.
+    /// Lets the secondaries drain until the deadline, ends all tasks, and reports what each does not have.
     ///
     /// # Cancel safety
     /// Nothing is lost: the next call waits for the same pumps.
     pub(crate) async fn close(&self, deadline: Instant) -> Laggards {
         self.begin_to_close();
-        // Pumps deliver what is left, report to the roster, and end.
+        // Pumps deliver what is left, record their progress, and end.
         self.feed.close();
-        let all_ended = || self.secondaries().iter().all(|secondary| secondary.has_ended());
+        let all_ended = || mutant("close-without-waiting") || self.running().is_empty();
         let drained = tokio::time::timeout_at(deadline, self.signal.until(all_ended)).await;
         let laggards = self.laggards();
-        if drained.is_err() {
-            tracing::warn!(secondaries = laggards.len(), "closed before all secondaries had everything");
-            for secondary in self.secondaries() {
+        if drained.is_err() && mutant("close-without-abort") {
+            self.signal.until(all_ended).await;
+        } else if drained.is_err() {
+            tracing::warn!(%laggards, "closed before all secondaries had ended");
+            for secondary in self.running() {
                 abort(&secondary.abort);
             }
             drop(tokio::time::timeout(ABORT_PATIENCE, self.signal.until(all_ended)).await);
+            for secondary in self.running() {
+                tracing::error!(
+                    secondary = secondary.name,
+                    "the sink blocks its thread: its task still runs"
+                );
+            }
         }
         abort(&self.reporter);
         laggards
     }
 
+    /// The secondaries, attached or detached, whose pumps have not ended.
+    fn running(&self) -> Vec<Arc<Secondary>> {
+        self.members.read(|members| {
+            let all = members.attached.values().chain(&members.detached);
+            all.filter(|secondary| !secondary.has_ended()).cloned().collect()
+        })
+    }
+
     /// Asks all pumps to end, without waiting.
-    pub(crate) fn abandon(&self) {
+    fn abandon(&self) {
         self.begin_to_close();
         self.feed.close();
         for secondary in self.secondaries() {
@@ -287,6 +288,33 @@ impl Hub {
 impl Drop for Hub {
     fn drop(&mut self) {
         abort(&self.reporter);
+        // The streams of `watch` end.
+        self.signal.wake();
+    }
+}
+
+/// The log was closed by a call, not stopped by a fault.
+fn closed() -> Error {
+    Error::closed("the log was closed; open it again")
+}
+
+/// Ends the tasks of a log with its last handle.
+pub(crate) struct Owner {
+    hub: Arc<Hub>,
+    /// The task that fills the feed.
+    pub(crate) feeder: AbortHandle,
+}
+
+impl Owner {
+    pub(crate) fn new(hub: Arc<Hub>, feeder: AbortHandle) -> Arc<Self> {
+        Arc::new(Self { hub, feeder })
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.feeder.abort();
+        self.hub.abandon();
     }
 }
 
@@ -314,7 +342,7 @@ impl Absent {
     }
 }
 
-/// Sets the gauges, and wakes those that watch the status when time alone changed it.
+/// Sets the gauges, and wakes the streams of `watch` when only time changed a state.
 async fn report(hub: Weak<Hub>) {
     let mut clock = tokio::time::interval(REPORT_INTERVAL);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -342,6 +370,3 @@ async fn report(hub: Weak<Hub>) {
         was_stale = stale.is_some();
     }
 }
-
-/// The roster's entry of a secondary that was never reached: it needs everything.
-pub(super) const NEVER_REACHED: Checkpoint = Checkpoint::Empty;

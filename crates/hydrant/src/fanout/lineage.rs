@@ -13,7 +13,7 @@ pub(crate) enum Place {
     Event(Event),
     /// What a checkpoint knows of the event.
     Mark { id: EventId, digest: Digest },
-    /// A start that an operator named: the log may not even have this event.
+    /// A start that an operator named; the log may not have this event.
     Id(EventId),
 }
 
@@ -67,7 +67,7 @@ pub(crate) fn id_of(place: Option<&Place>) -> Option<EventId> {
 /// event of `place` itself, and compares it.
 ///
 /// # Errors
-/// `Diverged` if the log continues without that event; `Unavailable` if it ends before it; what the source meets.
+/// `Diverged` if the log continues without that event; `Unavailable` if it ends before it; any error of the source.
 ///
 /// # Cancel safety
 /// Reads only.
@@ -98,7 +98,7 @@ pub(crate) async fn check(source: &dyn EventSource, place: &Place) -> Result<()>
     open(|from| source.read(from), Some(place)).await.map(drop)
 }
 
-/// The log has another event in the place of one that was read from it, or that it had acknowledged.
+/// The error of a log that has another event in the place of one that was read from it, or that it had acknowledged.
 pub(crate) fn replaced(place: &Place, other: &Event) -> Error {
     let ours = place.digest().map_or_else(String::new, |digest| format!(" (digest {digest})"));
     diverged(
@@ -111,7 +111,7 @@ pub(crate) fn replaced(place: &Place, other: &Event) -> Error {
     )
 }
 
-/// The log continues without an event that it had before.
+/// The error of a log that continues without an event that it had before.
 pub(crate) fn diverged(id: EventId, what: impl AsRef<str>) -> Error {
     let message = format!(
         "{}, as after a failover to a standby that did not have it yet, or a restored copy; stop, then bring back the \
@@ -121,7 +121,7 @@ pub(crate) fn diverged(id: EventId, what: impl AsRef<str>) -> Error {
     Error::new(ErrorKind::Diverged, Retry::Never, message).at(id)
 }
 
-/// The log ends before an event that was read from it: perhaps a standby that catches up.
+/// The error of a log that ends before an event that was read from it: perhaps a standby that catches up.
 pub(crate) fn behind(place: &Place) -> Error {
     let message = "the log ends before this event, which was read from it; a standby may still catch up";
     Error::new(ErrorKind::Unavailable, Retry::Safe, message).at(place.id())

@@ -1,4 +1,4 @@
-//! When which event was published: a coarse, bounded history.
+//! A coarse, bounded history of when events were published.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -27,7 +27,7 @@ impl Marks {
         }
         self.history.push_back((head, now));
         if self.history.len() > Self::MAX {
-            // Keep every second one: an older past is known more coarsely.
+            // Keeps every second mark: the older an event, the coarser its time.
             let mut keep = false;
             self.history.retain(|_| {
                 keep = !keep;

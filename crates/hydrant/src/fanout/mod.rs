@@ -5,7 +5,7 @@ mod feed;
 mod follower;
 pub(crate) mod guard;
 mod hub;
-mod lineage;
+pub(crate) mod lineage;
 mod marks;
 mod options;
 mod progress;
@@ -25,12 +25,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::Stream;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use self::commit::{Append, Claim, Command, Committer, late};
 use self::feed::Feed;
-use self::hub::{Hub, Settings};
+use self::guard::later;
+use self::hub::{Hub, Owner, Settings};
 pub use self::options::{FanOutOptions, RelayOptions, SecondaryOptions, StartAt};
 pub use self::relay::Relay;
 use self::signal::Signal;
@@ -54,13 +54,13 @@ const CLOSE_MIN: Duration = Duration::from_millis(100);
 ///   either side, from its own checkpoint on.
 /// - **Isolation**: a secondary that is slow, hangs, errs, panics or is down delays neither the primary nor
 ///   any other. (It must not block its thread: nothing can isolate that.) Memory is bounded at any lag.
-/// - **Retries**: what may be retried is, for ever, with capped exponential backoff and full jitter. What a
-///   person has to look at parks the secondary, visibly; the others continue.
+/// - **Retries**: transient errors are retried forever, with capped exponential backoff and full jitter.
+///   Permanent ones park the secondary until an operator resumes it; the others continue.
 /// - **The roster** of secondaries is durable beside the primary, until [`detach`](FanOut::detach): nothing
 ///   is pruned that one of them still needs, also after a restart and before it is attached again.
 ///
-/// It is a source and a sink itself, so it nests. All clones are handles of the same fan-out; when the last
-/// is dropped its tasks end.
+/// It is a source and a sink itself, so it nests. All clones are handles of the same fan-out. When the last is
+/// dropped, its tasks end; an append in flight is dropped with them.
 ///
 /// Metrics, with the label `secondary`: the counters `hydrant_events_delivered_total` and
 /// `hydrant_retries_total`, the gauges `hydrant_lag_events`, `hydrant_lag_seconds` and `hydrant_parked` (0 or
@@ -88,7 +88,7 @@ pub struct FanOut<P> {
     primary: Arc<P>,
     hub: Arc<Hub>,
     commands: mpsc::Sender<Command>,
-    committer: AbortHandle,
+    owner: Arc<Owner>,
     options: FanOutOptions,
 }
 
@@ -98,7 +98,7 @@ impl<P> Clone for FanOut<P> {
             primary: self.primary.clone(),
             hub: self.hub.clone(),
             commands: self.commands.clone(),
-            committer: self.committer.clone(),
+            owner: self.owner.clone(),
             options: self.options.clone(),
         }
     }
@@ -114,7 +114,7 @@ impl<P: Primary + 'static> FanOut<P> {
     /// Opens a log over its primary, and reads the roster of secondaries beside it.
     ///
     /// # Errors
-    /// What the primary's checkpoint and roster meet; `Unsupported` for a primary without memory.
+    /// `Unsupported` for a primary without memory; any error of the primary or its roster.
     ///
     /// # Cancel safety
     /// A dropped future has started nothing.
@@ -122,6 +122,7 @@ impl<P: Primary + 'static> FanOut<P> {
         let primary = Arc::new(primary);
         let timeout = options.call_timeout;
         let head = guard::guarded("the primary's checkpoint", timeout, || primary.checkpoint()).await?;
+        let accepted = guard::guarded("the primary's head", timeout, || primary.head()).await?.id();
         if head == Checkpoint::Unknown {
             let message = "a primary must know its own checkpoint; take a store that has a memory";
             return Err(Error::new(ErrorKind::Unsupported, Retry::Never, message));
@@ -134,29 +135,33 @@ impl<P: Primary + 'static> FanOut<P> {
             clock: options.clock.clone(),
             seed: options.seed,
         };
-        let roster = guard::caught("the primary", || async { Ok(primary.roster()) }).await?;
+        let described = || async { Ok((primary.roster(), primary.durability())) };
+        let (roster, durability) = guard::caught("the primary", described).await?;
         let hub = Hub::open(feed, signal, primary.clone(), roster, settings).await?;
         let (commands, received) = mpsc::channel(COMMANDS_MAX);
-        let committer =
-            Committer::new(primary.clone(), hub.clone(), options.clone(), guard::rng(options.seed));
+        let committer = Committer::new(primary.clone(), hub.clone(), options.clone(), durability, accepted);
         let committer = tokio::spawn(committer.run(received)).abort_handle();
-        Ok(Self { primary, hub, commands, committer, options })
+        let owner = Owner::new(hub.clone(), committer);
+        Ok(Self { primary, hub, commands, owner, options })
     }
 
-    /// The primary. Appending to it directly would pass by the secondaries' memory: append here.
+    /// Returns the primary. Append to the fan-out instead: what is appended to the primary directly is published
+    /// late, and is not in the ring.
     pub fn primary(&self) -> &P {
         &self.primary
     }
 
-    /// Adds a secondary, at any time; it backfills by itself, from its own checkpoint.
+    /// Adds a secondary, at any time; it backfills from its own checkpoint.
     ///
-    /// Returns when the roster holds it. The sink is not waited for: one that is down is retried.
+    /// Returns when the roster holds it, and does not wait for the sink: one that is down is retried.
     ///
     /// # Errors
-    /// `Invalid` for a name that is attached already or belongs to another target; what the roster meets.
+    /// `Invalid` for a name that is attached already or belongs to another target; `Closed` once the fan-out is being
+    /// closed; any error of the roster.
     ///
     /// # Cancel safety
-    /// Dropped, it has attached nothing; the roster may have the name already. Call it again.
+    /// A dropped future has attached nothing. The roster may have the name already, and then the status shows it as
+    /// [`Detached`](SecondaryState::Detached). Call it again.
     pub async fn attach(
         &self,
         name: &str,
@@ -166,18 +171,19 @@ impl<P: Primary + 'static> FanOut<P> {
         self.hub.attach(name, Arc::new(sink), options).await
     }
 
-    /// Removes a secondary from the log and from the roster; waits for its call in flight to be given up.
+    /// Removes a secondary from the log and from the roster, and waits until its call in flight is dropped.
     ///
     /// # Errors
-    /// `Invalid` for a name that the roster does not have; what the roster meets.
+    /// `Invalid` for a name that the roster does not have; any error of the roster. Then the secondary has ended all the
+    /// same, holds back `prune`, and the status shows it as [`Detached`](SecondaryState::Detached). Call it again.
     ///
     /// # Cancel safety
-    /// Dropped, it completes all the same; call it again to learn the result.
+    /// After a dropped future, it completes all the same; call it again to learn the result.
     pub async fn detach(&self, name: &str) -> Result<()> {
         self.hub.detach(name).await
     }
 
-    /// Stops a secondary until [`resume`](FanOut::resume); the others continue.
+    /// Stops a secondary until an operator [resumes](FanOut::resume) it; the others continue.
     ///
     /// # Errors
     /// `Invalid` for a name that is not attached.
@@ -197,34 +203,34 @@ impl<P: Primary + 'static> FanOut<P> {
     /// dead-lettered it.
     ///
     /// # Errors
-    /// The secondaries that had not when `timeout` was over, by name.
+    /// The secondaries that had not done so within `timeout`.
     ///
     /// # Cancel safety
-    /// It only waits.
+    /// Only waits.
     pub async fn delivered(&self, id: EventId, timeout: Duration) -> Result<(), Laggards> {
         self.hub.delivered(id, timeout).await
     }
 
-    /// The log and its secondaries, as they are now.
+    /// Returns the log and its secondaries, as they are now.
     pub fn status(&self) -> FanOutStatus {
         self.hub.status()
     }
 
-    /// The status now, and again after each change; changes in quick succession are one.
+    /// Yields the status now, and again after each change; changes in quick succession are one.
     pub fn watch(&self) -> impl Stream<Item = FanOutStatus> + Send + use<P> {
         self.hub.watch()
     }
 
-    /// Takes no more appends, waits until what was acknowledged is durable, lets the secondaries drain, and ends all
-    /// tasks: all of it for at most `timeout`. Reports what each secondary has not got of what was acknowledged.
+    /// Takes no more appends, waits until acknowledged events are durable, lets the secondaries drain, and ends all tasks.
+    /// Reports the acknowledged events that each secondary does not have.
     ///
     /// Returns within `timeout` (100 ms if it is less), and another 100 ms if tasks had to be aborted. An append in
-    /// flight that hangs so long has an unknown outcome.
+    /// flight that hangs for so long has an unknown outcome. Of several calls at once, the shortest time-out counts.
     ///
     /// # Cancel safety
-    /// Dropped, it leaves a fan-out that takes no more appends; call it again to wait for the end of its tasks.
+    /// A dropped future leaves a fan-out that takes no more appends; call it again to wait for the end of its tasks.
     pub async fn close(&self, timeout: Duration) -> Laggards {
-        let deadline = Instant::now() + timeout.max(CLOSE_MIN);
+        let deadline = later(timeout.max(CLOSE_MIN));
         self.hub.begin_to_close();
         let finished = async {
             let (reply, finished) = oneshot::channel();
@@ -234,12 +240,12 @@ impl<P: Primary + 'static> FanOut<P> {
         };
         if tokio::time::timeout_at(deadline, finished).await.is_err() {
             tracing::warn!("closed before the primary had everything durable");
-            self.committer.abort();
+            self.owner.feeder.abort();
         }
         self.hub.close(deadline).await
     }
 
-    /// Waits while a secondary with back-pressure is too far behind the head.
+    /// Waits while a secondary lags by more than its `lag_events_max`.
     async fn wait_for_laggards(&self, deadline: Instant) -> Result<()> {
         let too_far = || {
             self.hub.secondaries().into_iter().find(|secondary| {
@@ -254,8 +260,8 @@ impl<P: Primary + 'static> FanOut<P> {
         }
         let laggard = too_far().map_or_else(String::new, |secondary| format!(" `{}`", secondary.name));
         let message = format!(
-            "the secondary{laggard} is more than `lag_events_max` events behind, and nothing was written: try again, \
-             or park it"
+            "the secondary{laggard} lags by more than `lag_events_max` events, and nothing was written: try again, or \
+             park it"
         );
         Err(Error::new(ErrorKind::Unavailable, Retry::Safe, message))
     }
@@ -277,19 +283,19 @@ impl<P: Primary + 'static> FanOut<P> {
         };
         let Some(deadline) = batch.deadline() else { return committed.await };
         tokio::time::timeout_at(deadline, committed).await.unwrap_or_else(|_| {
-            // The first to claim it decides: given up before it was begun, or begun with an unknown outcome.
+            // Either it was given up before it was begun, or it was begun and its outcome is unknown.
             if claim.take() { Err(late()) } else { Err(unanswered()) }
         })
     }
 
-    /// Why the committer takes nothing more.
+    /// The error for an append that the committer does not take any more.
     fn refusal(&self) -> Error {
         self.hub.admits_appends().err().unwrap_or_else(|| {
             Error::closed("the fan-out's runtime ended, and nothing was written; open it again")
         })
     }
 
-    /// What the committer reports, or `otherwise` once it has ended.
+    /// Asks the committer, or calls `otherwise` once that has ended.
     async fn ask(
         &self,
         what: &str,
@@ -306,13 +312,13 @@ impl<P: Primary + 'static> FanOut<P> {
     }
 }
 
-/// The committer ended with the append in its hands.
+/// The error for an append that the committer had begun as it ended.
 fn gone() -> Error {
     Error::closed("the fan-out was closed or its runtime ended while this was written; open it again")
         .with_retry(Retry::AfterCheckpoint)
 }
 
-/// The deadline was over while the primary wrote.
+/// The error for an append whose deadline was over while the primary wrote.
 fn unanswered() -> Error {
     let message = "the primary did not answer before the deadline of this append";
     Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message)
@@ -320,7 +326,8 @@ fn unanswered() -> Error {
 
 #[async_trait]
 impl<P: Primary + 'static> EventSink for FanOut<P> {
-    /// `Ok`: durable in the primary, or accepted by it if its `Ok` means that. Appends are served one by one.
+    /// Appends to the primary. `Ok` means durable there, or accepted, as the primary's own `Ok`. Appends are served one by
+    /// one.
     ///
     /// With a deadline in the batch, the primary is called at most once, and `append` returns before the deadline: the
     /// caller resolves an unknown outcome. Without one, a write of unknown outcome is sent again, the same bytes under
@@ -332,7 +339,7 @@ impl<P: Primary + 'static> EventSink for FanOut<P> {
         {
             return Err(stale);
         }
-        let patience = Instant::now() + self.options.resolve_timeout;
+        let patience = later(self.options.resolve_timeout);
         self.wait_for_laggards(batch.deadline().unwrap_or(patience)).await?;
         self.commit(batch).await
     }
@@ -360,7 +367,9 @@ impl<P: Primary + 'static> EventSource for FanOut<P> {
         self.primary.read(from)
     }
 
-    /// History from the primary, then live from memory. A slow follower is dropped back to reading history.
+    /// Yields history from the primary, then live events from memory. A slow follower reads history again.
+    ///
+    /// At the head of a log that was closed or has stopped, ends with that error.
     fn follow(&self, from: ReadFrom) -> EventStream {
         follower::follow(self.hub.feed.clone(), self.primary.clone(), from)
     }
@@ -368,15 +377,14 @@ impl<P: Primary + 'static> EventSource for FanOut<P> {
 
 #[async_trait]
 impl<P: Primary + Prune + 'static> Prune for FanOut<P> {
-    /// Drops what ends before `before`, and never what a secondary of the roster still needs.
+    /// Removes segments that end before `before`, but nothing that a secondary of the roster still needs.
     async fn prune(&self, before: EventId) -> Result<()> {
-        let needed = {
-            let _turn = self.hub.roster_turn.lock().await;
-            prune::needed(&self.hub, before, self.options.retain_bytes_max).await?
+        let pruned = || async {
+            match prune::needed(&self.hub, before, self.options.retain_bytes_max).await? {
+                Some(before) => self.primary.prune(before).await,
+                None => Ok(()),
+            }
         };
-        match needed {
-            Some(before) => self.primary.prune(before).await,
-            None => Ok(()),
-        }
+        guard::caught("pruning the primary", pruned).await
     }
 }

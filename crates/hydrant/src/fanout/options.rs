@@ -16,12 +16,13 @@ pub struct FanOutOptions {
     pub ring_bytes_max: usize,
     /// How long one call into the primary may take before its outcome counts as unknown. Default: 30 s.
     pub call_timeout: Duration,
-    /// How long an append without a deadline waits for back-pressure, and how long it is sent again while its outcome is
-    /// unknown, before the log stops. Default: 2 minutes.
+    /// How long an append without a deadline waits for back-pressure; and how long its attempts may take together, before
+    /// an unknown outcome stops the log. Default: 2 minutes.
     pub resolve_timeout: Duration,
-    /// With a primary that accepts before it is durable: how often to ask how far it is. Default: 5 ms.
+    /// How often to ask how far the primary is durable, while acknowledged events are not. The longer that takes, the
+    /// rarer it is asked, up to once a second. Default: 5 ms.
     pub sync_poll: Duration,
-    /// Above so many bytes of backlog, a secondary no longer holds back `prune`: it parks as `Pruned` instead.
+    /// A secondary with more than so many bytes of backlog no longer holds back `prune`: it parks as `Pruned` instead.
     /// Default: off, nothing is pruned that a secondary still needs.
     pub retain_bytes_max: Option<u64>,
     /// Refuses appends while every attached sink that has a checkpoint contradicts the primary, which is empty or
@@ -82,7 +83,7 @@ impl FanOutOptions {
         self
     }
 
-    /// Lets `prune` leave a laggard behind that has more than so many bytes of backlog.
+    /// Lets `prune` remove what a secondary with more than so many bytes of backlog still needs.
     #[must_use]
     pub fn with_retain_bytes_max(mut self, bytes: u64) -> Self {
         self.retain_bytes_max = Some(bytes);
@@ -126,7 +127,7 @@ pub struct RelayOptions {
     pub ring_events_max: usize,
     /// Memory for the newest events, which all secondaries share: bytes. Default: 16 MiB.
     pub ring_bytes_max: usize,
-    /// Whether to follow the log, or to end at what was its end when it was opened. Default: follow.
+    /// Whether to follow the log, or to end where it ends when it is read. Default: follow.
     pub follow: bool,
     /// How long one call into the roster may take. Default: 30 s.
     pub call_timeout: Duration,
@@ -235,7 +236,7 @@ pub struct SecondaryOptions {
     pub backoff_min: Duration,
     /// The longest pause before a retry. Default: 30 s.
     pub backoff_max: Duration,
-    /// Back-pressure: appends wait while this secondary is more than so many events behind the head, and fail as
+    /// Back-pressure: appends wait while this secondary lags by more than so many events, and fail as
     /// `Unavailable` with [`Retry::Safe`](crate::Retry::Safe) at their deadline. A parked secondary holds back no append.
     /// Default: none.
     pub lag_events_max: Option<u64>,
@@ -311,7 +312,7 @@ impl SecondaryOptions {
         self
     }
 
-    /// Lets appends wait while this secondary is more than so many events behind the head.
+    /// Lets appends wait while this secondary lags by more than so many events.
     #[must_use]
     pub fn with_lag_events_max(mut self, events: u64) -> Self {
         self.lag_events_max = Some(events);

@@ -8,8 +8,8 @@ use super::guard::guarded;
 use crate::store::CheckpointCell;
 use crate::{Checkpoint, ErrorKind, Result};
 
-/// For so long after a secondary starts, another runner may move its entry: one that was dropped, or killed, may still
-/// have a swap on its way, and reports once more as it ends. Later, two processes run one secondary.
+/// For this long after a secondary starts, another runner may move its entry without being an error: one that was
+/// dropped or killed may have a swap under way, and records once more as it ends.
 const HANDOVER: Duration = Duration::from_secs(5);
 
 pub(crate) struct RosterEntry {
@@ -44,7 +44,7 @@ impl RosterEntry {
         self.touched_at = Instant::now();
     }
 
-    /// An operator resumes the secondary: whatever the roster has by now is right.
+    /// Forgets what is known of the roster's entry, when an operator resumes the secondary.
     pub(crate) fn forget(&mut self) {
         self.cell.forget();
         self.started_at = Instant::now();
@@ -64,7 +64,7 @@ impl RosterEntry {
         if error.kind() == ErrorKind::Fenced && self.started_at.elapsed() >= HANDOVER {
             return Err(error);
         }
-        tracing::warn!(error = %error, "the roster does not know the newest progress");
+        tracing::warn!(error = %error, "the newest progress is not in the roster yet");
         Ok(false)
     }
 }

@@ -1,12 +1,14 @@
-//! How far a log may be pruned: nothing is removed that a secondary of the roster still needs.
+//! How far a log may be pruned without removing what a secondary of the roster still needs.
 
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 
 use super::guard::guarded;
 use super::hub::Hub;
-use crate::{EventId, Result};
+use crate::mutants::mutant;
+use crate::{CheckpointEntry, ErrorKind, EventId, Result};
 
 /// How long a sink may take to report its checkpoint.
 const SINK_PATIENCE: Duration = Duration::from_secs(1);
@@ -20,26 +22,12 @@ pub(crate) async fn needed(
     before: EventId,
     retain_bytes_max: Option<u64>,
 ) -> Result<Option<EventId>> {
-    let mut positions = Vec::new();
     let entries = guarded("the roster", hub.settings.call_timeout, || hub.roster.list()).await?;
-    for entry in entries {
-        let attached = hub.secondaries().into_iter().find(|secondary| secondary.name == entry.name);
-        // The sink knows better than the roster, which learns it only now and then, and better than the pump: the sink
-        // may not hold durably yet what it acknowledged.
-        let position = match attached {
-            Some(secondary) => secondary.durable(SINK_PATIENCE).await.unwrap_or_else(|error| {
-                tracing::warn!(secondary = entry.name, %error, "the sink does not report its checkpoint: pruning by the roster's");
-                None
-            }),
-            None => None,
-        };
-        let position = position.unwrap_or(entry.checkpoint.id());
-        if position < Some(before) {
-            positions.push((entry.name, position));
-        }
-    }
-    positions.sort_by_key(|(_, position)| *position);
-    for (name, position) in positions {
+    let positions = entries.into_iter().map(|entry| async { (position(hub, &entry).await, entry.name) });
+    let mut positions = join_all(positions).await;
+    positions.retain(|(position, _)| *position < Some(before));
+    positions.sort();
+    for (position, name) in positions {
         let left_behind = match retain_bytes_max {
             Some(bytes_max) => exceeds(hub, position, bytes_max).await?,
             None => false,
@@ -56,6 +44,25 @@ pub(crate) async fn needed(
     Ok(Some(before))
 }
 
+/// The newest event that a secondary holds durably.
+async fn position(hub: &Hub, entry: &CheckpointEntry) -> Option<EventId> {
+    let attached = hub.secondaries().into_iter().find(|secondary| secondary.name == entry.name);
+    // The sink's own checkpoint counts first: the roster's is older, and the sink may have acknowledged more than it
+    // holds durably.
+    let durable = match attached {
+        Some(_) if mutant("prune-past-sinks") => return None.max(hub.feed.head()),
+        Some(secondary) => secondary.durable(SINK_PATIENCE).await.unwrap_or_else(|error| {
+            tracing::warn!(
+                secondary = entry.name, %error,
+                "the sink does not report its checkpoint: pruning by the roster's"
+            );
+            None
+        }),
+        None => None,
+    };
+    durable.unwrap_or(entry.checkpoint.id())
+}
+
 /// Whether the events after `position` have more than so many bytes.
 async fn exceeds(hub: &Hub, position: Option<EventId>, bytes_max: u64) -> Result<bool> {
     let mut events = hub.source.read(position.into());
@@ -63,8 +70,7 @@ async fn exceeds(hub: &Hub, position: Option<EventId>, bytes_max: u64) -> Result
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => bytes += event.size() as u64,
-            // What was pruned already cannot be needed.
-            Err(error) if matches!(error.kind(), crate::ErrorKind::Pruned { .. }) => return Ok(true),
+            Err(error) if matches!(error.kind(), ErrorKind::Pruned { .. }) => return Ok(true),
             Err(error) => return Err(error),
         }
         if bytes > bytes_max {

@@ -1,4 +1,4 @@
-//! A pump: the task that carries one secondary along the log, from its own checkpoint, for ever.
+//! A pump: the task that delivers the log to one secondary, from its own checkpoint on.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -7,21 +7,21 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::follower::Follower;
-use super::guard::{backoff, caught, guarded, guarded_until};
+use super::guard::{backoff, caught, guarded, guarded_until, later};
 use super::hub::Hub;
 use super::lineage::{Place, id_of};
 use super::options::SecondaryOptions;
 use super::progress::RosterEntry;
 use super::secondary::{Secondary, Wanted};
 use super::start::{Begin, begin};
+use crate::mutants::mutant;
 use crate::store::CheckpointCell;
 use crate::{Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, Result, Retry};
 
-/// How often the roster is told of progress. It may lag behind: what it says is a lower bound.
+/// How often progress is recorded in the roster, whose checkpoints are lower bounds.
 const ROSTER_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(crate) struct Pump {
@@ -31,9 +31,9 @@ pub(crate) struct Pump {
     options: SecondaryOptions,
     rng: fastrand::Rng,
     entry: RosterEntry,
-    /// The newest event acknowledged, until the roster says that the sink holds it durably.
+    /// The newest event acknowledged, until the roster records that the sink holds it durably.
     unsaved: Option<Event>,
-    /// For a sink without memory: how far this pump has brought it.
+    /// For a sink without memory: where the next delivery begins.
     remembered: Option<Begin>,
     /// Failures since the last success.
     attempt: u32,
@@ -52,62 +52,71 @@ impl Pump {
         Self { hub, secondary, sink, options, rng, entry, unsaved: None, remembered: None, attempt: 0 }
     }
 
-    /// Delivers until it is asked to end, or has everything of a log that was closed. Parks on what retrying cannot
-    /// help.
+    /// Runs until it is asked to end, or the secondary has everything of a log that was closed.
+    ///
+    /// A panic of the sink or the primary parks it, wherever it happens: also when a call is dropped.
     pub(crate) async fn run(mut self) {
+        while let Err(panicked) = caught("the primary or the sink", || self.serve()).await {
+            self.park(panicked);
+        }
+    }
+
+    /// Does what is wanted: delivers, or stays parked. Parks on what retrying cannot help.
+    async fn serve(&mut self) -> Result<()> {
         let mut wanted = self.secondary.wanted.subscribe();
         loop {
             let now = *wanted.borrow_and_update();
+            // What is wanted may change at any time. A dropped delivery is an unknown outcome; the next one begins by
+            // asking the sink.
             match now {
-                Wanted::Remove => return,
-                Wanted::Leave => break,
+                Wanted::Remove => return Ok(()),
+                Wanted::Leave => {
+                    tokio::select! {
+                        biased;
+                        _ = wanted.changed() => {}
+                        () = self.leave() => return Ok(()),
+                    }
+                }
                 Wanted::Park => {
-                    self.leave().await;
-                    self.secondary.parked(None, self.hub.now());
-                    let closed = self.hub.signal.until(|| self.hub.feed.is_closed());
+                    self.secondary.parked();
                     tokio::select! {
                         biased;
                         _ = wanted.changed() => {} // the sender lives in `self.secondary`
-                        () = closed => return,
+                        () = self.stay_parked() => return Ok(()),
                     }
-                    // An operator resumes it: what was known of the roster may be out of date.
+                    // After an operator's `resume`, what the roster has by then is right.
                     self.entry.forget();
-                    continue;
                 }
-                Wanted::Run => {}
-            }
-            // A dropped delivery is an unknown outcome; the next one begins by asking the sink.
-            let failed = tokio::select! {
-                biased;
-                _ = wanted.changed() => continue,
-                Err(failed) = caught("the primary or the sink", || self.deliver()) => failed,
-            };
-            if self.hub.feed.is_closed() && self.secondary.has(self.hub.feed.head()) {
-                break;
-            }
-            if failed.retry() == Retry::Never {
-                self.park(failed);
-            } else {
-                self.retry_later(failed, &mut wanted).await;
+                Wanted::Run => {
+                    let failed = tokio::select! {
+                        biased;
+                        _ = wanted.changed() => continue,
+                        Err(failed) = self.deliver() => failed,
+                    };
+                    if self.hub.feed.is_closed() && self.secondary.has(self.hub.feed.head()) {
+                        self.secondary.want(Wanted::Leave);
+                    } else if failed.retry() == Retry::Never {
+                        self.park(failed);
+                    } else {
+                        self.retry_later(failed, &mut wanted).await;
+                    }
+                }
             }
         }
+    }
+
+    /// Records the progress, and returns when the log is closed.
+    async fn stay_parked(&mut self) {
         self.leave().await;
+        self.hub.signal.until(|| self.hub.feed.is_closed()).await;
     }
 
     fn park(&self, failed: Error) {
         tracing::error!(error = %failed, "parked");
-        // First parked, then shown: an operator who resumes it as soon as it shows must come after.
-        self.secondary.wanted.send_if_modified(|wanted| {
-            let parks = *wanted == Wanted::Run;
-            if parks {
-                *wanted = Wanted::Park;
-            }
-            parks
-        });
-        self.secondary.parked(Some(failed), self.hub.now());
+        self.secondary.park(failed, self.hub.now());
     }
 
-    /// Pauses before a retry, unless an operator wants something else meanwhile.
+    /// Pauses before a retry, until something else is wanted.
     async fn retry_later(&mut self, error: Error, wanted: &mut watch::Receiver<Wanted>) {
         let pause = backoff(&mut self.rng, self.attempt, self.options.backoff_min, self.options.backoff_max);
         let pause = pause.max(error.pause_min().unwrap_or_default());
@@ -117,11 +126,12 @@ impl Pump {
         tokio::select! {
             biased;
             _ = wanted.changed() => {}
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(pause), if !mutant("retry-without-pause") => {}
+            () = tokio::task::yield_now(), if mutant("retry-without-pause") => {}
         }
     }
 
-    /// Continues after the sink's checkpoint, until something goes wrong.
+    /// Delivers from the sink's checkpoint on, until something fails.
     async fn deliver(&mut self) -> Result<Infallible> {
         self.secondary.starting();
         let begin = self.begin().await?;
@@ -130,10 +140,12 @@ impl Pump {
         loop {
             let events = self.next(&mut follower).await?;
             let mut delivered = &events[..];
-            if let Err(error) = self.append(follower.position(), delivered).await {
-                // What is before the poison event is delivered; the next batch begins with it.
-                delivered = before_poison(&error, &events).ok_or(error)?;
-                self.append(follower.position(), delivered).await?;
+            while let Err(error) = self.append(follower.position(), delivered).await {
+                if mutant("error-is-ok") {
+                    break;
+                }
+                // The events before the poison event are delivered; the next batch begins with it.
+                delivered = before_poison(&error, delivered).ok_or(error)?;
             }
             self.acknowledged(&mut follower, delivered);
             if self.entry.age() >= ROSTER_INTERVAL {
@@ -161,10 +173,8 @@ impl Pump {
             return Ok(begin.clone());
         }
         let head = self.hub.feed.head();
-        // Not bounded in time: a source without an index may look long for its place, and would begin anew for ever.
-        let begin =
-            caught("reading the primary", || begin(&*self.hub.source, checkpoint, self.options.start, head));
-        let begin = begin.await?;
+        // Not bounded in time: a source without an index may search for minutes, and would never get to the place.
+        let begin = begin(&*self.hub.source, checkpoint, self.options.start, head).await?;
         self.remembered = (checkpoint == Checkpoint::Unknown).then(|| begin.clone());
         let is_news = self.unsaved.is_none() || checkpoint.id() < self.entry.checkpoint().id();
         if checkpoint != Checkpoint::Unknown && is_news {
@@ -182,22 +192,21 @@ impl Pump {
         let mut events = self.wait(follower).await?;
         if !self.options.linger_max.is_zero() {
             let filled = follower.fill(&mut events, events_max, bytes_max);
-            // Full, or old enough: either will do.
             drop(tokio::time::timeout(self.options.linger_max, filled).await);
         }
         Ok(events)
     }
 
-    /// The next events; reports to the roster meanwhile, when the log is quiet, or slow to read.
+    /// The next events. Records the progress meanwhile, when the log is quiet, or slow to read.
     async fn wait(&mut self, follower: &mut Follower) -> Result<Vec<Event>> {
-        // One future all along: a read that is dropped begins anew, and may take longer than an interval to begin.
+        // Kept across the intervals: a read that is dropped begins anew, and may take longer than that to begin.
         let mut chunk = pin!(follower.chunk(self.options.batch_events_max, self.options.batch_bytes_max));
         while self.unsaved.is_some() {
             let due = self.entry.touched_at() + ROSTER_INTERVAL;
             if let Ok(events) = tokio::time::timeout_at(due, &mut chunk).await {
                 return events;
             }
-            // Both at once: a source may work only while it is waited for, and reporting may take long.
+            // Both at once: a source may work only while it is polled, and recording may take long.
             match select(pin!(self.save(self.options.call_timeout)), &mut chunk).await {
                 Either::Left((saved, _)) => saved?,
                 Either::Right((events, saving)) => {
@@ -211,7 +220,7 @@ impl Pump {
 
     /// Appends once. An error that names no event is at the first of the batch.
     async fn append(&self, after: Option<EventId>, events: &[Event]) -> Result<()> {
-        let deadline = Instant::now() + self.options.call_timeout;
+        let deadline = later(self.options.call_timeout);
         let batch = Batch::new(after, events)?.with_deadline(Some(deadline));
         let span = tracing::debug_span!("deliver", first = %batch.first().id(), events = events.len());
         let append = guarded_until("the sink's append", deadline, || self.sink.append(batch));
@@ -221,28 +230,29 @@ impl Pump {
         })
     }
 
-    /// Reports to the roster how far the sink is; a sink that hangs is not waited for.
+    /// Records the progress in the roster; does not wait for a sink that hangs.
     async fn leave(&mut self) {
         let patience = self.options.call_timeout.min(ROSTER_INTERVAL);
         if let Err(error) = self.save(patience).await {
-            tracing::warn!(error = %error, "the roster does not know the newest progress");
+            tracing::warn!(error = %error, "the newest progress is not in the roster yet");
         }
     }
 
-    /// Reports to the roster what the sink holds durably: it may have acknowledged more than that.
+    /// Records in the roster what the sink holds durably, which may be less than it acknowledged.
     ///
     /// # Errors
     /// `Fenced` if another process runs a secondary of this name over the same roster. Any other failure is logged,
-    /// and tried again later.
+    /// and retried later.
     async fn save(&mut self, patience: Duration) -> Result<()> {
         let Some(event) = &self.unsaved else { return Ok(()) };
         let acknowledged = Checkpoint::at(event);
         self.entry.touch();
         let checkpoint = match guarded("the sink's checkpoint", patience, || self.sink.checkpoint()).await {
+            Ok(_) if mutant("entry-ahead") => acknowledged,
             Ok(Checkpoint::Unknown) => acknowledged,
             Ok(checkpoint) => checkpoint,
             Err(error) => {
-                tracing::warn!(error = %error, "the roster does not know the newest progress");
+                tracing::warn!(error = %error, "the newest progress is not in the roster yet");
                 return Ok(());
             }
         };
@@ -253,7 +263,7 @@ impl Pump {
     }
 }
 
-/// The events before one that the sink can never take, if there are any.
+/// The events before the one that the sink can never take, if there are any.
 fn before_poison<'a>(error: &Error, events: &'a [Event]) -> Option<&'a [Event]> {
     let named = error.event().filter(|_| error.kind() == ErrorKind::Invalid)?;
     let index = events.binary_search_by_key(&named, Event::id).ok()?;

@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use futures_util::stream::Fuse;
 use futures_util::{FutureExt, Stream, StreamExt};
-use tokio::time::Instant;
 
 use super::CLOSE_MIN;
 use super::feed::Feed;
-use super::guard::{backoff, caught, rng};
-use super::hub::{Hub, Settings};
+use super::guard::{backoff, caught, later, rng};
+use super::hub::{Hub, Owner, Settings};
 use super::lineage::{self, Place, id_of};
 use super::options::{RelayOptions, SecondaryOptions};
 use super::secondary::Position;
 use super::signal::Signal;
 use super::start::end;
 use super::status::{FanOutStatus, Laggards};
+use crate::mutants::mutant;
 use crate::{
     Checkpoint, CheckpointStore, Error, ErrorKind, Event, EventId, EventSink, EventSource, EventStream,
     ReadFrom, Result, Retry,
@@ -27,7 +27,7 @@ use crate::{
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
-/// How many events that are ready are taken from the source at once; one event may exceed the bytes.
+/// The bounds of what is taken from the source at once; one event may exceed the bytes.
 const CHUNK_EVENTS: usize = 256;
 const CHUNK_BYTES: usize = 1 << 20;
 
@@ -43,7 +43,6 @@ const CHUNK_BYTES: usize = 1 << 20;
 #[derive(Clone)]
 pub struct Relay {
     hub: Arc<Hub>,
-    /// Ends the pumps with the last handle.
     owner: Arc<Owner>,
 }
 
@@ -53,23 +52,11 @@ impl fmt::Debug for Relay {
     }
 }
 
-struct Owner {
-    hub: Arc<Hub>,
-    feeder: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Owner {
-    fn drop(&mut self) {
-        self.feeder.abort();
-        self.hub.abandon();
-    }
-}
-
 impl Relay {
     /// Opens a relay over a log.
     ///
     /// # Errors
-    /// What the roster meets. The source is read once a secondary is attached.
+    /// Any error of the roster. The source is read once a secondary is attached.
     ///
     /// # Cancel safety
     /// A dropped future has started nothing.
@@ -88,17 +75,17 @@ impl Relay {
             seed: options.seed,
         };
         let hub = Hub::open(feed, signal, Arc::new(source), roster, settings).await?;
-        let feeder = tokio::spawn(feed_from_source(hub.clone(), options));
-        Ok(Self { hub: hub.clone(), owner: Arc::new(Owner { hub, feeder }) })
+        let feeder = tokio::spawn(feed_from_source(hub.clone(), options)).abort_handle();
+        Ok(Self { owner: Owner::new(hub.clone(), feeder), hub })
     }
 
     /// Adds a secondary, at any time; see [`FanOut::attach`](crate::FanOut::attach).
     ///
     /// # Errors
-    /// `Invalid` for a name that is attached already or belongs to another target; what the roster meets.
+    /// `Invalid` for a name that is attached already or belongs to another target; any error of the roster.
     ///
     /// # Cancel safety
-    /// Dropped, it has attached nothing; the roster may have the name already. Call it again.
+    /// As [`FanOut::attach`](crate::FanOut::attach).
     pub async fn attach(
         &self,
         name: &str,
@@ -108,18 +95,18 @@ impl Relay {
         self.hub.attach(name, Arc::new(sink), options).await
     }
 
-    /// Removes a secondary from the relay and from the roster.
+    /// Removes a secondary from the relay and from the roster; see [`FanOut::detach`](crate::FanOut::detach).
     ///
     /// # Errors
-    /// `Invalid` for a name that the roster does not have; what the roster meets.
+    /// `Invalid` for a name that the roster does not have; any error of the roster.
     ///
     /// # Cancel safety
-    /// Dropped, it completes all the same; call it again to learn the result.
+    /// As [`FanOut::detach`](crate::FanOut::detach).
     pub async fn detach(&self, name: &str) -> Result<()> {
         self.hub.detach(name).await
     }
 
-    /// Stops a secondary until [`resume`](Relay::resume); the others continue.
+    /// Stops a secondary until an operator [resumes](Relay::resume) it; the others continue.
     ///
     /// # Errors
     /// `Invalid` for a name that is not attached.
@@ -138,55 +125,52 @@ impl Relay {
     /// Waits until all attached secondaries have disposed of `id`.
     ///
     /// # Errors
-    /// The secondaries that had not when `timeout` was over, by name.
+    /// The secondaries that had not done so within `timeout`.
     ///
     /// # Cancel safety
-    /// It only waits.
+    /// Only waits.
     pub async fn delivered(&self, id: EventId, timeout: Duration) -> Result<(), Laggards> {
         self.hub.delivered(id, timeout).await
     }
 
     /// Waits until the source has ended ([`RelayOptions::follow`] off, or an error that retrying cannot help) and every
-    /// secondary has all of it or is parked; or until all are parked; or until the relay is closed. Reports what each
-    /// secondary has not got.
+    /// secondary has all of it or is parked; or until all are parked; or until the relay is closed. Before a secondary is
+    /// attached, it waits. Reports what each secondary does not have.
     ///
     /// # Errors
-    /// The error that the source ended with.
+    /// The error that the source ended with; then the log is not complete.
     ///
     /// # Cancel safety
-    /// It only waits.
+    /// Only waits.
     pub async fn finished(&self) -> Result<Laggards> {
         let hub = &self.hub;
         let finished = || {
             let has_ended = hub.feed.stopped().is_some() || hub.all_parked();
-            hub.is_closing() || has_ended && hub.is_drained()
+            hub.is_closing() && !mutant("finished-ignores-close") || has_ended && hub.is_drained()
         };
         hub.signal.until(finished).await;
-        match hub.feed.stopped() {
-            Some(error) if error.kind() != ErrorKind::Closed => Err(error),
-            _ => Ok(hub.laggards()),
-        }
+        hub.feed.failed().map_or_else(|| Ok(hub.laggards()), Err)
     }
 
-    /// The log and its secondaries, as they are now; its head is what has been read so far.
+    /// Returns the log and its secondaries, as they are now; the head is the newest event read.
     pub fn status(&self) -> FanOutStatus {
         self.hub.status()
     }
 
-    /// The status now, and again after each change; changes in quick succession are one.
+    /// Yields the status now, and again after each change; changes in quick succession are one.
     pub fn watch(&self) -> impl Stream<Item = FanOutStatus> + Send + use<> {
         self.hub.watch()
     }
 
     /// Reads no more, lets the secondaries drain for at most `timeout`, ends all tasks, and reports what each secondary
-    /// has not got of what was read.
+    /// does not have of what was read.
     ///
     /// Returns within `timeout` (100 ms if it is less), and another 100 ms if tasks had to be aborted.
     ///
     /// # Cancel safety
-    /// Dropped, it leaves a relay that reads no more; call it again to wait for the end of its tasks.
+    /// A dropped future leaves a relay that reads no more; call it again to wait for the end of its tasks.
     pub async fn close(&self, timeout: Duration) -> Laggards {
-        let deadline = Instant::now() + timeout.max(CLOSE_MIN);
+        let deadline = later(timeout.max(CLOSE_MIN));
         self.hub.begin_to_close();
         self.owner.feeder.abort();
         self.hub.close(deadline).await
@@ -197,7 +181,7 @@ impl Relay {
 async fn feed_from_source(hub: Arc<Hub>, options: RelayOptions) {
     let mut rng = rng(options.seed);
     let mut attempt = 0;
-    // Without a secondary the log is not read; and events that even the fastest one has are not read again.
+    // Do not read the log before a secondary is attached, nor what the fastest one has.
     hub.signal.until(|| fastest(&hub).is_some()).await;
     let mut fed = None;
     loop {
@@ -206,34 +190,31 @@ async fn feed_from_source(hub: Arc<Hub>, options: RelayOptions) {
         if hub.feed.head() != before {
             attempt = 0;
         }
-        let error = match ended {
-            Ok(()) => Error::closed("the end of the log was reached"),
-            Err(error) if error.retry() == Retry::Never => error,
+        match ended {
+            Ok(()) => return hub.feed.end(),
+            Err(error) if error.retry() == Retry::Never => return hub.feed.stop(error),
             Err(error) => {
                 let pause = backoff(&mut rng, attempt, BACKOFF_MIN, BACKOFF_MAX);
-                attempt += 1;
+                attempt = attempt.saturating_add(1);
                 tracing::warn!(%error, ?pause, "the log cannot be read: retrying");
                 tokio::time::sleep(pause).await;
-                continue;
             }
-        };
-        return hub.feed.stop(error);
+        }
     }
 }
 
-/// The event that the ring was filled up to.
+/// The event that came last into the ring; `None` before the first.
 type Fed = Option<Place>;
 
-/// Reads the source until it ends or fails. It may be another copy of the log than before, as after a failover: so it
-/// is read from the event that came last, which must come again.
+/// Reads the source until it ends or fails. It may be another copy of the log than before, as after a failover. So the
+/// read begins with the event that came last, and compares it.
 async fn feed(hub: &Hub, options: &RelayOptions, fed: &mut Option<Fed>) -> Result<()> {
-    let fed = match fed {
-        Some(fed) => fed,
-        None => {
-            let start = start(hub).await?;
-            hub.feed.restart(start.clone());
-            fed.insert(start)
-        }
+    let fed = if let Some(fed) = fed {
+        fed
+    } else {
+        let start = start(hub).await?;
+        hub.feed.restart(start.clone());
+        fed.insert(start)
     };
     let read = |from: ReadFrom| if options.follow { hub.source.follow(from) } else { hub.source.read(from) };
     let mut source = lineage::open(read, fed.as_ref()).await?.fuse();
@@ -244,7 +225,7 @@ async fn feed(hub: &Hub, options: &RelayOptions, fed: &mut Option<Fed>) -> Resul
             hub.feed.publish(Place::Event(last.clone()))?;
             *fed = Some(Place::Event(last));
         }
-        // An error is the last item: what came before it was fed first.
+        // The events before the error were fed first.
         if let Some(error) = chunk.error {
             return Err(error);
         }
@@ -257,7 +238,10 @@ async fn start(hub: &Hub) -> Result<Fed> {
     let Some(fastest) = fastest(hub).flatten() else { return Ok(None) };
     match hub.source.read(ReadFrom::At(fastest)).next().await {
         Some(Ok(event)) if event.id() == fastest => Ok(Some(Place::Event(event))),
-        Some(_) => Ok(Some(Place::Id(fastest))),
+        // A start that an operator named, between two events; or the event was pruned.
+        Some(Ok(_)) => Ok(Some(Place::Id(fastest))),
+        Some(Err(error)) if matches!(error.kind(), ErrorKind::Pruned { .. }) => Ok(Some(Place::Id(fastest))),
+        Some(Err(error)) => Err(error),
         None => end(&*hub.source, None).await,
     }
 }

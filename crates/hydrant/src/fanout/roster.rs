@@ -5,15 +5,16 @@ use std::sync::Arc;
 use tracing::Instrument as _;
 
 use super::guard::guarded;
-use super::hub::{Absent, Hub, Members, NEVER_REACHED, abort};
+use super::hub::{Absent, Hub, Members, abort};
 use super::options::SecondaryOptions;
 use super::pump::Pump;
 use super::secondary::{Secondary, Wanted};
+use crate::mutants::mutant;
 use crate::store::CheckpointCell;
-use crate::{Error, ErrorKind, EventSink, Result, Retry};
+use crate::{Checkpoint, Error, ErrorKind, EventSink, Result, Retry};
 
 impl Hub {
-    /// Enters the roster and starts the pump; the sink itself is not waited for.
+    /// Enters the roster and starts the pump; does not wait for the sink.
     pub(crate) async fn attach(
         self: &Arc<Self>,
         name: &str,
@@ -24,38 +25,55 @@ impl Hub {
             return Err(Error::invalid("a secondary needs a name"));
         }
         let _turn = self.roster_turn.lock().await;
-        self.members.read(|members| members.admits(name))?;
-        let mut cell =
-            CheckpointCell::new(self.roster.clone(), name, options.target.as_deref().unwrap_or(name));
-        self.enter(&mut cell).await?;
+        let target = options.target.as_deref().unwrap_or(name);
+        let is_new = self.members.update(|members| {
+            members.admits(name)?;
+            let is_new = !members.absent.contains_key(name);
+            // If this future is dropped or fails, the name may be in the roster, where it holds back `prune`.
+            let absent = || Absent { target: target.to_owned(), position: None };
+            members.absent.entry(name.to_owned()).or_insert_with(absent);
+            Ok::<_, Error>(is_new)
+        })?;
+        let mut cell = CheckpointCell::new(self.roster.clone(), name, target);
+        if let Err(error) = self.enter(&mut cell).await {
+            if is_new && error.retry() == Retry::Safe {
+                self.members.update(|members| members.absent.remove(name));
+            }
+            return Err(error);
+        }
         let options = options.within_bounds();
         let secondary =
             Arc::new(Secondary::new(name, cell.target(), Arc::downgrade(&sink), &options, &self.signal));
         let pump = Pump::new(self.clone(), secondary.clone(), sink, options, cell);
         self.members.update(|members| {
-            // The log may have been closed meanwhile; and then nothing may be delivered any more.
-            members.admits(name)?;
+            // If the log was closed meanwhile, nothing may be delivered any more.
+            if !mutant("attach-after-close") {
+                members.admits(name)?;
+            }
             members.absent.remove(name);
-            let span = tracing::info_span!("secondary", name);
             let ended = Ended(secondary.clone());
             let running = async move {
                 let _ended = ended; // dropped after the pump, which holds the sink
                 pump.run().await;
             };
-            let task = tokio::spawn(running.instrument(span));
+            let task = tokio::spawn(running.instrument(tracing::info_span!("secondary", name)));
             secondary.abort.get_or_init(|| task.abort_handle());
             members.attached.insert(name.to_owned(), secondary);
             Ok(())
         })
     }
 
-    /// Makes the entry if there is none.
+    /// Makes the entry if there is none: a secondary that was never reached needs everything.
     async fn enter(&self, cell: &mut CheckpointCell) -> Result<()> {
         let entering = guarded("the roster", self.settings.call_timeout, || async {
-            if cell.load().await?.is_none() {
-                cell.swap(NEVER_REACHED, None).await?;
+            if cell.load().await?.is_some() {
+                return Ok(());
             }
-            Ok(())
+            match cell.swap(Checkpoint::Empty, None).await {
+                // An earlier `attach` that was dropped made it meanwhile.
+                Err(error) if error.kind() == ErrorKind::Fenced => cell.load().await.map(drop),
+                swapped => swapped,
+            }
         });
         entering.await.map_err(|error| match error.kind() {
             ErrorKind::Invalid => {
@@ -69,8 +87,8 @@ impl Hub {
         })
     }
 
-    /// Ends the pump, and leaves the roster, in a task of its own: a caller that is dropped leaves no secondary half
-    /// removed.
+    /// Ends the pump, and removes the name from the roster, in a task of its own: a dropped caller leaves no secondary
+    /// half removed.
     pub(crate) async fn detach(self: &Arc<Self>, name: &str) -> Result<()> {
         let (hub, name) = (self.clone(), name.to_owned());
         let removing = tokio::spawn(async move { hub.remove(&name).await });
@@ -82,45 +100,47 @@ impl Hub {
 
     async fn remove(&self, name: &str) -> Result<()> {
         let _turn = self.roster_turn.lock().await;
-        let attached = self.members.update(|members| members.attached.remove(name));
+        let attached = self.members.update(|members| {
+            let secondary = members.attached.remove(name)?;
+            // Until the roster has lost the name, it holds back `prune`.
+            let absent =
+                Absent { target: secondary.target.clone(), position: secondary.position().flatten() };
+            if !mutant("failed-detach-hidden") {
+                members.absent.insert(name.to_owned(), absent);
+            }
+            members.detached.retain(|detached| !detached.has_ended());
+            members.detached.push(secondary.clone());
+            Some(secondary)
+        });
         if let Some(secondary) = &attached {
             self.end(secondary).await;
         }
-        let mut cell = CheckpointCell::new(self.roster.clone(), name, "");
-        let removed = guarded("the roster", self.settings.call_timeout, || async {
-            let was_there = self.roster.load(name).await?.is_some();
-            cell.remove().await.map(|()| was_there)
-        });
-        match removed.await {
-            Ok(false) if attached.is_none() => {
-                self.members.update(|members| members.absent.remove(name));
-                Err(Error::invalid(format!("no secondary `{name}` is in the roster")))
-            }
-            Ok(_) => {
-                self.members.update(|members| members.absent.remove(name));
-                Ok(())
-            }
-            Err(error) => {
-                // It still holds back `prune`, so it is still to be seen.
-                if let Some(secondary) = attached {
-                    let absent =
-                        Absent { target: secondary.target.clone(), position: secondary.position().flatten() };
-                    self.members.update(|members| members.absent.insert(name.to_owned(), absent));
-                }
-                Err(error)
-            }
+        let was_there = guarded("the roster", self.settings.call_timeout, || self.leave(name)).await?;
+        self.members.update(|members| members.absent.remove(name));
+        if was_there || attached.is_some() {
+            return Ok(());
         }
+        Err(Error::invalid(format!("no secondary `{name}` is in the roster")))
     }
 
-    /// Ends a pump that nobody may start again.
+    /// Removes the entry. Returns whether there was one.
+    async fn leave(&self, name: &str) -> Result<bool> {
+        let was_there = self.roster.load(name).await?.is_some();
+        let mut cell = CheckpointCell::new(self.roster.clone(), name, "");
+        match cell.remove().await {
+            // The last report of the pump that ended landed meanwhile.
+            Err(error) if error.kind() == ErrorKind::Fenced => cell.remove().await?,
+            removed => removed?,
+        }
+        Ok(was_there)
+    }
+
+    /// Ends a pump for good.
     async fn end(&self, secondary: &Secondary) {
         secondary.wanted.send_replace(Wanted::Remove);
         let ended = self.signal.until(|| secondary.has_ended());
         if tokio::time::timeout(self.settings.call_timeout, ended).await.is_err() {
-            tracing::error!(
-                secondary = secondary.name,
-                "the sink blocks its thread: its pump is left behind"
-            );
+            tracing::error!(secondary = secondary.name, "the sink blocks its thread: its task still runs");
             abort(&secondary.abort);
         }
     }
@@ -138,7 +158,7 @@ impl Members {
     }
 }
 
-/// Marks a secondary as ended, however its task ends.
+/// Marks a secondary as ended when its task ends, also by a panic or an abort.
 struct Ended(Arc<Secondary>);
 
 impl Drop for Ended {

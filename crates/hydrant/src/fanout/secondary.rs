@@ -19,15 +19,15 @@ use crate::{Checkpoint, Error, ErrorKind, EventId, EventSink, Result};
 /// The newest event that was disposed of, with all before it; `None` before the first.
 pub(crate) type Position = Option<EventId>;
 
-/// A secondary is live as long as the oldest event that it has not got is younger than this.
+/// A secondary is live as long as the oldest event that it does not have is younger than this.
 const LIVE_LAG_MAX: Duration = Duration::from_secs(1);
 
-/// What an operator, or the end of the log, wants of a pump.
+/// What a pump has to do, by an operator's wish or at the end of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
     Run,
     Park,
-    /// End, and report the progress to the roster.
+    /// Record the progress in the roster, and end.
     Leave,
     /// End at once: the name leaves the roster.
     Remove,
@@ -38,11 +38,11 @@ pub(crate) struct Secondary {
     pub(crate) target: String,
     pub(crate) lag_events_max: Option<u64>,
     pub(crate) wanted: watch::Sender<Wanted>,
-    /// Ends the pump's task, however it is.
+    /// Aborts the pump's task.
     pub(crate) abort: OnceLock<AbortHandle>,
     batch_events_max: usize,
     linger_max: Duration,
-    /// The pump's, as long as that runs.
+    /// The pump holds the sink, as long as it runs.
     sink: Weak<dyn EventSink>,
     progress: Watched<Progress>,
     dead_letters: Option<Arc<AtomicU64>>,
@@ -121,6 +121,54 @@ impl Secondary {
         }
     }
 
+    /// Changes what is wanted of a pump that runs.
+    pub(crate) fn want(&self, next: Wanted) {
+        self.wanted.send_if_modified(|wanted| {
+            let runs = *wanted == Wanted::Run;
+            if runs {
+                *wanted = next;
+            }
+            runs
+        });
+    }
+
+    /// Lets a parked pump run again, and shows it at once.
+    pub(crate) fn resume(&self) {
+        self.wanted.send_if_modified(|wanted| {
+            let is_parked = *wanted == Wanted::Park;
+            if is_parked {
+                self.starting();
+                *wanted = Wanted::Run;
+            }
+            is_parked
+        });
+    }
+
+    /// Parks the pump because of an error, until an operator resumes it.
+    pub(crate) fn park(&self, error: Error, now: SystemTime) {
+        self.wanted.send_if_modified(|wanted| {
+            self.progress.update(|progress| {
+                progress.phase = Phase::Parked;
+                progress.fails(error, now);
+            });
+            let runs = *wanted == Wanted::Run;
+            if runs {
+                *wanted = Wanted::Park;
+            }
+            runs
+        });
+    }
+
+    /// The pump has stopped, unless it was resumed meanwhile.
+    pub(crate) fn parked(&self) {
+        self.wanted.send_if_modified(|wanted| {
+            if *wanted == Wanted::Park {
+                self.progress.update(|progress| progress.phase = Phase::Parked);
+            }
+            false
+        });
+    }
+
     pub(crate) fn starting(&self) {
         self.progress.update(|progress| progress.phase = Phase::Starting);
     }
@@ -145,7 +193,7 @@ impl Secondary {
         self.log_recovery(recovered);
     }
 
-    /// The sink has everything: whatever failed before is over.
+    /// The sink has everything, so it has recovered.
     pub(crate) fn at_head(&self) {
         if self.progress.read(|progress| progress.last_error.is_some()) {
             self.log_recovery(self.progress.update(|progress| progress.last_error.take()));
@@ -164,16 +212,6 @@ impl Secondary {
             progress.phase = Phase::Retrying;
             progress.retries += 1;
             progress.fails(error, now);
-        });
-    }
-
-    /// Stops it until an operator resumes it; without an error if an operator asked for it.
-    pub(crate) fn parked(&self, error: Option<Error>, now: SystemTime) {
-        self.progress.update(|progress| {
-            progress.phase = Phase::Parked;
-            if let Some(error) = error {
-                progress.fails(error, now);
-            }
         });
     }
 
@@ -208,7 +246,7 @@ impl Secondary {
     /// reported its checkpoint.
     ///
     /// # Errors
-    /// What the sink meets, or that it does not reply.
+    /// Any error of the sink, or that it does not reply.
     pub(crate) async fn durable(&self, patience: Duration) -> Result<Option<Position>> {
         let Some(acknowledged) = self.position() else { return Ok(None) };
         let Some(sink) = self.sink.upgrade() else { return Err(Error::closed("its pump has ended")) };
@@ -228,7 +266,8 @@ impl Secondary {
             let position = progress.position.flatten();
             let (lag_events, since) = feed.lag(position);
             let lag = since.map_or(Duration::ZERO, |since| Instant::now().duration_since(since));
-            let is_live = lag_events <= self.batch_events_max as u64 && lag < LIVE_LAG_MAX + self.linger_max;
+            let live_lag_max = LIVE_LAG_MAX.saturating_add(self.linger_max);
+            let is_live = lag_events <= self.batch_events_max as u64 && lag < live_lag_max;
             SecondaryStatus {
                 name: self.name.clone(),
                 target: self.target.clone(),
@@ -251,7 +290,7 @@ impl Secondary {
         })
     }
 
-    /// What it has not got of the events up to the newest one acknowledged, durable or not.
+    /// The events that it does not have, up to the newest one acknowledged, durable or not.
     pub(crate) fn laggard(&self, feed: &Feed) -> Laggard {
         let status = self.status(feed);
         Laggard {
@@ -264,7 +303,7 @@ impl Secondary {
         }
     }
 
-    /// Publishes the gauges; called on a clock, so that a sink that hangs is seen to lag.
+    /// Sets the gauges.
     #[expect(clippy::cast_precision_loss, reason = "a gauge is an f64")]
     pub(crate) fn report(&self, status: &SecondaryStatus) {
         self.meters.lag_events.set(status.lag_events as f64);

@@ -2,8 +2,9 @@
 
 use futures_util::StreamExt;
 
-use super::lineage::Place;
+use super::lineage::{self, Place};
 use super::options::StartAt;
+use crate::mutants::mutant;
 use crate::{Checkpoint, Digest, Error, ErrorKind, Event, EventId, EventSource, ReadFrom, Result, Retry};
 
 /// A position to continue after, and the floor, if that is not the origin.
@@ -23,7 +24,7 @@ impl Begin {
 ///
 /// # Errors
 /// `Diverged` if sink and primary have different histories, `Unsupported` if a sink without memory was given no
-/// start, and what reading the primary meets.
+/// start, `Unavailable` if the primary is a standby that does not have all events yet, and any error of reading it.
 ///
 /// # Cancel safety
 /// Reads only.
@@ -35,7 +36,7 @@ pub(crate) async fn begin(
 ) -> Result<Begin> {
     match (checkpoint, start) {
         (Checkpoint::At { id, digest }, _) => {
-            compare(source, id, digest).await?;
+            compare(source, id, digest, head).await?;
             Ok(Begin::after(Place::of(checkpoint)))
         }
         (Checkpoint::Empty | Checkpoint::Unknown, StartAt::OldestSnapshot) => oldest_snapshot(source).await,
@@ -65,7 +66,10 @@ pub(crate) async fn end(source: &dyn EventSource, head: Option<EventId>) -> Resu
 }
 
 /// Lineage: the event that the sink ends with must be the primary's event of that id.
-async fn compare(source: &dyn EventSource, id: EventId, digest: Digest) -> Result<()> {
+async fn compare(source: &dyn EventSource, id: EventId, digest: Digest, head: Option<EventId>) -> Result<()> {
+    if mutant("no-lineage") {
+        return Ok(());
+    }
     let before = id.prev();
     let diverged = |what: String| {
         let message = format!(
@@ -86,13 +90,14 @@ async fn compare(source: &dyn EventSource, id: EventId, digest: Digest) -> Resul
         )),
         Some(Ok(_)) => Ok(()),
         Some(Err(error)) if matches!(error.kind(), ErrorKind::Pruned { .. }) => {
-            // The event itself was pruned. What comes behind it may still be there, whole.
+            // The event itself was pruned. Everything after it may still be there.
             match source.read(ReadFrom::After(id)).next().await {
                 Some(Err(error)) => Err(error),
                 _ => Ok(()),
             }
         }
         Some(Err(error)) => Err(error),
+        None if Some(id) <= head => Err(lineage::behind(&Place::Mark { id, digest })),
         None => {
             diverged(format!("the sink ends with event {id} (digest {digest}), beyond the primary's head"))
         }

@@ -1,4 +1,4 @@
-//! What is to be seen of a fan-out and its secondaries.
+//! The status of a fan-out and its secondaries.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -42,7 +42,7 @@ pub struct SecondaryStatus {
     pub state: SecondaryState,
     /// The newest event that it acknowledged, with all before it from its floor on.
     pub checkpoint: Option<EventId>,
-    /// The first event that it was given, if it could not start at the origin.
+    /// The first event that it received, if it could not start at the origin.
     pub floor: Option<EventId>,
     /// How many events it has not acknowledged yet. Below the shared memory ids are counted, which is an upper bound
     /// if ids have gaps.
@@ -67,11 +67,11 @@ pub struct SecondaryStatus {
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum SecondaryState {
-    /// In the roster, but not attached in this process.
+    /// In the roster, but not attached in this process. It holds back `prune` until it is detached.
     Detached,
     /// Asking the sink for its checkpoint, and comparing histories.
     Starting,
-    /// Delivering, and more than one batch or one second behind the head.
+    /// Delivering, and more than one batch or one second from the head.
     CatchingUp,
     /// At the head of the log, or within one batch and one second (and its linger time) of it.
     Live,
@@ -94,7 +94,7 @@ impl fmt::Display for SecondaryState {
     }
 }
 
-/// A secondary that had not disposed of an event in time.
+/// A secondary that did not dispose of an event in time.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -132,7 +132,7 @@ impl fmt::Display for Laggard {
     }
 }
 
-/// The secondaries that had not disposed of an event in time: a slice of them, and an error that names them.
+/// The secondaries that did not dispose of an event in time: a slice of them, and an error that names them.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(transparent)]
 #[must_use = "these secondaries do not hold every event"]

@@ -72,7 +72,8 @@ impl Committer {
         let mut rest = requests.drain(..).peekable();
         while let Some(first) = rest.next() {
             let alone = first.kind.is_snapshot();
-            let mut group = vec![first];
+            let mut group = Vec::with_capacity(if alone { 1 } else { 1 + rest.len() });
+            group.push(first);
             while let Some(next) = rest.next_if(|next| !alone && !next.kind.is_snapshot()) {
                 group.push(next);
             }
@@ -167,8 +168,10 @@ impl Committer {
                 Ok(()) => return Ok(()),
                 Err(met) => error = met,
             }
-            // The store replies, and takes nothing for now. Waiting for back-pressure never stops the journal.
-            if error.kind() == ErrorKind::Unavailable && error.retry() == Retry::Safe {
+            // The store replies, and takes nothing for now. Waiting for back-pressure never stops the journal, and
+            // never keeps a closed one from ending.
+            let is_back_pressure = error.kind() == ErrorKind::Unavailable && error.retry() == Retry::Safe;
+            if is_back_pressure && self.queue.is_open() {
                 deadline = later(self.options.resolve_timeout);
             }
         }

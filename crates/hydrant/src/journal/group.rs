@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::Clock;
 use super::queue::Answer;
 use super::room::Room;
-use crate::envelope::Parts;
+use crate::store::envelope::Parts;
 use crate::{Error, Event, EventId, Result};
 
 /// What one caller appends together.
@@ -68,9 +68,13 @@ impl Payloads {
             serde_json::to_writer(&mut this.lines, value)
                 .map_err(|cause| invalid(index, "cannot be written as JSON").because(cause))?;
             this.end_line(index, start)?;
-            let start_of_metadata = this.lines.len();
-            this.lines.extend_from_slice(metadata.unwrap_or_default());
-            this.end_line(index, start_of_metadata)?;
+            if let Some(json) = metadata {
+                let start = this.lines.len();
+                this.lines.extend_from_slice(json);
+                this.end_line(index, start)?;
+            } else {
+                this.lines.push(b'\n');
+            }
             this.largest = this.largest.max(this.lines.len() - start);
         }
         Ok(this)
@@ -159,7 +163,8 @@ impl Payloads {
     fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let mut rest = self.lines.as_slice();
         let mut line = move || {
-            let end = memchr::memchr(b'\n', rest)?;
+            let is_empty = rest.first() == Some(&b'\n'); // most metadata
+            let end = if is_empty { 0 } else { memchr::memchr(b'\n', rest)? };
             let (line, behind) = rest.split_at(end);
             rest = &behind[1..];
             Some(line)

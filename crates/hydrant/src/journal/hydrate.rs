@@ -13,6 +13,7 @@ use tracing::{Instrument, field};
 use super::queue::Progress;
 use super::{Handle, Journal, Metadata, later, pause};
 use crate::fanout::guard::rng;
+use crate::fanout::lineage::{self, Place};
 use crate::{Error, ErrorKind, Event, EventId, EventStream, ReadFrom, Result, Retry};
 
 /// How much one blocking task decodes: enough to pay for the hand-over, little enough to keep memory flat.
@@ -98,12 +99,16 @@ impl<T: DeserializeOwned + Send + 'static> Journal<T> {
     async fn fold_log<S>(&self, state: S, fold: impl FnMut(&mut S, T)) -> Result<Hydrated<S>> {
         let Handle { queue, store, options, .. } = &*self.handle;
         let Progress { head: acknowledged, uncounted: before, .. } = queue.progress();
-        let mut pass = Pass { hydrated: Hydrated { state, head: None, events: 0 }, fold, after_snapshot: 0 };
+        let mut pass =
+            Pass { hydrated: Hydrated { state, head: None, events: 0 }, last: None, fold, after_snapshot: 0 };
         let deadline = later(options.append_timeout);
         let mut rng = rng(options.seed);
         for attempt in 0.. {
-            let from = pass.hydrated.head.map_or(ReadFrom::Snapshot, ReadFrom::After);
-            let events = store.read(from);
+            // The store may have failed over meanwhile: what was folded last must still be there.
+            let events = match pass.last.clone().map(Place::Event) {
+                Some(last) => lineage::open(|from| store.read(from), Some(&last)).await?,
+                None => store.read(ReadFrom::Snapshot),
+            };
             match options.hydrate_tasks {
                 0 => pass.here(events, before).await?,
                 tasks => pass.elsewhere(events, before, tasks).await?,
@@ -162,6 +167,8 @@ fn typed<T: DeserializeOwned + Send + 'static>(events: EventStream) -> SavedStre
 /// One fold over a log.
 struct Pass<S, F> {
     hydrated: Hydrated<S>,
+    /// The event that was read last.
+    last: Option<Event>,
     fold: F,
     /// Events after the newest snapshot that were there when the journal was opened.
     after_snapshot: u64,
@@ -188,6 +195,7 @@ impl<S, F> Pass<S, F> {
             let event = event?;
             (self.fold)(&mut self.hydrated.state, event.decode()?);
             self.see(&event, before);
+            self.last = Some(event);
         }
         Ok(())
     }
@@ -211,6 +219,7 @@ impl<S, F> Pass<S, F> {
                 for event in &chunk {
                     self.see(event, before);
                 }
+                self.last = chunk.last().cloned().or_else(|| self.last.take());
                 decoding.push_back(tokio::task::spawn_blocking(move || {
                     chunk.iter().map(Event::decode).collect()
                 }));

@@ -18,9 +18,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::time::Instant;
 
-use crate::fanout::guard::{backoff, guarded};
+use crate::fanout::guard::{backoff, guarded, later};
+use crate::mutants::mutant;
 use crate::{Checkpoint, CommitPoint, Error, ErrorKind, EventId, Result, Retry};
 use committer::Committer;
 use group::{Kind, Payloads};
@@ -140,7 +140,9 @@ impl<T> Journal<T> {
     /// # Panics
     /// Outside of a tokio runtime with time enabled.
     pub async fn open(store: impl CommitPoint + 'static, options: JournalOptions) -> Result<Self> {
-        let head = guarded("the store's head", options.append_timeout, || store.head());
+        let head = guarded("the store's head", options.append_timeout, async || {
+            if mutant("open-at-checkpoint") { store.checkpoint().await } else { store.head().await }
+        });
         let head = head.await.map_err(Error::nothing_applied)?;
         if head == Checkpoint::Unknown {
             return Err(Error::new(
@@ -196,10 +198,12 @@ impl<T> Journal<T> {
 
     /// Takes nothing more, and waits until everything handed over is committed. Reading still works.
     ///
-    /// Callers that wait for room fail with `Closed` at once, and a [`Slot`] that is out can no longer submit.
+    /// Callers that wait for room fail with `Closed` at once, and a [`Slot`] that is out can no longer submit. What
+    /// was handed over takes at most [`append_timeout`](JournalOptions::append_timeout) for each group, and
+    /// [`resolve_timeout`](JournalOptions::resolve_timeout) if an outcome is unknown.
     ///
     /// # Errors
-    /// The error that had stopped the journal.
+    /// The error that stopped the journal, before or meanwhile.
     ///
     /// # Cancel safety
     /// A dropped future leaves a journal that closes in the background; call it again to wait.
@@ -221,8 +225,7 @@ impl<T: Serialize> Journal<T> {
     /// Dropped while it waits for room, nothing is written. Dropped later, the event is committed or not, wholly, by
     /// the journal's own task: only the answer is lost.
     pub async fn append(&self, event: &T) -> Result<EventId> {
-        let ids = self.write(std::slice::from_ref(event), None).await?;
-        Ok(*ids.start())
+        self.commit(Kind::Append, 1, || Payloads::encode(std::iter::once((event, None)))).await
     }
 
     /// Appends events that stay together: all of them or none, in order, with nothing between them. `Ok` is
@@ -234,7 +237,9 @@ impl<T: Serialize> Journal<T> {
     /// # Cancel safety
     /// As [`append`](Journal::append).
     pub async fn append_all(&self, events: &[T]) -> Result<RangeInclusive<EventId>> {
-        self.write(events, None).await
+        let encode = || Payloads::encode(events.iter().map(|event| (event, None)));
+        let first = self.commit(Kind::Append, events.len(), encode).await?;
+        Ok(ids(first, events.len()))
     }
 
     /// As [`append_all`](Journal::append_all), with metadata beside each event.
@@ -247,11 +252,7 @@ impl<T: Serialize> Journal<T> {
     pub async fn append_with(&self, events: &[T], metadata: &Metadata) -> Result<RangeInclusive<EventId>> {
         let metadata = serde_json::to_vec(metadata)
             .map_err(|cause| Error::invalid("the metadata cannot be written as JSON").because(cause))?;
-        self.write(events, Some(&metadata)).await
-    }
-
-    async fn write(&self, events: &[T], metadata: Option<&[u8]>) -> Result<RangeInclusive<EventId>> {
-        let encode = || Payloads::encode(events.iter().map(|event| (event, metadata)));
+        let encode = || Payloads::encode(events.iter().map(|event| (event, Some(metadata.as_slice()))));
         let first = self.commit(Kind::Append, events.len(), encode).await?;
         Ok(ids(first, events.len()))
     }
@@ -309,17 +310,9 @@ fn lost() -> Error {
     .with_retry(Retry::AfterCheckpoint)
 }
 
-/// The instant after `timeout`; one that is too far away for the clock is years away.
-fn later(timeout: Duration) -> Instant {
-    const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
-    let now = Instant::now();
-    now.checked_add(timeout).unwrap_or_else(|| now + FAR)
-}
-
-/// The pause before the next attempt. Never zero: a loop that does not pause starves its runtime.
+/// The pause before the next attempt.
 fn pause(rng: &mut fastrand::Rng, attempt: u32, options: &JournalOptions) -> Duration {
-    const MIN: Duration = Duration::from_millis(1);
-    backoff(rng, attempt, options.backoff_min, options.backoff_max).max(MIN)
+    backoff(rng, attempt, options.backoff_min, options.backoff_max)
 }
 
 impl<T> Clone for Journal<T> {

@@ -7,6 +7,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use super::JournalOptions;
 use super::group::{Kind, Payloads, Request};
 use super::room::{Bounds, NoRoom, Reservation, SLOT};
+use crate::mutants::mutant;
 use crate::{Error, ErrorKind, EventId, Result, Retry};
 
 /// The answer to a request: the id of its first event once all of its events are durable.
@@ -122,7 +123,8 @@ impl Queue {
             drop(inner);
             return Err(self.refusal());
         }
-        if let Kind::Snapshot { of } = kind
+        if !mutant("stale-snapshot")
+            && let Kind::Snapshot { of } = kind
             && of != inner.assigned
         {
             return Err(outdated(of, inner.assigned));
@@ -180,6 +182,11 @@ impl Queue {
         }
         inner.assigned = assigned;
         void
+    }
+
+    /// Whether more may come: no handle has closed the journal.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.lock().state, State::Open)
     }
 
     /// How many requests wait.

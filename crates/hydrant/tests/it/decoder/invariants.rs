@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use hydrant::{ErrorKind, Event, Result, envelope};
+use hydrant::store::envelope;
+use hydrant::{ErrorKind, Event, Result};
 use serde_json::value::RawValue;
 
 /// Panics where the decoder does, or where what it answers is wrong.

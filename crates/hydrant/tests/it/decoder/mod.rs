@@ -5,7 +5,8 @@ mod invariants;
 
 use std::path::Path;
 
-use hydrant::{Event, EventId, envelope};
+use hydrant::store::envelope;
+use hydrant::{Event, EventId};
 use proptest::collection::vec;
 use proptest::prelude::*;
 

@@ -1,4 +1,4 @@
-//! A primary that accepts before it is durable: `Ok` means accepted, and nobody sees more than is durable.
+//! A primary that accepts before it is durable: `Ok` means accepted, and only durable events are seen.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -85,7 +85,7 @@ impl Primary for Lazy {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_sees_an_event_before_it_is_durable() {
+async fn no_event_is_seen_before_it_is_durable() {
     // Once with all accepted events in memory, once with a ring that is too small for them.
     for ring_events in [64, 2] {
         let primary = Lazy::default();
@@ -113,9 +113,9 @@ async fn nobody_sees_an_event_before_it_is_durable() {
     }
 }
 
-/// Before the fan-out was opened the primary had accepted what was durable only later: it is no hole.
+/// Events that the primary accepted before the fan-out was opened, and that are durable later, are no hole.
 #[tokio::test(start_paused = true)]
-async fn what_was_accepted_before_it_was_opened_is_not_passed_over() {
+async fn events_accepted_before_opening_are_not_skipped() {
     let primary = Lazy::default();
     primary.append(batch(&events(0..10))).await.unwrap();
     primary.sync(4).await;
@@ -129,7 +129,7 @@ async fn what_was_accepted_before_it_was_opened_is_not_passed_over() {
     assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), events(0..11));
 }
 
-/// The same as a secondary: what it has only accepted is still needed, by its roster entry too.
+/// As a secondary: what it has only accepted is still needed, by its roster entry too.
 #[tokio::test(start_paused = true)]
 async fn what_a_secondary_has_only_accepted_is_not_pruned() {
     let primary = MemoryStore::default();

@@ -32,7 +32,7 @@ async fn nothing_is_delivered_that_the_primary_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_answer_is_found_out_and_the_caller_is_told_ok_once_it_is_durable() {
+async fn after_a_lost_reply_the_caller_gets_ok_once_it_is_durable() {
     let primary = Faulty::new(Mode::After(unknown()));
     let log = FanOut::open(primary.clone(), FanOutOptions::default()).await.unwrap();
     let appending = tokio::spawn({
@@ -40,7 +40,7 @@ async fn a_lost_answer_is_found_out_and_the_caller_is_told_ok_once_it_is_durable
         async move { log.append(batch(&events(0..3))).await }
     });
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(!appending.is_finished(), "told before the outcome was known");
+    assert!(!appending.is_finished(), "it replied before the outcome was known");
     primary.set(Mode::Fine);
     appending.await.unwrap().unwrap();
     assert_eq!(log.collect(ReadFrom::Origin).await.unwrap(), events(0..3));
@@ -48,7 +48,7 @@ async fn a_lost_answer_is_found_out_and_the_caller_is_told_ok_once_it_is_durable
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_write_that_stays_unknown_stops_the_log_and_says_so() {
+async fn a_write_that_stays_unknown_stops_the_log() {
     for mode in [Mode::Hang, Mode::After(unknown()), Mode::Before(unknown()), Mode::Panic] {
         let primary = Faulty::new(mode);
         let options = FanOutOptions::default().with_resolve_timeout(Duration::from_secs(60));
@@ -58,13 +58,13 @@ async fn a_write_that_stays_unknown_stops_the_log_and_says_so() {
         assert!(error.to_string().contains("events 0 to 2"), "{error}");
         primary.set(Mode::Fine);
         let next = log.append(batch(&[event(0)])).await.unwrap_err();
-        assert_eq!(next.kind(), ErrorKind::Closed, "nothing new under an id whose fate is open");
+        assert_eq!(next.kind(), ErrorKind::Closed, "nothing new under an id whose outcome is open");
         assert!(log.status().stopped.is_some());
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_append_dropped_at_any_await_is_whole_or_absent_and_what_is_held_is_delivered() {
+async fn a_dropped_append_is_whole_or_absent_and_then_delivered() {
     for polls in 0..12 {
         let primary = Faulty::new(Mode::Slow(Duration::from_millis(5)));
         let log = FanOut::open(primary, FanOutOptions::default()).await.unwrap();
@@ -92,7 +92,7 @@ async fn an_append_dropped_at_any_await_is_whole_or_absent_and_what_is_held_is_d
 }
 
 #[tokio::test]
-async fn a_wrong_append_fails_its_caller_and_nobody_else() {
+async fn a_wrong_append_fails_its_own_caller_only() {
     let log = FanOut::open(MemoryStore::default(), FanOutOptions::default()).await.unwrap();
     log.append(batch(&events(0..3))).await.unwrap();
     assert_eq!(log.append(batch(&events(5..6))).await.unwrap_err().kind(), ErrorKind::Gap);
@@ -118,7 +118,7 @@ async fn a_fan_out_nests_as_a_secondary_of_another() {
 }
 
 #[tokio::test]
-async fn follow_gives_history_then_live_and_ends_loudly_when_the_log_is_closed() {
+async fn follow_yields_history_then_live_and_ends_with_an_error() {
     let log =
         FanOut::open(MemoryStore::default(), FanOutOptions::default().with_ring(2, 10_000)).await.unwrap();
     log.append(batch(&events(0..5))).await.unwrap();

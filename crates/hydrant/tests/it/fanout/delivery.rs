@@ -1,4 +1,4 @@
-//! Promises 2 and 7: every secondary gets everything, in order; and it is all to be seen.
+//! Promises 2 and 7: every secondary gets everything, in order, and the status shows it.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ async fn batches_keep_their_limits_and_linger_fills_them() {
     assert_eq!(sink.appends(), 3);
 }
 
-/// By count, by bytes, by age: whichever is first.
+/// By count, by bytes, by age: the first of them sends it.
 #[tokio::test(start_paused = true)]
 async fn a_batch_is_sent_when_it_is_full_and_when_it_is_old_enough() {
     let linger = Duration::from_secs(60);
@@ -95,7 +95,7 @@ async fn lag_is_seen_in_events_and_in_time_while_a_sink_hangs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn park_stops_one_and_resume_goes_on_from_its_checkpoint() {
+async fn park_stops_one_and_resume_continues_from_its_checkpoint() {
     let log = open().await;
     let (one, other) = (MemoryStore::default(), MemoryStore::default());
     log.attach("one", one.clone(), SecondaryOptions::default()).await.unwrap();
@@ -111,11 +111,11 @@ async fn park_stops_one_and_resume_goes_on_from_its_checkpoint() {
     log.resume("one").unwrap();
     log.delivered(id(299), SOON).await.unwrap();
     assert_eq!(one.collect(ReadFrom::Origin).await.unwrap(), events(0..300));
-    assert!(log.park("nobody").unwrap_err().to_string().contains("one, other"));
+    assert!(log.park("unknown").unwrap_err().to_string().contains("one, other"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn back_pressure_is_there_for_who_wants_it() {
+async fn back_pressure_is_an_option() {
     let log = open().await;
     let slow = Faulty::new(Mode::Hang);
     let options = SecondaryOptions::default().with_lag_events_max(10);
@@ -123,7 +123,7 @@ async fn back_pressure_is_there_for_who_wants_it() {
     log.append(batch(&events(0..11))).await.unwrap();
     let (next, more) = (events(11..12), events(11..12));
     let waits = tokio::time::timeout(SOON, log.append(batch(&next))).await;
-    assert!(waits.is_err(), "an append went on past `lag_events_max`");
+    assert!(waits.is_err(), "an append continued past `lag_events_max`");
     log.park("slow").unwrap();
     log.append(batch(&more)).await.unwrap();
 }

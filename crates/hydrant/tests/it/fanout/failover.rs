@@ -11,6 +11,7 @@ use hydrant::{
 use tokio::sync::watch;
 
 use super::SOON;
+use super::rig::{self, Act};
 use crate::support::{append_log, batch, event, events, id, safe, snapshot};
 
 /// One address, behind which there is now one copy of the log and then another.
@@ -66,7 +67,7 @@ async fn relayed(server: &Server) -> (Relay, MemoryStore) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_breaks_off_is_read_on_and_nothing_comes_twice() {
+async fn a_source_that_breaks_off_is_read_again_without_duplicates() {
     let server = Server::holding(&events(0..10)).await;
     let (relay, sink) = relayed(&server).await;
     for end in 10..15 {
@@ -78,7 +79,7 @@ async fn a_source_that_breaks_off_is_read_on_and_nothing_comes_twice() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_copy_that_lost_the_tail_and_went_on_without_it_ends_the_relay() {
+async fn a_copy_that_continued_without_the_tail_ends_the_relay() {
     let other = |id: u64| Event::new(EventId::new(id), "another").unwrap();
     let under_the_same_ids = [events(0..8), vec![other(8), other(9), other(10)]].concat();
     let all_but_the_last = [events(0..9), vec![other(9), other(10)]].concat();
@@ -92,7 +93,7 @@ async fn a_copy_that_lost_the_tail_and_went_on_without_it_ends_the_relay() {
     }
 }
 
-/// As a standby does that lags, and catches up.
+/// A standby that lags, and catches up.
 #[tokio::test(start_paused = true)]
 async fn a_copy_that_is_behind_is_waited_for() {
     let server = Server::holding(&events(0..10)).await;
@@ -115,4 +116,74 @@ async fn what_was_pruned_meanwhile_is_not_asked_for_again() {
     server.fail_over(&pruned);
     relay.delivered(id(11), SOON).await.unwrap();
     assert_eq!(sink.collect(ReadFrom::After(id(9))).await.unwrap(), [snapshot(10), event(11)]);
+}
+
+/// The fast sink is at the head, the slow one below the ring, as the source fails over to a copy with other events.
+#[tokio::test(start_paused = true)]
+async fn a_slow_sink_is_given_one_history_only() {
+    let other = |at: u64| Event::new(id(at), "another").unwrap();
+    // The copy is as long as the log, shorter, or longer; the slow sink is below and above where they part.
+    for (parts_at, to) in [(50, 100), (50, 80), (50, 200), (5, 100), (99, 100), (100, 120)] {
+        let server = rig::Server::holding(&events(0..100)).await;
+        let options = RelayOptions::default().with_ring(10, 1 << 20).with_seed(1);
+        let relay =
+            Relay::open(server.clone(), Arc::new(MemoryCheckpoints::default()), options).await.unwrap();
+        let (fast, slow) = (MemoryStore::default(), rig::Server::default());
+        relay.attach("fast", fast.clone(), SecondaryOptions::default()).await.unwrap();
+        slow.append.set(Act::Slow(Duration::from_millis(20)));
+        let small = SecondaryOptions::default().with_batch(10, 1 << 20);
+        relay.attach("slow", slow.clone(), small).await.unwrap();
+        while fast.checkpoint().await.unwrap().id() < Some(id(99)) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        while slow.checkpoint().await.unwrap().id() < Some(id(19)) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let copy: Vec<_> = events(0..parts_at).into_iter().chain((parts_at..to).map(other)).collect();
+        server.fail_over(&copy).await;
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let held = slow.copy().collect(ReadFrom::Origin).await.unwrap();
+        if parts_at == 100 {
+            // It only has more.
+            assert_eq!(held, copy, "{parts_at}..{to}");
+            continue;
+        }
+        assert!(
+            held.len() < 100 && held == events(0..held.len() as u64),
+            "{parts_at}..{to}: {} events",
+            held.len()
+        );
+        assert_eq!(fast.collect(ReadFrom::Origin).await.unwrap(), events(0..100));
+        if to >= 100 {
+            assert_eq!(relay.finished().await.unwrap_err().kind(), ErrorKind::Diverged, "{parts_at}..{to}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_ends_early_is_read_again_with_pauses() {
+    for end in [20, 30, 50] {
+        let server = rig::Server::holding(&events(0..100)).await;
+        let options = RelayOptions::default().with_ring(4, 1 << 20).with_seed(1);
+        let relay =
+            Relay::open(server.clone(), Arc::new(MemoryCheckpoints::default()), options).await.unwrap();
+        let (fast, slow) = (MemoryStore::default(), rig::Server::default());
+        relay.attach("fast", fast.clone(), SecondaryOptions::default()).await.unwrap();
+        slow.append.set(Act::Slow(Duration::from_millis(20)));
+        // Its chunks end where the copy ends.
+        relay
+            .attach("slow", slow.clone(), SecondaryOptions::default().with_batch(10, 1 << 20))
+            .await
+            .unwrap();
+        while slow.checkpoint().await.unwrap().id() < Some(id(9)) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let behind = server.fail_over(&events(0..end)).await;
+        let reads = server.reads();
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        assert!(server.reads() - reads < 400, "{} reads in 100 s", server.reads() - reads);
+        behind.append(batch(&events(end..110))).await.unwrap();
+        relay.delivered(id(109), Duration::from_secs(120)).await.unwrap();
+        assert_eq!(slow.copy().collect(ReadFrom::Origin).await.unwrap(), events(0..110));
+    }
 }

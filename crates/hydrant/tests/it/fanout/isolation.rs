@@ -1,4 +1,4 @@
-//! Promises 3 and 4: one bad secondary delays nobody; what can be retried is, what cannot parks.
+//! Promises 3 and 4: a bad secondary delays no other; transient errors are retried, permanent ones park.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ async fn bad_neighbours_delay_neither_the_primary_nor_the_others() {
     while good.checkpoint().await.unwrap().id() != Some(id(999)) {
         tokio::task::yield_now().await;
     }
-    // Time is paused: it moves only when everybody waits. Nobody waited for a bad neighbour.
+    // Paused time moves only when all tasks wait: none waited for a bad neighbour.
     assert_eq!(begin.elapsed(), Duration::ZERO);
     assert_eq!(good.collect(ReadFrom::Origin).await.unwrap(), events(0..1_000));
     for parked in ["panics", "denied"] {
@@ -55,9 +55,9 @@ async fn what_may_be_retried_is_retried_until_it_works() {
         log.append(batch(&events(0..10))).await.unwrap();
         tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
         let now = status(&log, "sink");
-        assert_ne!(now.state, SecondaryState::Parked, "{mode:?} is retried for ever");
+        assert_ne!(now.state, SecondaryState::Parked, "{mode:?} is retried forever");
         assert!(now.last_error_at.is_some());
-        // A lost answer is found out by asking the sink.
+        // The sink is asked after a lost reply.
         let applied = matches!(mode, Mode::After(_));
         assert_eq!(now.checkpoint.is_some(), applied, "{mode:?}");
         sink.set(Mode::Fine);
@@ -68,7 +68,7 @@ async fn what_may_be_retried_is_retried_until_it_works() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_parked_secondary_goes_on_when_a_person_resumes_it() {
+async fn a_parked_secondary_continues_after_resume() {
     let log = FanOut::open(MemoryStore::default(), FanOutOptions::default()).await.unwrap();
     let sink = Faulty::new(Mode::Panic);
     log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
@@ -86,7 +86,7 @@ async fn a_parked_secondary_goes_on_when_a_person_resumes_it() {
 async fn a_sink_that_lost_events_is_refilled() {
     let log = FanOut::open(MemoryStore::default(), FanOutOptions::default()).await.unwrap();
     log.append(batch(&events(0..10))).await.unwrap();
-    // Somebody else filled the sink in part: the batch behind its head is a gap, or overlaps.
+    // Filled in part by another writer: the next batch is a gap, or overlaps.
     let sink = Faulty::new(Mode::Fine);
     sink.append(batch(&events(0..4))).await.unwrap();
     log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
@@ -118,9 +118,9 @@ async fn attach_and_detach_leave_nothing_behind() {
     }
 }
 
-/// Who resumes a secondary as soon as it shows that it is parked is not passed over.
+/// A resume as soon as the status shows that the secondary is parked is not lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_that_is_resumed_as_it_parks_goes_on() {
+async fn a_resume_right_after_parking_is_not_lost() {
     let log = FanOut::open(MemoryStore::default(), FanOutOptions::default()).await.unwrap();
     let sink = Faulty::new(Mode::Fine);
     log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();

@@ -17,7 +17,7 @@ async fn log_of(ids: std::ops::Range<u64>) -> FanOut<MemoryStore> {
 }
 
 #[tokio::test]
-async fn a_sink_beyond_the_head_or_of_another_history_is_parked_and_left_alone() {
+async fn a_sink_of_another_history_is_parked_and_not_written_to() {
     let other = Event::new(id(4), "another history").unwrap();
     let restored = events(0..20);
     let mut diverged = events(0..4);
@@ -35,7 +35,7 @@ async fn a_sink_beyond_the_head_or_of_another_history_is_parked_and_left_alone()
 }
 
 #[tokio::test]
-async fn an_id_that_the_primary_passed_over_is_another_history() {
+async fn an_id_that_the_primary_skipped_is_another_history() {
     let log = FanOut::open(MemoryStore::default(), FanOutOptions::default()).await.unwrap();
     let gapped = [event(0), event(5), event(9)];
     log.append(hydrant::Batch::new(None, &gapped).unwrap()).await.unwrap();
@@ -55,7 +55,7 @@ async fn pruned() -> FanOut<MemoryStore> {
 }
 
 #[tokio::test]
-async fn a_new_secondary_of_a_pruned_log_parks_or_starts_at_the_oldest_snapshot() {
+async fn a_pruned_log_starts_at_its_oldest_snapshot_or_parks() {
     let log = pruned().await;
     log.attach("strict", MemoryStore::default(), SecondaryOptions::default()).await.unwrap();
     let error = until(&log, "strict", SecondaryState::Parked).await.last_error.unwrap();
@@ -73,7 +73,7 @@ async fn a_new_secondary_of_a_pruned_log_parks_or_starts_at_the_oldest_snapshot(
 }
 
 #[tokio::test]
-async fn a_secondary_that_stands_right_below_the_floor_goes_on() {
+async fn a_secondary_right_below_the_floor_continues() {
     let log = pruned().await;
     let sink = MemoryStore::default();
     sink.append(batch(&events(0..2))).await.unwrap();

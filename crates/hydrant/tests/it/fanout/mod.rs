@@ -1,15 +1,27 @@
 //! The fan-out's seven promises.
 
 mod accepted;
+mod back_pressure;
+mod closing;
 mod commit;
+mod deadline;
 mod delivery;
+mod edges;
 mod failover;
 mod isolation;
 mod lineage;
+mod lost_tail;
+mod panics;
+mod poison;
 mod relay;
+mod rig;
 mod roster;
+mod roster_faults;
 mod simulation;
 mod slow_source;
+mod stale;
+mod states;
+mod unknown_outcome;
 
 use std::time::Duration;
 

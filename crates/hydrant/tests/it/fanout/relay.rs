@@ -1,18 +1,19 @@
-//! A relay: the same pumps over a log that somebody else writes.
+//! A relay: the same pumps over a log that another program writes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use hydrant::{
-    Batch, Checkpoint, CheckpointEntry, CheckpointStore, ErrorKind, EventSink, EventSource, EventSourceExt,
-    EventStream, MemoryCheckpoints, MemoryStore, ReadFrom, Relay, RelayOptions, Result, SecondaryOptions,
-    SecondaryState, StartAt,
+    Batch, Checkpoint, CheckpointEntry, CheckpointStore, ErrorKind, Event, EventSink, EventSource,
+    EventSourceExt, EventStream, MemoryCheckpoints, MemoryStore, ReadFrom, Relay, RelayOptions, Result,
+    SecondaryOptions, SecondaryState, StartAt,
 };
 
 use super::SOON;
-use crate::support::{Faulty, Mode, batch, event, events, id, safe};
+use crate::support::{Faulty, Mode, batch, event, events, id, safe, snapshot};
 
 async fn relay(log: &MemoryStore, options: RelayOptions) -> Relay {
     Relay::open(log.clone(), Arc::new(MemoryCheckpoints::default()), options.with_seed(1)).await.unwrap()
@@ -73,7 +74,7 @@ async fn a_hung_secondary_holds_up_neither_the_source_nor_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn finished_reports_who_is_parked() {
+async fn finished_reports_what_is_parked() {
     let log = MemoryStore::default();
     log.append(batch(&events(0..50))).await.unwrap();
     let relay = relay(&log, RelayOptions::default().with_follow(false).with_ring(16, 1 << 20)).await;
@@ -93,7 +94,7 @@ async fn dropping_the_last_handle_ends_the_tasks() {
     assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), before);
 }
 
-/// Its own log cannot be read any more: reading it panics.
+/// Panics when it is followed.
 struct Broken;
 
 impl EventSource for Broken {
@@ -107,7 +108,7 @@ impl EventSource for Broken {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_panics_ends_the_relay_and_is_told() {
+async fn a_source_that_panics_ends_the_relay_with_its_error() {
     let roster = Arc::new(MemoryCheckpoints::default());
     let relay = Relay::open(Broken, roster, RelayOptions::default()).await.unwrap();
     relay.attach("a", MemoryStore::default(), SecondaryOptions::default()).await.unwrap();
@@ -116,7 +117,7 @@ async fn a_source_that_panics_ends_the_relay_and_is_told() {
     assert_eq!(relay.status().stopped.unwrap().kind(), ErrorKind::Bug);
 }
 
-/// Moves an entry at once, and takes a second to say so.
+/// Moves an entry at once, and replies a second later.
 #[derive(Clone, Default)]
 struct SlowAnswer(MemoryCheckpoints);
 
@@ -142,9 +143,9 @@ impl CheckpointStore for SlowAnswer {
     }
 }
 
-/// The pump gives up what it does when it is parked; that its entry moved all the same is not another's work.
+/// The pump drops its swap when it is parked. That the entry moved all the same is no other runner.
 #[tokio::test(start_paused = true)]
-async fn parked_while_the_roster_is_told_it_does_not_fence_itself() {
+async fn a_pump_parked_during_a_swap_does_not_fence_itself() {
     let log = MemoryStore::default();
     let roster = SlowAnswer::default();
     let relay = Relay::open(log.clone(), Arc::new(roster.clone()), RelayOptions::default()).await.unwrap();
@@ -184,7 +185,7 @@ async fn a_relay_without_memory_for_events_does_not_stall() {
     }
 }
 
-/// Takes what it is given, and cannot tell where it stands.
+/// Takes every event, and has no checkpoint.
 #[derive(Clone, Default)]
 struct Forgetful(Arc<std::sync::Mutex<Vec<u64>>>);
 
@@ -216,4 +217,151 @@ async fn at_the_head_of_a_relay_is_at_the_end_of_its_log() {
     for sink in &sinks {
         assert_eq!(*sink.0.lock().unwrap(), [50, 51]);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn finished_ends_when_another_handle_closes_the_relay() {
+    let log = MemoryStore::default();
+    log.append(batch(&events(0..3))).await.unwrap();
+    let relay = relay(&log, RelayOptions::default()).await;
+    relay.attach("a", MemoryStore::default(), SecondaryOptions::default()).await.unwrap();
+    relay.attach("hung", Faulty::new(Mode::Hang), SecondaryOptions::default()).await.unwrap();
+    let waiting = tokio::spawn({
+        let relay = relay.clone();
+        async move { relay.finished().await }
+    });
+    tokio::time::sleep(SOON).await;
+    assert!(!waiting.is_finished());
+    assert_eq!(relay.close(SOON).await.len(), 1);
+    let finished = tokio::time::timeout(SOON, waiting).await.expect("it hangs").unwrap().unwrap();
+    assert_eq!(finished.len(), 1, "{finished}");
+    assert!(relay.finished().await.is_ok(), "also once it is closed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn finished_waits_for_a_sink_and_ends_when_all_are_parked() {
+    let log = MemoryStore::default();
+    log.append(batch(&events(0..50))).await.unwrap();
+    let relay = relay(&log, RelayOptions::default()).await;
+    assert!(tokio::time::timeout(SOON, relay.finished()).await.is_err(), "nothing is attached");
+    let sink = Faulty::new(Mode::Panic);
+    relay.attach("a", sink.clone(), SecondaryOptions::default()).await.unwrap();
+    assert_eq!(relay.finished().await.unwrap()[0].state, SecondaryState::Parked);
+    sink.set(Mode::Fine);
+    relay.resume("a").unwrap();
+    assert!(tokio::time::timeout(SOON, relay.finished()).await.is_err(), "it follows again");
+    relay.delivered(id(49), SOON).await.unwrap();
+    assert!(relay.close(SOON).await.is_empty());
+}
+
+/// A source that was closed under the relay: the log is not complete.
+#[tokio::test(start_paused = true)]
+async fn a_source_that_ends_with_an_error_is_not_complete() {
+    for kind in [ErrorKind::Closed, ErrorKind::Corrupt, ErrorKind::Denied] {
+        struct Ends(MemoryStore, ErrorKind);
+
+        impl EventSource for Ends {
+            fn read(&self, from: ReadFrom) -> EventStream {
+                let error = hydrant::Error::new(self.1, hydrant::Retry::Never, "it ends here");
+                self.0.read(from).chain(futures_util::stream::once(async { Err(error) })).boxed()
+            }
+
+            fn follow(&self, from: ReadFrom) -> EventStream {
+                self.read(from)
+            }
+        }
+
+        for follow in [true, false] {
+            let log = MemoryStore::default();
+            log.append(batch(&events(0..5))).await.unwrap();
+            let roster = Arc::new(MemoryCheckpoints::default());
+            let options = RelayOptions::default().with_follow(follow);
+            let relay = Relay::open(Ends(log, kind), roster, options).await.unwrap();
+            let sink = MemoryStore::default();
+            relay.attach("a", sink.clone(), SecondaryOptions::default()).await.unwrap();
+            assert_eq!(relay.finished().await.unwrap_err().kind(), kind);
+            assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), events(0..5), "what came before");
+            assert_eq!(relay.status().stopped.unwrap().kind(), kind);
+        }
+    }
+}
+
+/// One that starts at an event which is still to come.
+#[tokio::test(start_paused = true)]
+async fn a_start_beyond_the_end_delays_no_other_sink() {
+    let log = MemoryStore::default();
+    log.append(batch(&events(0..50))).await.unwrap();
+    let relay = relay(&log, RelayOptions::default()).await;
+    let later = SecondaryOptions::default().with_start(StartAt::After(id(54)));
+    let ahead = Forgetful::default();
+    relay.attach("ahead", ahead.clone(), later).await.unwrap();
+    tokio::time::sleep(SOON).await;
+    let sink = MemoryStore::default();
+    relay.attach("b", sink.clone(), SecondaryOptions::default()).await.unwrap();
+    relay.delivered(id(49), Duration::ZERO).await.unwrap_err().into_iter().for_each(drop);
+    for at in 50..60 {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        log.append(batch(&[event(at)])).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(sink.checkpoint().await.unwrap().id(), Some(id(at)));
+    }
+    let statuses = relay.status().secondaries;
+    assert!(statuses.iter().all(|now| now.last_error_at.is_none()), "{statuses:?}");
+    assert_eq!(*ahead.0.lock().unwrap(), [55, 56, 57, 58, 59]);
+}
+
+/// Large events that are all ready: what is taken at once is bounded in bytes.
+#[tokio::test(start_paused = true)]
+async fn chunks_of_the_source_are_bounded_in_bytes() {
+    struct Counting(MemoryStore, Arc<AtomicUsize>);
+
+    impl EventSource for Counting {
+        fn read(&self, from: ReadFrom) -> EventStream {
+            self.0.read(from)
+        }
+
+        fn follow(&self, from: ReadFrom) -> EventStream {
+            let taken = self.1.clone();
+            let count = move |_: &Result<Event>| {
+                taken.fetch_add(1, Ordering::SeqCst);
+            };
+            self.0.follow(from).inspect(count).boxed()
+        }
+    }
+
+    let log = MemoryStore::default();
+    let large: Vec<_> = (0..40).map(|at| Event::new(id(at), &"x".repeat(100_000)).unwrap()).collect();
+    log.append(batch(&large)).await.unwrap();
+    let taken = Arc::new(AtomicUsize::new(0));
+    let roster = Arc::new(MemoryCheckpoints::default());
+    let options = RelayOptions::default().with_ring(1_000, 500_000);
+    let relay = Relay::open(Counting(log, taken.clone()), roster, options).await.unwrap();
+    let sink = Faulty::new(Mode::Hang);
+    relay.attach("a", sink.clone(), SecondaryOptions::default()).await.unwrap();
+    tokio::time::sleep(SOON).await;
+    // A ring and a chunk that waits for room in it.
+    assert!(taken.load(Ordering::SeqCst) <= 12, "{} were taken", taken.load(Ordering::SeqCst));
+    sink.set(Mode::Fine);
+    relay.delivered(id(39), Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn sinks_that_start_at_different_places_all_finish() {
+    let log = MemoryStore::default();
+    crate::support::append_log(&log, &[events(0..20), vec![snapshot(20)], events(21..50)].concat()).await;
+    hydrant::Prune::prune(&log, id(30)).await.unwrap();
+    let relay = relay(&log, RelayOptions::default().with_follow(false).with_ring(4, 1 << 20)).await;
+    let oldest = SecondaryOptions::default().with_start(StartAt::OldestSnapshot);
+    let after = SecondaryOptions::default().with_start(StartAt::After(id(45)));
+    let head = SecondaryOptions::default().with_start(StartAt::Head);
+    let (full, some, none) = (MemoryStore::default(), Forgetful::default(), Forgetful::default());
+    relay.attach("oldest", full.clone(), oldest).await.unwrap();
+    relay.attach("after", some.clone(), after).await.unwrap();
+    relay.attach("head", none.clone(), head).await.unwrap();
+    relay.attach("strict", MemoryStore::default(), SecondaryOptions::default()).await.unwrap();
+    let laggards = tokio::time::timeout(SOON, relay.finished()).await.expect("it hangs").unwrap();
+    assert_eq!(laggards.iter().map(|laggard| &*laggard.name).collect::<Vec<_>>(), ["strict"], "{laggards}");
+    assert_eq!(full.collect(ReadFrom::Snapshot).await.unwrap().len(), 30);
+    assert_eq!(*some.0.lock().unwrap(), [46, 47, 48, 49]);
+    assert!(none.0.lock().unwrap().is_empty());
 }

@@ -30,7 +30,7 @@ async fn oldest(log: &MemoryStore) -> u64 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_pruned_that_a_secondary_still_needs_also_after_a_restart() {
+async fn prune_keeps_what_a_secondary_needs_also_after_a_restart() {
     let primary = MemoryStore::default();
     let log = FanOut::open(primary.clone(), FanOutOptions::default()).await.unwrap();
     fill(&log).await;
@@ -63,7 +63,7 @@ async fn nothing_is_pruned_that_a_secondary_still_needs_also_after_a_restart() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_was_never_reached_needs_everything_until_it_is_detached() {
+async fn a_sink_never_reached_needs_everything_until_detached() {
     let primary = MemoryStore::default();
     let log = FanOut::open(primary.clone(), FanOutOptions::default()).await.unwrap();
     fill(&log).await;
@@ -76,7 +76,7 @@ async fn one_that_was_never_reached_needs_everything_until_it_is_detached() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn past_retain_bytes_max_the_laggard_is_left_behind_and_parks_compacted() {
+async fn past_retain_bytes_max_a_laggard_parks_as_pruned() {
     let primary = MemoryStore::default();
     let options = FanOutOptions::default().with_retain_bytes_max(500).with_ring(4, 10_000);
     let log = FanOut::open(primary.clone(), options).await.unwrap();
@@ -91,7 +91,7 @@ async fn past_retain_bytes_max_the_laggard_is_left_behind_and_parks_compacted() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_roster_is_told_of_progress_also_when_the_log_is_quiet() {
+async fn progress_is_recorded_also_when_the_log_is_quiet() {
     let primary = MemoryStore::default();
     let log = FanOut::open(primary.clone(), FanOutOptions::default()).await.unwrap();
     log.attach("sink", MemoryStore::default(), SecondaryOptions::default()).await.unwrap();

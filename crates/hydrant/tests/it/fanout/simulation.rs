@@ -73,7 +73,7 @@ impl Run {
         }
     }
 
-    /// The process dies and comes back: every task is dropped where it stands.
+    /// The process dies and comes back: every task is dropped at its await.
     async fn crash(&mut self) {
         self.log = Self::open(&self.primary, &mut self.rng).await;
         // What the dead process still had in flight ends before the next one begins.
@@ -83,7 +83,7 @@ impl Run {
         self.forget_unknown().await;
     }
 
-    /// A fate that was open when the log stopped is read from the primary.
+    /// Reads from the primary what became of a write with an open outcome.
     async fn forget_unknown(&mut self) {
         let held = self.primary.inner.checkpoint().await.unwrap().id();
         self.next = held.map_or(0, |id| id.get() + 1);
@@ -153,7 +153,7 @@ impl Run {
 }
 
 #[test]
-fn every_acknowledged_event_reaches_every_sink_in_order_whatever_fails() {
+fn every_acknowledged_event_reaches_every_sink_in_order() {
     let chosen = std::env::var("HYDRANT_SEED").ok().and_then(|seed| seed.parse().ok());
     let seeds = chosen.map_or(0..150, |seed| seed..seed + 1);
     for seed in seeds {

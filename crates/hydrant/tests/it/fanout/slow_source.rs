@@ -32,7 +32,7 @@ impl EventSource for Slow {
             store.read(from)
         };
         let events = stream::once(events).flatten().then(move |event| async move {
-            // In steps, as one that asks a server again and again: it gets on only while somebody waits for it.
+            // In steps, as one that polls a server: it only makes progress while it is polled.
             for _ in 0..before_each.as_secs() {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
@@ -80,7 +80,7 @@ async fn a_read_that_begins_later_than_a_call_may_take_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_parks_or_detaches_does_not_wait_for_a_read_that_never_begins() {
+async fn park_and_detach_do_not_wait_for_a_read_that_never_begins() {
     let relay = relay(Duration::MAX, Duration::ZERO).await;
     let sink = MemoryStore::default();
     sink.append(batch(&events(0..4))).await.unwrap();
@@ -95,7 +95,7 @@ async fn who_parks_or_detaches_does_not_wait_for_a_read_that_never_begins() {
     tokio::time::timeout(Duration::from_secs(1), relay.detach("a")).await.unwrap().unwrap();
 }
 
-/// Acknowledges at once what it holds durably forty seconds later; and takes two to say where it stands.
+/// Acknowledges at once, is durable forty seconds later, and takes two to report its checkpoint.
 #[derive(Clone, Default)]
 struct SyncedLater {
     store: MemoryStore,
@@ -119,7 +119,7 @@ impl EventSink for SyncedLater {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_roster_is_told_while_a_slow_read_goes_on() {
+async fn progress_is_recorded_during_a_slow_read() {
     let roster = Arc::new(MemoryCheckpoints::default());
     let relay = relay_by(roster.clone(), Duration::ZERO, Duration::from_secs(30)).await;
     let sink = SyncedLater::default();

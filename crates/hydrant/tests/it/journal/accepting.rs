@@ -38,10 +38,10 @@ impl Accepting {
 impl EventSink for Accepting {
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
         self.accepted.append(batch).await?;
-        match self.breaks_its_word.swap(false, Ordering::Relaxed) {
-            true => Err(Error::invalid("applied all the same").at(batch.first().id())),
-            false => Ok(()),
+        if self.breaks_its_word.swap(false, Ordering::Relaxed) {
+            return Err(Error::invalid("applied all the same").at(batch.first().id()));
         }
+        Ok(())
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint> {
@@ -82,7 +82,7 @@ impl Primary for Accepting {
 
 /// What the journal folds, an event an entry.
 async fn texts(journal: &Journal<String>) -> Result<Vec<String>> {
-    Ok(journal.hydrate(Vec::new(), |texts, text| texts.push(text)).await?.state)
+    Ok(journal.hydrate(Vec::new(), Vec::push).await?.state)
 }
 
 #[tokio::test(start_paused = true)]

@@ -64,6 +64,20 @@ async fn an_unknown_outcome_after_back_pressure_still_ends() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn close_ends_under_back_pressure_without_end() {
+    let script = std::iter::once(Fault::After).chain(std::iter::repeat_n(Fault::Busy, 10_000));
+    let store = Scripted::new(script.map(Some));
+    let journal = open(store.clone()).await;
+    let text = "a".to_owned();
+    let mut append = Box::pin(journal.append(&text));
+    assert!(tokio::time::timeout(HOUR, &mut append).await.is_err());
+    let started = Instant::now();
+    assert_eq!(journal.close().await.unwrap_err().retry(), Retry::AfterCheckpoint);
+    assert!(started.elapsed() <= Duration::from_secs(300 + 30 + 2), "{:?}", started.elapsed());
+    assert_eq!(append.await.unwrap_err().retry(), Retry::AfterCheckpoint);
+}
+
+#[tokio::test(start_paused = true)]
 async fn time_outs_without_end_and_pauses_of_zero_work() {
     let store = Scripted::new([Some(Fault::Lost); 20]);
     let options = options()

@@ -66,21 +66,21 @@ async fn submit_keeps_the_metadata_of_each_event() {
 async fn a_failed_commit_fails_the_submissions_after_it() {
     let store = Scripted::new([Some(Fault::Busy)]);
     let journal = open(store.clone()).await;
-    let text = "c".to_owned();
-    let a = submit(&journal, &["a"]).unwrap();
+    let text = "append".to_owned();
+    let sent = submit(&journal, &["a"]).unwrap();
     settle().await; // the store has it
-    let b = submit(&journal, &["b1", "b2"]).unwrap();
-    let mut c = Box::pin(journal.append(&text));
-    assert!(poll_once(&mut c).await.is_pending());
-    let d = submit(&journal, &["d"]).unwrap();
-    assert_eq!([ids(&a), ids(&b), ids(&d)], [(0, 0), (1, 2), (4, 4)]);
-    for durable in [a.durable, b.durable, d.durable] {
+    let pair = submit(&journal, &["b", "c"]).unwrap();
+    let mut append = Box::pin(journal.append(&text));
+    assert!(poll_once(&mut append).await.is_pending());
+    let last = submit(&journal, &["d"]).unwrap();
+    assert_eq!([ids(&sent), ids(&pair), ids(&last)], [(0, 0), (1, 2), (4, 4)]);
+    for durable in [sent.durable, pair.durable, last.durable] {
         assert_eq!(advice(&durable.await.unwrap_err()), VOID);
     }
-    let e = submit(&journal, &["e"]).unwrap();
-    assert_eq!((c.await.unwrap(), ids(&e)), (EventId::ZERO, (1, 1)));
-    e.durable.await.unwrap();
-    assert_eq!(log(&store).await, ["0:c", "1:e"]);
+    let next = submit(&journal, &["e"]).unwrap();
+    assert_eq!((append.await.unwrap(), ids(&next)), (EventId::ZERO, (1, 1)));
+    next.durable.await.unwrap();
+    assert_eq!(log(&store).await, ["0:append", "1:e"]);
 }
 
 #[tokio::test]
@@ -290,8 +290,8 @@ fn a_runtime_that_ends_answers_slots_and_submissions() {
 #[test]
 fn slots_and_outcomes_are_send() {
     fn is_send<T: Send + 'static>() {}
+    fn is_future<T: Future<Output = Result<()>> + Send + Unpin>() {}
     is_send::<hydrant::Slot<String>>();
     is_send::<Submitted>();
-    fn is_future<T: Future<Output = Result<()>> + Send + Unpin>() {}
     is_future::<hydrant::Durable>();
 }

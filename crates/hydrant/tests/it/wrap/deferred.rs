@@ -1,4 +1,4 @@
-//! A sink that is opened when it can be.
+//! A sink that is opened when that succeeds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,10 +15,10 @@ use super::{holding, ids};
 use crate::support::{batch, events, id};
 
 fn down(retry: Retry) -> Error {
-    Error::new(ErrorKind::Unavailable, retry, "nobody listens there")
+    Error::new(ErrorKind::Unavailable, retry, "no server listens there")
 }
 
-/// Answers so often that it is down, and counts how often it is asked.
+/// Fails `failures` times, and counts how often it is asked.
 fn after(failures: usize, store: &MemoryStore) -> (Deferred<MemoryStore>, Arc<AtomicUsize>) {
     let (asked, store) = (Arc::new(AtomicUsize::new(0)), store.clone());
     let counted = asked.clone();
@@ -206,6 +206,6 @@ async fn a_secondary_that_is_down_at_the_start_is_named_and_catches_up_and_one_t
     let status = log.status();
     let secondary = |name: &str| status.secondaries.iter().find(|secondary| secondary.name == name).unwrap();
     assert_eq!(secondary("refusing").state, SecondaryState::Parked);
-    assert!(secondary("refusing").last_error.as_ref().unwrap().to_string().contains("nobody listens"));
+    assert!(secondary("refusing").last_error.as_ref().unwrap().to_string().contains("no server listens"));
     drop(log.close(Duration::from_secs(5)).await);
 }

@@ -12,7 +12,7 @@ use super::{Forgetful, ids};
 use crate::support::{batch, event, events, id, snapshot};
 
 fn anonymous(event: &Event) -> Result<Event> {
-    Event::builder(event.id()).payload_json(r#""somebody""#).build()
+    Event::builder(event.id()).payload_json(r#""anonymous""#).build()
 }
 
 #[tokio::test]

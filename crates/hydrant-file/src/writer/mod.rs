@@ -40,6 +40,8 @@ pub(crate) struct Writer {
     /// Dropped first thing when the log is closed.
     lock: Option<Lock>,
     record: Record,
+    /// The record could not be written to the lock file.
+    is_record_stale: bool,
     file: Arc<dyn DiskFile>,
     identity: Identity,
     /// Where the next commit goes.
@@ -88,6 +90,7 @@ impl Writer {
             options,
             lock: Some(lock),
             record,
+            is_record_stale: false,
             file: ready.file,
             identity: ready.identity,
             end: ready.end,

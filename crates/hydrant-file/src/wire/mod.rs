@@ -1,7 +1,8 @@
 //! Bytes <-> events: one line of a log file. `FORMAT.md` is the specification.
 
 use bytes::Bytes;
-use hydrant::{Error, Event, EventId, Layout, Result, envelope};
+use hydrant::store::{Layout, envelope};
+use hydrant::{Error, Event, EventId, Result};
 
 /// What stands between the open envelope and the mark's fields.
 const HEAD: &[u8] = b",\"_hydrant\":\"h1";
@@ -179,7 +180,7 @@ pub(crate) struct Ours {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Line {
     Ours(Ours),
-    /// hydra-node, or a person: to be parsed, and there is no checksum.
+    /// Another program: to be parsed, and there is no checksum.
     Foreign,
 }
 
@@ -227,7 +228,7 @@ pub(crate) fn parse(line: &[u8]) -> Result<Line> {
     Ok(Line::Ours(Ours { flags, marks, opens, layout }))
 }
 
-/// A line that does not end as ours do: somebody else's, or ours and damaged in just that place.
+/// Decides about a line that does not end as ours do: it is foreign, or ours and damaged in just that place.
 #[cold]
 fn foreign_or_flaw(line: &[u8]) -> Result<Line> {
     let end = &line[line.len().saturating_sub(OVERHEAD_MAX + 8)..];
@@ -318,10 +319,10 @@ impl Ours {
     }
 }
 
-/// Reads a line that somebody else wrote. Its number, from 0, is the id of a bare change where lines have no ids.
+/// Reads a foreign line. Its number, from 0, is the id of a bare change where lines have no ids.
 pub(crate) fn decode_foreign(line: Bytes, line_number: Option<u64>) -> Result<Event> {
     let Some(number) = line_number else {
-        // No id can be told from this one, because `is_bare` is asked first.
+        // `is_bare` was asked first: this line has no id.
         if is_bare(&line) {
             return Err(Error::corrupt("the event has no `eventId`, and its file has ids"));
         }

@@ -1,5 +1,8 @@
 //! The store: what callers hold, and how it talks to the writer.
 
+mod upkeep;
+mod views;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -17,14 +20,14 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use self::upkeep::Upkeep;
+use self::views::{Fixed, Live};
 use crate::FileCheckpoints;
 use crate::directory::Directory;
 use crate::error::io_error;
 use crate::lock::Lock;
 use crate::options::{FileStoreOptions, Fsync};
 use crate::recovery::{self, Known, Recovered};
-use crate::stream::{self, Signal, Views};
-use crate::walk::View;
+use crate::stream;
 use crate::work::Work;
 use crate::writer::{
     Append, Command, Counters, LOOK_EVENTS_MAX, LOOK_FOR_MAX, LOOKS_MAX, LOOKS_PER_YIELD, Published, Writer,
@@ -37,7 +40,7 @@ use crate::writer::{
 ///
 /// A batch is written whole or not at all. After a sync that failed the handle refuses everything: what the
 /// disk holds is only known by opening the log again. When the disk is full, what was not acknowledged is
-/// cut back, and the same handle goes on once there is space.
+/// cut back, and the same handle continues once there is space.
 ///
 /// Handles are cheap to clone and write to the same log. The last one dropped closes it when the call in
 /// flight ends; [`close`](FileStore::close) closes it and waits.
@@ -89,15 +92,16 @@ impl FileStore {
 
     /// Opens a log for writing, or begins one: takes the lock and recovers what a crash left behind.
     ///
-    /// What recovery did is told by [`recovered`](FileStore::recovered) and as a warning.
+    /// Recovery logs a warning for all that it sets aside, and [`recovered`](FileStore::recovered) returns it.
     ///
     /// # Errors
-    /// `Fenced` when another handle, here or in another process, has the log open for writing;
-    /// `Corrupt`, with file, line and byte offset, for damage: nothing is changed then; `Denied`, `Full`,
-    /// `Invalid` for what stands in the way.
+    /// - `Fenced` if another handle, here or in another process, has the log open for writing.
+    /// - `Corrupt`, with file, line and byte offset, for damage. Nothing is changed then.
+    /// - `Unavailable` if there is no log and [`create`](FileStoreOptions::create) is off.
+    /// - `Denied`, `Full`, `Invalid` for what the file system refuses.
     ///
     /// # Cancel safety
-    /// A dropped future leaves no lock. Recovery may have begun; it goes on at the next open.
+    /// A dropped future leaves no lock. Recovery may have begun; the next open continues it.
     pub async fn open(dir: impl AsRef<Path>, options: FileStoreOptions) -> Result<Self> {
         let dir = Arc::new(Directory::new(dir.as_ref(), options.event_bytes_max));
         let (made, create) = (dir.clone(), options.create);
@@ -198,7 +202,7 @@ impl FileStore {
     /// As [`append`](EventSink::append).
     ///
     /// # Cancel safety
-    /// Once the writer has taken it on, it goes on without its caller.
+    /// Once the writer has taken it, it continues without its caller.
     pub async fn sync(&self) -> Result<()> {
         self.ask(Command::Sync).await
     }
@@ -207,18 +211,19 @@ impl FileStore {
     /// of this handle end with `Closed`.
     ///
     /// # Errors
-    /// What the last sync met; the log is closed all the same.
+    /// The error of the last sync, or `Closed` if an earlier failure stopped the log: what was accepted may not be
+    /// durable then. The log is closed all the same.
     ///
     /// # Cancel safety
-    /// Once begun it goes on without its caller.
+    /// Once begun, it continues without its caller.
     pub async fn close(&self) -> Result<()> {
         self.shared.end_tasks();
         self.shared.upkeep.close().await;
-        match self.ask(Command::Close).await {
-            Err(error) if error.kind() == hydrant::ErrorKind::Closed && self.shared.queue.is_closed() => {
-                Ok(())
-            }
-            closed => closed,
+        let (reply, answer) = oneshot::channel();
+        match self.send(Command::Close(reply)).await {
+            // Another call closed the log, before or at the same time, and got the answer.
+            Err(_) => Ok(()),
+            Ok(()) => answer.await.unwrap_or(Ok(())),
         }
     }
 
@@ -230,7 +235,22 @@ impl FileStore {
     }
 
     async fn send(&self, command: Command) -> Result<()> {
-        let permit = self.shared.queue.reserve().await.map_err(|_| self.stopped())?;
+        self.send_before(None, command).await
+    }
+
+    /// Hands a command over to the writer before the deadline, or not at all.
+    async fn send_before(&self, deadline: Option<Instant>, command: Command) -> Result<()> {
+        let late = || {
+            let message =
+                "the writer did not take the batch before its deadline: other calls wait, or the disk hangs";
+            Error::new(ErrorKind::Unavailable, Retry::Safe, message)
+                .at_target(self.dir().display().to_string())
+        };
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(late());
+        }
+        let permit = before(deadline, self.shared.queue.reserve()).await.ok_or_else(late)?;
+        let permit = permit.map_err(|_| self.stopped())?;
         self.shared.counters.under_way.fetch_add(1, Ordering::Acquire);
         permit.send(command);
         Ok(())
@@ -238,15 +258,20 @@ impl FileStore {
 
     /// Looks for the answer of a call that is alone, for as long as a quick disk needs, and lets other
     /// tasks run in between: to be woken by another thread would take longer.
-    async fn look_for(&self, answer: &mut oneshot::Receiver<Result<()>>) -> Option<Result<()>> {
-        let begun = Instant::now();
+    async fn look_for(
+        &self,
+        deadline: Option<Instant>,
+        answer: &mut oneshot::Receiver<Result<()>>,
+    ) -> Option<Result<()>> {
+        let until = Instant::now() + LOOK_FOR_MAX;
+        let until = deadline.map_or(until, |deadline| deadline.min(until));
         for look in 1..LOOKS_MAX {
             match answer.try_recv() {
                 Ok(answer) => return Some(answer),
                 Err(TryRecvError::Closed) => return Some(Err(self.stopped())),
                 Err(TryRecvError::Empty) => {}
             }
-            if !self.shared.counters.is_alone() || begun.elapsed() > LOOK_FOR_MAX {
+            if !self.shared.counters.is_alone() || Instant::now() > until {
                 return None;
             }
             // The writer's thread may wait for this core, and, now and then, other tasks for this thread.
@@ -264,17 +289,30 @@ impl FileStore {
     }
 }
 
-mod upkeep;
+/// What a future returns before the deadline.
+async fn before<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
+    match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline, future).await.ok(),
+        None => Some(future.await),
+    }
+}
 
-/// Makes the directory of a new log.
+/// Makes the directory of a new log, or refuses to begin one.
 fn make(dir: &Directory, create: bool) -> Result<()> {
     let path: PathBuf = dir.path.clone();
-    let failed = |cause| io_error(&path, "opening", hydrant::Retry::Safe, cause);
+    let failed = |cause| io_error(&path, "opening", Retry::Safe, cause);
+    let absent = |what| {
+        let message = format!(
+            "{what}, and `create` is off; mount the volume or put the log back, or open with `create` to begin a new log"
+        );
+        Err(Error::new(ErrorKind::Unavailable, Retry::Safe, message).at_target(path.display().to_string()))
+    };
     match dir.disk.stat(&path).map_err(failed)? {
         None if create => dir.disk.create_dir(&path).map_err(failed),
-        None => Err(failed(std::io::ErrorKind::NotFound.into())),
+        None => absent("there is no such directory"),
         Some(found) if found.is_file => Err(failed(std::io::ErrorKind::NotADirectory.into())),
-        Some(_) => Ok(()),
+        Some(_) if create || dir.has_log()? => Ok(()),
+        Some(_) => absent("there is no log in this directory"),
     }
 }
 
@@ -313,24 +351,34 @@ impl Drop for Shared {
 impl EventSink for FileStore {
     /// Appends a batch; acknowledged as [`Fsync`] says. Appends that wait at the same time share one sync.
     ///
+    /// Returns before the batch's deadline, if it has one. Without a deadline, it waits as long as the disk takes.
+    ///
     /// # Errors
-    /// `Gap`, `Fenced` and `Pruned` as the contract says; `Invalid` for an event above
-    /// `event_bytes_max`; `Full` when the disk is (`Safe`: nothing was applied); `Closed` after a failure
-    /// that only reopening settles.
+    /// - `Gap`, `Fenced` and `Pruned` as the contract says.
+    /// - `Invalid` for an event above `event_bytes_max`.
+    /// - `Full` if the disk is full. `Safe`: nothing was applied.
+    /// - `Unavailable` at the deadline. `Safe` if the writer did not take the batch; `AfterCheckpoint` if it did, and
+    ///   may still write it. A later call on this log is served after it.
+    /// - `Closed` after a failure that only reopening settles.
     ///
     /// # Cancel safety
     /// A dropped future leaves all of the batch or none, and the next call on this log is served after it.
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
         batch.check_size(self.event_bytes_max())?;
-        let (after, events) = (batch.after(), batch.events().to_vec());
+        let (deadline, after, events) = (batch.deadline(), batch.after(), batch.events().to_vec());
         // A simulator's clock does not advance in a loop.
         let looks = self.shared.dir.work == Work::Threads && events.len() <= LOOK_EVENTS_MAX;
         let (reply, mut answer) = oneshot::channel();
-        self.send(Command::Append(Append { after, events, reply })).await?;
-        if looks && let Some(answer) = self.look_for(&mut answer).await {
+        self.send_before(deadline, Command::Append(Append { after, events, reply })).await?;
+        if looks && let Some(answer) = self.look_for(deadline, &mut answer).await {
             return answer;
         }
-        answer.await.unwrap_or_else(|_| Err(self.stopped()))
+        if let Some(answer) = before(deadline, answer).await {
+            return answer.unwrap_or_else(|_| Err(self.stopped()));
+        }
+        let message = "the writer did not end the append before its deadline, and may still do so: the disk hangs or is slow";
+        Err(Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message)
+            .at_target(self.dir().display().to_string()))
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint> {
@@ -361,7 +409,7 @@ impl EventSource for FileStore {
     }
 
     fn follow(&self, from: ReadFrom) -> EventStream {
-        let views = Live { published: self.shared.published.clone(), is_last: false };
+        let views = Live::new(self.shared.published.clone());
         stream::events(self.shared.dir.clone(), from, Box::new(views), true)
     }
 }
@@ -389,81 +437,5 @@ impl Primary for FileStore {
             Fsync::Always => Durability::Durable,
             Fsync::Interval(_) | Fsync::Never => Durability::Accepted,
         }
-    }
-}
-
-/// What could be read when the read began.
-struct Fixed(Result<View>);
-
-impl Views for Fixed {
-    fn view(&mut self) -> Result<Option<View>> {
-        self.0.clone().map(Some)
-    }
-
-    fn changed(&mut self) -> Signal {
-        Box::pin(std::future::ready(()))
-    }
-
-    fn forget(&mut self) -> bool {
-        false
-    }
-}
-
-/// What can be read now.
-struct Live {
-    published: watch::Receiver<Published>,
-    /// Nothing comes behind what was shown.
-    is_last: bool,
-}
-
-impl Views for Live {
-    fn view(&mut self) -> Result<Option<View>> {
-        // A writer that ended leaves a word; one that panicked is gone without.
-        let is_gone = self.published.has_changed().is_err();
-        // Marked as seen before it is looked at: after would lose a wake-up.
-        let published = self.published.borrow_and_update();
-        match &published.stopped {
-            None if is_gone && self.is_last => {
-                let what = "the writer of this log failed inside; report it, and open the log again";
-                return Err(Error::new(ErrorKind::Bug, Retry::Never, what));
-            }
-            None if is_gone => self.is_last = true,
-            Some(stopped) if self.is_last || published.view.current.is_none() => return Err(stopped.clone()),
-            Some(_) => self.is_last = true,
-            None => {}
-        }
-        Ok(Some(published.view.clone()))
-    }
-
-    fn changed(&mut self) -> Signal {
-        if self.is_last {
-            return Box::pin(std::future::ready(()));
-        }
-        let mut published = self.published.clone();
-        Box::pin(async move {
-            // A writer that is gone has left the reason behind.
-            drop(published.changed().await);
-        })
-    }
-
-    fn forget(&mut self) -> bool {
-        false
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_follower_ends_when_the_writer_is_gone_without_a_word() {
-        let (writer, published) = watch::channel(Published::default());
-        let mut views = Live { published, is_last: false };
-        assert!(views.view().unwrap().is_some());
-        drop(writer);
-        views.changed().await;
-        assert!(views.view().unwrap().is_some(), "what was shown last is read");
-        views.changed().await;
-        assert_eq!(views.view().err().map(|error| error.kind()), Some(ErrorKind::Bug));
     }
 }

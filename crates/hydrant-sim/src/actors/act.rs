@@ -1,0 +1,338 @@
+//! What each step does.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use hydrant::{
+    Batch, CommitPoint, Error, ErrorKind, Event, EventId, EventSink, EventSource, EventStream, Prune,
+    ReadFrom, Result,
+};
+
+use super::Actor;
+use super::system::{Engine, Folded, Saved, Up, name};
+use crate::check;
+use crate::plan::{Act, Op, Store, Topology};
+use crate::world::truth::{fact, payload};
+
+/// What a read from outside may take: a source that hangs is bounded by nothing else.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+impl Actor {
+    pub(super) async fn act(&mut self, up: Arc<Up>, op: &Op) {
+        let ms = Duration::from_millis;
+        let system = self.system.clone();
+        let world = &system.world;
+        let result = match op.act {
+            Act::Append { events, bytes, gaps } => self.append(&up, op.id, events, bytes, gaps).await,
+            Act::AppendBlind { events } => self.append_blind(&up, op.id, events).await,
+            Act::Snapshot => self.snapshot(&up, op.id).await,
+            Act::Attach { sink } => {
+                system.want(sink, true);
+                system.attach(&up, sink).await
+            }
+            Act::Detach { sink } => self.detach(&up, sink).await,
+            Act::Park { sink } => up.engine.park(&name(sink)),
+            Act::Resume { sink } => up.engine.resume(&name(sink)),
+            Act::ResumeAll => {
+                let sinks = up.engine.status().secondaries;
+                for sink in sinks {
+                    drop(up.engine.resume(&sink.name));
+                }
+                Ok(())
+            }
+            Act::Prune { behind } => self.prune(&up, behind).await,
+            Act::Delivered { ms: timeout } => self.delivered(&up, ms(timeout)).await,
+            Act::Close { ms: timeout } => {
+                drop(system.close(&up, ms(timeout)).await);
+                Ok(())
+            }
+            Act::Reopen { close } => {
+                system.reopen(up, close).await;
+                return;
+            }
+            Act::ReopenJournal => self.reopen_journal(&up).await,
+            Act::Follow { events, ms: timeout } => self.follow(&up, events, ms(timeout)).await,
+            Act::Read => self.read(&up).await,
+            Act::Hydrate => self.hydrate(&up).await.map(drop),
+            Act::Finished { ms: timeout } => {
+                if let Engine::Relay(relay) = &up.engine {
+                    let finished = tokio::time::timeout(ms(timeout), relay.finished()).await;
+                    if finished.is_err() && up.is_closed() {
+                        world.fail("bound", "`finished` waits for a relay that was closed");
+                    }
+                }
+                Ok(())
+            }
+            Act::Pause { .. } | Act::Status => Ok(()),
+            Act::Crash => {
+                up.process.kill();
+                Ok(())
+            }
+        };
+        if let Err(error) = result {
+            world.note(|| format!("     op {}: {error}", op.id));
+            let is_blind = matches!(op.act, Act::AppendBlind { .. });
+            if is_blind || error.kind() != ErrorKind::Fenced || self.system.topology != Topology::FanOut {
+                self.recover(up, &error).await;
+            } else {
+                self.system.reopen(up, true).await; // another writer took over, or took this id
+            }
+        }
+    }
+
+    /// What a program does when its log or its journal has stopped: it opens it again.
+    async fn recover(&self, up: Arc<Up>, error: &Error) {
+        let status = up.engine.status();
+        if let Some(stopped) = &status.stopped {
+            check::stopped(&self.system.world, stopped);
+            self.system.reopen(up, true).await;
+        } else if self.system.topology == Topology::Journal && error.kind() == ErrorKind::Closed {
+            *up.journal.lock().await = None;
+        }
+    }
+
+    async fn append(&self, up: &Up, op: u32, events: u8, bytes: u16, gaps: bool) -> Result<()> {
+        let facts = facts(op, events);
+        match self.system.topology {
+            Topology::Relay => self.append_as_another(&facts, bytes),
+            Topology::Journal => self.append_by_journal(up, &facts, bytes).await,
+            Topology::FanOut => {
+                let Engine::FanOut(log) = &up.engine else { return Ok(()) };
+                let mut known = up.writer.lock().await;
+                let head = if let Some(head) = known.take() { head } else { self.head(log).await? };
+                let events = events_behind(head, &facts, bytes, gaps, false)?;
+                self.append_batch(log, head, &events).await?;
+                *known = Some(events.last().map(Event::id));
+                Ok(())
+            }
+        }
+    }
+
+    /// The head, as a caller that chooses ids asks for it.
+    async fn head(&self, log: &impl CommitPoint) -> Result<Option<EventId>> {
+        let bounds = &self.system.bounds;
+        let head = bounds.within(&self.system.world, "head", bounds.call, log.head()).await;
+        Ok(head.unwrap_or_else(|| Err(crate::world::process::unknown()))?.id())
+    }
+
+    async fn append_batch(
+        &self,
+        log: &impl EventSink,
+        after: Option<EventId>,
+        events: &[Event],
+    ) -> Result<()> {
+        let batch = Batch::new(after, events)?;
+        let bound = self.append_bound();
+        let appended =
+            self.system.bounds.within(&self.system.world, "append", bound, log.append(batch)).await;
+        appended.unwrap_or_else(|| Err(crate::world::process::unknown()))?;
+        check::acknowledged(&self.system.world, events.iter().map(fact));
+        Ok(())
+    }
+
+    fn append_bound(&self) -> Duration {
+        let bounds = &self.system.bounds;
+        let waits = self.system.world.lock().config.sinks.iter().any(|sink| sink.lag_events.is_some());
+        let one = if waits { bounds.append_with_back_pressure } else { bounds.append };
+        if self.system.topology == Topology::Journal { 3 * one } else { one }
+    }
+
+    /// Another process writes to the log that the relay follows.
+    fn append_as_another(&self, facts: &[u64], bytes: u16) -> Result<()> {
+        self.system.world.with(|state| {
+            let head = state.log(Store::Primary).head().id();
+            let events = events_behind(head, facts, bytes, false, false)?;
+            crate::world::commit(state, head, &events, true)
+        })
+    }
+
+    async fn append_by_journal(&self, up: &Up, facts: &[u64], bytes: u16) -> Result<()> {
+        let journal = self.system.journal(up).await?;
+        let pad = "x".repeat(usize::from(bytes));
+        let saved: Vec<_> = facts.iter().map(|&n| Saved { n, pad: pad.clone(), state: None }).collect();
+        let bound = self.append_bound();
+        let append = journal.append_all(&saved);
+        let appended = self.system.bounds.within(&self.system.world, "journal append", bound, append).await;
+        let ids = appended.unwrap_or_else(|| Err(crate::world::process::unknown()))?;
+        check::acknowledged(&self.system.world, facts.iter().copied());
+        check::ids(&self.system.world, &ids, facts);
+        Ok(())
+    }
+
+    async fn append_blind(&self, up: &Up, op: u32, events: u8) -> Result<()> {
+        if self.system.topology != Topology::FanOut {
+            return Ok(()); // a journal is the only writer of its log
+        }
+        let Engine::FanOut(log) = &up.engine else { return Ok(()) };
+        let head = up.engine.status().head;
+        let events = events_behind(head, &facts(op, events), 4, false, false)?;
+        self.append_batch(log, head, &events).await
+    }
+
+    async fn snapshot(&mut self, up: &Up, op: u32) -> Result<()> {
+        let n = facts(op, 1)[0];
+        match (&up.engine, self.system.topology) {
+            (Engine::FanOut(log), Topology::FanOut) => {
+                let mut known = up.writer.lock().await;
+                *known = None;
+                let head = self.head(log).await?;
+                let events = events_behind(head, &[n], 4, false, true)?;
+                self.append_batch(log, head, &events).await
+            }
+            (Engine::FanOut(_), _) => {
+                let (state, head) = self.hydrate(up).await?;
+                let journal = self.system.journal(up).await?;
+                let snapshot = Saved { n, pad: String::new(), state: Some(state) };
+                let bound = self.append_bound();
+                let append = journal.snapshot(head, &snapshot);
+                let id = self.system.bounds.within(&self.system.world, "snapshot", bound, append).await;
+                let id = id.unwrap_or_else(|| Err(crate::world::process::unknown()))?;
+                check::acknowledged(&self.system.world, [n]);
+                check::ids(&self.system.world, &(id..=id), &[n]);
+                Ok(())
+            }
+            (Engine::Relay(_), _) => self.system.world.with(|state| {
+                let head = state.log(Store::Primary).head().id();
+                let events = events_behind(head, &[n], 4, false, true)?;
+                crate::world::commit(state, head, &events, true)
+            }),
+        }
+    }
+
+    async fn detach(&self, up: &Up, sink: u8) -> Result<()> {
+        self.system.want(sink, false);
+        self.system.world.with(|state| state.sinks[usize::from(sink)].left = true);
+        let name = name(sink);
+        let _busy = up.busy();
+        // Dropped, it still goes on, and the name is in the roster until it is done.
+        let unsure = || up.unsure.lock().unwrap_or_else(PoisonError::into_inner);
+        unsure().insert(name.clone());
+        let detach = up.engine.detach(&name);
+        let detached =
+            self.system.bounds.within(&self.system.world, "detach", self.system.bounds.roster, detach).await;
+        unsure().remove(&name);
+        detached.unwrap_or(Ok(()))
+    }
+
+    async fn prune(&self, up: &Up, behind: u64) -> Result<()> {
+        let Engine::FanOut(log) = &up.engine else { return Ok(()) };
+        let head = up.engine.status().head.map_or(0, EventId::get);
+        let _busy = up.busy();
+        let prune = log.prune(EventId::new(head.saturating_sub(behind)));
+        // Pruning takes as long as the store takes, and holds up nothing meanwhile.
+        tokio::time::timeout(PATIENCE, prune).await.unwrap_or(Ok(()))
+    }
+
+    async fn delivered(&self, up: &Up, timeout: Duration) -> Result<()> {
+        let Some(head) = up.engine.status().head else { return Ok(()) };
+        let bound = timeout + self.system.bounds.delivered;
+        let delivered = up.engine.delivered(head, timeout);
+        let delivered = self.system.bounds.within(&self.system.world, "delivered", bound, delivered).await;
+        if let Some(Ok(())) = delivered {
+            check::delivered(&self.system.world, &up.engine.status(), head);
+        }
+        Ok(())
+    }
+
+    async fn reopen_journal(&self, up: &Up) -> Result<()> {
+        if self.system.topology != Topology::Journal {
+            return Ok(());
+        }
+        let journal = up.journal.lock().await.take();
+        if let Some(journal) = journal {
+            let closing = journal.close();
+            let bound = self.append_bound();
+            drop(self.system.bounds.within(&self.system.world, "close journal", bound, closing).await);
+        }
+        self.system.journal(up).await.map(drop)
+    }
+
+    async fn follow(&mut self, up: &Up, events: u8, timeout: Duration) -> Result<()> {
+        let Engine::FanOut(log) = &up.engine else { return Ok(()) };
+        let mut follow = log.follow(self.seen.into());
+        let was_lost = |fact| self.system.world.lock().truth.lost.contains(&fact);
+        // From an id alone, a new follower cannot know that its reader has seen another event there.
+        let mut is_known = self.seen.is_none() || self.seen_fact.is_some_and(|fact| !was_lost(fact));
+        let until = tokio::time::Instant::now() + timeout;
+        for _ in 0..events {
+            match tokio::time::timeout_at(until, follow.next()).await {
+                Ok(Some(Ok(event))) => {
+                    self.see(&event, is_known);
+                    is_known = true;
+                }
+                Ok(Some(Err(error))) => {
+                    // Events that this reader has may be gone, or too old: it begins anew, as its operator would.
+                    if error.retry() == hydrant::Retry::Never {
+                        (self.seen, self.seen_fact) = (None, None);
+                    }
+                    return Err(error);
+                }
+                Ok(None) => {
+                    self.system.world.fail("follow", "a follower ended without an error");
+                    return Ok(());
+                }
+                Err(_) => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    fn see(&mut self, event: &Event, is_known: bool) {
+        check::seen(&self.system.world, is_known.then_some(self.seen_fact), event);
+        (self.seen, self.seen_fact) = (Some(event.id()), Some(fact(event)));
+    }
+
+    async fn read(&self, up: &Up) -> Result<()> {
+        let Engine::FanOut(log) = &up.engine else { return Ok(()) };
+        let reading = all(log.read(ReadFrom::Snapshot));
+        tokio::time::timeout(PATIENCE, reading).await.unwrap_or(Ok(vec![])).map(|events| {
+            check::read(&self.system.world, &events);
+        })
+    }
+
+    async fn hydrate(&self, up: &Up) -> Result<(Folded, Option<EventId>)> {
+        if self.system.topology != Topology::Journal {
+            return Err(crate::world::process::denied());
+        }
+        let journal = self.system.journal(up).await?;
+        let hydrate = journal.hydrate(Folded::default(), |state, saved: Saved| state.apply(&saved));
+        let hydrated = tokio::time::timeout(PATIENCE, hydrate)
+            .await
+            .unwrap_or_else(|_| Err(crate::world::process::unknown()))?;
+        check::hydrated(&self.system.world, hydrated.state, hydrated.head);
+        Ok((hydrated.state, hydrated.head))
+    }
+}
+
+async fn all(mut events: EventStream) -> Result<Vec<Event>> {
+    let mut read = Vec::new();
+    while let Some(event) = events.next().await {
+        read.push(event?);
+    }
+    Ok(read)
+}
+
+/// The numbers of the events of one step.
+pub fn facts(op: u32, events: u8) -> Vec<u64> {
+    (0..u64::from(events)).map(|index| u64::from(op) * 100 + index + 1).collect()
+}
+
+/// Events right behind `head`, with holes between their ids where `gaps`.
+pub(crate) fn events_behind(
+    head: Option<EventId>,
+    facts: &[u64],
+    bytes: u16,
+    gaps: bool,
+    snapshot: bool,
+) -> Result<Vec<Event>> {
+    let mut id = head.map_or(0, |head| head.get() + 1);
+    let mut events = Vec::with_capacity(facts.len());
+    for &fact in facts {
+        id += u64::from(gaps && fact % 4 == 0);
+        let event = Event::builder(EventId::new(id)).payload_json(payload(fact, usize::from(bytes)));
+        events.push(if snapshot { event.snapshot().build()? } else { event.build()? });
+        id += 1;
+    }
+    Ok(events)
+}

@@ -1,0 +1,128 @@
+//! Builds the code under test over the model stores, as a program would.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hydrant::{
+    Checkpointed, DeadLetter, Deferred, Event, EventSink, FanOut, FanOutOptions, Filtered, JournalOptions,
+    Mapped, RelayOptions, Result, SecondaryOptions, StartAt,
+};
+
+use crate::plan::{Config, SinkConfig, SinkKind, Store};
+use crate::world::sink::keeps;
+use crate::world::truth::fact;
+use crate::world::{ModelPrimary, ModelRoster, ModelSink, Process};
+
+pub type BoxedSink = Box<dyn EventSink>;
+
+pub fn fan_out_options(config: &Config, seed: u64) -> FanOutOptions {
+    let options = FanOutOptions::default()
+        .with_ring(config.ring_events, config.ring_bytes)
+        .with_call_timeout(Duration::from_millis(config.call_ms))
+        .with_resolve_timeout(Duration::from_millis(config.resolve_ms))
+        .with_sync_poll(Duration::from_millis(config.sync_poll_ms))
+        .with_clock(clock())
+        .with_seed(seed);
+    match config.retain_bytes {
+        Some(bytes) => options.with_retain_bytes_max(bytes),
+        None => options,
+    }
+}
+
+/// Wall time stands still: nothing may be ordered by it.
+fn clock() -> hydrant::Clock {
+    hydrant::Clock::from_fn(|| std::time::SystemTime::UNIX_EPOCH)
+}
+
+pub fn relay_options(config: &Config, seed: u64) -> RelayOptions {
+    RelayOptions::default()
+        .with_ring(config.ring_events, config.ring_bytes)
+        .with_clock(clock())
+        .with_seed(seed)
+}
+
+pub fn journal_options(config: &Config, seed: u64) -> JournalOptions {
+    JournalOptions::default()
+        .with_in_flight_events_max(config.in_flight_events)
+        .with_append_timeout(Duration::from_millis(config.call_ms * 2 + config.resolve_ms))
+        .with_resolve_timeout(Duration::from_millis(config.resolve_ms))
+        .with_backoff(Duration::from_millis(10), Duration::from_millis(500))
+        .with_clock(clock())
+        .with_seed(seed)
+}
+
+pub fn secondary_options(sink: &SinkConfig) -> SecondaryOptions {
+    let start = match sink.kind {
+        SinkKind::Forgetful => StartAt::Origin,
+        _ if sink.oldest_snapshot => StartAt::OldestSnapshot,
+        _ => StartAt::Checkpoint,
+    };
+    let mut options = SecondaryOptions::default()
+        .with_start(start)
+        .with_batch(sink.batch_events, sink.batch_bytes)
+        .with_linger_max(Duration::from_millis(sink.linger_ms))
+        .with_call_timeout(Duration::from_millis(sink.call_ms))
+        .with_backoff(Duration::from_millis(sink.backoff_ms.0), Duration::from_millis(sink.backoff_ms.1));
+    // The setter raises it to 1; the field does not.
+    options.batch_events_max = sink.batch_events;
+    options.lag_events_max = sink.lag_events;
+    options
+}
+
+/// A sink as the program attaches it.
+///
+/// # Errors
+/// What opening its checkpoint, or its own fan-out, meets.
+pub async fn sink(process: &Arc<Process>, index: u8, token: &Arc<()>) -> Result<BoxedSink> {
+    let config = process.world.lock().config.sinks[usize::from(index)].clone();
+    if !config.deferred {
+        return open(process.clone(), index, token.clone(), config.kind).await;
+    }
+    let (process, token) = (process.clone(), token.clone());
+    Ok(Box::new(Deferred::new(move || open(process.clone(), index, token.clone(), config.kind))))
+}
+
+fn open(
+    process: Arc<Process>,
+    index: u8,
+    token: Arc<()>,
+    kind: SinkKind,
+) -> Pin<Box<dyn Future<Output = Result<BoxedSink>> + Send>> {
+    Box::pin(async move {
+        let plain = || ModelSink::new(process.clone(), index, token.clone());
+        let cell = || Arc::new(ModelRoster::new(process.clone(), Store::Cell(index)));
+        let name = format!("sink{index}");
+        Ok(match kind {
+            SinkKind::Plain | SinkKind::Buffered | SinkKind::Forgetful => Box::new(plain()) as BoxedSink,
+            SinkKind::Checkpointed => Box::new(Checkpointed::open(plain(), cell(), &name, &name).await?),
+            SinkKind::Filtered => {
+                let filtered = Filtered::new(plain(), move |event| keeps(kind, fact(event)));
+                Box::new(Checkpointed::open(filtered, cell(), &name, &name).await?)
+            }
+            SinkKind::Mapped => {
+                Box::new(Checkpointed::open(Mapped::new(plain(), map), cell(), &name, &name).await?)
+            }
+            SinkKind::DeadLetter => {
+                let dead = ModelSink::dead_letters(process.clone(), index, token.clone());
+                Box::new(Checkpointed::open(DeadLetter::new(plain(), dead), cell(), &name, &name).await?)
+            }
+            SinkKind::Nested => {
+                let config = process.world.lock().config.clone();
+                let seed = process.world.seed ^ u64::from(index);
+                let primary = ModelPrimary::new(process.clone(), Store::Inner(index));
+                let inner = FanOut::open(primary, fan_out_options(&config, seed)).await?;
+                let options = secondary_options(&config.sinks[usize::from(index)]);
+                inner.attach(&name, plain(), options).await?;
+                Box::new(inner)
+            }
+        })
+    })
+}
+
+/// The same number in another shape.
+fn map(event: &Event) -> Result<Event> {
+    let built = Event::builder(event.id()).payload_json(format!(r#"{{"n":{},"mapped":true}}"#, fact(event)));
+    if event.is_snapshot() { built.snapshot().build() } else { built.build() }
+}

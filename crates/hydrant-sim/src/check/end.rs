@@ -1,0 +1,185 @@
+//! The end of a run: faults stop, operators resume what can be resumed, and everything must arrive.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hydrant::{ErrorKind, FanOutStatus, SecondaryState, SecondaryStatus};
+use tokio::time::{Instant, sleep};
+
+use crate::actors::system::{Up, name};
+use crate::actors::{Actor, System};
+use crate::plan::{Act, Op, SinkKind, Store, Topology};
+use crate::world::sink::keeps;
+use crate::world::truth::fact;
+use crate::world::{State, World};
+
+/// The id of the operations that the end makes.
+const LAST_OP: u32 = 9_000;
+/// More time than healthy sinks need, and less than the longest linger time.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
+/// More events than a failover loses, so that a log that lost some grows past its old head.
+const LAST_EVENTS: u8 = 12;
+
+/// Heals the world, lets the program recover, and checks what has arrived.
+pub async fn settle(system: Arc<System>) {
+    let world = system.world.clone();
+    world.heal();
+    sleep(Duration::from_secs(1)).await;
+    let up = system.up().await;
+    if system.topology != Topology::Relay {
+        sleep(Duration::from_secs(30)).await;
+        crate::check::is_published(&world, &up.engine.status());
+    }
+    // The secondary of a nested fan-out that parked is resumed by opening it again.
+    let is_nested = world.lock().config.sinks.iter().any(|sink| sink.kind == SinkKind::Nested);
+    if is_nested || up.engine.status().stopped.is_some() {
+        system.reopen(up, true).await;
+    } else {
+        drop(up);
+    }
+    let sinks = u8::try_from(world.lock().config.sinks.len()).unwrap_or(u8::MAX);
+    if !append_last(&system).await {
+        return;
+    }
+    let until = Instant::now() + system.bounds.recovery;
+    let mut reopens = u32::from(is_nested);
+    loop {
+        let up = system.up().await;
+        attach_and_resume(&system, &up, sinks).await;
+        sleep(Duration::from_secs(2)).await;
+        let missing = missing(&world, &up.engine.status());
+        if missing.is_empty() {
+            break;
+        }
+        if reopens > 0 && Instant::now() + system.bounds.recovery / 2 > until {
+            reopens -= 1;
+            system.reopen(up, true).await;
+            continue;
+        }
+        if Instant::now() > until {
+            let status = up.engine.status();
+            world.fail(
+                "deliver",
+                format!("{}; head {:?}, {:?}", missing.join("; "), status.head, status.secondaries),
+            );
+            return;
+        }
+    }
+    close_with_work_left(&system).await;
+}
+
+/// A `close` with enough time delivers what was just acknowledged.
+async fn close_with_work_left(system: &Arc<System>) {
+    let up = system.up().await;
+    crate::check::status(&system.world, &up.engine.status());
+    let act = Act::Append { events: LAST_EVENTS, bytes: 1, gaps: false };
+    Actor::new(system.clone()).step(&Op { id: LAST_OP + 50, actor: 99, act, patience: None }).await;
+    let laggards = system.close(&up, CLOSE_TIMEOUT).await;
+    // What was accepted and lost still counts as missing; and a nested fan-out may wait for a secondary of its own.
+    let state = system.world.lock();
+    let has_lost = state.config.accepts_ms.is_some() && !state.truth.lost.is_empty();
+    let is_excused = |laggard: &hydrant::Laggard| {
+        let kind = crate::world::sink_of(&laggard.name).map(|sink| state.kind(sink));
+        has_lost || laggard.state == SecondaryState::Parked || kind == Some(SinkKind::Nested)
+    };
+    let late = laggards.iter().find(|laggard| !is_excused(laggard)).cloned();
+    drop(state);
+    if let Some(laggard) = late {
+        system.world.fail("close", format!("{CLOSE_TIMEOUT:?} were enough, and {laggard}"));
+    }
+}
+
+/// The last event must be acknowledged: what stopped was opened again.
+async fn append_last(system: &Arc<System>) -> bool {
+    let mut actor = Actor::new(system.clone());
+    for attempt in 0..6 {
+        let id = LAST_OP + attempt;
+        actor
+            .step(&Op {
+                id,
+                actor: 99,
+                act: Act::Append { events: LAST_EVENTS, bytes: 1, gaps: false },
+                patience: None,
+            })
+            .await;
+        let last = crate::actors::facts(id, LAST_EVENTS)[0];
+        let is_held = system.world.with(|state| state.truth.is_committed(last));
+        if is_held {
+            return true;
+        }
+        // A sink that waits for what the primary lost may hold back appends: its operator parks it.
+        let up = system.up().await;
+        for secondary in up.engine.status().secondaries {
+            drop(up.engine.park(&secondary.name));
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+    system.world.fail("append", "no append succeeds once the faults have stopped");
+    false
+}
+
+async fn attach_and_resume(system: &System, up: &Up, sinks: u8) {
+    let status = up.engine.status();
+    for sink in 0..sinks {
+        let name = name(sink);
+        let shown = status.secondaries.iter().find(|secondary| secondary.name == name);
+        match shown.map(|secondary| secondary.state) {
+            None | Some(SecondaryState::Detached) => {
+                system.want(sink, true);
+                if let Err(error) = system.attach(up, sink).await {
+                    system.world.note(|| format!("     cannot attach {name}: {error}"));
+                }
+            }
+            Some(SecondaryState::Parked) => drop(up.engine.resume(&name)),
+            Some(_) => {}
+        }
+    }
+}
+
+/// What has not arrived, and has no excuse.
+fn missing(world: &World, status: &FanOutStatus) -> Vec<String> {
+    let mut state = world.lock();
+    let mut missing = Vec::new();
+    for sink in 0..state.sinks.len() {
+        let sink = u8::try_from(sink).unwrap_or(u8::MAX);
+        let name = name(sink);
+        let shown = status.secondaries.iter().find(|secondary| secondary.name == name);
+        if !has_all(&mut state, sink) && !shown.is_some_and(|shown| is_excused(&state, sink, shown)) {
+            missing.push(format!("{name} does not have everything"));
+        }
+    }
+    missing
+}
+
+fn has_all(state: &mut State, sink: u8) -> bool {
+    let kind = state.kind(sink);
+    let last = state.logs[&Store::Primary].events.iter().rev().map(fact).find(|fact| keeps(kind, *fact));
+    let newest = match kind {
+        SinkKind::Forgetful => {
+            return last.is_none_or(|last| state.sinks[usize::from(sink)].held.contains(&last));
+        }
+        _ => state.logs[&Store::Sink(sink)].events.last().map(fact),
+    };
+    newest == last
+}
+
+/// A sink that an operator has to rebuild, and that says so.
+fn is_excused(state: &State, sink: u8, shown: &SecondaryStatus) -> bool {
+    let facts = &state.sinks[usize::from(sink)];
+    let lost = !state.truth.lost.is_empty();
+    if state.kind(sink) == SinkKind::Nested && (lost || facts.forgot) {
+        return true; // its own secondary diverged, which the outer status does not show
+    }
+    let Some(error) = shown.last_error.as_ref().filter(|_| shown.state == SecondaryState::Parked) else {
+        return false;
+    };
+    let forgetful = state.kind(sink) == SinkKind::Forgetful;
+    match error.kind() {
+        ErrorKind::Diverged | ErrorKind::Fenced => lost || facts.forgot,
+        // A sink without a memory begins at the origin each time.
+        ErrorKind::Pruned { .. } => {
+            forgetful || facts.left || facts.forgot || lost || state.config.retain_bytes.is_some()
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,229 @@
+//! The checkers. Each names itself, so that the minimiser keeps the failure that was found.
+//!
+//! What a sink is given is checked in `world/sink.rs`, where it is written.
+
+mod end;
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use hydrant::{Error, ErrorKind, Event, EventId, FanOutStatus, SecondaryState};
+
+use crate::actors::system::{Folded, Up};
+use crate::plan::{SinkKind, Store};
+use crate::world::World;
+use crate::world::truth::{Fact, fact};
+
+pub use end::settle;
+
+/// How long a sink may be shown as live while an event waits for it.
+const LIVE_LAG_MAX: Duration = Duration::from_secs(2);
+
+/// What was acknowledged is in the primary, durably where it promises that.
+pub fn acknowledged(world: &World, facts: impl IntoIterator<Item = Fact>) {
+    world.with(|state| {
+        let durable = state.config.accepts_ms.is_none();
+        for fact in facts {
+            if state.truth.lost.contains(&fact) {
+                continue;
+            }
+            if !state.truth.is_committed(fact) {
+                state.fail(
+                    "acknowledged",
+                    format!("event n={fact} was acknowledged and is not in the primary"),
+                );
+            } else if durable && !state.truth.is_durable(fact) {
+                state.fail("acknowledged", format!("event n={fact} was acknowledged and is not durable"));
+            }
+            state.truth.acknowledged.insert(fact);
+        }
+    });
+}
+
+/// The ids that a journal returned belong to the events that were appended.
+pub fn ids(world: &World, ids: &RangeInclusive<EventId>, facts: &[Fact]) {
+    world.with(|state| {
+        for (id, expected) in (ids.start().get()..=ids.end().get()).zip(facts) {
+            let found = state.log(Store::Primary).event(EventId::new(id)).map(fact);
+            if found.is_some_and(|found| found != *expected) && !state.truth.lost.contains(expected) {
+                state.fail(
+                    "ids",
+                    format!("the journal returned id {id} for n={expected}, which is n={found:?}"),
+                );
+            }
+        }
+    });
+}
+
+/// What a follower sees is durable, and stands behind what it saw last.
+pub fn seen(world: &World, before: Option<Option<Fact>>, event: &Event) {
+    world.with(|state| {
+        let fact = fact(event);
+        if !state.truth.is_durable(fact) {
+            state.fail(
+                "early",
+                format!("a follower sees event {} (n={fact}) before it is durable", event.id()),
+            );
+        }
+        let parent = state.truth.parent(fact, |_| true);
+        if let Some(before) = before.filter(|before| *before != parent) {
+            let message = format!(
+                "a follower sees n={fact} behind n={before:?}, the primary has it behind n={parent:?}"
+            );
+            state.fail("follow", message);
+        }
+    });
+}
+
+/// A read yields one history, in order, without a hole.
+pub fn read(world: &World, events: &[Event]) {
+    world.with(|state| {
+        for pair in events.windows(2) {
+            let parent = state.truth.parent(fact(&pair[1]), |_| true);
+            if parent != Some(fact(&pair[0])) {
+                let message = format!(
+                    "a read yields n={} behind n={}, not behind n={parent:?}",
+                    fact(&pair[1]),
+                    fact(&pair[0])
+                );
+                state.fail("read", message);
+            }
+        }
+    });
+}
+
+/// A fold from the newest snapshot gives the same state as one over the whole history.
+pub fn hydrated(world: &World, folded: Folded, head: Option<EventId>) {
+    world.with(|state| {
+        let newest = head.and_then(|head| state.log(Store::Primary).event(head).map(fact));
+        let mut expected = Folded::default();
+        if let Some(newest) = newest {
+            state.truth.history(newest).into_iter().for_each(|n| expected.count(n));
+        }
+        if (newest.is_some() || head.is_none()) && folded != expected {
+            state.fail("fold", format!("hydrate gives {folded:?} at {head:?}, the whole log {expected:?}"));
+        }
+    });
+}
+
+/// What the primary has is shown, also after an unknown outcome and without another append.
+pub fn is_published(world: &World, status: &FanOutStatus) {
+    world.with(|state| {
+        let durable = state.log(Store::Primary).checkpoint().id();
+        if status.stopped.is_none() && !state.roster_is_unsure && status.head < durable {
+            let head = status.head;
+            state.fail("publish", format!("the primary has {durable:?}, and the head is shown as {head:?}"));
+        }
+    });
+}
+
+/// A log stops as `Diverged` only if its primary lost something.
+pub fn stopped(world: &World, error: &Error) {
+    world.with(|state| {
+        if error.kind() == ErrorKind::Diverged && state.truth.lost.is_empty() {
+            state.fail("alarm", format!("the log stopped, and nothing was lost: {error}"));
+        }
+    });
+}
+
+/// `delivered` returns `Ok` only if each attached sink has the event.
+pub fn delivered(world: &World, status: &FanOutStatus, head: EventId) {
+    world.with(|state| {
+        for secondary in &status.secondaries {
+            let Some(sink) = crate::world::sink_of(&secondary.name) else { continue };
+            let facts = &state.sinks[usize::from(sink)];
+            let is_whole = !matches!(
+                state.config.sinks[usize::from(sink)].kind,
+                SinkKind::Filtered | SinkKind::DeadLetter
+            );
+            let is_attached = is_whole && secondary.state != SecondaryState::Detached;
+            if is_attached && !facts.shaken && !facts.left && facts.acknowledged < Some(head) {
+                let message = format!(
+                    "event {head} counts as delivered, and {} is at {:?}",
+                    secondary.name, facts.acknowledged
+                );
+                state.fail("delivered", message);
+            }
+        }
+    });
+}
+
+/// Every name in the roster is to be seen, also after a `detach` that failed.
+pub fn roster_is_shown(world: &World, up: &Up, status: &FanOutStatus) {
+    if up.busy.load(Ordering::SeqCst) > 0 {
+        return;
+    }
+    world.with(|state| {
+        let names: Vec<String> = state.rosters[&Store::Roster].keys().cloned().collect();
+        for name in names {
+            let is_shown = status.secondaries.iter().any(|secondary| secondary.name == name);
+            let is_unsure = up.unsure.lock().unwrap_or_else(PoisonError::into_inner).contains(&name);
+            if !is_shown && !is_unsure && !state.roster_is_unsure {
+                state.fail("status", format!("{name} is in the roster and not in the status"));
+            }
+        }
+    });
+}
+
+/// The status is true.
+pub fn status(world: &World, status: &FanOutStatus) {
+    world.with(|state| {
+        if status.head > state.durable_max {
+            let (head, durable) = (status.head, state.durable_max);
+            state.fail("status", format!("the head is shown as {head:?}, durable is {durable:?}"));
+        }
+        for secondary in &status.secondaries {
+            let Some(sink) = crate::world::sink_of(&secondary.name) else { continue };
+            let config = state.config.sinks[usize::from(sink)].clone();
+            let facts = &state.sinks[usize::from(sink)];
+            // At its floor, a sink has acknowledged nothing yet.
+            let has_begun = secondary.floor <= secondary.checkpoint;
+            let ahead = has_begun && secondary.checkpoint > facts.acknowledged;
+            let is_live = secondary.state == SecondaryState::Live;
+            // Events that a wrapper does not give its sink count as delivered.
+            let is_whole = !matches!(config.kind, SinkKind::Filtered | SinkKind::DeadLetter);
+            let acknowledged = facts.acknowledged;
+            let is_known = !facts.shaken && is_whole;
+            if ahead && is_known && secondary.state != SecondaryState::Detached {
+                let message = format!(
+                    "{} is shown at {:?}, it has {acknowledged:?}",
+                    secondary.name, secondary.checkpoint
+                );
+                state.fail("status", message);
+            }
+            if is_live && secondary.lag_events == 0 && is_known && acknowledged < status.head {
+                let message = format!(
+                    "{} is shown as live without lag, it has {acknowledged:?} of {:?}",
+                    secondary.name, status.head
+                );
+                state.fail("status", message);
+            }
+            let slow = LIVE_LAG_MAX + Duration::from_millis(config.linger_ms);
+            if is_live && secondary.lag > slow {
+                let message = format!("{} is shown as live, and lags by {:?}", secondary.name, secondary.lag);
+                state.fail("live", message);
+            }
+        }
+    });
+}
+
+/// After `close`, no pump holds a sink. (What a nested fan-out holds ends a moment later.)
+pub fn no_handles_left(world: &World, up: &Up) {
+    let nested: BTreeSet<u8> = {
+        let config = &world.lock().config;
+        let kinds = config.sinks.iter().map(|sink| sink.kind).zip(0..);
+        kinds.filter(|(kind, _)| *kind == SinkKind::Nested).map(|(_, index)| index).collect()
+    };
+    let tokens = up.tokens.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    for (sink, token) in tokens {
+        // The table and this copy of it.
+        let handles = Arc::strong_count(&token) - 2;
+        let is_busy = up.busy.load(Ordering::SeqCst) > 0;
+        if !is_busy && handles > 0 && !nested.contains(&sink) {
+            world.fail("leak", format!("closed, and {handles} handles of sink{sink} are alive"));
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Planted faults: the simulator proves itself by finding each of them.
+//!
+//! A mutant is a line or two in the code under test, behind `mutant("name")`, in a build with `--cfg sim_mutants`.
+
+use std::time::{Duration, Instant};
+
+use crate::child::{self, Worker};
+use crate::world::Failure;
+
+/// Selects a mutant in the code under test.
+pub const VARIABLE: &str = "HYDRANT_SIM_MUTANT";
+
+pub struct Mutant {
+    pub name: &'static str,
+    pub what: &'static str,
+}
+
+const fn mutant(name: &'static str, what: &'static str) -> Mutant {
+    Mutant { name, what }
+}
+
+pub const MUTANTS: &[Mutant] = &[
+    mutant("lost-tail", "a primary that lost its tail is followed silently"),
+    mutant("mixed-histories", "pumps do not compare what they read with the published head"),
+    mutant("change-without-wake", "state that waiting conditions read changes without waking them"),
+    mutant("finished-ignores-close", "`Relay::finished` waits when another handle closes the relay"),
+    mutant("publish-unstaged", "a head that was never staged is published"),
+    mutant("show-staged", "events are shown before they are durable"),
+    mutant("publish-accepted", "an accepted event is published before it is durable"),
+    mutant("retry-without-pause", "a pump retries without a pause"),
+    mutant("resume-keeps-entry", "`resume` keeps the roster entry of a fenced secondary"),
+    mutant("open-at-checkpoint", "a journal opens at the durable checkpoint, not at the accepted head"),
+    mutant("close-without-sync", "`close` does not wait for what was accepted"),
+    mutant("close-without-abort", "`close` waits for hung sinks"),
+    mutant("linger-through-close", "a pump lingers although the log is closed"),
+    mutant("attach-after-close", "`attach` that races `close` starts a pump"),
+    mutant("close-without-waiting", "`close` does not wait for the pumps"),
+    mutant("failed-detach-hidden", "a failed `detach` disappears from the status"),
+    mutant("dead-letter-fenced", "a dead letter before the checkpoint parks the sink"),
+    mutant("error-is-ok", "a failed append counts as delivered"),
+    mutant("entry-ahead", "the roster records what was acknowledged, not what is durable"),
+    mutant("no-lineage", "a sink of another history is fed"),
+    mutant("prune-past-sinks", "`prune` ignores where the sinks are"),
+    mutant("follow-into-another-log", "a follower passes into another history after a failover"),
+    mutant("delivered-at-once", "`delivered` does not wait"),
+    mutant("lag-is-zero", "no lag is shown"),
+    mutant("unknown-is-refused", "an unknown outcome counts as refused"),
+    mutant("stale-snapshot", "a snapshot of an older state is committed"),
+];
+
+/// What it took to find a mutant.
+pub struct Found {
+    pub seeds: u64,
+    pub seconds: f64,
+    pub failure: Failure,
+}
+
+/// Runs seeds with a mutant until one fails.
+#[expect(clippy::disallowed_methods, reason = "the table shows time of the machine")]
+pub fn hunt(name: &str, from: u64, patience: Duration) -> Option<Found> {
+    let begin = Instant::now();
+    let mut worker = Worker::spawn(from, 1, Some(name));
+    let mut seeds = 0;
+    while begin.elapsed() < patience {
+        seeds += 1;
+        let failure = match worker.as_mut().and_then(Worker::outcome) {
+            Some(outcome) => outcome.failure,
+            None => Some(child::stuck()),
+        };
+        if let Some(failure) = failure {
+            return Some(Found { seeds, seconds: begin.elapsed().as_secs_f64(), failure });
+        }
+    }
+    None
+}

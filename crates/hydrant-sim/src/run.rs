@@ -1,0 +1,122 @@
+//! Runs a plan: one runtime, paused time, and a verdict.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Once;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+
+use crate::actors::{Actor, System};
+use crate::check;
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{Op, Plan};
+use crate::watchdog;
+use crate::world::{Failure, World};
+
+/// A run that is not over after so much simulated time hangs.
+const RUN_MAX: Duration = Duration::from_secs(48 * 3600);
+
+/// What a run showed.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Outcome {
+    pub failure: Option<Failure>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trace: Vec<String>,
+    pub operations: u64,
+    /// Faults that struck.
+    pub faults: u64,
+    /// How often a fault struck inside of an operation or at a store: row, column, count.
+    pub covered: Vec<(String, String, u64)>,
+}
+
+thread_local! {
+    /// Panics of the code under test in this run; `None` outside of a run.
+    static PANICS: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+}
+
+/// Keeps the panics of a run off the terminal: those of the model sinks are planned, and all others fail the run.
+pub fn catch_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let print = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            PANICS.with_borrow_mut(|panics| match panics {
+                Some(panics) => panics.extend(unplanned(info)),
+                None => print(info),
+            });
+        }));
+    });
+}
+
+/// What to say of a panic, unless it is one that a model store makes on purpose.
+fn unplanned(info: &panic::PanicHookInfo<'_>) -> Option<String> {
+    let payload = info.payload();
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+    let place = info.location().map_or_else(String::new, ToString::to_string);
+    (!text.starts_with("sim: ")).then(|| format!("{text} ({place})"))
+}
+
+/// Runs a plan to its end or to the first failure.
+///
+/// # Panics
+/// If no runtime can be built.
+pub fn run(plan: &Plan, traced: bool) -> Outcome {
+    PANICS.set(Some(Vec::new()));
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_time().start_paused(true).on_thread_park(watchdog::progress);
+    let runtime = builder.build().expect("a runtime without threads needs nothing");
+    let world = runtime.block_on(async {
+        let world = World::new(plan, traced);
+        let driving = AssertUnwindSafe(drive(&world, plan)).catch_unwind();
+        let stuck = watchdog::begin(plan, &world);
+        tokio::select! {
+            biased;
+            () = world.failed() => {}
+            () = stuck => world.fail("busy", "simulated time does not advance: a task is polled again and again"),
+            driven = driving => {
+                if driven.is_err() {
+                    world.fail("panic", format!("the simulator panicked: {:?}", PANICS.with_borrow(Clone::clone)));
+                }
+            }
+            () = tokio::time::sleep(RUN_MAX) => world.fail("hang", format!("the run is not over after {RUN_MAX:?}")),
+        }
+        world
+    });
+    drop(runtime);
+    watchdog::end();
+    let panics = PANICS.take().unwrap_or_default();
+    if let Some(panic) = panics.first() {
+        world.fail("panic", panic.clone());
+    }
+    let mut state = world.lock();
+    let stores = state.fired.iter().map(|((site, effect), count)| (site.store.name(), *effect, *count));
+    let under_way = state.covered.iter().map(|((row, effect), count)| (*row, *effect, *count));
+    let covered = stores
+        .chain(under_way)
+        .map(|(row, column, count)| (row.to_owned(), column.to_owned(), count))
+        .collect();
+    Outcome {
+        failure: state.failure.clone(),
+        operations: state.operations,
+        faults: state.fired.values().sum(),
+        covered,
+        trace: std::mem::take(&mut state.trace),
+    }
+}
+
+async fn drive(world: &std::sync::Arc<World>, plan: &Plan) {
+    let system = System::new(world.clone(), plan.config.topology);
+    let supervisor = tokio::spawn(system.clone().supervise());
+    let mut actors: BTreeMap<u8, Vec<Op>> = BTreeMap::new();
+    for op in &plan.ops {
+        actors.entry(op.actor).or_default().push(op.clone());
+    }
+    let running = actors.into_values().map(|ops| Actor::new(system.clone()).run(ops));
+    futures_util::future::join_all(running).await;
+    check::settle(system).await;
+    supervisor.abort();
+}

@@ -1,0 +1,186 @@
+//! A model primary, also the source of a relay and the primary of a nested fan-out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hydrant::store::follow_by_reading;
+use hydrant::{
+    Batch, Checkpoint, CheckpointStore, CommitPoint, Durability, Error, Event, EventId, EventSink,
+    EventSource, EventStream, Primary, Prune, ReadFrom, Result,
+};
+
+use super::state::State;
+use super::{ModelRoster, Process, read, sink, truth};
+use crate::plan::{Broken, Call, SinkKind, Site, Store};
+
+/// A handle of one process.
+#[derive(Clone)]
+pub struct ModelPrimary {
+    process: Arc<Process>,
+    store: Store,
+    /// The fence of the store when this handle was opened; another writer since then fences it.
+    fence: u64,
+}
+
+impl ModelPrimary {
+    pub fn new(process: Arc<Process>, store: Store) -> Self {
+        let fence = process.world.lock().log(store).fence;
+        Self { process, store, fence }
+    }
+
+    fn site(&self, call: Call) -> Site {
+        Site { store: self.store, call }
+    }
+
+    fn accepts(&self) -> Option<u64> {
+        let accepts = self.process.world.lock().config.accepts_ms;
+        accepts.filter(|_| self.store == Store::Primary)
+    }
+
+    fn sync_later(&self) {
+        if let Some(ms) = self.accepts() {
+            let process = self.process.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+                process.alive().await;
+                process.world.with(State::sync_primary);
+            });
+        }
+    }
+}
+
+/// What a store says is durable.
+fn newest_shown(state: &mut State, store: Store) -> Checkpoint {
+    let is_broken = state.config.broken == Some(Broken::PrimaryShowsUndurable);
+    let log = state.log(store);
+    if is_broken { log.head() } else { log.checkpoint() }
+}
+
+/// Takes a batch into the main primary, and remembers what followed what.
+pub fn commit(state: &mut State, after: Option<EventId>, events: &[Event], durable: bool) -> Result<()> {
+    let batch = Batch::new(after, events)?;
+    if state.config.broken == Some(Broken::PrimaryStoresNothing) {
+        return Ok(());
+    }
+    let log = state.logs.get_mut(&Store::Primary).expect("the primary has a log");
+    let before = log.events.len();
+    log.append(batch)?;
+    for index in before..log.events.len() {
+        let parent = index.checked_sub(1).map(|parent| truth::fact(&log.events[parent]));
+        if let Err(twice) = state.truth.commit(&log.events[index], parent) {
+            state.fail("once", twice);
+            break;
+        }
+    }
+    if durable {
+        state.sync_primary();
+    }
+    let length = state.log(Store::Primary).events.len();
+    if before / 16 != length / 16 {
+        state.back_up();
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl EventSink for ModelPrimary {
+    async fn append(&self, batch: Batch<'_>) -> Result<()> {
+        let (store, after, events) = (self.store, batch.after(), batch.events().to_vec());
+        let (fence, durable) = (self.fence, self.accepts().is_none());
+        let append = move |state: &mut State| {
+            if state.log(store).fence != fence {
+                return Err(Error::fenced("another writer took over this log"));
+            }
+            match store {
+                Store::Inner(sink) => sink::take(state, store, sink, after, &events),
+                _ => commit(state, after, &events, durable),
+            }
+        };
+        // The sync comes also where the answer is lost.
+        self.sync_later();
+        let appended = self.process.call(self.site(Call::Append), append).await;
+        self.sync_later();
+        appended
+    }
+
+    async fn checkpoint(&self) -> Result<Checkpoint> {
+        let store = self.store;
+        self.process.call(self.site(Call::Checkpoint), move |state| Ok(newest_shown(state, store))).await
+    }
+}
+
+impl EventSource for ModelPrimary {
+    fn read(&self, from: ReadFrom) -> EventStream {
+        read::read(self.process.clone(), self.store, from)
+    }
+
+    fn follow(&self, from: ReadFrom) -> EventStream {
+        let changed = self.process.world.lock().log(self.store).changed.clone();
+        follow_by_reading(Arc::new(self.clone()), from, move || {
+            let (changed, seen) = (changed.clone(), changed.rung());
+            async move { changed.after(seen).await }
+        })
+    }
+}
+
+#[async_trait]
+impl Prune for ModelPrimary {
+    async fn prune(&self, before: EventId) -> Result<()> {
+        let store = self.store;
+        let prune = move |state: &mut State| {
+            check_prune(state, store, before);
+            Ok(())
+        };
+        self.process.call(self.site(Call::Prune), prune).await
+    }
+}
+
+/// Prunes, and checks that no secondary of the roster needed what goes.
+fn check_prune(state: &mut State, store: Store, before: EventId) {
+    state.log(store).prune(before);
+    let Some(floor) = state.log(store).after.filter(|_| store == Store::Primary) else { return };
+    if state.config.retain_bytes.is_some() {
+        return;
+    }
+    let entries: Vec<_> = state.rosters[&Store::Roster].values().cloned().collect();
+    for entry in entries {
+        let Some(sink) = super::roster::sink_of(&entry.name) else { continue };
+        let facts = &state.sinks[usize::from(sink)];
+        // Events that a wrapper does not give its sink count as delivered.
+        let is_whole = !matches!(state.kind(sink), SinkKind::Filtered | SinkKind::DeadLetter);
+        if is_whole && facts.acknowledged < Some(floor) && !facts.forgot && !facts.left {
+            let message = format!(
+                "events up to {floor} went, and {} in the roster has acknowledged {:?}",
+                entry.name, facts.acknowledged
+            );
+            state.fail("prune", message);
+        }
+    }
+}
+
+#[async_trait]
+impl CommitPoint for ModelPrimary {
+    async fn head(&self) -> Result<Checkpoint> {
+        let store = self.store;
+        self.process.call(self.site(Call::Head), move |state| Ok(state.log(store).head())).await
+    }
+
+    fn event_bytes_max(&self) -> usize {
+        1 << 20
+    }
+}
+
+impl Primary for ModelPrimary {
+    fn roster(&self) -> Arc<dyn CheckpointStore> {
+        let store = match self.store {
+            Store::Inner(sink) => Store::InnerRoster(sink),
+            _ => Store::Roster,
+        };
+        Arc::new(ModelRoster::new(self.process.clone(), store))
+    }
+
+    fn durability(&self) -> Durability {
+        if self.accepts().is_some() { Durability::Accepted } else { Durability::Durable }
+    }
+}

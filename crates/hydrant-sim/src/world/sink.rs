@@ -1,0 +1,184 @@
+//! Model sinks, and what each write must satisfy.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use hydrant::{Batch, Checkpoint, Error, Event, EventId, EventSink, Result};
+
+use super::Process;
+use super::state::State;
+use super::truth::{self, Fact};
+use crate::plan::{Broken, Call, SinkKind, Site, Store};
+
+/// A handle of one process on a sink, or on its dead letters.
+pub struct ModelSink {
+    process: Arc<Process>,
+    store: Store,
+    sink: u8,
+    /// Counts the handles that are alive.
+    _token: Arc<()>,
+}
+
+impl ModelSink {
+    pub fn new(process: Arc<Process>, sink: u8, token: Arc<()>) -> Self {
+        Self { process, store: Store::Sink(sink), sink, _token: token }
+    }
+
+    pub fn dead_letters(process: Arc<Process>, sink: u8, token: Arc<()>) -> Self {
+        Self { process, store: Store::Dead(sink), sink, _token: token }
+    }
+}
+
+#[async_trait]
+impl EventSink for ModelSink {
+    async fn append(&self, batch: Batch<'_>) -> Result<()> {
+        let (store, sink, after, events) = (self.store, self.sink, batch.after(), batch.events().to_vec());
+        let site = Site { store, call: Call::Append };
+        self.process.call(site, move |state| take(state, store, sink, after, &events)).await
+    }
+
+    async fn checkpoint(&self) -> Result<Checkpoint> {
+        let (store, sink) = (self.store, self.sink);
+        let ask = move |state: &mut State| {
+            let kind = state.kind(sink);
+            if kind == SinkKind::Forgetful && store == Store::Sink(sink) {
+                return Ok(Checkpoint::Unknown);
+            }
+            let is_ahead = state.config.broken == Some(Broken::SinkReportsAhead);
+            let log = state.log(store);
+            let checkpoint = if is_ahead { log.head() } else { log.checkpoint() };
+            if is_ahead {
+                return Ok(checkpoint);
+            }
+            if kind == SinkKind::Buffered {
+                sync(state, store, sink); // what is asked for now is durable the next time
+            }
+            Ok(checkpoint)
+        };
+        self.process.call(Site { store, call: Call::Checkpoint }, ask).await
+    }
+}
+
+/// Which events a kind of sink is given.
+pub fn keeps(kind: SinkKind, fact: Fact) -> bool {
+    match kind {
+        SinkKind::Filtered => !fact.is_multiple_of(3),
+        SinkKind::DeadLetter => !is_poison(fact),
+        _ => true,
+    }
+}
+
+fn is_poison(fact: Fact) -> bool {
+    fact.is_multiple_of(5)
+}
+
+/// Takes a batch into a sink or into the primary of a nested fan-out, and checks what comes in.
+pub fn take(
+    state: &mut State,
+    store: Store,
+    sink: u8,
+    after: Option<EventId>,
+    events: &[Event],
+) -> Result<()> {
+    for event in events {
+        if !state.truth.is_durable(truth::fact(event)) {
+            state.fail("early", format!("{store:?} is given event {} before it is durable", event.id()));
+        }
+    }
+    let broken = state.config.broken;
+    if broken == Some(Broken::SinkRefuses) {
+        return Err(super::process::refused());
+    }
+    let mut events = events.to_vec();
+    if broken == Some(Broken::SinkDropsEvent) && events.len() > 2 {
+        events.remove(1);
+    }
+    let events = &events[..];
+    let partial = std::mem::take(&mut state.partial) && events.len() > 1;
+    let events = if partial { &events[..events.len() / 2] } else { events };
+    let kind = state.kind(sink);
+    if kind == SinkKind::Forgetful {
+        give(state, sink, events);
+        return if partial { Err(super::process::unknown()) } else { Ok(()) };
+    }
+    let batch = Batch::new(after, events)?;
+    let log = state.log(store);
+    if kind == SinkKind::DeadLetter && store == Store::Sink(sink) {
+        // As a server judges: what is held is compared first, and only what is new is looked at.
+        let fresh = batch.fresh_after(&log.head())?;
+        if let Some(poison) = fresh.iter().find(|event| is_poison(truth::fact(event))) {
+            let id = poison.id();
+            return compare_held(log.events.as_slice(), &batch, &log.head())
+                .and(Err(Error::invalid("the server never takes this event").at(id)));
+        }
+    }
+    let fresh = log.append(batch)?;
+    if kind != SinkKind::Buffered || store != Store::Sink(sink) {
+        sync(state, store, sink);
+    }
+    check_lineage(state, store, sink, fresh);
+    let facts = &mut state.sinks[usize::from(sink)];
+    if store != Store::Dead(sink) {
+        facts.acknowledged = facts.acknowledged.max(events.last().map(Event::id));
+    }
+    if partial { Err(super::process::unknown()) } else { Ok(()) }
+}
+
+fn compare_held(log: &[Event], batch: &Batch<'_>, head: &Checkpoint) -> Result<()> {
+    let from = log.partition_point(|event| Some(event.id()) <= batch.after());
+    match batch.held_by(head).iter().zip(&log[from..]).find(|(event, stored)| event != stored) {
+        Some((event, _)) => Err(Error::fenced("another event is held under this id").at(event.id())),
+        None => Ok(()),
+    }
+}
+
+fn sync(state: &mut State, store: Store, sink: u8) {
+    let log = state.logs.get_mut(&store).expect("every store has a log");
+    let facts = &mut state.sinks[usize::from(sink)];
+    facts.held.extend(log.events[log.durable..].iter().map(truth::fact));
+    log.sync();
+}
+
+/// What comes in stands behind its true predecessor: no gap, no other history.
+fn check_lineage(state: &mut State, store: Store, sink: u8, fresh: usize) {
+    if matches!(store, Store::Dead(_)) {
+        return;
+    }
+    let kind = state.kind(sink);
+    let log = &state.logs[&store];
+    let begin = log.events.len() - fresh;
+    let mut wrong = None;
+    for index in begin..log.events.len() {
+        let event = &log.events[index];
+        let before = index.checked_sub(1).map(|before| truth::fact(&log.events[before]));
+        let parent = state.truth.parent(truth::fact(event), |fact| keeps(kind, fact));
+        let opens = before.is_none() && event.is_snapshot();
+        if before != parent && !opens {
+            wrong = Some(format!(
+                "{store:?} ({kind:?}) holds event {} (n={}) behind n={before:?}, the primary has it behind n={parent:?}",
+                event.id(),
+                truth::fact(event)
+            ));
+            break;
+        }
+    }
+    if let Some(wrong) = wrong {
+        state.fail("history", wrong);
+    }
+}
+
+/// A sink without a memory: each event comes behind one that came before.
+fn give(state: &mut State, sink: u8, events: &[Event]) {
+    for event in events {
+        let fact = truth::fact(event);
+        let parent = state.truth.parent(fact, |_| true);
+        let facts = &mut state.sinks[usize::from(sink)];
+        let follows = parent.is_none_or(|parent| facts.held.contains(&parent));
+        facts.held.insert(fact);
+        facts.given.push(event.clone());
+        facts.acknowledged = facts.acknowledged.max(Some(event.id()));
+        if !follows {
+            state.fail("history", format!("Sink({sink}) is given n={fact} before n={parent:?}"));
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! What really happened: which event followed which, what was durable, what was acknowledged, what was lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hydrant::Event;
+
+/// The number of an event, unique in a run, whatever id it has.
+pub type Fact = u64;
+
+/// Numbers of events that a foreign writer made in a failover start here.
+pub const FOREIGN: Fact = 1_000_000;
+
+/// Returns the number that the payload carries.
+pub fn fact(event: &Event) -> Fact {
+    let digits = event.payload().get(5..).unwrap_or_default();
+    let digits = digits.iter().take_while(|byte| byte.is_ascii_digit());
+    digits.fold(0, |number, digit| number * 10 + Fact::from(digit - b'0'))
+}
+
+/// The payload of an event that a caller of the world appends.
+pub fn payload(fact: Fact, bytes: usize) -> String {
+    format!(r#"{{"n":{fact},"pad":"{}"}}"#, "x".repeat(bytes))
+}
+
+#[derive(Debug, Default)]
+pub struct Truth {
+    /// The predecessor of each event that was ever committed.
+    parents: BTreeMap<Fact, Option<Fact>>,
+    snapshots: BTreeSet<Fact>,
+    durable: BTreeSet<Fact>,
+    /// Committed, and lost by a failover or a restore.
+    pub lost: BTreeSet<Fact>,
+    /// Acknowledged to a caller.
+    pub acknowledged: BTreeSet<Fact>,
+}
+
+impl Truth {
+    /// The primary committed an event behind another.
+    ///
+    /// # Errors
+    /// The event has a predecessor already, and is not lost: it was written twice.
+    pub fn commit(&mut self, event: &Event, parent: Option<Fact>) -> Result<(), String> {
+        let fact = fact(event);
+        let was_lost = self.lost.remove(&fact);
+        if let Some(before) = self.parents.insert(fact, parent)
+            && !was_lost
+        {
+            return Err(format!(
+                "event n={fact} was committed behind {before:?} and again behind {parent:?}"
+            ));
+        }
+        if event.is_snapshot() {
+            self.snapshots.insert(fact);
+        }
+        Ok(())
+    }
+
+    pub fn sync(&mut self, event: &Event) {
+        self.durable.insert(fact(event));
+    }
+
+    pub fn lose(&mut self, event: &Event) {
+        self.lost.insert(fact(event));
+    }
+
+    pub fn is_durable(&self, fact: Fact) -> bool {
+        self.durable.contains(&fact)
+    }
+
+    pub fn is_committed(&self, fact: Fact) -> bool {
+        self.parents.contains_key(&fact) && !self.lost.contains(&fact)
+    }
+
+    /// The nearest predecessor that `keep` chooses.
+    pub fn parent(&self, fact: Fact, keep: impl Fn(Fact) -> bool) -> Option<Fact> {
+        let mut at = fact;
+        loop {
+            at = (*self.parents.get(&at)?)?;
+            if keep(at) {
+                return Some(at);
+            }
+        }
+    }
+
+    /// `fact` and all its predecessors, oldest first.
+    pub fn history(&self, fact: Fact) -> Vec<Fact> {
+        let mut history = Vec::new();
+        let mut at = Some(fact);
+        while let Some(now) = at {
+            history.push(now);
+            at = self.parents.get(&now).copied().flatten();
+        }
+        history.reverse();
+        history
+    }
+}

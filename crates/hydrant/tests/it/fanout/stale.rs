@@ -1,0 +1,92 @@
+//! A primary that is empty, or older than all of its sinks, as when its volume is missing.
+
+use async_trait::async_trait;
+use hydrant::{
+    Batch, Checkpoint, ErrorKind, EventSink, EventSourceExt, FanOut, FanOutOptions, MemoryStore, ReadFrom,
+    Result, Retry, SecondaryOptions, SecondaryState, StartAt,
+};
+
+use super::rig::{Act, Server};
+use super::{SOON, until};
+use crate::support::{batch, events, id, safe};
+
+/// A fan-out over this many events, and two sinks that hold ten.
+async fn stale(held: u64, options: FanOutOptions) -> (FanOut<Server>, [MemoryStore; 2]) {
+    let primary = Server::holding(&events(0..held)).await;
+    let log = FanOut::open(primary, options).await.unwrap();
+    let sinks = [MemoryStore::default(), MemoryStore::default()];
+    for (name, sink) in ["one", "two"].iter().zip(&sinks) {
+        sink.append(batch(&events(0..10))).await.unwrap();
+        log.attach(name, sink.clone(), SecondaryOptions::default()).await.unwrap();
+        until(&log, name, SecondaryState::Parked).await;
+    }
+    (log, sinks)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_status_names_a_primary_older_than_its_sinks() {
+    for (held, says) in [(0, "is empty"), (5, "ends at event 4")] {
+        let (log, sinks) = stale(held, FanOutOptions::default()).await;
+        let error = log.status().stale.expect("not seen");
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Diverged, Retry::Never));
+        assert!(error.to_string().contains(says) && error.to_string().contains("copy"), "{error}");
+        // No sink stops a primary.
+        log.append(batch(&events(held..held + 1))).await.unwrap();
+        assert_eq!(sinks[0].collect(ReadFrom::Origin).await.unwrap(), events(0..10));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn by_option_appends_stop_while_the_primary_is_stale() {
+    let (log, _) = stale(0, FanOutOptions::default().with_stop_if_stale(true)).await;
+    let error = log.append(batch(&events(0..1))).await.unwrap_err();
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::Diverged, Retry::Never), "{error}");
+    // An operator finds that the sinks belong to another log.
+    log.detach("one").await.unwrap();
+    log.append(batch(&events(0..1))).await.unwrap_err();
+    log.detach("two").await.unwrap();
+    assert!(log.status().stale.is_none());
+    log.append(batch(&events(0..1))).await.unwrap();
+}
+
+/// An empty sink, one without a checkpoint and one that is down know nothing; one that agrees settles it.
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_agrees_settles_that_the_primary_is_right() {
+    struct Forgetful;
+
+    #[async_trait]
+    impl EventSink for Forgetful {
+        async fn append(&self, _: Batch<'_>) -> Result<()> {
+            Ok(())
+        }
+
+        async fn checkpoint(&self) -> Result<Checkpoint> {
+            Ok(Checkpoint::Unknown)
+        }
+    }
+
+    let (log, _) = stale(3, FanOutOptions::default()).await;
+    let down = Server::default();
+    down.checkpoint.set(Act::Fail(safe()));
+    log.attach("down", down.clone(), SecondaryOptions::default()).await.unwrap();
+    let at_head = SecondaryOptions::default().with_start(StartAt::Head);
+    log.attach("forgetful", Forgetful, at_head).await.unwrap();
+    tokio::time::sleep(SOON).await;
+    assert!(log.status().stale.is_none(), "the one without memory follows this primary");
+    log.detach("forgetful").await.unwrap();
+    assert!(log.status().stale.is_some());
+    let agrees = MemoryStore::default();
+    agrees.append(batch(&events(0..2))).await.unwrap();
+    log.attach("agrees", agrees, SecondaryOptions::default()).await.unwrap();
+    until(&log, "agrees", SecondaryState::Live).await;
+    assert!(log.status().stale.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_primary_that_is_right_is_never_stale() {
+    let log = FanOut::open(Server::holding(&events(0..3)).await, FanOutOptions::default()).await.unwrap();
+    assert!(log.status().stale.is_none(), "without a sink");
+    log.attach("new", MemoryStore::default(), SecondaryOptions::default()).await.unwrap();
+    log.delivered(id(2), SOON).await.unwrap();
+    assert!(log.status().stale.is_none());
+}

@@ -1,0 +1,48 @@
+//! `cargo xtask sim`: builds the simulator and runs it.
+
+use std::process::{Command, ExitCode};
+
+use crate::{cargo, root};
+
+/// How long the simulator runs as a part of the tests.
+const TEST_SECONDS: &str = "180";
+
+/// Builds the simulator, and passes the arguments on. `--mutant NAME` takes a build that has the mutants.
+pub(crate) fn run(args: &[String]) -> Result<ExitCode, String> {
+    let mut simulator = simulator(args.iter().any(|arg| arg == "--mutant" || arg == "--mutants"))?;
+    let status =
+        simulator.args(args).status().map_err(|cause| format!("{simulator:?} did not start: {cause}"))?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs the fixed range of seeds for as long as the tests give it, and returns whether all passed.
+pub(crate) fn test() -> Result<bool, String> {
+    eprintln!("== simulation");
+    Ok(run(&["--seconds", TEST_SECONDS, "--jobs", "2"].map(str::to_owned))? == ExitCode::SUCCESS)
+}
+
+fn simulator(with_mutants: bool) -> Result<Command, String> {
+    let mut build = cargo();
+    build.args(["build", "--quiet", "--release", "--package", "hydrant-sim"]);
+    let mut target = root().join("target");
+    if with_mutants {
+        target = target.join("mutants");
+        build.env("RUSTFLAGS", "--cfg sim_mutants").arg("--target-dir").arg(&target);
+    }
+    match build.status() {
+        Ok(status) if status.success() => {}
+        Ok(status) => return Err(format!("{build:?} ended with {status}")),
+        Err(cause) => return Err(format!("{build:?} did not start: {cause}")),
+    }
+    let mut simulator = Command::new(target.join("release/hydrant-sim"));
+    simulator.current_dir(root()).args(["--commit", &commit()]);
+    Ok(simulator)
+}
+
+/// The commit that is built, so that a failure can be repeated.
+fn commit() -> String {
+    let describe = Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(root()).output();
+    let text =
+        describe.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
+    if text.is_empty() { "unknown".to_owned() } else { text }
+}
