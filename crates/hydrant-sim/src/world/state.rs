@@ -248,6 +248,12 @@ impl State {
         self.log(Store::Primary).events.push(event);
     }
 
+    /// Whether the log of the primary, pruned or not, has this event.
+    pub fn is_in_history(&self, seen: truth::Fact) -> bool {
+        let head = self.logs[&Store::Primary].events.last().map(truth::fact);
+        head.is_some_and(|head| self.truth.history(head).contains(&seen))
+    }
+
     /// Makes everything durable that the primary accepted.
     pub fn sync_primary(&mut self) {
         let log = self.logs.get_mut(&Store::Primary).expect("the primary has a log");
