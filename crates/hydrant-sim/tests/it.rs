@@ -65,9 +65,9 @@ fn a_checkpoint_ahead_of_its_sink_is_found() {
 
 #[test]
 fn a_sink_that_gets_nothing_is_found() {
+    // A refusal is retried until the end: with pauses of a millisecond, that is millions of calls.
     is_found(Broken::SinkRefuses, "deliver", |plan| {
-        plan.ops.retain(|op| op.id % 8 == 0);
-        plan.config.sinks.iter_mut().for_each(|sink| sink.backoff_ms = (1_000, 10_000));
+        plan.config.sinks.iter_mut().for_each(|sink| sink.backoff_ms = (1_000, 5_000));
     });
 }
 

@@ -65,7 +65,7 @@ fn a_read_under_which_the_connection_breaks_says_so_and_can_go_on_behind_what_ca
                 }
             }
         }
-        proxy.heal().await; // the last fault waits for a read that has ended
+        proxy.heal().await;
         assert!(breaks > 2, "{breaks}");
         assert_eq!(seen, events(0..100));
     });

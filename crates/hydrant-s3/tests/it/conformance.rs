@@ -112,10 +112,10 @@ impl Harness for InBucket {
             8 => faults.next(Kind::Put, Fault::Answer(400, "ExpiredToken")),
             9 => faults.next(Kind::Put, Fault::Answer(507, "InsufficientStorage")),
             10 => faults.next(Kind::Put, Fault::LandLater),
-            // Done, but each look at it fails.
+            // Done, but the look at it fails, with all attempts of the SDK.
             11 => {
                 faults.next(Kind::Put, Fault::LoseAnswer);
-                faults.always(Kind::List, Fault::Answer(503, "SlowDown"));
+                (0..3).for_each(|_| faults.next(Kind::List, Fault::Answer(503, "SlowDown")));
             }
             _ => return Ok(false),
         }

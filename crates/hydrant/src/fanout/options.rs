@@ -16,8 +16,8 @@ pub struct FanOutOptions {
     pub ring_bytes_max: usize,
     /// How long one call into the primary may take before its outcome counts as unknown. Default: 30 s.
     pub call_timeout: Duration,
-    /// How long an append without a deadline waits for back-pressure, and how long it is sent again while its outcome is
-    /// unknown, before the log stops. Default: 2 minutes.
+    /// How long an append without a deadline waits for back-pressure; and how long its attempts may take together, before
+    /// an unknown outcome stops the log. Default: 2 minutes.
     pub resolve_timeout: Duration,
     /// How often to ask how far the primary is durable, while acknowledged events are not. The longer that takes, the
     /// rarer it is asked, up to once a second. Default: 5 ms.
