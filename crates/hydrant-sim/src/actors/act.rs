@@ -251,9 +251,8 @@ impl Actor {
     async fn follow(&mut self, up: &Up, events: u8, timeout: Duration) -> Result<()> {
         let Engine::FanOut(log) = &up.engine else { return Ok(()) };
         let mut follow = log.follow(self.seen.into());
-        let was_lost = |fact| self.system.world.lock().truth.lost.contains(&fact);
         // From an id alone, a new follower cannot know that its reader has seen another event there.
-        let mut is_known = self.seen.is_none() || self.seen_fact.is_some_and(|fact| !was_lost(fact));
+        let mut is_known = self.seen_fact.is_none_or(|seen| self.system.world.lock().is_in_history(seen));
         let until = tokio::time::Instant::now() + timeout;
         for _ in 0..events {
             match tokio::time::timeout_at(until, follow.next()).await {

@@ -255,6 +255,10 @@ impl System {
                 // A reader may still hold the old one, whose pumps then go on.
                 self.world.lock().roster_is_unsure = true;
             }
+            if up.busy.load(Ordering::SeqCst) > 0 {
+                // An attach under way may still enter the roster, after the next program has read it.
+                self.world.lock().roster_is_unsure = true;
+            }
             self.slot().up = None;
             drop(up);
             self.bring_up(&process).await;

@@ -45,6 +45,12 @@ pub async fn settle(system: Arc<System>) {
     let mut reopens = u32::from(is_nested);
     loop {
         let up = system.up().await;
+        if let Some(stopped) = up.engine.status().stopped {
+            crate::check::stopped(&world, &stopped);
+            system.reopen(up, true).await;
+            sleep(Duration::from_secs(1)).await;
+            continue;
+        }
         attach_and_resume(&system, &up, sinks).await;
         sleep(Duration::from_secs(2)).await;
         let missing = missing(&world, &up.engine.status());

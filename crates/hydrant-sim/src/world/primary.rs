@@ -67,7 +67,8 @@ pub fn commit(state: &mut State, after: Option<EventId>, events: &[Event], durab
     let before = log.events.len();
     log.append(batch)?;
     for index in before..log.events.len() {
-        let parent = index.checked_sub(1).map(|parent| truth::fact(&log.events[parent]));
+        let lost = state.lost_head.filter(|(id, _)| Some(*id) == after).map(|(_, fact)| fact);
+        let parent = index.checked_sub(1).map_or(lost, |parent| Some(truth::fact(&log.events[parent])));
         if let Err(twice) = state.truth.commit(&log.events[index], parent) {
             state.fail("once", twice);
             break;

@@ -44,6 +44,8 @@ pub struct State {
     pub crashes: u32,
     /// The next append of a sink takes only a part of its batch.
     pub partial: bool,
+    /// The newest event that the primary lost last. A snapshot may follow it in a log that was emptied.
+    pub lost_head: Option<(EventId, truth::Fact)>,
     /// The roster was restored from a backup, or two fan-outs of one process wrote to it.
     pub roster_is_unsure: bool,
     /// The newest event that was ever durable.
@@ -116,6 +118,7 @@ impl State {
             foreign: truth::FOREIGN,
             crashes: 0,
             partial: false,
+            lost_head: None,
             roster_is_unsure: false,
             durable_max: None,
         }
@@ -211,7 +214,10 @@ impl State {
         log.epoch += 1;
         log.changed.ring();
         match store {
-            Store::Primary => cut.iter().for_each(|event| self.truth.lose(event)),
+            Store::Primary => {
+                cut.iter().for_each(|event| self.truth.lose(event));
+                self.lost_head = cut.last().map(|event| (event.id(), truth::fact(event)));
+            }
             Store::Sink(i) | Store::Inner(i) => {
                 let facts = &mut self.sinks[usize::from(i)];
                 let head = self.logs[&store].head().id();
@@ -246,6 +252,12 @@ impl State {
             self.fail("once", twice);
         }
         self.log(Store::Primary).events.push(event);
+    }
+
+    /// Whether the log of the primary, pruned or not, has this event.
+    pub fn is_in_history(&self, seen: truth::Fact) -> bool {
+        let head = self.logs[&Store::Primary].events.last().map(truth::fact);
+        head.is_some_and(|head| self.truth.history(head).contains(&seen))
     }
 
     /// Makes everything durable that the primary accepted.
