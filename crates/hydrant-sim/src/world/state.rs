@@ -215,7 +215,9 @@ impl State {
         log.changed.ring();
         match store {
             Store::Primary => {
-                cut.iter().for_each(|event| self.truth.lose(event));
+                for event in &cut {
+                    self.truth.lose(event);
+                }
                 self.lost_head = cut.last().map(|event| (event.id(), truth::fact(event)));
             }
             Store::Sink(i) | Store::Inner(i) => {
