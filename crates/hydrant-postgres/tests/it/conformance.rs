@@ -90,7 +90,10 @@ impl Harness for InPostgres {
     }
 
     fn limits(&self) -> Limits {
-        Limits::default().with_id_max(EventId::new(i64::MAX.unsigned_abs()))
+        // A server on a busy machine gets more patience than a store in the process.
+        Limits::default()
+            .with_id_max(EventId::new(i64::MAX.unsigned_abs()))
+            .with_patience(std::time::Duration::from_mins(5))
     }
 
     fn unavailable(&self) -> Option<String> {
