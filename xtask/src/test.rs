@@ -9,8 +9,7 @@ use crate::servers::{self, Session};
 use crate::sim;
 use crate::tally::Tally;
 
-/// How long the whole test command may take. It is under 45 minutes on two quiet cores; far above that, tests were added that
-/// nobody waits for.
+/// How long the whole test command may take. The aim is under 45 minutes on two quiet cores.
 const TAKES_MAX: Duration = Duration::from_secs(70 * 60);
 
 /// Runs the tests, passes their output on as it comes, and ends with the tally.

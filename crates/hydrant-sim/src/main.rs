@@ -29,7 +29,7 @@ struct Args {
     from: u64,
     plan: Option<String>,
     jobs: usize,
-    /// Goes on after a failure, and prints one line for each.
+    /// Continues after a failure, and prints one line for each.
     all: bool,
     /// Where minimised plans are written.
     out: Option<String>,

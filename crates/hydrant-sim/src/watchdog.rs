@@ -1,4 +1,4 @@
-//! Detects a busy loop: simulated time stands still while the machine's goes on.
+//! Detects a busy loop: simulated time does not move while the machine's does.
 //!
 //! A task that is polled again and again never lets the runtime park, so time never advances. The run then fails. A
 //! task that does not even return from its poll cannot be stopped: the plan is printed, and the process ends.

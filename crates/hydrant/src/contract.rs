@@ -84,7 +84,7 @@ pub trait EventSource: Send + Sync {
 
     /// The same, and then whatever comes; never ends by itself.
     ///
-    /// [`follow_by_reading`](crate::store::follow_by_reading) builds it from `read` for stores that cannot be told.
+    /// [`follow_by_reading`](crate::store::follow_by_reading) builds it from `read` for stores without notifications.
     fn follow(&self, from: ReadFrom) -> EventStream;
 }
 

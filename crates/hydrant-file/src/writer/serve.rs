@@ -19,7 +19,7 @@ pub(crate) enum Command {
     Append(Append),
     /// Answers when everything asked before is done.
     Barrier(oneshot::Sender<Result<()>>),
-    /// Answers with the newest event accepted.
+    /// Returns the newest event accepted.
     Head(oneshot::Sender<Result<Checkpoint>>),
     /// Makes everything accepted durable.
     Sync(oneshot::Sender<Result<()>>),

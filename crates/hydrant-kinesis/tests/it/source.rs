@@ -279,7 +279,10 @@ async fn latest_begins_with_what_is_put_from_now_on() {
         assert!(first.id() >= EventId::new(2));
         let missed = tokio::select! { missed = exact.next() => missed, () = &mut put => None };
         let error = missed.unwrap().unwrap_err();
-        assert!(matches!(error.kind(), ErrorKind::Pruned { .. }), "what was passed over is told: {error}");
+        assert!(
+            matches!(error.kind(), ErrorKind::Pruned { .. }),
+            "the events that were skipped are an error: {error}"
+        );
     })
     .await;
 }

@@ -205,7 +205,7 @@ impl Actor {
         self.system.world.with(|state| state.sinks[usize::from(sink)].left = true);
         let name = name(sink);
         let _busy = up.busy();
-        // Dropped, it still goes on, and the name is in the roster until it is done.
+        // Dropped, it still continues, and the name is in the roster until it is done.
         let unsure = || up.unsure.lock().unwrap_or_else(PoisonError::into_inner);
         unsure().insert(name.clone());
         let detach = up.engine.detach(&name);

@@ -31,7 +31,7 @@ pub fn fan_out_options(config: &Config, seed: u64) -> FanOutOptions {
     }
 }
 
-/// Wall time stands still: nothing may be ordered by it.
+/// Wall time never moves: nothing may be ordered by it.
 fn clock() -> hydrant::Clock {
     hydrant::Clock::from_fn(|| std::time::SystemTime::UNIX_EPOCH)
 }

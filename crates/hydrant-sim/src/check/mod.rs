@@ -58,7 +58,7 @@ pub fn ids(world: &World, ids: &RangeInclusive<EventId>, facts: &[Fact]) {
     });
 }
 
-/// What a follower sees is durable, and stands behind what it saw last.
+/// An event that a follower sees is durable, and comes right after the one that it saw last.
 pub fn seen(world: &World, before: Option<Option<Fact>>, event: &Event) {
     world.with(|state| {
         let fact = fact(event);

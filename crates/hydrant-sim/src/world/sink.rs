@@ -139,7 +139,7 @@ fn sync(state: &mut State, store: Store, sink: u8) {
     log.sync();
 }
 
-/// What comes in stands behind its true predecessor: no gap, no other history.
+/// Each event comes right after its true predecessor: no gap, no other history.
 fn check_lineage(state: &mut State, store: Store, sink: u8, fresh: usize) {
     if matches!(store, Store::Dead(_)) {
         return;

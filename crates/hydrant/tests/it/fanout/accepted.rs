@@ -129,7 +129,7 @@ async fn events_accepted_before_opening_are_not_skipped() {
     assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), events(0..11));
 }
 
-/// As a secondary: what it has only accepted is still needed, by its roster entry too.
+/// As a secondary: events that it accepted and has not made durable are still needed, by its roster entry too.
 #[tokio::test(start_paused = true)]
 async fn what_a_secondary_has_only_accepted_is_not_pruned() {
     let primary = MemoryStore::default();
