@@ -93,7 +93,7 @@ impl Harness for InPostgres {
         // A server on a busy machine gets more patience than a store in the process.
         Limits::default()
             .with_id_max(EventId::new(i64::MAX.unsigned_abs()))
-            .with_patience(std::time::Duration::from_mins(5))
+            .with_patience(std::time::Duration::from_secs(300))
     }
 
     fn unavailable(&self) -> Option<String> {
