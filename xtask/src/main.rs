@@ -5,6 +5,7 @@
 
 mod arrows;
 mod bench;
+mod language;
 mod servers;
 mod sim;
 mod tally;
@@ -19,7 +20,7 @@ const USAGE: &str = "\
 usage: cargo xtask <command>
 
   test [-p <package>].. [<filter>..]   unit, integration and doc tests; the last line counts them
-  ci                                   formatting, lints, documentation, the crates' arrows, then `test`
+  ci                                   formatting, language, lints, docs, the crates' arrows, then `test`
   servers up [<server>..]              Postgres, S3 and Kinesis for tests and examples, in Docker or natively
   servers down|status|env              ends them, lists them, prints the variables that name them
   sim [--seeds <n>] [--seconds <s>] [--from <seed>] [--jobs <n>] [--plan <file>] [--mutant <name>]
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
 /// Everything that a change has to pass, cheapest first.
 fn ci() -> Result<ExitCode, String> {
     step("formatting", cargo().args(["fmt", "--all", "--check"]))?;
+    language::check()?;
     step("lints", cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     for store in ["", "kinesis", "postgres", "s3"] {
         let mut small = cargo();
