@@ -7,14 +7,14 @@ use std::path::Path;
 
 use crate::root;
 
-/// Words with a plainer one in their place: report, return; the caller, the operator; miss; skip.
+/// Words to replace by plainer ones: report, return; the caller, the operator; miss; skip.
 const WORDS: &[&str] = &["told", "tell", "tells", "whoever", "somebody", "nobody", "lack", "lacks"];
 
 /// The same, in two words.
 const PAIRS: &[(&str, &str)] = &[("a", "person"), ("passed", "over")];
 
 /// How many of these words the project may have.
-const WORDS_MAX: usize = 605;
+const WORDS_MAX: usize = 501;
 
 /// The longest name of a function.
 const NAME_CHARS_MAX: usize = 60;
@@ -22,7 +22,7 @@ const NAME_CHARS_MAX: usize = 60;
 /// How many longer names the project may have.
 const LONG_NAMES_MAX: usize = 147;
 
-/// What the project has of what is counted, with the places.
+/// The counted words and names of the project, with their places.
 #[derive(Debug, Default, PartialEq)]
 struct Found {
     words: Vec<String>,
@@ -54,7 +54,7 @@ pub(crate) fn check() -> Result<(), String> {
     Ok(())
 }
 
-/// Counts in all files of the project: not in what is built, hidden, or this file.
+/// Counts in all files of the project, except built and hidden files and this file.
 fn walk(dir: &Path, found: &mut Found) -> std::io::Result<()> {
     let mut entries = fs::read_dir(dir)?.collect::<Result<Vec<_>, _>>()?;
     entries.sort_by_key(fs::DirEntry::file_name);

@@ -14,7 +14,7 @@ use hydrant_udp::UdpListenerOptions;
 
 type Table = BTreeMap<(String, String), Duration>;
 
-/// The defaults in the code.
+/// Returns the defaults in the code.
 fn defaults() -> Table {
     let mut table = Table::new();
     macro_rules! of {
@@ -49,7 +49,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// The rows of the page.
+/// Returns the rows of the page.
 fn page() -> Table {
     let page = std::fs::read_to_string(root().join("docs/timeouts.md")).unwrap();
     let rows = page.lines().filter_map(|line| {
@@ -76,7 +76,7 @@ fn duration(text: &str) -> Option<Duration> {
     Some(Duration::from_millis(number * millis))
 }
 
-/// The fields of all options in the sources that are durations.
+/// Returns the fields of all options in the sources that are durations.
 fn fields() -> Vec<(String, String)> {
     let mut fields = Vec::new();
     for file in sources(&root().join("crates")) {
