@@ -1,6 +1,7 @@
 //! The fan-out: one primary that commits, many secondaries that follow, each from its own checkpoint.
 
 mod commit;
+mod delivery;
 mod feed;
 mod follower;
 pub(crate) mod guard;
@@ -8,10 +9,12 @@ mod hub;
 pub(crate) mod lineage;
 mod marks;
 mod options;
+mod patient;
 mod progress;
 mod prune;
 mod pump;
 mod relay;
+mod ring;
 mod roster;
 mod secondary;
 mod signal;
@@ -132,6 +135,7 @@ impl<P: Primary + 'static> FanOut<P> {
         let settings = Settings {
             target: options.target.clone(),
             call_timeout: timeout,
+            read_timeout: options.read_timeout,
             clock: options.clock.clone(),
             seed: options.seed,
         };

@@ -11,10 +11,11 @@ use tokio::time::Instant;
 
 use super::feed::Feed;
 use super::guard::guarded;
+use super::lineage::{Place, id_of};
 use super::options::SecondaryOptions;
 use super::signal::{Signal, Watched};
 use super::status::{Laggard, SecondaryState, SecondaryStatus};
-use crate::{Checkpoint, Error, ErrorKind, EventId, EventSink, Result};
+use crate::{Checkpoint, Error, ErrorKind, Event, EventId, EventSink, Result};
 
 /// The newest event that was disposed of, with all before it; `None` before the first.
 pub(crate) type Position = Option<EventId>;
@@ -61,7 +62,7 @@ pub(crate) enum Phase {
 struct Progress {
     phase: Phase,
     /// `Some` once the sink has reported its checkpoint.
-    position: Option<Position>,
+    place: Option<Option<Place>>,
     floor: Option<EventId>,
     last_error: Option<Error>,
     last_error_at: Option<SystemTime>,
@@ -98,7 +99,7 @@ impl Secondary {
         };
         let progress = Progress {
             phase: Phase::Starting,
-            position: None,
+            place: None,
             floor: None,
             last_error: None,
             last_error_at: None,
@@ -174,20 +175,20 @@ impl Secondary {
     }
 
     /// The sink reported its checkpoint, which is of the primary's history.
-    pub(crate) fn begins(&self, position: Position, floor: Option<EventId>) {
+    pub(crate) fn begins(&self, place: Option<Place>, floor: Option<EventId>) {
         self.progress.update(|progress| {
             progress.phase = Phase::Running;
-            progress.position = Some(position);
+            progress.place = Some(place);
             progress.floor = floor.or(progress.floor);
             progress.has_diverged = false;
         });
     }
 
-    /// The sink acknowledged so many events, up to `id`.
-    pub(crate) fn advanced(&self, id: EventId, events: usize) {
+    /// The sink acknowledged so many events, up to this one.
+    pub(crate) fn advanced(&self, last: &Event, events: usize) {
         self.meters.events.increment(events as u64);
         let recovered = self.progress.update(|progress| {
-            progress.position = Some(Some(id));
+            progress.place = Some(Some(Place::Event(last.clone())));
             progress.last_error.take()
         });
         self.log_recovery(recovered);
@@ -230,7 +231,7 @@ impl Secondary {
 
     /// Whether the sink contradicts the primary. `None` if it has no checkpoint, or has not reported it.
     pub(crate) fn has_diverged(&self) -> Option<bool> {
-        self.progress.read(|progress| match progress.position {
+        self.progress.read(|progress| match &progress.place {
             _ if progress.has_diverged => Some(true),
             Some(Some(_)) => Some(false),
             _ => None,
@@ -239,7 +240,12 @@ impl Secondary {
 
     /// How far it is; `None` until the sink has reported its checkpoint.
     pub(crate) fn position(&self) -> Option<Position> {
-        self.progress.read(|progress| progress.position)
+        self.progress.read(|progress| progress.place.as_ref().map(|place| id_of(place.as_ref())))
+    }
+
+    /// The place of its position, with the digest where it is known.
+    pub(crate) fn place(&self) -> Option<Option<Place>> {
+        self.progress.read(|progress| progress.place.clone())
     }
 
     /// How far its sink holds everything durably, if that is less than it acknowledged; `None` until the sink has
@@ -263,7 +269,7 @@ impl Secondary {
 
     pub(crate) fn status(&self, feed: &Feed) -> SecondaryStatus {
         self.progress.read(|progress| {
-            let position = progress.position.flatten();
+            let position = progress.place.as_ref().and_then(|place| id_of(place.as_ref()));
             let (lag_events, since) = feed.lag(position);
             let lag = since.map_or(Duration::ZERO, |since| Instant::now().duration_since(since));
             let live_lag_max = LIVE_LAG_MAX.saturating_add(self.linger_max);

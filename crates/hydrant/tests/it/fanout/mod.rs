@@ -11,6 +11,7 @@ mod failover;
 mod isolation;
 mod lineage;
 mod lost_tail;
+mod pacing;
 mod panics;
 mod poison;
 mod relay;
