@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use hydrant::{EventId, FanOut, FanOutStatus, Journal, Laggards, Relay, Result};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::bounds::Bounds;
 use super::build;
@@ -249,14 +250,16 @@ impl System {
             return;
         }
         let again = async {
+            let timeout = Duration::from_secs(1);
+            let begun = Instant::now();
             if close {
-                drop(self.close(&up, Duration::from_secs(1)).await);
+                drop(self.close(&up, timeout).await);
             } else {
                 // A reader may still hold the old one, whose pumps then go on.
                 self.world.lock().roster_is_unsure = true;
             }
-            if up.busy.load(Ordering::SeqCst) > 0 {
-                // An attach under way may still enter the roster, after the next program has read it.
+            if up.busy.load(Ordering::SeqCst) > 0 && (!close || begun.elapsed() >= timeout) {
+                // An attach that `close` did not wait for may enter the roster after the next program has read it.
                 self.world.lock().roster_is_unsure = true;
             }
             self.slot().up = None;

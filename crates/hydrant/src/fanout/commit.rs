@@ -116,7 +116,7 @@ impl<P: Primary> Committer<P> {
                         Ok(checkpoint) => self.take(checkpoint, later(self.options.call_timeout)).await,
                         Err(error) => Err(error),
                     };
-                    self.log_look(looked.err());
+                    self.log_look(looked.err().as_ref());
                     continue;
                 }
             };
@@ -338,7 +338,7 @@ impl<P: Primary> Committer<P> {
         if looked.is_ok() && self.accepted.is_some() && self.hub.feed.head() == before {
             looked = self.lose_what_is_lost(deadline).await;
         }
-        self.log_look(looked.err());
+        self.log_look(looked.err().as_ref());
         if self.hub.feed.head() != before {
             self.progress_at = Instant::now();
         }
@@ -347,8 +347,8 @@ impl<P: Primary> Committer<P> {
     }
 
     /// Logs the first failure, and the first success after it.
-    fn log_look(&mut self, failed: Option<Error>) {
-        match &failed {
+    fn log_look(&mut self, failed: Option<&Error>) {
+        match failed {
             Some(error) if !self.look_fails => {
                 tracing::warn!(%error, "the primary does not report its checkpoint: retrying");
             }

@@ -14,6 +14,7 @@ use super::hub::{Hub, Owner, Settings};
 use super::lineage::{self, Place, id_of};
 use super::options::{RelayOptions, SecondaryOptions};
 use super::patient::Patient;
+use super::secondary::Reached;
 use super::signal::Signal;
 use super::start::end;
 use super::status::{FanOutStatus, Laggards};
@@ -292,7 +293,7 @@ async fn next_ready(source: &mut Fuse<EventStream>, bytes_max: usize) -> Option<
 }
 
 /// How far the fastest secondary is; `None` until one has reported its checkpoint.
-fn fastest(hub: &Hub) -> Option<Option<Place>> {
-    let places = hub.secondaries().into_iter().filter_map(|secondary| secondary.place());
+fn fastest(hub: &Hub) -> Option<Reached> {
+    let places = hub.secondaries().into_iter().filter_map(|secondary| secondary.reached());
     places.max_by_key(|place| id_of(place.as_ref()))
 }

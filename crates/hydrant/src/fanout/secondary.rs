@@ -20,6 +20,9 @@ use crate::{Checkpoint, Error, ErrorKind, Event, EventId, EventSink, Result};
 /// The newest event that was disposed of, with all before it; `None` before the first.
 pub(crate) type Position = Option<EventId>;
 
+/// The place of a [`Position`], with the digest of the event where that is known.
+pub(crate) type Reached = Option<Place>;
+
 /// A secondary is live as long as the oldest event that it does not have is younger than this.
 const LIVE_LAG_MAX: Duration = Duration::from_secs(1);
 
@@ -62,7 +65,7 @@ pub(crate) enum Phase {
 struct Progress {
     phase: Phase,
     /// `Some` once the sink has reported its checkpoint.
-    place: Option<Option<Place>>,
+    reached: Option<Reached>,
     floor: Option<EventId>,
     last_error: Option<Error>,
     last_error_at: Option<SystemTime>,
@@ -99,7 +102,7 @@ impl Secondary {
         };
         let progress = Progress {
             phase: Phase::Starting,
-            place: None,
+            reached: None,
             floor: None,
             last_error: None,
             last_error_at: None,
@@ -175,10 +178,10 @@ impl Secondary {
     }
 
     /// The sink reported its checkpoint, which is of the primary's history.
-    pub(crate) fn begins(&self, place: Option<Place>, floor: Option<EventId>) {
+    pub(crate) fn begins(&self, reached: Reached, floor: Option<EventId>) {
         self.progress.update(|progress| {
             progress.phase = Phase::Running;
-            progress.place = Some(place);
+            progress.reached = Some(reached);
             progress.floor = floor.or(progress.floor);
             progress.has_diverged = false;
         });
@@ -188,7 +191,7 @@ impl Secondary {
     pub(crate) fn advanced(&self, last: &Event, events: usize) {
         self.meters.events.increment(events as u64);
         let recovered = self.progress.update(|progress| {
-            progress.place = Some(Some(Place::Event(last.clone())));
+            progress.reached = Some(Some(Place::Event(last.clone())));
             progress.last_error.take()
         });
         self.log_recovery(recovered);
@@ -231,7 +234,7 @@ impl Secondary {
 
     /// Whether the sink contradicts the primary. `None` if it has no checkpoint, or has not reported it.
     pub(crate) fn has_diverged(&self) -> Option<bool> {
-        self.progress.read(|progress| match &progress.place {
+        self.progress.read(|progress| match &progress.reached {
             _ if progress.has_diverged => Some(true),
             Some(Some(_)) => Some(false),
             _ => None,
@@ -240,12 +243,12 @@ impl Secondary {
 
     /// How far it is; `None` until the sink has reported its checkpoint.
     pub(crate) fn position(&self) -> Option<Position> {
-        self.progress.read(|progress| progress.place.as_ref().map(|place| id_of(place.as_ref())))
+        self.progress.read(|progress| progress.reached.as_ref().map(|reached| id_of(reached.as_ref())))
     }
 
     /// The place of its position, with the digest where it is known.
-    pub(crate) fn place(&self) -> Option<Option<Place>> {
-        self.progress.read(|progress| progress.place.clone())
+    pub(crate) fn reached(&self) -> Option<Reached> {
+        self.progress.read(|progress| progress.reached.clone())
     }
 
     /// How far its sink holds everything durably, if that is less than it acknowledged; `None` until the sink has
@@ -269,7 +272,7 @@ impl Secondary {
 
     pub(crate) fn status(&self, feed: &Feed) -> SecondaryStatus {
         self.progress.read(|progress| {
-            let position = progress.place.as_ref().and_then(|place| id_of(place.as_ref()));
+            let position = progress.reached.as_ref().and_then(|reached| id_of(reached.as_ref()));
             let (lag_events, since) = feed.lag(position);
             let lag = since.map_or(Duration::ZERO, |since| Instant::now().duration_since(since));
             let live_lag_max = LIVE_LAG_MAX.saturating_add(self.linger_max);

@@ -358,9 +358,10 @@ async fn after_close_no_attach_or_detach_changes_the_roster() {
         let changing = tokio::spawn({
             let log = log.clone();
             async move {
-                match attaches {
-                    true => log.attach("new", MemoryStore::default(), SecondaryOptions::default()).await,
-                    false => log.detach("old").await,
+                if attaches {
+                    log.attach("new", MemoryStore::default(), SecondaryOptions::default()).await
+                } else {
+                    log.detach("old").await
                 }
             }
         });
