@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::feed::Feed;
 use super::guard::guarded;
 use super::lineage::{Place, id_of};
-use super::options::SecondaryOptions;
+use super::options::{SecondaryOptions, StartAt};
 use super::signal::{Signal, Watched};
 use super::status::{Laggard, SecondaryState, SecondaryStatus};
 use crate::{Checkpoint, Error, ErrorKind, Event, EventId, EventSink, Result};
@@ -40,6 +40,7 @@ pub(crate) enum Wanted {
 pub(crate) struct Secondary {
     pub(crate) name: String,
     pub(crate) target: String,
+    pub(crate) start: StartAt,
     pub(crate) lag_events_max: Option<u64>,
     pub(crate) wanted: watch::Sender<Wanted>,
     /// Aborts the pump's task.
@@ -113,6 +114,7 @@ impl Secondary {
         Self {
             name: name.to_owned(),
             target: target.to_owned(),
+            start: options.start,
             lag_events_max: options.lag_events_max,
             wanted: watch::Sender::new(Wanted::Run),
             abort: OnceLock::new(),
