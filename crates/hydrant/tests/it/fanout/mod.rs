@@ -15,7 +15,7 @@ mod pacing;
 mod panics;
 mod poison;
 mod relay;
-mod rig;
+pub(crate) mod rig;
 mod roster;
 mod roster_faults;
 mod simulation;
