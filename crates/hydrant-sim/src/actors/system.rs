@@ -103,6 +103,8 @@ pub struct Up {
     pub generation: u32,
     pub process: Arc<Process>,
     pub engine: Engine,
+    /// The fence of the primary when it was opened.
+    fence: u64,
     pub journal: tokio::sync::Mutex<Option<Journal<Saved>>>,
     /// What a caller that chooses ids knows of the head; `None` while an outcome is open.
     pub writer: tokio::sync::Mutex<Option<Option<EventId>>>,
@@ -119,6 +121,11 @@ impl Up {
     /// Whether a `close` has returned.
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Whether another writer took the primary over since it was opened.
+    pub fn is_fenced(&self) -> bool {
+        self.process.world.lock().log(Store::Primary).fence != self.fence
     }
 
     /// Counts a call as long as the result lives.
@@ -318,6 +325,7 @@ impl System {
             (self.world.lock().config.clone(), slot.wanted.clone(), slot.generation)
         };
         let seed = self.world.seed.wrapping_add(u64::from(generation));
+        let fence = self.world.lock().log(Store::Primary).fence;
         let primary = ModelPrimary::new(process.clone(), Store::Primary);
         let opening = async {
             match self.topology {
@@ -338,6 +346,7 @@ impl System {
             generation,
             process: process.clone(),
             engine,
+            fence,
             journal: tokio::sync::Mutex::default(),
             writer: tokio::sync::Mutex::default(),
             tokens: Mutex::default(),
