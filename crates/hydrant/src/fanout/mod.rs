@@ -225,8 +225,8 @@ impl<P: Primary + 'static> FanOut<P> {
         self.hub.watch()
     }
 
-    /// Takes no more appends, waits until acknowledged events are durable, lets the secondaries drain, and ends all tasks.
-    /// Reports the acknowledged events that each secondary does not have.
+    /// Takes no more appends, waits until acknowledged events are durable, lets the secondaries drain and an `attach` or
+    /// `detach` under way end, and ends all tasks. Reports the acknowledged events that each secondary does not have.
     ///
     /// Returns within `timeout` (100 ms if it is less), and another 100 ms if tasks had to be aborted. An append in
     /// flight that hangs for so long has an unknown outcome. Of several calls at once, the shortest time-out counts.
