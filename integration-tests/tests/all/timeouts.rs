@@ -27,8 +27,8 @@ fn defaults() -> Table {
     }
     of! {
         JournalOptions: append_timeout, resolve_timeout, backoff_min, backoff_max;
-        FanOutOptions: call_timeout, resolve_timeout, sync_poll;
-        RelayOptions: call_timeout;
+        FanOutOptions: call_timeout, resolve_timeout, sync_poll, idle_poll, read_timeout;
+        RelayOptions: call_timeout, read_timeout;
         SecondaryOptions: linger_max, call_timeout, backoff_min, backoff_max;
         FileSourceOptions: poll_interval;
         PostgresStoreOptions: poll_interval, call_timeout, lock_timeout;
@@ -136,6 +136,15 @@ fn inner_defaults_end_before_outer_ones() {
         appends.iter().flat_map(|append| attempts.iter().map(move |attempt| (append, attempt)))
     {
         assert!(append < attempt, "{append:?} of a store, {attempt:?} of its resolver");
+    }
+    let reads = [
+        PostgresStoreOptions::default().call_timeout,
+        S3StoreOptions::default().request_timeout,
+        KinesisSourceOptions::default().call_timeout,
+        KinesisSourceOptions::default().throttled_max,
+    ];
+    for silence in [FanOutOptions::default().read_timeout, RelayOptions::default().read_timeout] {
+        assert!(reads.iter().all(|read| *read < silence), "{reads:?} of stores, {silence:?} of a read");
     }
     assert!(S3StoreOptions::default().request_timeout < S3StoreOptions::default().append_timeout);
     assert!(KinesisSinkOptions::default().put_timeout < KinesisSinkOptions::default().append_timeout);

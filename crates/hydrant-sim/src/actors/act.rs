@@ -73,10 +73,12 @@ impl Actor {
         if let Err(error) = result {
             world.note(|| format!("     op {}: {error}", op.id));
             let is_blind = matches!(op.act, Act::AppendBlind { .. });
-            if is_blind || error.kind() != ErrorKind::Fenced || self.system.topology != Topology::FanOut {
+            // Another writer took over, or took this id.
+            let reopens = up.is_fenced() || self.system.topology == Topology::FanOut;
+            if is_blind || error.kind() != ErrorKind::Fenced || !reopens {
                 self.recover(up, &error).await;
             } else {
-                self.system.reopen(up, true).await; // another writer took over, or took this id
+                self.system.reopen(up, true).await;
             }
         }
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use hydrant::{EventId, FanOut, FanOutStatus, Journal, Laggards, Relay, Result};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::bounds::Bounds;
 use super::build;
@@ -102,6 +103,8 @@ pub struct Up {
     pub generation: u32,
     pub process: Arc<Process>,
     pub engine: Engine,
+    /// The fence of the primary when it was opened.
+    fence: u64,
     pub journal: tokio::sync::Mutex<Option<Journal<Saved>>>,
     /// What a caller that chooses ids knows of the head; `None` while an outcome is open.
     pub writer: tokio::sync::Mutex<Option<Option<EventId>>>,
@@ -118,6 +121,11 @@ impl Up {
     /// Whether a `close` has returned.
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Whether another writer took the primary over since it was opened.
+    pub fn is_fenced(&self) -> bool {
+        self.process.world.lock().log(Store::Primary).fence != self.fence
     }
 
     /// Counts a call as long as the result lives.
@@ -249,14 +257,16 @@ impl System {
             return;
         }
         let again = async {
+            let timeout = Duration::from_secs(1);
+            let begun = Instant::now();
             if close {
-                drop(self.close(&up, Duration::from_secs(1)).await);
+                drop(self.close(&up, timeout).await);
             } else {
                 // A reader may still hold the old one, whose pumps then go on.
                 self.world.lock().roster_is_unsure = true;
             }
-            if up.busy.load(Ordering::SeqCst) > 0 {
-                // An attach under way may still enter the roster, after the next program has read it.
+            if up.busy.load(Ordering::SeqCst) > 0 && (!close || begun.elapsed() >= timeout) {
+                // An attach that `close` did not wait for may enter the roster after the next program has read it.
                 self.world.lock().roster_is_unsure = true;
             }
             self.slot().up = None;
@@ -315,6 +325,7 @@ impl System {
             (self.world.lock().config.clone(), slot.wanted.clone(), slot.generation)
         };
         let seed = self.world.seed.wrapping_add(u64::from(generation));
+        let fence = self.world.lock().log(Store::Primary).fence;
         let primary = ModelPrimary::new(process.clone(), Store::Primary);
         let opening = async {
             match self.topology {
@@ -335,6 +346,7 @@ impl System {
             generation,
             process: process.clone(),
             engine,
+            fence,
             journal: tokio::sync::Mutex::default(),
             writer: tokio::sync::Mutex::default(),
             tokens: Mutex::default(),

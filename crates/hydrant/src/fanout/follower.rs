@@ -48,6 +48,10 @@ impl Follower {
         lineage::id_of(self.position.as_ref())
     }
 
+    pub(crate) fn place(&self) -> Option<&Place> {
+        self.position.as_ref()
+    }
+
     /// Moves past an event that was acknowledged.
     pub(crate) fn advance(&mut self, event: Event) {
         self.position = Some(Place::Event(event));
