@@ -115,6 +115,8 @@ mod generate;
 mod harness;
 mod law;
 mod log;
+#[cfg(feature = "proxy")]
+mod machine;
 mod opened;
 #[cfg(feature = "proxy")]
 pub mod proxy;
