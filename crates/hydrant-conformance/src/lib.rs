@@ -38,6 +38,7 @@
 //! | [`store_suite!`] | a sink that can be read | [`Opened::store`]; [`Opened::prunable`] with segments; [`Opened::primary`] with a roster |
 //! | [`sink_suite!`] | a sink alone | [`Opened::sink`], best with [`Opened::seen_as`] |
 //! | [`source_suite!`] | a source alone | [`Opened::source`], with any writing side |
+//! | [`checkpoints_suite!`] | a store of checkpoints alone | [`Opened::checkpoints`] |
 //!
 //! The argument is an expression that makes the harness; every test makes its own. A second suite in the
 //! same file goes into a module of its own. A store with several modes of durability enrols once for each.
@@ -55,7 +56,11 @@
 //! | `MEMORY` | the checkpoint: after each append, a crash, an error, a drop; lineage as a secondary | what was shown survives a crash, and is not beyond the checkpoint |
 //! | `ATOMIC` | batches are whole in all cases above, else prefixes | |
 //! | `SEGMENTS` | below the floor; a prune that is dropped | the floor; reads that meet a prune |
-//! | `MEMORY` and `FENCING` | two handles; the head of a commit point; the roster's compare-and-swap, and swaps that are dropped | |
+//! | `MEMORY` and `FENCING` | two handles; the head of a commit point | |
+//!
+//! A store with a roster is also tried on its checkpoints: compare-and-swap, swaps that are dropped, runners that swap
+//! at once, entries of every name in order, and what is kept beside a checkpoint, with members that another version
+//! wrote.
 //!
 //! # Hooks
 //!
@@ -66,7 +71,7 @@
 //! | [`Opened::closed_by`] | law 9: what `close()` releases |
 //! | [`Opened::crashed_by`] | laws 1, 5, 6, 12: what a power cut leaves; without it a drop is tried instead |
 //! | [`Opened::primary`], [`Opened::with_commit_point`] | law 5: the head; law 11: the stated `event_bytes_max` |
-//! | [`Opened::primary`], [`Opened::with_roster`] | laws 5 and 6: checkpoints that it keeps for sinks |
+//! | [`Opened::primary`], [`Opened::with_roster`] | laws 5, 6 and 8: checkpoints that it keeps for sinks |
 //! | [`Opened::verified_by`] | law 13: a verification beside a writer finds nothing |
 //! | [`Harness::damage`] | law 13: damage inside, a torn tail |
 //! | [`Harness::replace`] | law 13: a follower of a log that was replaced or lost its tail |
@@ -153,6 +158,15 @@ macro_rules! sink_suite {
     };
 }
 
+/// Enrols a store of checkpoints alone: a named test for each case of the laws of a roster. The argument makes the
+/// [`Harness`], which declares nothing and opens [`Opened::checkpoints`].
+#[macro_export]
+macro_rules! checkpoints_suite {
+    ($harness:expr $(,)?) => {
+        $crate::__cases!($crate::__tests!(checkpoints, $harness));
+    };
+}
+
 /// Enrols a source alone: a named test for each case of the laws of a source. The argument makes the
 /// [`Harness`], which opens an [`Opened::source`].
 #[macro_export]
@@ -166,7 +180,7 @@ macro_rules! source_suite {
 #[macro_export]
 macro_rules! __tests {
     ((store, $harness:expr) $($side:ident $cases:tt)*) => {
-        $crate::__declares!($harness, Sink Source Store);
+        $crate::__declares!($harness, Sink Source Store Roster);
         $($crate::__each!($harness, $cases);)*
     };
     ((sink, $harness:expr) Sink $cases:tt $($side:ident $others:tt)*) => {
@@ -175,6 +189,10 @@ macro_rules! __tests {
     };
     ((source, $harness:expr) Sink $sinks:tt Source $cases:tt $($side:ident $others:tt)*) => {
         $crate::__declares!($harness, Source);
+        $crate::__each!($harness, $cases);
+    };
+    ((checkpoints, $harness:expr) Sink $sinks:tt Source $sources:tt Store $stores:tt Roster $cases:tt) => {
+        $crate::__declares!($harness, Roster);
         $crate::__each!($harness, $cases);
     };
 }

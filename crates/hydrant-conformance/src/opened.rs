@@ -4,12 +4,13 @@ use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
 use hydrant::store::follow_by_reading;
 use hydrant::{
-    CheckpointStore, CommitPoint, Event, EventSink, EventSource, EventStream, Primary, Prune, ReadFrom,
-    Result, Store,
+    Batch, Checkpoint, CheckpointStore, CommitPoint, Error, Event, EventSink, EventSource, EventStream,
+    Primary, Prune, ReadFrom, Result, Store,
 };
 
 /// A future that a hook gave; never locked: the mutex only makes it shareable.
@@ -78,6 +79,11 @@ impl Opened {
         Self::prunable(store.clone()).with_roster(store.roster()).with_commit_point(store)
     }
 
+    /// A store of checkpoints alone, without a log.
+    pub fn checkpoints(store: impl CheckpointStore + 'static) -> Self {
+        Self::sink(NoLog).with_roster(store)
+    }
+
     /// A source, and any writing side whose events it must yield.
     pub fn source(source: impl EventSource + 'static, written_by: impl EventSink + 'static) -> Self {
         Self::sink(written_by).seen_through(source)
@@ -140,6 +146,20 @@ impl Opened {
     /// Drops all handles, and returns what closes the log.
     pub(crate) fn into_close(self) -> Option<Hook> {
         self.close
+    }
+}
+
+/// The sink of a store that has checkpoints and no log.
+struct NoLog;
+
+#[async_trait]
+impl EventSink for NoLog {
+    async fn append(&self, _batch: Batch<'_>) -> Result<()> {
+        Err(Error::unsupported("a store of checkpoints has no log"))
+    }
+
+    async fn checkpoint(&self) -> Result<Checkpoint> {
+        Ok(Checkpoint::Unknown)
     }
 }
 

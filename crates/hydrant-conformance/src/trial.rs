@@ -126,8 +126,13 @@ impl Trial {
 
     /// Makes a call, which must return in time.
     pub(crate) async fn call<T>(&self, call: impl Future<Output = Result<T>>) -> Verdict<Result<T>> {
+        self.timely(call).await
+    }
+
+    /// Waits for calls, which must return in time.
+    pub(crate) async fn timely<T>(&self, calls: impl Future<Output = T>) -> Verdict<T> {
         let call_max = self.call_max();
-        match timeout(call_max, call).await {
+        match timeout(call_max, calls).await {
             Ok(result) => Ok(result),
             Err(_) => broken(
                 format!("a call to return within {call_max:?} (a sixth of `Limits::patience`)"),

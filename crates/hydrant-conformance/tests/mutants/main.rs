@@ -235,6 +235,11 @@ mutants! {
     one_that_reports_its_own_head: ReportsItsOwnHead is caught by law_05_two_handles_report_one_log;
     one_whose_head_is_its_checkpoint: HeadIsTheCheckpoint is caught by law_05_the_head_is_the_newest_event_acknowledged;
     one_that_swaps_without_comparing: SwapsWithoutComparing is caught by law_05_the_roster_moves_by_compare_and_swap;
+    one_that_keeps_foreign_entries: KeepsForeignEntries is caught by law_05_the_roster_moves_by_compare_and_swap;
+    one_that_folds_names: FoldsNames is caught by law_05_the_roster_keeps_entries_of_every_name_in_order;
+    one_that_lists_in_any_order: ListsInAnyOrder is caught by law_05_the_roster_keeps_entries_of_every_name_in_order;
+    one_that_keeps_known_members: KeepsKnownMembers is caught by law_05_the_roster_keeps_what_is_beside_a_checkpoint;
+    one_that_swaps_without_turns: SwapsWithoutTurns is caught by law_08_of_runners_that_swap_at_once_one_wins;
     one_that_locks_in_its_task: LocksInItsTask is caught by law_06_an_append_dropped_at_any_await_is_whole;
     one_whose_swaps_land_late: SwapsLandLate is caught by law_06_a_swap_dropped_at_any_await_lands_at_once;
     one_that_halves_a_dropped_batch: HalfBatchWhenDropped is caught by law_06_an_append_dropped_at_any_await_is_whole;

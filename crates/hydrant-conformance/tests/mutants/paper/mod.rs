@@ -12,6 +12,7 @@ mod read;
 mod roster;
 mod write;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -33,8 +34,8 @@ pub(crate) struct Page {
     pub(crate) fail_next: Option<usize>,
     /// How long each answer takes.
     pub(crate) delay: Duration,
-    /// The checkpoint that the roster keeps.
-    pub(crate) entry: Option<CheckpointEntry>,
+    /// The checkpoints that the roster keeps.
+    pub(crate) entries: BTreeMap<String, CheckpointEntry>,
     /// Set by a bug that moves it without events.
     pub(crate) claims: Option<Checkpoint>,
     pub(crate) locked: bool,
