@@ -78,6 +78,7 @@
 //! | [`Harness::fail_next_write`], with [`Harness::unfired`] and [`Harness::heal`] | law 7: errors of the server or disk, and the same handle after them |
 //! | [`Harness::delay`] | law 7: a deadline before the server answers; law 8: a thread that waits for it |
 //! | [`Harness::durability`] | `Accepted` for weaker durability: nothing may be shown before it is durable |
+//! | [`Harness::impossible`] | none: says why the store cannot have one of these |
 //! | [`Harness::unavailable`], [`Harness::remove`] | none: for a store on a server that may be missing, and remembers |
 //! | [`Harness::limits`] | the largest event, batch, id and log of a case, and how long one may take |
 //!
@@ -88,7 +89,7 @@
 //!
 //! What a store does not declare is no failure, and is reported. Past the capture of the test runner the
 //! run prints `not declared: Fencing (law_04_a_hole_is_a_gap)` for each case that had nothing to try, and
-//! `not exercised: ...` for what needs a hook. A test that had nothing at all to try also prints
+//! `not exercised: ...` for what needs a hook, or `not possible: ...` with the reason of [`Harness::impossible`]. A test that had nothing at all to try also prints
 //! `skipped: ...` into its own output. All that is declared is tried; in the wrong suite, a test fails.
 //!
 //! A failure names the law, its sentence, what was expected, what was seen, the operations before it, and the seed:
@@ -133,7 +134,7 @@ mod trial;
 
 pub use cancel::drop_after;
 pub use generate::Generator;
-pub use harness::{Damage, Harness, Limits};
+pub use harness::{Damage, Harness, Hook, Limits};
 pub use law::{Case, Law, Side, Violation};
 pub use opened::Opened;
 pub use run::{Report, cases, check, declare, run, seed};

@@ -13,8 +13,8 @@ use hydrant::{
     Primary, Prune, ReadFrom, Result, Store,
 };
 
-/// A future that a hook gave; never locked: the mutex only makes it shareable.
-pub(crate) type Hook = Mutex<BoxFuture<'static, Result<()>>>;
+/// A future that the author gave; never locked: the mutex only makes it shareable.
+pub(crate) type Ending = Mutex<BoxFuture<'static, Result<()>>>;
 
 /// One run of a verification: the findings, as text.
 pub(crate) type Verify = Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<String>>> + Send + Sync>;
@@ -27,8 +27,8 @@ pub struct Opened {
     pub(crate) commit_point: Option<Arc<dyn CommitPoint>>,
     pub(crate) roster: Option<Arc<dyn CheckpointStore>>,
     pub(crate) verify: Option<Verify>,
-    pub(crate) close: Option<Hook>,
-    pub(crate) crash: Option<Hook>,
+    pub(crate) close: Option<Ending>,
+    pub(crate) crash: Option<Ending>,
 }
 
 impl fmt::Debug for Opened {
@@ -144,7 +144,7 @@ impl Opened {
     }
 
     /// Drops all handles, and returns what closes the log.
-    pub(crate) fn into_close(self) -> Option<Hook> {
+    pub(crate) fn into_close(self) -> Option<Ending> {
         self.close
     }
 }

@@ -2,9 +2,9 @@
 
 use hydrant::{Checkpoint, ErrorKind, Event};
 
-use crate::Trial;
 use crate::law::{Expected, Finding, Verdict, broken};
 use crate::log::{Log, last, name};
+use crate::{Hook, Trial};
 
 pub(super) async fn two_handles(trial: &Trial) -> Verdict {
     let mut generator = trial.generator();
@@ -67,7 +67,7 @@ pub(super) async fn head(trial: &Trial) -> Verdict {
     let events = trial.generator().gapped(None, 24);
     let mut log = trial.open().await?;
     if log.commit_point().is_none() {
-        trial.skip("the head of a commit point (`Opened::primary`, `Opened::with_commit_point`)");
+        trial.skip_without(Hook::CommitPoint);
         return log.close().await;
     }
     head_is(&log, &[]).await?;

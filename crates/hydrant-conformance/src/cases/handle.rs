@@ -8,11 +8,11 @@ use hydrant::{Batch, Capabilities, Event, ReadFrom, Retry};
 use tokio::time::{Instant, sleep};
 
 use super::whole::stays;
-use crate::Trial;
 use crate::law::{Expected, Verdict, broken};
 use crate::log::{Log, last};
 use crate::resources::queued;
 use crate::trial::LOOK_AGAIN;
+use crate::{Hook, Trial};
 
 /// A call that holds its thread this long, each time it is tried, blocks it.
 const BLOCKED_MAX: Duration = Duration::from_millis(250);
@@ -25,7 +25,7 @@ pub(super) async fn arm(log: &Log<'_>, n: usize) -> Verdict<bool> {
     let armed = log.trial.harness.fail_next_write(&log.namespace, n).await;
     let armed = armed.expected(|| format!("the harness arms failure {n}"))?;
     if !armed && n == 0 {
-        log.trial.skip("errors of the server or disk (`Harness::fail_next_write`)");
+        log.trial.skip_without(Hook::FailNextWrite);
     }
     Ok(armed)
 }
@@ -120,7 +120,7 @@ pub(super) async fn deadline(trial: &Trial) -> Verdict {
     if slow.expected(|| "the harness delays answers".to_owned())? {
         ends_by(&log, &mut events, Duration::from_millis(50), delay / 2).await?;
     } else {
-        trial.not_exercised("a deadline that passes before the server answers (`Harness::delay`)");
+        trial.without(Hook::Delay);
     }
     log.close().await
 }
@@ -182,7 +182,7 @@ async fn leaves_its_thread(trial: &Trial) -> Verdict {
         calls_leave_the_thread(&ticker, &log, &mut events).await?;
         trial.harness.heal(&log.namespace).await.expected(|| "the harness ends the delay".to_owned())?;
     } else {
-        trial.not_exercised("a thread that is blocked while a server is slow (`Harness::delay`)");
+        trial.without(Hook::Delay);
     }
     log.close().await
 }

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use super::whole::{LANDING, POLLS_MAX};
 use crate::law::{Expected, Verdict, broken};
 use crate::log::Log;
-use crate::{Trial, drop_after};
+use crate::{Hook, Trial, drop_after};
 
 const NAME: &str = "archive";
 
@@ -36,7 +36,7 @@ async fn opened(trial: &Trial) -> Verdict<Option<Log<'_>>> {
     if log.roster().is_some() {
         return Ok(Some(log));
     }
-    trial.skip("the checkpoints that it keeps for sinks (`Opened::primary`, `Opened::with_roster`)");
+    trial.skip_without(Hook::Roster);
     log.close().await?;
     Ok(None)
 }
