@@ -91,6 +91,13 @@ pub trait Harness: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Whether failure `n` stops the handle for good although its error is retryable: what the store holds is unknown
+    /// until it is opened again, for example after a sync that failed. The store's page must say so. The kit then
+    /// expects `Closed` from the handle, and opens the log again.
+    fn stops(&self, _n: usize) -> bool {
+        false
+    }
+
     /// Hook for laws 7 and 8: makes each answer of the server or disk take this long, in a namespace that is open.
     /// `false`: there is no way.
     ///

@@ -76,6 +76,7 @@
 //! | [`Harness::damage`] | law 13: damage inside, a torn tail |
 //! | [`Harness::replace`] | law 13: a follower of a log that was replaced or lost its tail |
 //! | [`Harness::fail_next_write`], with [`Harness::unfired`] and [`Harness::heal`] | law 7: errors of the server or disk, and the same handle after them |
+//! | [`Harness::stops`] | law 7: a failure after which the log has to be opened again |
 //! | [`Harness::delay`] | law 7: a deadline before the server answers; law 8: a thread that waits for it |
 //! | [`Harness::durability`] | `Accepted` for weaker durability: nothing may be shown before it is durable |
 //! | [`Harness::impossible`] | none: says why the store cannot have one of these |

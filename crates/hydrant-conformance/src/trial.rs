@@ -177,11 +177,11 @@ impl Trial {
         self.open_another("").await
     }
 
-    /// Opens the log of this case once dropped handles released it, which may take until a call in flight ends.
-    pub(crate) async fn open_once_released(&self) -> Verdict<Log<'_>> {
+    /// Opens a log once dropped handles released it, which may take until a call in flight ends.
+    pub(crate) async fn open_once_released(&self, namespace: &str) -> Verdict<Log<'_>> {
         let deadline = Instant::now() + self.settle_max();
         loop {
-            match self.open().await {
+            match self.open_at(namespace).await {
                 Err(_) if Instant::now() < deadline => sleep(LOOK_AGAIN).await,
                 opened => return opened,
             }
@@ -190,11 +190,14 @@ impl Trial {
 
     /// Opens another log of this case.
     pub(crate) async fn open_another(&self, suffix: &str) -> Verdict<Log<'_>> {
-        let namespace = self.namespace(suffix);
+        self.open_at(&self.namespace(suffix)).await
+    }
+
+    async fn open_at(&self, namespace: &str) -> Verdict<Log<'_>> {
         self.calling("opening the log");
-        let opened = self.call(self.harness.open(&namespace)).await?;
+        let opened = self.call(self.harness.open(namespace)).await?;
         let opened = opened.expected(|| "the log opens".to_owned())?;
-        Ok(Log { trial: self, opened, namespace })
+        Ok(Log { trial: self, opened, namespace: namespace.to_owned() })
     }
 
     /// Opens a log that holds `events`.

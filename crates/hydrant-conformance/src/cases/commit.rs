@@ -29,7 +29,7 @@ pub(super) async fn two_handles(trial: &Trial) -> Verdict {
     reports_one_of(&first, &events[..6], 4, "being Fenced").await?;
     first.close().await?;
     second.close().await?;
-    let log = trial.open_once_released().await?;
+    let log = trial.open_once_released(&trial.namespace("")).await?;
     log.holds(&events[..6]).await?;
     log.append(last(&events[..6]), &events[6..]).await?;
     log.holds(&events).await?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use hydrant::{Batch, Capabilities, Event, ReadFrom, Retry};
+use hydrant::{Batch, Capabilities, ErrorKind, Event, ReadFrom, Retry};
 use tokio::time::{Instant, sleep};
 
 use super::whole::stays;
@@ -60,6 +60,10 @@ pub(super) async fn works_again(trial: &Trial) -> Verdict {
             Ok(()) => trial.step(format!("an append that met failure {n}")),
             Err(error) => trial.step(format!("an append that met failure {n} ({error:?})")),
         }
+        if retry != Retry::Never && trial.harness.stops(n) {
+            continues_when_reopened(log, &events).await?;
+            continue;
+        }
         // A handle that stopped for good says `Never`; a caller opens it again.
         if retry != Retry::Never {
             if trial.has(Capabilities::MEMORY) && trial.is_durable() {
@@ -72,6 +76,25 @@ pub(super) async fn works_again(trial: &Trial) -> Verdict {
         drop(log.close().await);
     }
     Ok(())
+}
+
+/// A handle that a failure stopped says so; once the log is opened again, it takes the rest.
+async fn continues_when_reopened(log: Log<'_>, events: &[Event]) -> Verdict {
+    let trial = log.trial;
+    trial.calling("reading the checkpoint of a handle that stopped");
+    match trial.call(log.opened.sink.checkpoint()).await? {
+        Err(error) if error.kind() == ErrorKind::Closed => {}
+        other => return broken("Closed from a handle that stopped", format!("{other:?}")),
+    }
+    let namespace = log.namespace.clone();
+    // It may report what stopped it once more.
+    drop(log.close().await);
+    let log = trial.open_once_released(&namespace).await?;
+    let held = log.prefix(&events[..8]).await?;
+    send_rest(&log, &events[..8], held).await?;
+    log.append(last(&events[..8]), &events[8..]).await?;
+    log.holds(events).await?;
+    log.close().await
 }
 
 /// The checkpoint, once the handle works again after a retryable error.

@@ -68,6 +68,7 @@ pub(crate) enum Bug {
     FencedIsSafe,
     KeepsADeadConnection,
     StopsAfterAnError,
+    WorksThoughItStopped,
     CommandLandsLate,
     MissesItsFault,
     IgnoresTheDeadline,

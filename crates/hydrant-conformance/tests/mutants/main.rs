@@ -138,6 +138,10 @@ impl Harness for OnPaper {
         Ok(n < 2)
     }
 
+    fn stops(&self, n: usize) -> bool {
+        n == 1 && self.bug == Bug::WorksThoughItStopped
+    }
+
     fn unfired(&self, namespace: &str) -> Vec<String> {
         let armed = lock(&self.pages).get(namespace).and_then(|shared| shared.page().fail_next);
         armed.map(|n| format!("jam {n}")).into_iter().collect()
@@ -253,6 +257,7 @@ mutants! {
     one_whose_command_lands_late: CommandLandsLate is caught by law_07_a_handle_works_again_after_a_retryable_error;
     one_that_keeps_a_dead_connection: KeepsADeadConnection is caught by law_07_a_handle_works_again_after_a_retryable_error;
     one_that_stops_after_a_retryable_error: StopsAfterAnError is caught by law_07_a_handle_works_again_after_a_retryable_error;
+    one_that_works_though_it_stopped: WorksThoughItStopped is caught by law_07_a_handle_works_again_after_a_retryable_error;
     one_whose_fault_does_not_fire: MissesItsFault is caught by law_07_an_error_that_is_safe_applied_nothing;
     one_that_ignores_its_deadline: IgnoresTheDeadline is caught by law_07_an_append_returns_by_its_deadline;
     one_that_calls_a_deadline_never: CallsADeadlineNever is caught by law_07_an_append_returns_by_its_deadline;

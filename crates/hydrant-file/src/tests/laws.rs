@@ -14,11 +14,14 @@ use crate::{FileStore, FileStoreOptions, Fsync};
 
 /// How the disk fails: the step that it meets, and what becomes of it.
 const FAILURES: [(&str, Fault); 4] = [
-    ("sync", Fault::Error(std::io::ErrorKind::Other)),
     ("write", Fault::Error(std::io::ErrorKind::Other)),
     ("write", Fault::Error(std::io::ErrorKind::StorageFull)),
     ("write", Fault::Short),
+    SYNC,
 ];
+
+/// Only a log that syncs each append meets it there.
+const SYNC: (&str, Fault) = ("sync", Fault::Error(std::io::ErrorKind::Other));
 
 /// A disk for each namespace, and the roster beside its log.
 struct OnSimDisks {
@@ -94,10 +97,16 @@ impl Harness for OnSimDisks {
     }
 
     async fn fail_next_write(&self, namespace: &str, n: usize) -> Result<bool> {
-        let Some((step, fault)) = FAILURES.get(n) else { return Ok(false) };
+        let failure =
+            FAILURES.get(n).filter(|failure| self.options.fsync == Fsync::Always || **failure != SYNC);
+        let Some((step, fault)) = failure else { return Ok(false) };
         let (disk, state) = (self.disk(namespace).0, path(namespace).join("state"));
         disk.fail(When::Next(format!("{step} {}", state.display())), *fault);
         Ok(true)
+    }
+
+    fn stops(&self, n: usize) -> bool {
+        FAILURES[n] == SYNC
     }
 
     fn unfired(&self, namespace: &str) -> Vec<String> {
