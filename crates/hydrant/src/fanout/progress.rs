@@ -59,7 +59,7 @@ impl RosterEntry {
     /// The next call finds out what became of a swap that was dropped.
     pub(crate) async fn record(&mut self, checkpoint: Checkpoint) -> Result<bool> {
         self.touch();
-        let swapped = guarded("the roster", self.timeout, || self.cell.swap(checkpoint, None)).await;
+        let swapped = guarded("the roster", self.timeout, || self.cell.advance(checkpoint)).await;
         let Err(error) = swapped else { return Ok(true) };
         if error.kind() == ErrorKind::Fenced && self.started_at.elapsed() >= HANDOVER {
             return Err(error);
