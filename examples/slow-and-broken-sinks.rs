@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hydrant::{
-    Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, FanOut, FanOutOptions, FanOutStatus,
-    MemoryStore, Result, Retry, SecondaryOptions,
+    Batch, Checkpoint, Error, Event, EventId, EventSink, FanOut, FanOutOptions, FanOutStatus, MemoryStore,
+    Result, SecondaryOptions,
 };
 use tokio::time::{Instant, interval, sleep};
 
@@ -52,7 +52,7 @@ impl EventSink for Troubled {
             Trouble::Hangs => std::future::pending().await,
             // A sink says itself whether trying again can help. Here it can: the fan-out will, with backoff.
             Trouble::Fails => {
-                return Err(Error::new(ErrorKind::Unavailable, Retry::Safe, "the connection was reset"));
+                return Err(Error::unavailable("the connection was reset"));
             }
             // A bug. It parks this sink, for a person to look at, and nothing else.
             Trouble::Panics => panic!("index out of bounds"),
