@@ -90,8 +90,9 @@
 //!
 //! What a store does not declare is no failure, and is reported. Past the capture of the test runner the
 //! run prints `not declared: Fencing (law_04_a_hole_is_a_gap)` for each case that had nothing to try, and
-//! `not exercised: ...` for what needs a hook, or `not possible: ...` with the reason of [`Harness::impossible`]. A test that had nothing at all to try also prints
-//! `skipped: ...` into its own output. All that is declared is tried; in the wrong suite, a test fails.
+//! `not exercised: ...` for what needs a hook, or `not possible: ...` with the reason of [`Harness::impossible`]. A test
+//! that has nothing declared to try also prints `skipped: ...` into its own output. All that is declared is tried; in the
+//! wrong suite, a test fails.
 //!
 //! A failure names the law, its sentence, what was expected, what was seen, the operations before it, and the seed:
 //!
