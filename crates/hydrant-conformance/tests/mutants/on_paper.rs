@@ -11,16 +11,16 @@ use hydrant_conformance::{Damage, Harness, Limits, Opened};
 use crate::bugs::Bug;
 use crate::paper::{Page, Paper, Roster, Shared};
 
-type Pages = Arc<Mutex<HashMap<String, Arc<Shared>>>>;
+pub(crate) type Pages = Arc<Mutex<HashMap<String, Arc<Shared>>>>;
 
 /// Opens stores on paper, all with the same bug.
 pub(crate) struct OnPaper {
-    bug: Bug,
+    pub(crate) bug: Bug,
     pub(crate) weak: bool,
     /// A sink alone, which is looked up from outside.
     pub(crate) alone: bool,
     pub(crate) patience: Duration,
-    pages: Pages,
+    pub(crate) pages: Pages,
 }
 
 impl OnPaper {
