@@ -104,6 +104,18 @@
 //!   case:     law_06_an_append_dropped_at_any_await_is_whole (run it again with HYDRANT_SEED=7)
 //! ```
 //!
+//! A broken sink fails in seconds. Five faults that a sink on a server had, planted in the kit's own sink, with the
+//! default of [`Limits::patience`] (`cargo test -p hydrant-conformance --test mutants in_seconds -- --show-output`, two
+//! busy cores):
+//!
+//! | fault | case | seconds |
+//! |---|---|---|
+//! | a dead connection that is kept | `law_07_a_handle_works_again_after_a_retryable_error` | 5.1 |
+//! | a command that lands late | the same | 0.2 |
+//! | a task of a dropped call that takes its turn inside | `law_06_an_append_dropped_at_any_await_is_whole` | 0.4 |
+//! | truncation to 1,024 events | `law_01_batches_above_the_default_of_a_fan_out_are_held` | 6.7 |
+//! | a call that blocks its thread | `law_08_no_call_blocks_its_thread` | 1.2 |
+//!
 //! Test data is random; `HYDRANT_SEED` in the environment of the test run brings a run's data back. An armed fault
 //! that does not fire fails its case. A call that does not return fails within a sixth of [`Limits::patience`].
 //!

@@ -7,7 +7,7 @@ use std::time::Duration;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
 use futures_util::TryStreamExt;
-use hydrant::{Batch, Capabilities, Event, EventSink, Result};
+use hydrant::{Capabilities, Result};
 use hydrant_conformance::{Damage, Harness, Limits, Opened};
 use hydrant_s3::{
     Encoding, FindingStream, S3Checkpoints, S3CheckpointsOptions, S3Source, S3Store, S3StoreOptions, connect,
@@ -123,16 +123,6 @@ impl Harness for InBucket {
         Ok(true)
     }
 
-    async fn replace(&self, namespace: &str, events: &[Event]) -> Result<bool> {
-        let place = place();
-        let (client, prefix) = (client(&place).await, format!("{}/{namespace}", place.prefix));
-        remove(&client, &place.bucket, &format!("{prefix}/log/")).await;
-        let store = S3Store::open(client, &place.bucket, &prefix, self.options.clone()).await?;
-        store.append(Batch::new(None, events)?).await?;
-        store.close().await?;
-        Ok(true)
-    }
-
     fn unfired(&self, namespace: &str) -> Vec<String> {
         self.faults(namespace).unfired()
     }
@@ -218,10 +208,6 @@ impl Harness for ReadAlone {
         let verified = move || findings(verify(reader.clone(), &place.bucket, &prefix, options.clone()));
         let opened = Opened::source(source, writer.clone()).verified_by(verified);
         Ok(opened.closed_by(async move { writer.close().await }))
-    }
-
-    async fn replace(&self, namespace: &str, events: &[Event]) -> Result<bool> {
-        self.0.replace(namespace, events).await
     }
 
     async fn remove(&self, prefix: &str) -> Result<()> {
