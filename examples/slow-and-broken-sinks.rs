@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hydrant::{
-    Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, FanOut, FanOutOptions, FanOutStatus,
-    MemoryStore, Result, Retry, SecondaryOptions,
+    Batch, Checkpoint, Error, Event, EventId, EventSink, FanOut, FanOutOptions, FanOutStatus, MemoryStore,
+    Result, SecondaryOptions,
 };
 use tokio::time::{Instant, interval, sleep};
 
@@ -52,7 +52,7 @@ impl EventSink for Troubled {
             Trouble::Hangs => std::future::pending().await,
             // A sink reports whether a retry can help. Here it can: the fan-out retries with backoff.
             Trouble::Fails => {
-                return Err(Error::new(ErrorKind::Unavailable, Retry::Safe, "the connection was reset"));
+                return Err(Error::unavailable("the connection was reset"));
             }
             // A bug. It parks this sink only, until an operator resumes it.
             Trouble::Panics => panic!("index out of bounds"),

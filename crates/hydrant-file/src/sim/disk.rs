@@ -68,6 +68,11 @@ impl SimDisk {
         self.world().moments
     }
 
+    /// Returns the planned faults that have not happened.
+    pub fn planned(&self) -> Vec<(When, Fault)> {
+        self.world().planned.clone()
+    }
+
     /// Removes all planned faults.
     pub fn heal(&self) {
         let mut world = self.world();

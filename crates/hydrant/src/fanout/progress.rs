@@ -120,7 +120,7 @@ impl RosterEntry {
             if cell.load().await?.is_none() && !may_enter {
                 return Ok(false);
             }
-            cell.swap(checkpoint, None).await.map(|()| true)
+            cell.advance(checkpoint).await.map(|()| true)
         });
         match recording.await {
             Ok(true) => {
