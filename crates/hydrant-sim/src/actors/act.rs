@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use tokio::time::Instant;
 use hydrant::{
     Batch, CommitPoint, Error, ErrorKind, Event, EventId, EventSink, EventSource, EventStream, Prune,
     ReadFrom, Result,
@@ -19,12 +20,39 @@ use crate::world::truth::{fact, payload};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Actor {
-    pub(super) async fn act(&mut self, up: Arc<Up>, op: &Op) {
+    /// Makes one step, and returns how it ended.
+    pub(super) async fn act(&mut self, up: Arc<Up>, op: &Op) -> &'static str {
         let ms = Duration::from_millis;
         let system = self.system.clone();
         let world = &system.world;
         let result = match op.act {
             Act::Append { events, bytes, gaps } => self.append(&up, op.id, events, bytes, gaps).await,
+            Act::AppendBefore { events, ms: deadline } => {
+                self.append_before(&up, op.id, events, ms(deadline)).await
+            }
+            Act::Submit { .. } => self.submit(&up, op).await,
+            Act::Slot { ms: held } => self.hold_slot(&up, ms(held)).await,
+            Act::Clock { seconds } => {
+                world.with(|state| state.clock_seconds = state.clock_seconds.saturating_add(seconds));
+                Ok(())
+            }
+            Act::Cure { sink } => {
+                world.with(|state| state.sinks[usize::from(sink)].cured = true);
+                up.engine.resume(&name(sink))
+            }
+            Act::Open { from, outside } => {
+                self.open_follower(&up, from, outside);
+                Ok(())
+            }
+            Act::Take { events, ms: timeout } => self.take(events, ms(timeout)).await,
+            Act::LetGo => {
+                self.held = None;
+                Ok(())
+            }
+            Act::Watch => {
+                super::hold::watch(&up);
+                Ok(())
+            }
             Act::AppendBlind { events } => self.append_blind(&up, op.id, events).await,
             Act::Snapshot => self.snapshot(&up, op.id).await,
             Act::Attach { sink } => {
@@ -49,7 +77,7 @@ impl Actor {
             }
             Act::Reopen { close } => {
                 system.reopen(up, close).await;
-                return;
+                return "ok";
             }
             Act::ReopenJournal => self.reopen_journal(&up).await,
             Act::Follow { events, ms: timeout } => self.follow(&up, events, ms(timeout)).await,
@@ -64,12 +92,20 @@ impl Actor {
                 }
                 Ok(())
             }
-            Act::Pause { .. } | Act::Status => Ok(()),
+            Act::Status => {
+                let json = serde_json::to_string(&up.engine.status());
+                if let Err(cause) = json {
+                    world.fail("status", format!("it cannot be written as JSON: {cause}"));
+                }
+                Ok(())
+            }
+            Act::Pause { .. } => Ok(()),
             Act::Crash => {
                 up.process.kill();
                 Ok(())
             }
         };
+        let outcome = outcome(&result);
         if let Err(error) = result {
             world.note(|| format!("     op {}: {error}", op.id));
             let is_blind = matches!(op.act, Act::AppendBlind { .. });
@@ -79,6 +115,7 @@ impl Actor {
                 self.system.reopen(up, true).await; // another writer took over, or took this id
             }
         }
+        outcome
     }
 
     /// What a program does when its log or its journal has stopped: it opens it again.
@@ -92,7 +129,7 @@ impl Actor {
         }
     }
 
-    async fn append(&self, up: &Up, op: u32, events: u8, bytes: u16, gaps: bool) -> Result<()> {
+    pub(super) async fn append(&self, up: &Up, op: u32, events: u8, bytes: u16, gaps: bool) -> Result<()> {
         let facts = facts(op, events);
         match self.system.topology {
             Topology::Relay => self.append_as_another(&facts, bytes),
@@ -102,7 +139,7 @@ impl Actor {
                 let mut known = up.writer.lock().await;
                 let head = if let Some(head) = known.take() { head } else { self.head(log).await? };
                 let events = events_behind(head, &facts, bytes, gaps, false)?;
-                self.append_batch(log, head, &events).await?;
+                self.append_batch(log, head, &events, None).await?;
                 *known = Some(events.last().map(Event::id));
                 Ok(())
             }
@@ -110,28 +147,32 @@ impl Actor {
     }
 
     /// The head, as a caller that chooses ids asks for it.
-    async fn head(&self, log: &impl CommitPoint) -> Result<Option<EventId>> {
+    pub(super) async fn head(&self, log: &impl CommitPoint) -> Result<Option<EventId>> {
         let bounds = &self.system.bounds;
         let head = bounds.within(&self.system.world, "head", bounds.call, log.head()).await;
         Ok(head.unwrap_or_else(|| Err(crate::world::process::unknown()))?.id())
     }
 
-    async fn append_batch(
+    pub(super) async fn append_batch(
         &self,
         log: &impl EventSink,
         after: Option<EventId>,
         events: &[Event],
+        deadline: Option<Instant>,
     ) -> Result<()> {
-        let batch = Batch::new(after, events)?;
-        let bound = self.append_bound();
+        let batch = Batch::new(after, events)?.with_deadline(deadline);
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let bound = left.map_or_else(|| self.append_bound(), |left| left + Duration::from_millis(2));
         let appended =
             self.system.bounds.within(&self.system.world, "append", bound, log.append(batch)).await;
-        appended.unwrap_or_else(|| Err(crate::world::process::unknown()))?;
+        let appended = appended.unwrap_or_else(|| Err(crate::world::process::unknown()));
+        check::refused(&self.system.world, &appended, events.iter().map(fact));
+        appended?;
         check::acknowledged(&self.system.world, events.iter().map(fact));
         Ok(())
     }
 
-    fn append_bound(&self) -> Duration {
+    pub(super) fn append_bound(&self) -> Duration {
         let bounds = &self.system.bounds;
         let waits = self.system.world.lock().config.sinks.iter().any(|sink| sink.lag_events.is_some());
         let one = if waits { bounds.append_with_back_pressure } else { bounds.append };
@@ -154,7 +195,9 @@ impl Actor {
         let bound = self.append_bound();
         let append = journal.append_all(&saved);
         let appended = self.system.bounds.within(&self.system.world, "journal append", bound, append).await;
-        let ids = appended.unwrap_or_else(|| Err(crate::world::process::unknown()))?;
+        let appended = appended.unwrap_or_else(|| Err(crate::world::process::unknown()));
+        check::refused(&self.system.world, &appended, facts.iter().copied());
+        let ids = appended?;
         check::acknowledged(&self.system.world, facts.iter().copied());
         check::ids(&self.system.world, &ids, facts);
         Ok(())
@@ -167,7 +210,7 @@ impl Actor {
         let Engine::FanOut(log) = &up.engine else { return Ok(()) };
         let head = up.engine.status().head;
         let events = events_behind(head, &facts(op, events), 4, false, false)?;
-        self.append_batch(log, head, &events).await
+        self.append_batch(log, head, &events, None).await
     }
 
     async fn snapshot(&mut self, up: &Up, op: u32) -> Result<()> {
@@ -178,7 +221,7 @@ impl Actor {
                 *known = None;
                 let head = self.head(log).await?;
                 let events = events_behind(head, &[n], 4, false, true)?;
-                self.append_batch(log, head, &events).await
+                self.append_batch(log, head, &events, None).await
             }
             (Engine::FanOut(_), _) => {
                 let (state, head) = self.hydrate(up).await?;
@@ -301,6 +344,16 @@ impl Actor {
             .unwrap_or_else(|_| Err(crate::world::process::unknown()))?;
         check::hydrated(&self.system.world, hydrated.state, hydrated.head);
         Ok((hydrated.state, hydrated.head))
+    }
+}
+
+/// How a step ended, for the table of coverage.
+fn outcome(result: &Result<()>) -> &'static str {
+    match result.as_ref().map_err(Error::retry) {
+        Ok(()) => "ok",
+        Err(hydrant::Retry::Safe) => "refused",
+        Err(hydrant::Retry::AfterCheckpoint) => "unknown",
+        Err(_) => "failed",
     }
 }
 

@@ -29,7 +29,7 @@ impl Bounds {
         let ms = Duration::from_millis;
         let call = ms(config.call_ms);
         let slowest =
-            config.sinks.iter().map(|sink| ms(sink.call_ms + sink.backoff_ms.1)).max().unwrap_or_default();
+            config.sinks.iter().map(|sink| ms(sink.call_ms + sink.backoff_ms.1.min(5_000))).max().unwrap_or_default();
         let one = 2 * call + ms(config.resolve_ms);
         let append = 8 * one + ms(5_000);
         Self {

@@ -2,18 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, StreamExt};
 use hydrant::{EventId, FanOut, FanOutStatus, Journal, Laggards, Relay, Result};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::bounds::Bounds;
 use super::build;
 use crate::plan::{Store, Topology};
 use crate::world::bell::Bell;
+use crate::world::held::Alive;
 use crate::world::{ModelPrimary, ModelRoster, Process, World};
 
 /// What a journal of the run saves.
@@ -80,6 +82,10 @@ impl Engine {
         either!(self, log => log.detach(name).await)
     }
 
+    pub fn watch(&self) -> futures_util::stream::BoxStream<'static, FanOutStatus> {
+        either!(self, log => log.watch().boxed())
+    }
+
     pub fn park(&self, name: &str) -> Result<()> {
         either!(self, log => log.park(name))
     }
@@ -97,11 +103,20 @@ impl Engine {
     }
 }
 
+/// What a watcher of the status saw last.
+#[derive(Default)]
+pub struct Watcher {
+    /// The head, plus one; 0 before the first event.
+    pub head: AtomicU64,
+}
+
 /// One opening of the program.
 pub struct Up {
     pub generation: u32,
     pub process: Arc<Process>,
     pub engine: Engine,
+    pub opened_at: Instant,
+    _opening: Alive,
     pub journal: tokio::sync::Mutex<Option<Journal<Saved>>>,
     /// What a caller that chooses ids knows of the head; `None` while an outcome is open.
     pub writer: tokio::sync::Mutex<Option<Option<EventId>>>,
@@ -110,6 +125,7 @@ pub struct Up {
     /// Calls under way that hold handles of sinks themselves.
     pub busy: AtomicU32,
     closed: AtomicBool,
+    pub watchers: Mutex<Vec<Arc<Watcher>>>,
     /// Names that an attach may have left in the roster: it failed, was dropped, or may still take effect.
     pub unsure: Mutex<BTreeSet<String>>,
 }
@@ -156,7 +172,7 @@ struct Slot {
     up: Option<Arc<Up>>,
     generation: u32,
     wanted: BTreeSet<u8>,
-    /// What dead processes held: zombies, never dropped before the run ends.
+    /// What dead processes held: zombies, not dropped before the faults stop.
     graveyard: Vec<Arc<Up>>,
 }
 
@@ -196,6 +212,18 @@ impl System {
     /// What is open now.
     pub fn is_up(&self) -> Option<Arc<Up>> {
         self.slot().up.clone()
+    }
+
+    /// Drops what dead processes held, so that their tasks end.
+    pub fn bury(&self) {
+        let dead = std::mem::take(&mut self.slot().graveyard);
+        drop(dead);
+    }
+
+    /// Drops what is open.
+    pub fn drop_all(&self) {
+        let up = self.slot().up.take();
+        drop(up);
     }
 
     /// Waits until the program is open.
@@ -319,12 +347,12 @@ impl System {
         let opening = async {
             match self.topology {
                 Topology::FanOut | Topology::Journal => {
-                    let options = build::fan_out_options(&config, seed);
+                    let options = build::fan_out_options(&self.world, &config, seed);
                     FanOut::open(primary, options).await.map(Engine::FanOut)
                 }
                 Topology::Relay => {
                     let roster = Arc::new(ModelRoster::new(process.clone(), Store::Roster));
-                    let options = build::relay_options(&config, seed);
+                    let options = build::relay_options(&self.world, &config, seed);
                     Relay::open(primary, roster, options).await.map(Engine::Relay)
                 }
             }
@@ -335,11 +363,14 @@ impl System {
             generation,
             process: process.clone(),
             engine,
+            opened_at: Instant::now(),
+            _opening: process.held.opening(),
             journal: tokio::sync::Mutex::default(),
             writer: tokio::sync::Mutex::default(),
             tokens: Mutex::default(),
             busy: AtomicU32::new(0),
             closed: AtomicBool::new(false),
+            watchers: Mutex::default(),
             unsure: Mutex::default(),
         };
         for sink in wanted {
@@ -399,7 +430,8 @@ impl System {
             return Ok(journal.clone());
         }
         let Engine::FanOut(log) = &up.engine else { return Err(crate::world::process::denied()) };
-        let options = build::journal_options(&self.world.lock().config, self.world.seed);
+        let config = self.world.lock().config.clone();
+        let options = build::journal_options(&self.world, &config, self.world.seed);
         let opening = Journal::open(log.clone(), options);
         let opened = self.bounds.within(&self.world, "open journal", self.bounds.call, opening).await;
         let journal = opened.unwrap_or_else(|| Err(crate::world::process::unknown()))?;

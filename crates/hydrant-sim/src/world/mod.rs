@@ -1,7 +1,9 @@
 //! The world around the code under test: stores that fail, processes that die, and the truth to compare with.
 
 pub mod bell;
+pub mod held;
 pub mod log;
+mod memory;
 mod primary;
 pub mod process;
 mod read;

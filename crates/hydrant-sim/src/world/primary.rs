@@ -10,9 +10,10 @@ use hydrant::{
     EventSource, EventStream, Primary, Prune, ReadFrom, Result,
 };
 
+use super::sink::detached;
 use super::state::State;
 use super::{ModelRoster, Process, read, sink, truth};
-use crate::plan::{Broken, Call, SinkKind, Site, Store};
+use crate::plan::{Broken, Call, Site, Store};
 
 /// A handle of one process.
 #[derive(Clone)]
@@ -43,8 +44,9 @@ impl ModelPrimary {
             let process = self.process.clone();
             tokio::spawn(async move {
                 tokio::time::sleep(Duration::from_millis(ms)).await;
-                process.alive().await;
-                process.world.with(State::sync_primary);
+                if !process.is_dead() {
+                    process.world.with(State::sync_primary);
+                }
             });
         }
     }
@@ -87,7 +89,7 @@ pub fn commit(state: &mut State, after: Option<EventId>, events: &[Event], durab
 #[async_trait]
 impl EventSink for ModelPrimary {
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
-        let (store, after, events) = (self.store, batch.after(), batch.events().to_vec());
+        let (store, after, events) = (self.store, batch.after(), detached(&batch));
         let (fence, durable) = (self.fence, self.accepts().is_none());
         let append = move |state: &mut State| {
             if state.log(store).fence != fence {
@@ -149,7 +151,7 @@ fn check_prune(state: &mut State, store: Store, before: EventId) {
         let Some(sink) = super::roster::sink_of(&entry.name) else { continue };
         let facts = &state.sinks[usize::from(sink)];
         // Events that a wrapper does not give its sink count as delivered.
-        let is_whole = !matches!(state.kind(sink), SinkKind::Filtered | SinkKind::DeadLetter);
+        let is_whole = state.is_exact(sink);
         if is_whole && facts.acknowledged < Some(floor) && !facts.forgot && !facts.left {
             let message = format!(
                 "events up to {floor} went, and {} in the roster has acknowledged {:?}",

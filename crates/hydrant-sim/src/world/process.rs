@@ -8,6 +8,7 @@ use hydrant::{Error, ErrorKind, Result, Retry};
 
 use super::World;
 use super::bell::Bell;
+use super::held::Held;
 use super::state::State;
 use crate::plan::{Effect, Site};
 
@@ -16,11 +17,13 @@ pub struct Process {
     pub world: Arc<World>,
     pub number: u32,
     dead: Bell,
+    /// What its readers hold in memory.
+    pub held: Arc<Held>,
 }
 
 impl Process {
     pub fn new(world: Arc<World>, number: u32) -> Arc<Self> {
-        Arc::new(Self { world, number, dead: Bell::default() })
+        Arc::new(Self { world, number, dead: Bell::default(), held: Arc::default() })
     }
 
     pub fn is_dead(&self) -> bool {
@@ -63,7 +66,7 @@ impl Process {
         self.alive().await;
         let (nth, effect) = self.world.with(|state| {
             state.land(|_, store| store == site.store);
-            let entered = state.enter(site);
+            let entered = state.enter(site, Some(&self.held));
             if let (nth, Some(effect)) = entered {
                 state.note(|| format!("**   {site} #{nth}: {effect:?}"));
             }

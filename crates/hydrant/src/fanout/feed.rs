@@ -55,6 +55,10 @@ pub(crate) enum Look {
 impl Feed {
     pub(crate) fn new(head: Checkpoint, signal: Signal, events_max: usize, bytes_max: usize) -> Self {
         let head = Place::of(head);
+        let mut marks = Marks::new();
+        if let Some(head) = &head {
+            marks.add(head.id());
+        }
         let ring = Ring {
             base: head.clone(),
             events: VecDeque::new(),
@@ -63,7 +67,7 @@ impl Feed {
             failed: None,
             ended: None,
             is_closed: false,
-            marks: Marks::new(),
+            marks,
         };
         Self { ring: Mutex::new(ring), moved: Signal::default(), signal, events_max, bytes_max }
     }
@@ -84,6 +88,9 @@ impl Feed {
     pub(crate) fn restart(&self, head: Option<Place>) {
         self.update(|ring| {
             ring.clear(head.clone());
+            if let Some(head) = &head {
+                ring.marks.add(head.id());
+            }
             ring.head = head;
         });
     }
