@@ -1,19 +1,20 @@
 //! What each step does.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use tokio::time::Instant;
 use hydrant::{
     Batch, CommitPoint, Error, ErrorKind, Event, EventId, EventSink, EventSource, EventStream, Prune,
     ReadFrom, Result,
 };
+use tokio::time::Instant;
 
 use super::Actor;
 use super::system::{Engine, Folded, Saved, Up, name};
 use crate::check;
-use crate::plan::{Act, Op, Store, Topology};
+use crate::plan::{Act, Broken, Op, Store, Topology};
 use crate::world::truth::{fact, payload};
 
 /// What a read from outside may take: a source that hangs is bounded by nothing else.
@@ -197,7 +198,7 @@ impl Actor {
         let appended = self.system.bounds.within(&self.system.world, "journal append", bound, append).await;
         let appended = appended.unwrap_or_else(|| Err(crate::world::process::unknown()));
         check::refused(&self.system.world, &appended, facts.iter().copied());
-        let ids = appended?;
+        let ids = self.system.ids(appended?);
         check::acknowledged(&self.system.world, facts.iter().copied());
         check::ids(&self.system.world, &ids, facts);
         Ok(())
@@ -247,14 +248,18 @@ impl Actor {
         self.system.want(sink, false);
         self.system.world.with(|state| state.sinks[usize::from(sink)].left = true);
         let name = name(sink);
-        let _busy = up.busy();
-        // Dropped, it still continues, and the name is in the roster until it is done.
-        let unsure = || up.unsure.lock().unwrap_or_else(PoisonError::into_inner);
-        unsure().insert(name.clone());
+        // A call that opened the sink before may attach it after.
+        let is_alone = up.busy.load(Ordering::SeqCst) == 0;
+        let round = up.tokens.retire(sink);
+        let busy = up.busy();
         let detach = up.engine.detach(&name);
         let detached =
             self.system.bounds.within(&self.system.world, "detach", self.system.bounds.roster, detach).await;
-        unsure().remove(&name);
+        drop(busy);
+        if let Some(Ok(())) = detached.as_ref().filter(|_| is_alone) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            check::no_handle_left(&self.system.world, up, sink, round);
+        }
         detached.unwrap_or(Ok(()))
     }
 
@@ -270,7 +275,12 @@ impl Actor {
     async fn delivered(&self, up: &Up, timeout: Duration) -> Result<()> {
         let Some(head) = up.engine.status().head else { return Ok(()) };
         let bound = timeout + self.system.bounds.delivered;
-        let delivered = up.engine.delivered(head, timeout);
+        let delivered = async {
+            if self.system.world.is_broken(Broken::DeliveredAtOnce) {
+                return Ok(());
+            }
+            up.engine.delivered(head, timeout).await
+        };
         let delivered = self.system.bounds.within(&self.system.world, "delivered", bound, delivered).await;
         if let Some(Ok(())) = delivered {
             check::delivered(&self.system.world, &up.engine.status(), head);
@@ -297,8 +307,9 @@ impl Actor {
         // From an id alone, a new follower cannot know that its reader has seen another event there.
         let mut is_known = self.seen_fact.is_none_or(|seen| self.system.world.lock().is_in_history(seen));
         let until = tokio::time::Instant::now() + timeout;
-        for _ in 0..events {
+        for nth in 0..events {
             match tokio::time::timeout_at(until, follow.next()).await {
+                Ok(Some(Ok(_))) if nth == 1 && self.system.world.is_broken(Broken::FollowSkips) => {}
                 Ok(Some(Ok(event))) => {
                     self.see(&event, is_known);
                     is_known = true;
@@ -328,7 +339,10 @@ impl Actor {
     async fn read(&self, up: &Up) -> Result<()> {
         let Engine::FanOut(log) = &up.engine else { return Ok(()) };
         let reading = all(log.read(ReadFrom::Snapshot));
-        tokio::time::timeout(PATIENCE, reading).await.unwrap_or(Ok(vec![])).map(|events| {
+        tokio::time::timeout(PATIENCE, reading).await.unwrap_or(Ok(vec![])).map(|mut events| {
+            if events.len() > 2 && self.system.world.is_broken(Broken::ReadSkips) {
+                events.remove(1);
+            }
             check::read(&self.system.world, &events);
         })
     }
@@ -342,6 +356,8 @@ impl Actor {
         let hydrated = tokio::time::timeout(PATIENCE, hydrate)
             .await
             .unwrap_or_else(|_| Err(crate::world::process::unknown()))?;
+        let mut hydrated = hydrated;
+        hydrated.state.events -= u64::from(self.system.world.is_broken(Broken::FoldForgets));
         check::hydrated(&self.system.world, hydrated.state, hydrated.head);
         Ok((hydrated.state, hydrated.head))
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hydrant::{
-    Checkpointed, DeadLetter, Deferred, Event, EventId, EventSink, FanOut, FanOutOptions, Filtered, JournalOptions,
-    Mapped, RelayOptions, Result, SecondaryOptions, StartAt,
+    Checkpointed, DeadLetter, Deferred, Event, EventId, EventSink, FanOut, FanOutOptions, Filtered,
+    JournalOptions, Mapped, RelayOptions, Result, SecondaryOptions, StartAt,
 };
 
 use crate::plan::{Config, SinkConfig, SinkKind, Start, Store};
@@ -39,8 +39,7 @@ fn clock(world: &Arc<World>) -> hydrant::Clock {
         let seconds = world.lock().clock_seconds;
         let distance = Duration::from_secs(seconds.unsigned_abs());
         let epoch = std::time::SystemTime::UNIX_EPOCH;
-        let jumped =
-            if seconds < 0 { epoch.checked_sub(distance) } else { epoch.checked_add(distance) };
+        let jumped = if seconds < 0 { epoch.checked_sub(distance) } else { epoch.checked_add(distance) };
         jumped.unwrap_or(epoch)
     })
 }
@@ -112,7 +111,9 @@ fn open(
         let cell = || Arc::new(ModelRoster::new(process.clone(), Store::Cell(index)));
         let name = format!("sink{index}");
         Ok(match kind {
-            SinkKind::Plain | SinkKind::Buffered | SinkKind::Forgetful | SinkKind::Picky => Box::new(plain()) as BoxedSink,
+            SinkKind::Plain | SinkKind::Buffered | SinkKind::Forgetful | SinkKind::Picky => {
+                Box::new(plain()) as BoxedSink
+            }
             SinkKind::Checkpointed => Box::new(Checkpointed::open(plain(), cell(), &name, &name).await?),
             SinkKind::Filtered => {
                 let filtered = Filtered::new(plain(), move |event| keeps(kind, fact(event)));

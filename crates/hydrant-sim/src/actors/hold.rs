@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::Actor;
 use super::system::{Engine, Up, Watcher};
 use crate::check;
-use crate::plan::{Begin, Store};
+use crate::plan::{Begin, Broken, Store};
 use crate::world::held::Alive;
 use crate::world::truth::{Fact, fact};
 use crate::world::{ModelPrimary, Process};
@@ -43,15 +43,15 @@ impl Actor {
             Begin::At(behind) => ReadFrom::At(EventId::new(head.saturating_sub(behind))),
             Begin::After(behind) => ReadFrom::After(EventId::new(head.saturating_sub(behind))),
         };
-        let process = if outside { Process::new(self.system.world.clone(), 1_000) } else { up.process.clone() };
+        let process =
+            if outside { Process::new(self.system.world.clone(), 1_000) } else { up.process.clone() };
         let events = if outside {
             ModelPrimary::new(process.clone(), Store::Primary).follow(from)
         } else {
             log.follow(from)
         };
         let reader = process.held.reader();
-        self.held =
-            Some(Kept { events, from, last: None, process, is_outside: outside, _reader: reader });
+        self.held = Some(Kept { events, from, last: None, process, is_outside: outside, _reader: reader });
     }
 
     /// Takes events from the follower that is kept.
@@ -90,6 +90,7 @@ fn ended(error: Error, is_outside: bool) -> Result<()> {
 
 /// Watches the status until the log is gone, in a task of its own.
 pub(super) fn watch(up: &Up) {
+    let is_broken = up.process.world.is_broken(Broken::WatchStops);
     let watcher = Arc::new(Watcher::default());
     up.watchers.lock().unwrap_or_else(PoisonError::into_inner).push(watcher.clone());
     let mut statuses = up.engine.watch();
@@ -97,6 +98,9 @@ pub(super) fn watch(up: &Up) {
         while let Some(status) = statuses.next().await {
             watcher.head.store(status.head.map_or(0, |head| head.get() + 1), Ordering::Relaxed);
             tokio::time::sleep(LOOK_EVERY).await;
+            if is_broken {
+                return;
+            }
         }
     });
 }

@@ -1,11 +1,13 @@
 //! The actors: callers, operators, readers and a foreign writer, each with its own steps in order.
 
 mod act;
+pub mod bounds;
+mod broken;
+pub mod build;
 mod hold;
 mod submit;
-pub mod bounds;
-pub mod build;
 pub mod system;
+pub mod tokens;
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -48,10 +50,11 @@ impl Actor {
 
     /// Makes all steps in order.
     pub async fn run(mut self, ops: Vec<Op>) {
+        self.system.misbehave().await;
         for op in ops {
             self.step(&op).await;
             if let Some(up) = self.system.is_up() {
-                let status = up.engine.status();
+                let status = self.system.shown(up.engine.status());
                 check::status(&self.system.world, &status);
                 check::stale(&self.system.world, &status);
                 check::lag(&self.system.world, &up, self.system.topology, &status);
@@ -103,11 +106,7 @@ impl Actor {
             if matches!(ended, Ended::Panicked)
                 && !matches!(
                     op.act,
-                    Act::Follow { .. }
-                        | Act::Take { .. }
-                        | Act::Read
-                        | Act::Hydrate
-                        | Act::Snapshot
+                    Act::Follow { .. } | Act::Take { .. } | Act::Read | Act::Hydrate | Act::Snapshot
                 )
             {
                 state.fail("panic", format!("{} panicked because its store did", op.act.name()));

@@ -15,13 +15,7 @@ use crate::world::process::unknown;
 
 impl Actor {
     /// Appends once, before a deadline, as a component above a fan-out does.
-    pub(super) async fn append_before(
-        &self,
-        up: &Up,
-        op: u32,
-        events: u8,
-        timeout: Duration,
-    ) -> Result<()> {
+    pub(super) async fn append_before(&self, up: &Up, op: u32, events: u8, timeout: Duration) -> Result<()> {
         let Engine::FanOut(log) = &up.engine else { return self.append(up, op, events, 4, false).await };
         if self.system.topology != Topology::FanOut {
             return self.append(up, op, events, 4, false).await;
@@ -85,7 +79,8 @@ impl Actor {
                 }
                 Ok(()) => {
                     check::acknowledged(&self.system.world, facts.iter().copied());
-                    check::ids(&self.system.world, &submission.ids, &facts);
+                    let ids = self.system.ids(submission.ids);
+                    check::ids(&self.system.world, &ids, &facts);
                 }
                 Err(error) => failed = Err(error),
             }
@@ -108,7 +103,8 @@ impl Actor {
     async fn reserve(&self, journal: &hydrant::Journal<Saved>) -> Result<Slot<Saved>> {
         // The room of appends under way, and slots that others hold.
         let bound = 4 * self.append_bound();
-        let reserved = self.system.bounds.within(&self.system.world, "reserve", bound, journal.reserve()).await;
+        let reserved =
+            self.system.bounds.within(&self.system.world, "reserve", bound, journal.reserve()).await;
         reserved.unwrap_or_else(|| Err(unknown()))
     }
 }

@@ -1,6 +1,6 @@
 //! The program under test: what is open now, and how it comes back after a crash.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::bounds::Bounds;
 use super::build;
+use super::tokens::Tokens;
 use crate::plan::{Store, Topology};
 use crate::world::bell::Bell;
 use crate::world::held::Alive;
@@ -121,13 +122,11 @@ pub struct Up {
     /// What a caller that chooses ids knows of the head; `None` while an outcome is open.
     pub writer: tokio::sync::Mutex<Option<Option<EventId>>>,
     /// Counts the handles of each sink that are alive.
-    pub tokens: Mutex<BTreeMap<u8, Arc<()>>>,
+    pub tokens: Tokens,
     /// Calls under way that hold handles of sinks themselves.
     pub busy: AtomicU32,
     closed: AtomicBool,
     pub watchers: Mutex<Vec<Arc<Watcher>>>,
-    /// Names that an attach may have left in the roster: it failed, was dropped, or may still take effect.
-    pub unsure: Mutex<BTreeSet<String>>,
 }
 
 impl Up {
@@ -305,7 +304,7 @@ impl System {
         let Some(laggards) = closed else { return Laggards::default() };
         up.closed.store(true, Ordering::SeqCst);
         self.world.note(|| format!("     closed: {laggards}"));
-        if up.engine.status().stopped.is_none() {
+        if self.shown(up.engine.status()).stopped.is_none() {
             self.world
                 .fail("status", "closed, and the status does not say that the log takes no more events");
         }
@@ -367,11 +366,10 @@ impl System {
             _opening: process.held.opening(),
             journal: tokio::sync::Mutex::default(),
             writer: tokio::sync::Mutex::default(),
-            tokens: Mutex::default(),
+            tokens: Tokens::default(),
             busy: AtomicU32::new(0),
             closed: AtomicBool::new(false),
             watchers: Mutex::default(),
-            unsure: Mutex::default(),
         };
         for sink in wanted {
             if let Err(error) = self.attach(&up, sink).await {
@@ -387,10 +385,7 @@ impl System {
     /// What opening and attaching meet.
     pub async fn attach(&self, up: &Up, sink: u8) -> Result<()> {
         let _busy = up.busy();
-        let token = {
-            let mut tokens = up.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-            tokens.entry(sink).or_default().clone()
-        };
+        let token = up.tokens.of(sink);
         // What a program opens by itself has no time-out but its own.
         let patience = Duration::from_secs(10);
         let opening = AssertUnwindSafe(build::sink(&up.process, sink, &token)).catch_unwind();
@@ -402,8 +397,6 @@ impl System {
         let was_closed = up.is_closed();
         let options = build::secondary_options(&self.world.lock().config.sinks[usize::from(sink)]);
         let name = name(sink);
-        let unsure = || up.unsure.lock().unwrap_or_else(PoisonError::into_inner);
-        unsure().insert(name.clone());
         let attach = up.engine.attach(&name, opened, options);
         match self.bounds.within(&self.world, "attach", self.bounds.roster, attach).await {
             Some(Ok(())) if was_closed => {
@@ -411,9 +404,7 @@ impl System {
                 Ok(())
             }
             Some(attached) => {
-                if attached.is_ok() {
-                    unsure().remove(&name);
-                } else {
+                if attached.is_err() {
                     // What it does not keep in the roster may be pruned.
                     self.world.lock().sinks[usize::from(sink)].left = true;
                 }

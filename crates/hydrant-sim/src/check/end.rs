@@ -31,7 +31,7 @@ pub async fn settle(system: Arc<System>) {
     let up = system.up().await;
     if system.topology != Topology::Relay {
         sleep(Duration::from_secs(30)).await;
-        crate::check::is_published(&world, &up.engine.status());
+        crate::check::is_published(&world, &system.shown(up.engine.status()));
     }
     // The secondary of a nested fan-out that parked is resumed by opening it again.
     let is_nested = world.lock().config.sinks.iter().any(|sink| sink.kind == SinkKind::Nested);
@@ -170,7 +170,8 @@ fn missing(world: &World, status: &FanOutStatus) -> Vec<String> {
         let name = name(sink);
         let shown = status.secondaries.iter().find(|secondary| secondary.name == name);
         let position = shown.and_then(|shown| shown.checkpoint);
-        if !has_all(&mut state, sink, position) && !shown.is_some_and(|shown| is_excused(&state, sink, shown)) {
+        if !has_all(&mut state, sink, position) && !shown.is_some_and(|shown| is_excused(&state, sink, shown))
+        {
             missing.push(format!("{name} does not have everything"));
         }
     }

@@ -22,7 +22,9 @@ pub fn lag(world: &World, up: &Up, topology: Topology, status: &FanOutStatus) {
             if let Some(wrong) = wrong_count(state, status.head, secondary).filter(|_| !was_lost) {
                 state.fail("lag", wrong);
             }
-            if let Some(wrong) = wrong_age(state, up, topology, secondary).filter(|_| !was_lost && is_attached) {
+            if let Some(wrong) =
+                wrong_age(state, up, topology, secondary).filter(|_| !was_lost && is_attached)
+            {
                 state.fail("lag", wrong);
             }
             if let Some(sink) = crate::world::sink_of(&secondary.name) {
@@ -60,7 +62,10 @@ fn wrong_age(state: &State, up: &Up, topology: Topology, secondary: &SecondarySt
     let age = state.durable_at(missing.id()).map(|at| now.duration_since(at));
     let oldest = age.map_or(Duration::MAX, |age| age + TOLERANCE);
     // Whoever acknowledged it has published it, if that was this opening and not a foreign writer.
-    let acknowledged = state.acknowledged_at.get(&fact(missing)).filter(|at| **at >= up.opened_at && !state.roster_is_unsure);
+    let acknowledged = state
+        .acknowledged_at
+        .get(&fact(missing))
+        .filter(|at| **at >= up.opened_at && !state.roster_is_unsure);
     let youngest = acknowledged.filter(|_| topology != Topology::Relay && state.config.accepts_ms.is_none());
     let youngest = youngest.map_or(Duration::ZERO, |at| now.duration_since(*at));
     (secondary.lag > oldest || secondary.lag + TOLERANCE < youngest).then(|| {
@@ -80,10 +85,25 @@ fn check_state(state: &mut State, sink: u8, secondary: &SecondaryStatus) {
         let lag = secondary.lag_events;
         state.fail("live", format!("{} is shown as live, and lags by {lag} events", secondary.name));
     }
+    if let Some(wrong) = false_alarm(state, sink, secondary) {
+        state.fail("alarm", wrong);
+    }
     let parked = secondary.last_error.as_ref().filter(|_| secondary.state == SecondaryState::Parked);
     if let Some(wrong) = parked.and_then(|error| before_poison(state, sink, error)) {
         state.fail("poison", wrong);
     }
+}
+
+/// A secondary parks as `Diverged` only if it or the primary lost something.
+fn false_alarm(state: &State, sink: u8, secondary: &SecondaryStatus) -> Option<String> {
+    let error = secondary.last_error.as_ref().filter(|error| error.kind() == ErrorKind::Diverged)?;
+    // A source that ends early is a log that is shorter than it was.
+    let ended = state.fired.keys().any(|(_, effect)| *effect == Effect::End.name());
+    let is_relay = state.config.topology == Topology::Relay || state.roster_is_unsure;
+    let shaken = state.sinks[usize::from(sink)].shaken || !state.truth.lost.is_empty();
+    let has_reason = shaken || is_relay && ended || state.kind(sink) == SinkKind::Nested;
+    (!has_reason && secondary.state == SecondaryState::Parked)
+        .then(|| format!("{} has diverged, and nothing was lost: {error}", secondary.name))
 }
 
 /// A sink that parks at an event has everything before it.
@@ -101,7 +121,8 @@ fn before_poison(state: &State, sink: u8, error: &Error) -> Option<String> {
 
 /// A primary that every sink contradicts is shown as stale.
 pub fn stale(world: &World, status: &FanOutStatus) {
-    let mut attached = status.secondaries.iter().filter(|one| one.state != SecondaryState::Detached).peekable();
+    let mut attached =
+        status.secondaries.iter().filter(|one| one.state != SecondaryState::Detached).peekable();
     let is_diverged = |one: &SecondaryStatus| {
         let error = one.last_error.as_ref().map(Error::kind);
         one.state == SecondaryState::Parked && error == Some(ErrorKind::Diverged)

@@ -6,10 +6,8 @@ mod end;
 mod lag;
 mod quiet;
 
-use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use hydrant::{Error, ErrorKind, Event, EventId, FanOutStatus, ReadFrom, Result, Retry, SecondaryState};
@@ -95,7 +93,10 @@ pub fn seen_first(world: &World, from: ReadFrom, event: &Event) {
             ReadFrom::After(id) => before <= Some(id) && Some(event.id()) > Some(id),
         };
         if !begins && state.truth.lost.is_empty() {
-            state.fail("follow", format!("a follower from {from:?} begins with n={fact}, behind n={parent:?}"));
+            state.fail(
+                "follow",
+                format!("a follower from {from:?} begins with n={fact}, behind n={parent:?}"),
+            );
         }
     });
 }
@@ -108,7 +109,10 @@ pub fn refused<T>(world: &World, result: &Result<T>, facts: impl IntoIterator<It
     world.with(|state| {
         for fact in facts {
             if state.truth.is_committed(fact) {
-                state.fail("refused", format!("event n={fact} is in the log, and its caller heard that it is not"));
+                state.fail(
+                    "refused",
+                    format!("event n={fact} is in the log, and its caller heard that it is not"),
+                );
             }
             state.truth.refused.insert(fact);
         }
@@ -194,8 +198,7 @@ pub fn roster_is_shown(world: &World, up: &Up, status: &FanOutStatus) {
         let names: Vec<String> = state.rosters[&Store::Roster].keys().cloned().collect();
         for name in names {
             let is_shown = status.secondaries.iter().any(|secondary| secondary.name == name);
-            let is_unsure = up.unsure.lock().unwrap_or_else(PoisonError::into_inner).contains(&name);
-            if !is_shown && !is_unsure && !state.roster_is_unsure {
+            if !is_shown && !state.roster_is_unsure {
                 state.fail("status", format!("{name} is in the roster and not in the status"));
             }
         }
@@ -209,6 +212,7 @@ pub fn status(world: &World, status: &FanOutStatus) {
             let (head, durable) = (status.head, state.durable_max);
             state.fail("status", format!("the head is shown as {head:?}, durable is {durable:?}"));
         }
+        state.see(status);
         for secondary in &status.secondaries {
             let Some(sink) = crate::world::sink_of(&secondary.name) else { continue };
             let config = state.config.sinks[usize::from(sink)].clone();
@@ -244,19 +248,21 @@ pub fn status(world: &World, status: &FanOutStatus) {
     });
 }
 
+/// After `detach`, no pump holds a sink that was attached before it.
+pub fn no_handle_left(world: &World, up: &Up, sink: u8, round: u32) {
+    let is_nested = world.lock().kind(sink) == SinkKind::Nested;
+    let handles = up.tokens.alive(sink, round);
+    if up.busy.load(Ordering::SeqCst) == 0 && !is_nested && handles > 0 {
+        world.fail("leak", format!("detached, and {handles} handles of sink{sink} are alive"));
+    }
+}
+
 /// After `close`, no pump holds a sink. (What a nested fan-out holds ends a moment later.)
 pub fn no_handles_left(world: &World, up: &Up) {
-    let nested: BTreeSet<u8> = {
-        let config = &world.lock().config;
-        let kinds = config.sinks.iter().map(|sink| sink.kind).zip(0..);
-        kinds.filter(|(kind, _)| *kind == SinkKind::Nested).map(|(_, index)| index).collect()
-    };
-    let tokens = up.tokens.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    for (sink, token) in tokens {
-        // The table and this copy of it.
-        let handles = Arc::strong_count(&token) - 2;
+    for (sink, handles) in up.tokens.all_alive() {
+        let is_nested = world.lock().kind(sink) == SinkKind::Nested;
         let is_busy = up.busy.load(Ordering::SeqCst) > 0;
-        if !is_busy && handles > 0 && !nested.contains(&sink) {
+        if !is_busy && handles > 0 && !is_nested {
             world.fail("leak", format!("closed, and {handles} handles of sink{sink} are alive"));
         }
     }

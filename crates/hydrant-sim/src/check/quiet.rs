@@ -34,7 +34,10 @@ pub(super) async fn idle(world: &World, up: &Up) {
     let woken = watchdog::parks() - before;
     let woken_max = WAKES_MAX + WAKES_OF_A_SINK_MAX * (sinks + 2 * nested);
     if woken > woken_max {
-        world.fail("idle", format!("nothing happens for {IDLE:?}, and tasks wake {woken} times, not {woken_max}"));
+        world.fail(
+            "idle",
+            format!("nothing happens for {IDLE:?}, and tasks wake {woken} times, not {woken_max}"),
+        );
     }
     let status = up.engine.status();
     for secondary in &status.secondaries {

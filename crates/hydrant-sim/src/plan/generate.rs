@@ -10,7 +10,7 @@ use super::{
 /// A pause that never ends by itself.
 const HUGE_MS: u64 = 1 << 40;
 
-const KINDS: [SinkKind; 9] = [
+const KINDS: [SinkKind; 11] = [
     SinkKind::Plain,
     SinkKind::Buffered,
     SinkKind::Forgetful,
@@ -19,6 +19,8 @@ const KINDS: [SinkKind; 9] = [
     SinkKind::Mapped,
     SinkKind::DeadLetter,
     SinkKind::Picky,
+    SinkKind::DeadLetter,
+    SinkKind::Nested,
     SinkKind::Nested,
 ];
 
@@ -78,7 +80,11 @@ fn sink(rng: &mut Rng, is_slow: bool) -> SinkConfig {
         batch_bytes: pick(rng, &[0, 1, 100, 1 << 20, 1 << 20, usize::MAX]),
         linger_ms: pick(rng, &[0, 0, 0, 5, 300, 5_000]),
         // A batch of dead letters is many calls in one.
-        call_ms: if kind == SinkKind::DeadLetter { 5_000 } else { pick(rng, &[tiny_ms, 20, 200, 1_000, 5_000]) },
+        call_ms: if kind == SinkKind::DeadLetter {
+            5_000
+        } else {
+            pick(rng, &[tiny_ms, 20, 200, 1_000, 5_000])
+        },
         backoff_ms: pick(
             rng,
             &[
@@ -114,8 +120,9 @@ fn ops(rng: &mut Rng, config: &Config, dies: bool) -> Vec<Op> {
         }
     };
     let callers = rng.u8(1..=3);
+    let bursts = config.topology == Topology::Relay;
     for actor in 0..callers {
-        add(rng, actor, 170 / usize::from(callers), &caller, 12);
+        add(rng, actor, 170 / usize::from(callers), &|rng| caller(rng, bursts), 12);
     }
     let sinks = u8::try_from(config.sinks.len()).unwrap_or(1);
     for actor in 10..10 + rng.u8(1..=2) {
@@ -127,8 +134,10 @@ fn ops(rng: &mut Rng, config: &Config, dies: bool) -> Vec<Op> {
     ops
 }
 
-fn caller(rng: &mut Rng) -> Act {
+fn caller(rng: &mut Rng, bursts: bool) -> Act {
     match rng.u8(..100) {
+        // Another program writes faster than a relay reads.
+        0..4 if bursts => Act::Append { events: 90, bytes: 200, gaps: false },
         0..48 => {
             Act::Append { events: rng.u8(1..8), bytes: pick(rng, &[0, 10, 200]), gaps: rng.u8(..4) == 0 }
         }
@@ -195,7 +204,9 @@ fn janitor(rng: &mut Rng, dies: bool) -> Act {
         14..24 => Act::Reopen { close: rng.bool() },
         24..36 => Act::ReopenJournal,
         36..42 if dies => Act::Crash,
-        42..52 => Act::Clock { seconds: pick(rng, &[-1, 1, 3_600, -86_400 * 400, 1 << 36, -(1 << 37), i64::MIN]) },
+        42..52 => {
+            Act::Clock { seconds: pick(rng, &[-1, 1, 3_600, -86_400 * 400, 1 << 36, -(1 << 37), i64::MIN]) }
+        }
         _ => Act::Pause { ms: pick(rng, &[10, 500, 3_000, 10_000]) },
     }
 }
@@ -228,10 +239,10 @@ fn site(rng: &mut Rng, config: &Config) -> Site {
         SinkKind::DeadLetter => pick(rng, &[Store::Cell(sink), Store::Dead(sink)]),
         _ => Store::Sink(sink),
     };
-    let store = match rng.u8(..10) {
-        0..3 => Store::Primary,
-        3..5 => Store::Roster,
-        5..8 => Store::Sink(sink),
+    let store = match rng.u8(..20) {
+        0..6 => Store::Primary,
+        6..9 => Store::Roster,
+        9..13 => Store::Sink(sink),
         _ => inner,
     };
     let call = match store {

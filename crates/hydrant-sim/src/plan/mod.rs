@@ -3,6 +3,7 @@
 //! A seed makes a plan, and the plan alone decides the run. So a plan can be minimised, printed, kept and replayed.
 
 mod act;
+mod broken;
 mod generate;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use act::{Act, Begin};
+pub use broken::Broken;
 pub use generate::generate;
 
 /// Everything that decides a run.
@@ -49,24 +51,9 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stop_if_stale: bool,
     pub sinks: Vec<SinkConfig>,
-    /// Breaks a model on purpose, for the tests of the checkers.
+    /// Breaks a model or an actor on purpose, for the tests of the checkers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broken: Option<Broken>,
-}
-
-/// A model store that breaks its own contract.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Broken {
-    /// Sinks lose the second event of a batch.
-    SinkDropsEvent,
-    /// Sinks that are durable later report what they only accepted.
-    SinkReportsAhead,
-    /// Sinks refuse everything.
-    SinkRefuses,
-    /// The primary acknowledges, and stores nothing.
-    PrimaryStoresNothing,
-    /// The primary shows what is not durable.
-    PrimaryShowsUndurable,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -288,6 +275,10 @@ impl fmt::Display for Site {
 }
 
 impl Store {
+    /// The names of all places.
+    pub const NAMES: [&'static str; 7] =
+        ["primary", "roster", "sink", "dead letters", "cell", "inner primary", "inner roster"];
+
     /// The sink that this belongs to.
     pub fn sink(self) -> Option<u8> {
         match self {
@@ -298,13 +289,13 @@ impl Store {
     /// The name of the row in the table of coverage.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Primary => "* primary",
-            Self::Roster => "* roster",
-            Self::Sink(_) => "* sink",
-            Self::Dead(_) => "* dead letters",
-            Self::Cell(_) => "* cell",
-            Self::Inner(_) => "* inner primary",
-            Self::InnerRoster(_) => "* inner roster",
+            Self::Primary => "primary",
+            Self::Roster => "roster",
+            Self::Sink(_) => "sink",
+            Self::Dead(_) => "dead letters",
+            Self::Cell(_) => "cell",
+            Self::Inner(_) => "inner primary",
+            Self::InnerRoster(_) => "inner roster",
         }
     }
 }

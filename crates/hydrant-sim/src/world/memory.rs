@@ -63,7 +63,8 @@ impl State {
         let (events, bytes) = (held.events() / openings, held.bytes() / openings);
         if events > self.memory.events || bytes > self.memory.bytes {
             let bound = self.memory;
-            let message = format!("{events} events with {bytes} bytes that were read are in memory, not {bound:?}");
+            let message =
+                format!("{events} events with {bytes} bytes that were read are in memory, not {bound:?}");
             self.fail("memory", message);
         }
     }

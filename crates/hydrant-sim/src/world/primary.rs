@@ -55,7 +55,11 @@ impl ModelPrimary {
 /// What a store says is durable.
 fn newest_shown(state: &mut State, store: Store) -> Checkpoint {
     let is_broken = state.config.broken == Some(Broken::PrimaryShowsUndurable);
+    let is_other = state.config.broken == Some(Broken::PrimaryReportsOther);
     let log = state.log(store);
+    if let Some(id) = log.checkpoint().id().filter(|id| is_other && id.get() > 20) {
+        return Event::new(id, "another").map_or(Checkpoint::Empty, |other| Checkpoint::at(&other));
+    }
     if is_broken { log.head() } else { log.checkpoint() }
 }
 
@@ -65,9 +69,18 @@ pub fn commit(state: &mut State, after: Option<EventId>, events: &[Event], durab
     if state.config.broken == Some(Broken::PrimaryStoresNothing) {
         return Ok(());
     }
+    let broken = state.config.broken;
+    if broken == Some(Broken::PrimaryRefuses) {
+        return Err(super::process::refused());
+    }
     let log = state.logs.get_mut(&Store::Primary).expect("the primary has a log");
     let before = log.events.len();
     log.append(batch)?;
+    if broken == Some(Broken::PrimaryRepeats) {
+        let twice = Event::builder(log.head().id().and_then(EventId::next).unwrap_or(EventId::ZERO));
+        let json = batch.first().payload().to_vec();
+        log.events.extend(twice.payload_json(json).build());
+    }
     for index in before..log.events.len() {
         let lost = state.lost_head.filter(|(id, _)| Some(*id) == after).map(|(_, fact)| fact);
         let parent = index.checked_sub(1).map_or(lost, |parent| Some(truth::fact(&log.events[parent])));
@@ -82,6 +95,9 @@ pub fn commit(state: &mut State, after: Option<EventId>, events: &[Event], durab
     let length = state.log(Store::Primary).events.len();
     if before / 16 != length / 16 {
         state.back_up();
+    }
+    if broken == Some(Broken::PrimaryDeniesWrite) {
+        return Err(super::process::refused());
     }
     Ok(())
 }
@@ -141,7 +157,8 @@ impl Prune for ModelPrimary {
 
 /// Prunes, and checks that no secondary of the roster needed what goes.
 fn check_prune(state: &mut State, store: Store, before: EventId) {
-    state.log(store).prune(before);
+    let all = state.config.broken == Some(Broken::PrimaryPrunesAll);
+    state.log(store).prune(if all { EventId::new(u64::MAX) } else { before });
     let Some(floor) = state.log(store).after.filter(|_| store == Store::Primary) else { return };
     if state.config.retain_bytes.is_some() {
         return;

@@ -9,7 +9,7 @@ use hydrant::{Error, ErrorKind, EventId, EventStream, ReadFrom, Result, Retry};
 
 use super::Process;
 use super::process::{denied, refused, unknown};
-use crate::plan::{Call, Effect, Site, Store};
+use crate::plan::{Broken, Call, Effect, Site, Store};
 
 /// One read under way.
 struct Reading {
@@ -113,7 +113,11 @@ impl Reading {
             if let Some(event) = event {
                 self.position = Some(event.id());
             }
-            Ok(event.map(|event| self.process.held.copy(event)))
+            let event = event.map(|event| self.process.held.copy(event));
+            if state.config.broken == Some(Broken::ReadsHoard) {
+                std::mem::forget(event.clone());
+            }
+            Ok(event)
         })
     }
 }

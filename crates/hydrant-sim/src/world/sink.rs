@@ -35,6 +35,9 @@ impl ModelSink {
 
     fn of(process: Arc<Process>, store: Store, sink: u8, token: Arc<()>) -> Self {
         let opened_at = process.world.lock().log(Store::Primary).checkpoint().id();
+        if process.world.is_broken(Broken::SinkIsKept) {
+            std::mem::forget(token.clone());
+        }
         Self { process, store, sink, has_begun: Arc::default(), opened_at, _token: token }
     }
 }
@@ -51,6 +54,9 @@ impl EventSink for ModelSink {
             }
             take(state, store, sink, after, &events)
         };
+        if self.process.world.is_broken(Broken::SinkIsSlow) && self.process.world.lock().healed {
+            tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+        }
         self.process.call(site, append).await
     }
 

@@ -169,7 +169,9 @@ impl Feed {
         ring.head = Some(head);
         drop(ring);
         self.moved.wake();
-        self.signal.wake();
+        if !mutant("publish-wakes-followers-only") {
+            self.signal.wake();
+        }
         Ok(())
     }
 
@@ -334,6 +336,8 @@ impl Ring {
     }
 
     fn evict(&mut self, events_max: usize, bytes_max: usize) {
+        let events_max = if mutant("ring-unbounded") { usize::MAX } else { events_max };
+        let bytes_max = if mutant("ring-unbounded") { usize::MAX } else { bytes_max };
         while self.events.len() > events_max || self.bytes > bytes_max {
             let Some(evicted) = self.events.pop_front() else { break };
             self.bytes -= evicted.size();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::EventId;
+use crate::mutants::mutant;
 
 pub(crate) struct Marks {
     opened: Instant,
@@ -26,7 +27,9 @@ impl Marks {
         if let Some((last, at)) = self.history.back_mut()
             && now.duration_since(*at) < self.step
         {
-            *last = head;
+            if !mutant("age-of-the-next") {
+                *last = head;
+            }
             return;
         }
         self.history.push_back((head, now));
