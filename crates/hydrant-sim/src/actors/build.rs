@@ -47,6 +47,7 @@ fn clock(world: &Arc<World>) -> hydrant::Clock {
 pub fn relay_options(world: &Arc<World>, config: &Config, seed: u64) -> RelayOptions {
     RelayOptions::default()
         .with_ring(config.ring_events, config.ring_bytes)
+        .with_call_timeout(Duration::from_millis(config.call_ms))
         .with_clock(clock(world))
         .with_seed(seed)
 }

@@ -16,6 +16,8 @@ use crate::watchdog;
 use crate::world::World;
 use crate::world::truth::fact;
 
+/// What a log of a dead process that is not over yet may add.
+const WAKES_OF_A_LOG_MAX: u64 = 40;
 /// How long an idle log is observed.
 const IDLE: Duration = Duration::from_secs(5);
 /// A log reports once a second, and looks at its primary and its sinks no more often.
@@ -24,15 +26,18 @@ const WAKES_OF_A_SINK_MAX: u64 = 8;
 
 /// Everything was delivered: tasks sleep, errors are gone, watchers have seen it.
 pub(super) async fn idle(world: &World, up: &Up) {
-    let (sinks, nested) = {
-        let config = &world.lock().config;
-        let nested = config.sinks.iter().filter(|sink| sink.kind == SinkKind::Nested).count();
-        (config.sinks.len() as u64, nested as u64)
+    let (sinks, nested, crashes) = {
+        let state = world.lock();
+        let sinks = &state.config.sinks;
+        let nested = sinks.iter().filter(|sink| sink.kind == SinkKind::Nested).count();
+        (sinks.len() as u64, nested as u64, u64::from(state.crashes))
     };
     let before = watchdog::parks();
     sleep(IDLE).await;
     let woken = watchdog::parks() - before;
     let woken_max = WAKES_MAX + WAKES_OF_A_SINK_MAX * (sinks + 2 * nested);
+    // The journal of a dead process may still try to learn the outcome of its last write.
+    let woken_max = woken_max + crashes * WAKES_OF_A_LOG_MAX * (1 + nested);
     if woken > woken_max {
         world.fail(
             "idle",
@@ -83,8 +88,8 @@ pub(super) async fn follower(world: &World, up: &Up) {
 pub(super) async fn no_task_left(system: &System, own: usize) {
     let world = &system.world;
     system.drop_all();
-    // Late effects, and calls that were slow.
-    sleep(Duration::from_secs(20)).await;
+    // Late effects, calls that were slow, and journals of dead processes that resolve their last write.
+    sleep(Duration::from_secs(150)).await;
     let alive = Handle::current().metrics().num_alive_tasks();
     if alive > own {
         world.fail("task", format!("closed and dropped, and {} tasks are alive", alive - own));

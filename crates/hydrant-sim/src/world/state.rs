@@ -91,7 +91,7 @@ pub struct SinkFacts {
 }
 
 /// How many calls at one instant are a busy loop.
-const CALLS_MAX: u32 = 5_000;
+const CALLS_MAX: u32 = 30_000;
 const TRACE_MAX: usize = 4_000;
 
 impl State {
