@@ -126,7 +126,9 @@ impl Actor {
             check::stopped(&self.system.world, stopped);
             self.system.reopen(up, true).await;
         } else if self.system.topology == Topology::Journal && error.kind() == ErrorKind::Closed {
-            *up.journal.lock().await = None;
+            let mut journal = up.journal.lock().await;
+            let has_ended = |journal: &mut hydrant::Journal<Saved>| matches!(journal.try_reserve(), Err(error) if error.kind() == ErrorKind::Closed);
+            drop(journal.take_if(has_ended));
         }
     }
 
@@ -198,6 +200,7 @@ impl Actor {
         let appended = self.system.bounds.within(&self.system.world, "journal append", bound, append).await;
         let appended = appended.unwrap_or_else(|| Err(crate::world::process::unknown()));
         check::refused(&self.system.world, &appended, facts.iter().copied());
+        check::is_the_only_writer(&self.system.world, up, &appended);
         let ids = self.system.ids(appended?);
         check::acknowledged(&self.system.world, facts.iter().copied());
         check::ids(&self.system.world, &ids, facts);
@@ -257,7 +260,6 @@ impl Actor {
             self.system.bounds.within(&self.system.world, "detach", self.system.bounds.roster, detach).await;
         drop(busy);
         if let Some(Ok(())) = detached.as_ref().filter(|_| is_alone) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
             check::no_handle_left(&self.system.world, up, sink, round);
         }
         detached.unwrap_or(Ok(()))
@@ -293,11 +295,15 @@ impl Actor {
             return Ok(());
         }
         let journal = up.journal.lock().await.take();
+        let was_unsure = up.journal_is_unsure.load(Ordering::SeqCst);
         if let Some(journal) = journal {
             let closing = journal.close();
             let bound = self.append_bound();
+            // Dropped here, it still commits what it has, while another journal is opened.
+            up.journal_is_unsure.store(true, Ordering::SeqCst);
             drop(self.system.bounds.within(&self.system.world, "close journal", bound, closing).await);
         }
+        up.journal_is_unsure.store(was_unsure, Ordering::SeqCst);
         self.system.journal(up).await.map(drop)
     }
 

@@ -126,6 +126,8 @@ pub struct Up {
     /// Calls under way that hold handles of sinks themselves.
     pub busy: AtomicU32,
     closed: AtomicBool,
+    /// A journal was dropped while it may still commit.
+    pub journal_is_unsure: AtomicBool,
     pub watchers: Mutex<Vec<Arc<Watcher>>>,
 }
 
@@ -369,6 +371,7 @@ impl System {
             tokens: Tokens::default(),
             busy: AtomicU32::new(0),
             closed: AtomicBool::new(false),
+            journal_is_unsure: AtomicBool::new(false),
             watchers: Mutex::default(),
         };
         for sink in wanted {
@@ -401,6 +404,10 @@ impl System {
         match self.bounds.within(&self.world, "attach", self.bounds.roster, attach).await {
             Some(Ok(())) if was_closed => {
                 self.world.fail("attach", "a sink was attached to a log that was closed");
+                Ok(())
+            }
+            Some(Ok(())) if up.is_closed() => {
+                self.world.fail("attach", "`close` had returned, and then a sink was attached");
                 Ok(())
             }
             Some(attached) => {

@@ -119,6 +119,18 @@ pub fn refused<T>(world: &World, result: &Result<T>, facts: impl IntoIterator<It
     });
 }
 
+/// A journal is fenced only by another writer.
+pub fn is_the_only_writer<T>(world: &World, up: &Up, result: &Result<T>) {
+    let Err(error) = result else { return };
+    let is_unsure = up.journal_is_unsure.load(Ordering::SeqCst);
+    world.with(|state| {
+        let was_alone = state.truth.lost.is_empty() && !state.roster_is_unsure && !is_unsure;
+        if error.kind() == ErrorKind::Fenced && was_alone {
+            state.fail("alarm", format!("the journal was fenced, and no other writer wrote: {error}"));
+        }
+    });
+}
+
 /// A read yields one history, in order, without a hole.
 pub fn read(world: &World, events: &[Event]) {
     world.with(|state| {
@@ -153,7 +165,7 @@ pub fn hydrated(world: &World, folded: Folded, head: Option<EventId>) {
 /// What the primary has is shown, also after an unknown outcome and without another append.
 pub fn is_published(world: &World, status: &FanOutStatus) {
     world.with(|state| {
-        let durable = state.log(Store::Primary).checkpoint().id();
+        let durable = state.log(Store::Primary).durable_id();
         if status.stopped.is_none() && !state.roster_is_unsure && status.head < durable {
             let head = status.head;
             state.fail("publish", format!("the primary has {durable:?}, and the head is shown as {head:?}"));

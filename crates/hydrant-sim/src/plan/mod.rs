@@ -4,6 +4,7 @@
 
 mod act;
 mod broken;
+mod faults;
 mod generate;
 
 use std::fmt;
@@ -234,6 +235,11 @@ pub enum Effect {
 }
 
 impl Effect {
+    /// Whether a store loses events.
+    pub fn loses(self) -> bool {
+        matches!(self, Self::Lose { .. } | Self::Fork { .. } | Self::Restore | Self::Forget)
+    }
+
     /// The name of the column in the table of coverage.
     pub fn name(self) -> &'static str {
         match self {

@@ -32,6 +32,11 @@ impl Log {
         }
     }
 
+    /// The id of the newest durable event.
+    pub fn durable_id(&self) -> Option<EventId> {
+        self.durable.checked_sub(1).map(|last| self.events[last].id())
+    }
+
     pub fn event(&self, id: EventId) -> Option<&Event> {
         let index = self.events.binary_search_by_key(&id, Event::id).ok()?;
         self.events.get(index)

@@ -57,7 +57,7 @@ fn newest_shown(state: &mut State, store: Store) -> Checkpoint {
     let is_broken = state.config.broken == Some(Broken::PrimaryShowsUndurable);
     let is_other = state.config.broken == Some(Broken::PrimaryReportsOther);
     let log = state.log(store);
-    if let Some(id) = log.checkpoint().id().filter(|id| is_other && id.get() > 20) {
+    if let Some(id) = log.durable_id().filter(|id| is_other && id.get() > 20) {
         return Event::new(id, "another").map_or(Checkpoint::Empty, |other| Checkpoint::at(&other));
     }
     if is_broken { log.head() } else { log.checkpoint() }

@@ -293,7 +293,7 @@ impl State {
             self.truth.sync(event);
         }
         log.sync();
-        let durable = log.checkpoint().id();
+        let durable = log.durable_id();
         self.durable_max = self.durable_max.max(durable);
         self.durable_at.extend(durable.map(|id| (id, Instant::now())));
     }
@@ -306,7 +306,7 @@ impl State {
 
     /// Remembers what a backup would hold now.
     pub fn back_up(&mut self) {
-        let head = self.logs[&Store::Primary].checkpoint().id();
+        let head = self.logs[&Store::Primary].durable_id();
         self.backup = Some((head, self.rosters[&Store::Roster].clone()));
     }
 
