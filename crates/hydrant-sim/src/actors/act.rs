@@ -303,7 +303,10 @@ impl Actor {
             up.journal_is_unsure.store(true, Ordering::SeqCst);
             drop(self.system.bounds.within(&self.system.world, "close journal", bound, closing).await);
         }
-        up.journal_is_unsure.store(was_unsure, Ordering::SeqCst);
+        // Another caller may have opened one meanwhile, at a head that was not the last.
+        if up.journal.lock().await.is_none() {
+            up.journal_is_unsure.store(was_unsure, Ordering::SeqCst);
+        }
         self.system.journal(up).await.map(drop)
     }
 
