@@ -206,7 +206,10 @@ fn check_start(state: &mut State, sink: u8, first: &Event, has_begun: bool, open
         None => parent.is_none(),
         Some(Start::OldestSnapshot) => parent.is_none() || first.is_snapshot(),
         Some(Start::After(id)) => parent_id <= Some(EventId::new(id)) && EventId::new(id) < first.id(),
-        Some(Start::Head) => parent_id >= opened_at || !state.truth.lost.is_empty(),
+        // A source that ends early, or was restored, has its head there.
+        Some(Start::Head) => {
+            parent_id >= opened_at || !state.truth.lost.is_empty() || state.has_ended_early()
+        }
     };
     if !is_known && (has_begun || !begins) {
         state.fail("history", format!("Sink({sink}) begins with n={fact}, behind n={parent:?}"));

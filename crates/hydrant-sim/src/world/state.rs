@@ -342,6 +342,11 @@ impl State {
         self.config.sinks[usize::from(sink)].kind
     }
 
+    /// Whether a read has ended before the end of its log.
+    pub fn has_ended_early(&self) -> bool {
+        self.fired.keys().any(|(_, effect)| *effect == Effect::End.name())
+    }
+
     /// Whether the sink gets every event from the origin or a snapshot on.
     pub fn is_exact(&self, sink: u8) -> bool {
         self.config.sinks[usize::from(sink)].is_exact()
