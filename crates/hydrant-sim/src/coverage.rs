@@ -114,6 +114,7 @@ const REQUIRED: &[(Table, &str, &str)] = &[
     (Table::Outcomes, "cure", "ok failed"),
     (Table::Outcomes, "open follower", "ok"),
     (Table::Outcomes, "let go", "ok"),
+    (Table::Outcomes, "cling", "ok"),
     (Table::Outcomes, "watch", "ok"),
     (Table::Outcomes, "status", "ok"),
     (Table::Outcomes, "clock", "ok"),

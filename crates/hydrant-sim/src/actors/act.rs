@@ -81,6 +81,10 @@ impl Actor {
                 return "ok";
             }
             Act::ReopenJournal => self.reopen_journal(&up).await,
+            Act::Cling { ms: held } => {
+                tokio::time::sleep(ms(held)).await;
+                Ok(())
+            }
             Act::Follow { events, ms: timeout } => self.follow(&up, events, ms(timeout)).await,
             Act::Read => self.read(&up).await,
             Act::Hydrate => self.hydrate(&up).await.map(drop),
@@ -158,7 +162,7 @@ impl Actor {
 
     pub(super) async fn append_batch(
         &self,
-        log: &impl EventSink,
+        log: &hydrant::FanOut<crate::world::ModelPrimary>,
         after: Option<EventId>,
         events: &[Event],
         deadline: Option<Instant>,
@@ -169,7 +173,12 @@ impl Actor {
         let appended =
             self.system.bounds.within(&self.system.world, "append", bound, log.append(batch)).await;
         let appended = appended.unwrap_or_else(|| Err(crate::world::process::unknown()));
+        let is_broken = self.system.world.is_broken(Broken::AppendsStayOpen);
+        let appended = if is_broken { Err(crate::world::process::unknown()) } else { appended };
         check::refused(&self.system.world, &appended, events.iter().map(fact));
+        if deadline.is_none() {
+            check::resolved(&self.system.world, &appended, log.status().stopped.is_some());
+        }
         appended?;
         check::acknowledged(&self.system.world, events.iter().map(fact));
         Ok(())

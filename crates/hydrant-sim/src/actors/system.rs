@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::bounds::Bounds;
 use super::build;
 use super::tokens::Tokens;
-use crate::plan::{Store, Topology};
+use crate::plan::{Broken, Store, Topology};
 use crate::world::bell::Bell;
 use crate::world::held::Alive;
 use crate::world::{ModelPrimary, ModelRoster, Process, World};
@@ -134,7 +134,7 @@ pub struct Up {
 impl Up {
     /// Whether a `close` has returned.
     pub fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
+        self.closed.load(Ordering::SeqCst) || self.process.world.is_broken(Broken::CountsAsClosed)
     }
 
     /// Counts a call as long as the result lives.

@@ -13,9 +13,9 @@ use std::time::Duration;
 use hydrant::{Error, ErrorKind, Event, EventId, FanOutStatus, ReadFrom, Result, Retry, SecondaryState};
 
 use crate::actors::system::{Folded, Up};
-use crate::plan::{SinkKind, Store};
-use crate::world::World;
+use crate::plan::{SinkKind, Store, Topology};
 use crate::world::truth::{Fact, fact};
+use crate::world::{State, World};
 
 pub use end::settle;
 pub use lag::{lag, stale};
@@ -117,6 +117,15 @@ pub fn refused<T>(world: &World, result: &Result<T>, facts: impl IntoIterator<It
             state.truth.refused.insert(fact);
         }
     });
+}
+
+/// An append without a deadline has a known outcome, or the log has stopped.
+pub fn resolved(world: &World, result: &Result<()>, has_stopped: bool) {
+    let Err(error) = result else { return };
+    let is_open = error.retry() == Retry::AfterCheckpoint && error.kind() != ErrorKind::Gap;
+    if is_open && !has_stopped {
+        world.fail("resolved", format!("the outcome of an append is open, and the log takes more: {error}"));
+    }
 }
 
 /// A journal is fenced only by another writer.
@@ -251,6 +260,12 @@ pub fn status(world: &World, status: &FanOutStatus) {
                 );
                 state.fail("status", message);
             }
+            let is_ahead = secondary.checkpoint > status.head && config.is_exact();
+            if is_live && is_ahead && !state.roster_is_unsure && config_is_fan_out(state) {
+                let (name, at, head) = (&secondary.name, secondary.checkpoint, status.head);
+                state
+                    .fail("live", format!("{name} is shown as live at {at:?}, and the log ends at {head:?}"));
+            }
             let slow = LIVE_LAG_MAX + Duration::from_millis(config.linger_ms);
             if is_live && secondary.lag > slow {
                 let message = format!("{} is shown as live, and lags by {:?}", secondary.name, secondary.lag);
@@ -258,6 +273,11 @@ pub fn status(world: &World, status: &FanOutStatus) {
             }
         }
     });
+}
+
+/// The head of a relay is what it has read, which a sink may have from before.
+fn config_is_fan_out(state: &State) -> bool {
+    state.config.topology != Topology::Relay
 }
 
 /// After `detach`, no pump holds a sink that was attached before it.

@@ -25,6 +25,10 @@ pub enum Broken {
     PrimaryRefuses,
     /// The primary applies a batch, and says that it applied nothing.
     PrimaryDeniesWrite,
+    /// Appends end with an open outcome, and the log continues.
+    AppendsStayOpen,
+    /// A log that is open counts as closed.
+    CountsAsClosed,
     /// The primary reports another event in the place of its newest.
     PrimaryReportsOther,
     /// The primary prunes up to its head.

@@ -49,7 +49,11 @@ fn themed(rng: &mut Rng, config: &Config, dies: bool) -> Vec<(Site, Effect)> {
         2 if config.topology != Topology::Relay => {
             let effects =
                 [Effect::Fail, Effect::FailAfter, Effect::Late { ms }, Effect::Refuse, Effect::HangAfter];
-            (0..12).map(|_| (primary(Call::Append), pick(rng, &effects))).collect()
+            let writes = (0..12).map(|_| (primary(Call::Append), pick(rng, &effects))).collect::<Vec<_>>();
+            // And the primary fails over before the outcome is known.
+            let forks = if config.retain_bytes.is_none() { rng.usize(..4) } else { 0 };
+            let fork = (primary(Call::Checkpoint), Effect::Fork { events });
+            writes.into_iter().chain(std::iter::repeat_n(fork, forks)).collect()
         }
         // The roster is slow.
         3 => {

@@ -190,7 +190,8 @@ fn reader(rng: &mut Rng) -> Act {
     match rng.u8(..100) {
         0..30 => Act::Follow { events: rng.u8(1..40), ms: pick(rng, &[1, 200, 3_000]) },
         30..46 => Act::Read,
-        46..55 => Act::Hydrate,
+        46..52 => Act::Hydrate,
+        52..55 => Act::Cling { ms: pick(rng, &[900, 9_000]) },
         55..60 => Act::Finished { ms: pick(rng, &[10, 3_000, 20_000]) },
         60..75 => Act::Status,
         _ => Act::Pause { ms: pick(rng, &[1, 30, 500, 4_000]) },
@@ -204,8 +205,9 @@ fn racer(rng: &mut Rng, sinks: u8) -> Act {
         0..25 => Act::Attach { sink },
         25..45 => Act::Detach { sink },
         45..55 => Act::Close { ms: pick(rng, &[0, 1, 200]) },
-        55..60 => Act::Reopen { close: true },
-        60..70 => Act::ReopenJournal,
+        55..62 => Act::Reopen { close: rng.bool() },
+        62..70 => Act::ReopenJournal,
+        70..76 => Act::Cling { ms: pick(rng, &[20, 900, 9_000]) },
         _ => Act::Pause { ms: pick(rng, &[0, 1, 15, 120, 900]) },
     }
 }

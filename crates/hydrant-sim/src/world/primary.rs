@@ -13,7 +13,7 @@ use hydrant::{
 use super::sink::detached;
 use super::state::State;
 use super::{ModelRoster, Process, read, sink, truth};
-use crate::plan::{Broken, Call, Site, Store};
+use crate::plan::{Broken, Call, SinkKind, Site, Store};
 
 /// A handle of one process.
 #[derive(Clone)]
@@ -169,6 +169,13 @@ fn check_prune(state: &mut State, store: Store, before: EventId) {
         let facts = &state.sinks[usize::from(sink)];
         // Events that a wrapper does not give its sink count as delivered.
         let is_whole = state.is_exact(sink);
+        let durable = state.logs[&Store::Sink(sink)].durable_id();
+        let is_buffered = state.kind(sink) == SinkKind::Buffered && state.truth.lost.is_empty();
+        if is_buffered && durable < Some(floor) && !facts.forgot && !facts.left {
+            let name = &entry.name;
+            state.fail("prune", format!("events up to {floor} went, and {name} holds {durable:?} durably"));
+            return;
+        }
         if is_whole && facts.acknowledged < Some(floor) && !facts.forgot && !facts.left {
             let message = format!(
                 "events up to {floor} went, and {} in the roster has acknowledged {:?}",

@@ -67,15 +67,15 @@ impl EventSink for ModelSink {
             if kind == SinkKind::Forgetful && store == Store::Sink(sink) {
                 return Ok(Checkpoint::Unknown);
             }
+            if kind == SinkKind::Buffered && store == Store::Sink(sink) {
+                // What was there when it was asked before is durable now.
+                let length = state.log(store).events.len();
+                let requested = std::mem::replace(&mut state.sinks[usize::from(sink)].requested, length);
+                sync_to(state, store, sink, requested.min(length));
+            }
             let is_ahead = state.config.broken == Some(Broken::SinkReportsAhead);
             let log = state.log(store);
             let checkpoint = if is_ahead { log.head() } else { log.checkpoint() };
-            if is_ahead {
-                return Ok(checkpoint);
-            }
-            if kind == SinkKind::Buffered {
-                sync(state, store, sink); // what is asked for now is durable the next time
-            }
             Ok(checkpoint)
         };
         self.process.call(Site { store, call: Call::Checkpoint }, ask).await
@@ -162,10 +162,19 @@ fn compare_held(log: &[Event], batch: &Batch<'_>, head: &Checkpoint) -> Result<(
 }
 
 fn sync(state: &mut State, store: Store, sink: u8) {
+    let length = state.log(store).events.len();
+    sync_to(state, store, sink, length);
+}
+
+/// Makes so many events durable.
+fn sync_to(state: &mut State, store: Store, sink: u8, length: usize) {
     let log = state.logs.get_mut(&store).expect("every store has a log");
-    let facts = &mut state.sinks[usize::from(sink)];
-    facts.held.extend(log.events[log.durable..].iter().map(truth::fact));
-    log.sync();
+    if length > log.durable {
+        let facts = &mut state.sinks[usize::from(sink)];
+        facts.held.extend(log.events[log.durable..length].iter().map(truth::fact));
+        log.durable = length;
+        log.changed.ring();
+    }
 }
 
 /// Each event comes right after its true predecessor: no gap, no other history.

@@ -84,6 +84,8 @@ pub struct SinkFacts {
     pub shaken: bool,
     /// It lost events that it held durably.
     pub forgot: bool,
+    /// How many events a sink that is durable later was asked to make durable.
+    pub requested: usize,
     /// It takes now what it refused.
     pub cured: bool,
     /// It left the roster at some time, so that events that it needs may be gone.

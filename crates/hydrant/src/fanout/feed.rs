@@ -169,9 +169,7 @@ impl Feed {
         ring.head = Some(head);
         drop(ring);
         self.moved.wake();
-        if !mutant("publish-wakes-followers-only") {
-            self.signal.wake();
-        }
+        self.signal.wake();
         Ok(())
     }
 

@@ -111,7 +111,7 @@ impl Follower {
                     for event in events {
                         bytes += event.size();
                         // A look yields one event at least, however large it is; a snapshot opens the next batch.
-                        if bytes > bytes_max || event.is_snapshot() && !mutant("linger-over-snapshot") {
+                        if bytes > bytes_max || event.is_snapshot() {
                             return;
                         }
                         chunk.push(event);
