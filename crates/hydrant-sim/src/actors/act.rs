@@ -113,8 +113,9 @@ impl Actor {
         let outcome = outcome(&result);
         if let Err(error) = result {
             world.note(|| format!("     op {}: {error}", op.id));
-            let is_blind = matches!(op.act, Act::AppendBlind { .. });
-            if is_blind || error.kind() != ErrorKind::Fenced || self.system.topology != Topology::FanOut {
+            // Refused for what its caller knew, not because another writer took over.
+            let is_outdated = matches!(op.act, Act::AppendBlind { .. } | Act::Snapshot);
+            if is_outdated || error.kind() != ErrorKind::Fenced || self.system.topology == Topology::Relay {
                 self.recover(up, &error).await;
             } else {
                 self.system.reopen(up, true).await; // another writer took over, or took this id

@@ -260,8 +260,9 @@ pub fn status(world: &World, status: &FanOutStatus) {
                 );
                 state.fail("status", message);
             }
-            let is_ahead = secondary.checkpoint > status.head && config.is_exact();
-            if is_live && is_ahead && !state.roster_is_unsure && config_is_fan_out(state) {
+            let end = state.logs[&Store::Primary].events.last().map(Event::id);
+            let is_ahead = secondary.checkpoint > end && status.head <= end && config.is_exact();
+            if is_live && is_ahead && !state.roster_is_unsure && is_durable_fan_out(state) {
                 let (name, at, head) = (&secondary.name, secondary.checkpoint, status.head);
                 state
                     .fail("live", format!("{name} is shown as live at {at:?}, and the log ends at {head:?}"));
@@ -275,9 +276,10 @@ pub fn status(world: &World, status: &FanOutStatus) {
     });
 }
 
-/// The head of a relay is what it has read, which a sink may have from before.
-fn config_is_fan_out(state: &State) -> bool {
-    state.config.topology != Topology::Relay
+/// The head of a relay is what it has read, which a sink may have from before. A pump that reads a primary that accepts
+/// first may be ahead of what is published.
+fn is_durable_fan_out(state: &State) -> bool {
+    state.config.topology != Topology::Relay && state.config.accepts_ms.is_none()
 }
 
 /// After `detach`, no pump holds a sink that was attached before it.
