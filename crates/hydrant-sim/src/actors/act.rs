@@ -168,12 +168,14 @@ impl Actor {
         events: &[Event],
         deadline: Option<Instant>,
     ) -> Result<()> {
+        let published = log.status().head;
         let batch = Batch::new(after, events)?.with_deadline(deadline);
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let bound = left.map_or_else(|| self.append_bound(), |left| left + Duration::from_millis(2));
         let appended =
             self.system.bounds.within(&self.system.world, "append", bound, log.append(batch)).await;
         let appended = appended.unwrap_or_else(|| Err(crate::world::process::unknown()));
+        check::is_new(&self.system.world, published, events[0].id(), &appended);
         let is_broken = self.system.world.is_broken(Broken::AppendsStayOpen);
         let appended = if is_broken { Err(crate::world::process::unknown()) } else { appended };
         check::refused(&self.system.world, &appended, events.iter().map(fact));
@@ -206,11 +208,14 @@ impl Actor {
         let pad = "x".repeat(usize::from(bytes));
         let saved: Vec<_> = facts.iter().map(|&n| Saved { n, pad: pad.clone(), state: None }).collect();
         let bound = self.append_bound();
+        let published = up.engine.status().head;
         let append = journal.append_all(&saved);
         let appended = self.system.bounds.within(&self.system.world, "journal append", bound, append).await;
         let appended = appended.unwrap_or_else(|| Err(crate::world::process::unknown()));
         check::refused(&self.system.world, &appended, facts.iter().copied());
         check::is_the_only_writer(&self.system.world, up, &appended);
+        let first = appended.as_ref().map_or(EventId::ZERO, |ids| *ids.start());
+        check::is_new(&self.system.world, published, first, &appended);
         let ids = self.system.ids(appended?);
         check::acknowledged(&self.system.world, facts.iter().copied());
         check::ids(&self.system.world, &ids, facts);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use hydrant::{Error, ErrorKind, Event, EventId, FanOutStatus, ReadFrom, Result, Retry, SecondaryState};
 
 use crate::actors::system::{Folded, Up};
-use crate::plan::{SinkKind, Store, Topology};
+use crate::plan::{Broken, SinkKind, Store, Topology};
 use crate::world::truth::{Fact, fact};
 use crate::world::{State, World};
 
@@ -117,6 +117,17 @@ pub fn refused<T>(world: &World, result: &Result<T>, facts: impl IntoIterator<It
             state.truth.refused.insert(fact);
         }
     });
+}
+
+/// A log takes no other event in the place of one that it has published: its primary lost that one.
+pub fn is_new<T>(world: &World, published: Option<EventId>, first: EventId, appended: &Result<T>) {
+    let is_broken = world.is_broken(Broken::IdsComeAgain);
+    if appended.is_ok() && Some(first) <= published.or(is_broken.then_some(first)) {
+        world.fail(
+            "new",
+            format!("event {first} was appended, and the log had published up to {published:?}"),
+        );
+    }
 }
 
 /// An append without a deadline has a known outcome, or the log has stopped.

@@ -27,6 +27,8 @@ pub enum Broken {
     PrimaryDeniesWrite,
     /// Appends end with an open outcome, and the log continues.
     AppendsStayOpen,
+    /// Each id counts as published before.
+    IdsComeAgain,
     /// A log that is open counts as closed.
     CountsAsClosed,
     /// The primary reports another event in the place of its newest.

@@ -24,7 +24,8 @@ pub(super) fn faults(rng: &mut Rng, config: &Config, dies: bool) -> Vec<Fault> {
         .collect();
     for (site, effect) in themed(rng, config, dies) {
         let id = u32::try_from(faults.len()).unwrap_or(u32::MAX);
-        faults.push(Fault { id, site, nth: rng.u32(..40), effect });
+        let nth = rng.u32(..if site.call == Call::Checkpoint { 12 } else { 40 });
+        faults.push(Fault { id, site, nth, effect });
     }
     faults
 }

@@ -145,6 +145,10 @@ fn ops(rng: &mut Rng, config: &Config, dies: bool) -> Vec<Op> {
             add(rng, actor, 14, &|rng| racer(rng, sinks), 25);
         }
     }
+    if !dies && rng.u8(..3) == 0 {
+        twins(rng, &mut add);
+        return ops;
+    }
     add(rng, 21, 12, &|rng| janitor(rng, dies), 10);
     ops
 }
@@ -196,6 +200,14 @@ fn reader(rng: &mut Rng) -> Act {
         60..75 => Act::Status,
         _ => Act::Pause { ms: pick(rng, &[1, 30, 500, 4_000]) },
     }
+}
+
+/// One opening of the program is left open beside the next one, and their pumps share sinks and roster.
+fn twins(rng: &mut Rng, add: &mut impl FnMut(&mut Rng, u8, usize, &dyn Fn(&mut Rng) -> Act, u8)) {
+    let ms = pick(rng, &[100, 700, 2_500, 6_000]);
+    add(rng, 27, 1, &|_| Act::Cling { ms: ms + 9_000 }, 0);
+    add(rng, 28, 1, &|_| Act::Pause { ms }, 0);
+    add(rng, 28, 1, &|_| Act::Reopen { close: false }, 0);
 }
 
 /// Operators who attach, detach and close at once.

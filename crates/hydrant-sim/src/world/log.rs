@@ -64,12 +64,6 @@ impl Log {
         Ok(fresh.len())
     }
 
-    /// Makes everything durable and wakes the followers.
-    pub fn sync(&mut self) {
-        self.durable = self.events.len();
-        self.changed.ring();
-    }
-
     /// The index of the first event behind `after`.
     pub fn behind(&self, after: Option<EventId>) -> usize {
         after.map_or(0, |after| self.events.partition_point(|event| event.id() <= after))

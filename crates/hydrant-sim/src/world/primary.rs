@@ -11,6 +11,8 @@ use hydrant::{
 };
 
 use super::sink::detached;
+use tokio::time::Instant;
+
 use super::state::State;
 use super::{ModelRoster, Process, read, sink, truth};
 use crate::plan::{Broken, Call, SinkKind, Site, Store};
@@ -45,7 +47,7 @@ impl ModelPrimary {
             tokio::spawn(async move {
                 tokio::time::sleep(Duration::from_millis(ms)).await;
                 if !process.is_dead() {
-                    process.world.with(State::sync_primary);
+                    process.world.with(|state| state.sync_accepted(Duration::from_millis(ms)));
                 }
             });
         }
@@ -91,6 +93,9 @@ pub fn commit(state: &mut State, after: Option<EventId>, events: &[Event], durab
     }
     if durable {
         state.sync_primary();
+    } else {
+        let length = state.log(Store::Primary).events.len();
+        state.accepted.push((Instant::now(), length));
     }
     let length = state.log(Store::Primary).events.len();
     if before / 16 != length / 16 {

@@ -10,7 +10,7 @@ use super::World;
 use super::bell::Bell;
 use super::held::Held;
 use super::state::State;
-use crate::plan::{Effect, Site};
+use crate::plan::{Call, Effect, Site};
 
 /// The token that every handle of a process holds.
 pub struct Process {
@@ -122,6 +122,15 @@ impl Process {
                 drop(self.apply(site, nth, apply).await);
                 self.kill();
                 pending().await
+            }
+            // The connection breaks, and the copy takes writes of the old writer.
+            Effect::Fork { events } if events % 2 == 0 && site.call == Call::Append => {
+                self.world.with(|state| {
+                    let fence = state.log(site.store).fence;
+                    state.shift(site, effect);
+                    state.log(site.store).fence = fence;
+                });
+                Err(unknown())
             }
             Effect::Lose { .. } | Effect::Fork { .. } | Effect::Restore | Effect::Forget => {
                 self.world.with(|state| state.shift(site, effect));

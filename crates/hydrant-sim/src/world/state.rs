@@ -1,6 +1,7 @@
 //! The durable world: what survives a crash of the process, and what the checkers know.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use hydrant::{CheckpointEntry, Event, EventId};
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,8 @@ pub struct State {
     pub durable_max: Option<EventId>,
     /// When the log of the primary was durable up to each event.
     durable_at: Vec<(EventId, Instant)>,
+    /// How long the log of the primary was when it accepted something that is not durable yet.
+    pub accepted: Vec<(Instant, usize)>,
     /// When each event was acknowledged to its caller.
     pub acknowledged_at: BTreeMap<truth::Fact, Instant>,
 }
@@ -73,6 +76,7 @@ pub struct Failure {
 }
 
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one fact of its own")]
 pub struct SinkFacts {
     /// What a sink without a memory was given.
     pub given: Vec<Event>,
@@ -143,6 +147,7 @@ impl State {
             roster_is_unsure: false,
             durable_max: None,
             durable_at: Vec::new(),
+            accepted: Vec::new(),
             acknowledged_at: BTreeMap::new(),
         }
     }
@@ -290,11 +295,27 @@ impl State {
 
     /// Makes everything durable that the primary accepted.
     pub fn sync_primary(&mut self) {
+        self.accepted.clear();
+        self.sync_primary_to(usize::MAX);
+    }
+
+    /// Makes durable what the primary accepted so long ago.
+    pub fn sync_accepted(&mut self, age: Duration) {
+        let now = Instant::now();
+        let due = self.accepted.partition_point(|(at, _)| *at + age <= now);
+        if let Some((_, length)) = self.accepted.drain(..due).last() {
+            self.sync_primary_to(length);
+        }
+    }
+
+    fn sync_primary_to(&mut self, length: usize) {
         let log = self.logs.get_mut(&Store::Primary).expect("the primary has a log");
-        for event in &log.events[log.durable..] {
+        let length = length.min(log.events.len()).max(log.durable);
+        for event in &log.events[log.durable..length] {
             self.truth.sync(event);
         }
-        log.sync();
+        log.durable = length;
+        log.changed.ring();
         let durable = log.durable_id();
         self.durable_max = self.durable_max.max(durable);
         self.durable_at.extend(durable.map(|id| (id, Instant::now())));
