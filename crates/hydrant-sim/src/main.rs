@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hydrant_sim::child::{self, Runner, Worker};
+use hydrant_sim::coverage;
 use hydrant_sim::minimise::minimise;
 use hydrant_sim::mutants::{MUTANTS, Mutant, hunt};
 use hydrant_sim::plan::{Plan, generate};
@@ -41,6 +42,8 @@ struct Args {
     plans: bool,
     /// Hunts every mutant, `--seconds` each.
     mutants: bool,
+    /// Only these mutants.
+    only: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -79,6 +82,7 @@ fn parse() -> Result<Args, String> {
         step: 1,
         plans: false,
         mutants: false,
+        only: vec![],
     };
     let mut given = std::env::args().skip(1);
     while let Some(name) = given.next() {
@@ -103,6 +107,7 @@ fn parse() -> Result<Args, String> {
             "--step" => args.step = number()?,
             // Selected by the environment, where `cargo xtask sim` puts it.
             "--mutant" => {}
+            "--only" => args.only.extend(value.split(',').map(str::to_owned)),
             "--out" => args.out = Some(value),
             "--commit" => args.commit = value,
             _ => return Err(format!("unknown option {name}")),
@@ -170,8 +175,9 @@ fn hunt_all(args: &Args) -> ExitCode {
     let patience = Duration::from_secs(args.seconds.unwrap_or(60));
     let mut missed = 0;
     println!("{:<26}{:>8}{:>9}  found by", "mutant", "seeds", "seconds");
-    for Mutant { name, what } in MUTANTS {
-        if let Some(found) = hunt(name, args.from, patience) {
+    let wanted = |mutant: &&Mutant| args.only.is_empty() || args.only.iter().any(|name| name == mutant.name);
+    for Mutant { name, what } in MUTANTS.iter().filter(wanted) {
+        if let Some(found) = hunt(name, args.from, args.jobs as u64, patience) {
             let (seeds, seconds) = (found.seeds, found.seconds);
             println!("{name:<26}{seeds:>8}{seconds:>9.1}  {}: {what}", found.failure.checker);
         } else {
@@ -207,7 +213,7 @@ fn search(args: &Args) -> ExitCode {
     let totals = shared.totals.into_inner().expect("no thread panicked");
     let mut found = shared.found.into_inner().expect("no thread panicked");
     found.sort_by_key(|(seed, ..)| *seed);
-    println!("{}", totals.table());
+    println!("{}", totals.coverage.tables());
     #[expect(clippy::cast_precision_loss, reason = "rates are rough")]
     let rate = |count: u64, of: f64| count as f64 / of;
     #[expect(clippy::cast_precision_loss, reason = "rates are rough")]
@@ -225,7 +231,12 @@ fn search(args: &Args) -> ExitCode {
     } else if let Some((seed, plan, failure, _)) = found.first() {
         show(args, *seed, plan, failure);
     }
-    if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let missing = totals.coverage.missing();
+    let is_thin = totals.seeds >= coverage::SEEDS && !missing.is_empty();
+    if is_thin {
+        println!("{} seeds never reached: {}", totals.seeds, missing.join("; "));
+    }
+    if found.is_empty() && !is_thin { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Lets one process after the other run every `jobs`th seed.

@@ -2,6 +2,8 @@
 //!
 //! A mutant is a line or two in the code under test, behind `mutant("name")`, in a build with `--cfg sim_mutants`.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::child::{self, Worker};
@@ -45,6 +47,36 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("delivered-at-once", "`delivered` does not wait"),
     mutant("lag-is-zero", "no lag is shown"),
     mutant("unknown-is-refused", "an unknown outcome counts as refused"),
+    mutant("reread-at-once", "a source that ends before the head is read again without a pause"),
+    mutant("detach-without-waiting", "`detach` does not wait for the pump"),
+    mutant("start-beyond-the-end", "a relay begins at a start beyond the end of its log"),
+    mutant("poison-holds-prefix", "a poison event holds back the good ones before it"),
+    mutant("panic-escapes", "a panic of a source ends the pump"),
+    mutant("keeps-last-error", "recovery does not clear the last error"),
+    mutant("live-by-lag-alone", "a sink that hangs is shown as live"),
+    mutant("stale-unnoticed", "a primary that every sink contradicts is not shown as stale"),
+    mutant("no-doubt", "after a failure, the primary is not compared before the next append"),
+    mutant("unstaged-head-unchecked", "a head that was not staged is published without comparing histories"),
+    mutant("back-pressure-without-end", "back-pressure ignores the deadline"),
+    mutant("deadline-ignored", "an append returns after its deadline"),
+    mutant("no-claim", "an append that was given up is written all the same"),
+    mutant("refusal-settles", "the refusal of a later attempt settles an unknown outcome"),
+    mutant("behind-is-diverged", "a log that ends early parks its sinks as diverged"),
+    mutant("ready-chunks-unbounded", "what a relay takes at once is not bounded in bytes"),
+    mutant("ring-unbounded", "the ring evicts nothing"),
+    mutant("attach-no-absent", "the status hides a name that a dropped `attach` left in the roster"),
+    mutant("drop-without-wake", "watchers wait for a log that was dropped"),
+    mutant("parked-holds-appends", "a parked secondary holds back appends"),
+    mutant("prune-acknowledged", "`prune` counts what a sink acknowledged and does not hold durably"),
+    mutant("remembers-nothing", "a sink without memory starts anew after each error"),
+    mutant("starts-at-the-event", "a start after an event begins with that event"),
+    mutant("batch-of-zero", "a batch may be empty"),
+    mutant("age-of-the-next", "an event that was published with another has the age of the next one"),
+    mutant("submit-changes-ids", "the ids of a submission change after a failed commit"),
+    mutant("slot-keeps-room", "a slot that is dropped gives no room back"),
+    mutant("stop-without-answers", "a journal that stops leaves its callers waiting"),
+    mutant("clock-out-of-range", "a clock beyond the calendar ends the journal"),
+    mutant("checkpoint-before-sink", "`Checkpointed` records a batch before its sink has it"),
     mutant("stale-snapshot", "a snapshot of an older state is committed"),
 ];
 
@@ -55,21 +87,31 @@ pub struct Found {
     pub failure: Failure,
 }
 
-/// Runs seeds with a mutant until one fails.
+/// Runs seeds with a mutant until one fails, in so many processes.
 #[expect(clippy::disallowed_methods, reason = "the table shows time of the machine")]
-pub fn hunt(name: &str, from: u64, patience: Duration) -> Option<Found> {
+pub fn hunt(name: &str, from: u64, jobs: u64, patience: Duration) -> Option<Found> {
     let begin = Instant::now();
-    let mut worker = Worker::spawn(from, 1, Some(name));
-    let mut seeds = 0;
-    while begin.elapsed() < patience {
-        seeds += 1;
-        let failure = match worker.as_mut().and_then(Worker::outcome) {
-            Some(outcome) => outcome.failure,
-            None => Some(child::stuck()),
-        };
-        if let Some(failure) = failure {
-            return Some(Found { seeds, seconds: begin.elapsed().as_secs_f64(), failure });
+    let (seeds, found) = (AtomicU64::new(0), Mutex::new(None));
+    let is_found = || found.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+    std::thread::scope(|scope| {
+        for job in 0..jobs {
+            let (seeds, found, is_found) = (&seeds, &found, &is_found);
+            scope.spawn(move || {
+                let mut worker = Worker::spawn(from + job, jobs, Some(name));
+                while begin.elapsed() < patience && !is_found() {
+                    let failure = match worker.as_mut().and_then(Worker::outcome) {
+                        Some(outcome) => outcome.failure,
+                        None => Some(child::stuck()),
+                    };
+                    let seeds = seeds.fetch_add(1, Ordering::Relaxed) + 1;
+                    if let Some(failure) = failure {
+                        let seconds = begin.elapsed().as_secs_f64();
+                        let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                        found.get_or_insert(Found { seeds, seconds, failure });
+                    }
+                }
+            });
         }
-    }
-    None
+    });
+    found.into_inner().unwrap_or_else(PoisonError::into_inner)
 }

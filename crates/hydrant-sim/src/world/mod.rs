@@ -1,11 +1,14 @@
 //! The world around the code under test: stores that fail, processes that die, and the truth to compare with.
 
 pub mod bell;
+pub mod held;
 pub mod log;
+mod memory;
 mod primary;
 pub mod process;
 mod read;
 mod roster;
+mod seen;
 pub mod sink;
 pub mod state;
 pub mod truth;
@@ -19,7 +22,7 @@ pub use roster::{ModelRoster, sink_of};
 pub use sink::ModelSink;
 pub use state::{Failure, State};
 
-use crate::plan::Plan;
+use crate::plan::{Broken, Plan};
 
 /// The one world of a run.
 pub struct World {
@@ -55,6 +58,10 @@ impl World {
             self.failed.ring();
         }
         result
+    }
+
+    pub fn is_broken(&self, broken: Broken) -> bool {
+        self.lock().config.broken == Some(broken)
     }
 
     pub fn note(&self, text: impl FnOnce() -> String) {

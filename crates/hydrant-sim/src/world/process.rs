@@ -8,19 +8,22 @@ use hydrant::{Error, ErrorKind, Result, Retry};
 
 use super::World;
 use super::bell::Bell;
+use super::held::Held;
 use super::state::State;
-use crate::plan::{Effect, Site};
+use crate::plan::{Call, Effect, Site};
 
 /// The token that every handle of a process holds.
 pub struct Process {
     pub world: Arc<World>,
     pub number: u32,
     dead: Bell,
+    /// What its readers hold in memory.
+    pub held: Arc<Held>,
 }
 
 impl Process {
     pub fn new(world: Arc<World>, number: u32) -> Arc<Self> {
-        Arc::new(Self { world, number, dead: Bell::default() })
+        Arc::new(Self { world, number, dead: Bell::default(), held: Arc::default() })
     }
 
     pub fn is_dead(&self) -> bool {
@@ -63,7 +66,7 @@ impl Process {
         self.alive().await;
         let (nth, effect) = self.world.with(|state| {
             state.land(|_, store| store == site.store);
-            let entered = state.enter(site);
+            let entered = state.enter(site, Some(&self.held));
             if let (nth, Some(effect)) = entered {
                 state.note(|| format!("**   {site} #{nth}: {effect:?}"));
             }
@@ -119,6 +122,15 @@ impl Process {
                 drop(self.apply(site, nth, apply).await);
                 self.kill();
                 pending().await
+            }
+            // The connection breaks, and the copy takes writes of the old writer.
+            Effect::Fork { events } if events % 2 == 0 && site.call == Call::Append => {
+                self.world.with(|state| {
+                    let fence = state.log(site.store).fence;
+                    state.shift(site, effect);
+                    state.log(site.store).fence = fence;
+                });
+                Err(unknown())
             }
             Effect::Lose { .. } | Effect::Fork { .. } | Effect::Restore | Effect::Forget => {
                 self.world.with(|state| state.shift(site, effect));

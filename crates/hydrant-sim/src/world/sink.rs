@@ -1,6 +1,7 @@
 //! Model sinks, and what each write must satisfy.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use hydrant::{Batch, Checkpoint, Error, Event, EventId, EventSink, Result};
@@ -8,33 +9,55 @@ use hydrant::{Batch, Checkpoint, Error, Event, EventId, EventSink, Result};
 use super::Process;
 use super::state::State;
 use super::truth::{self, Fact};
-use crate::plan::{Broken, Call, SinkKind, Site, Store};
+use crate::plan::{Broken, Call, SinkKind, Site, Start, Store};
 
 /// A handle of one process on a sink, or on its dead letters.
 pub struct ModelSink {
     process: Arc<Process>,
     store: Store,
     sink: u8,
+    /// Whether it was given an event.
+    has_begun: Arc<AtomicBool>,
+    /// The newest durable event of the primary when it was opened.
+    opened_at: Option<EventId>,
     /// Counts the handles that are alive.
     _token: Arc<()>,
 }
 
 impl ModelSink {
     pub fn new(process: Arc<Process>, sink: u8, token: Arc<()>) -> Self {
-        Self { process, store: Store::Sink(sink), sink, _token: token }
+        Self::of(process, Store::Sink(sink), sink, token)
     }
 
     pub fn dead_letters(process: Arc<Process>, sink: u8, token: Arc<()>) -> Self {
-        Self { process, store: Store::Dead(sink), sink, _token: token }
+        Self::of(process, Store::Dead(sink), sink, token)
+    }
+
+    fn of(process: Arc<Process>, store: Store, sink: u8, token: Arc<()>) -> Self {
+        let opened_at = process.world.lock().log(Store::Primary).durable_id();
+        if process.world.is_broken(Broken::SinkIsKept) {
+            std::mem::forget(token.clone());
+        }
+        Self { process, store, sink, has_begun: Arc::default(), opened_at, _token: token }
     }
 }
 
 #[async_trait]
 impl EventSink for ModelSink {
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
-        let (store, sink, after, events) = (self.store, self.sink, batch.after(), batch.events().to_vec());
+        let (store, sink, after, events) = (self.store, self.sink, batch.after(), detached(&batch));
         let site = Site { store, call: Call::Append };
-        self.process.call(site, move |state| take(state, store, sink, after, &events)).await
+        let (has_begun, opened_at) = (self.has_begun.clone(), self.opened_at);
+        let append = move |state: &mut State| {
+            if state.kind(sink) == SinkKind::Forgetful && store == Store::Sink(sink) {
+                check_start(state, sink, &events[0], has_begun.swap(true, Ordering::Relaxed), opened_at);
+            }
+            take(state, store, sink, after, &events)
+        };
+        if self.process.world.is_broken(Broken::SinkIsSlow) && self.process.world.lock().healed {
+            tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+        }
+        self.process.call(site, append).await
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint> {
@@ -44,19 +67,24 @@ impl EventSink for ModelSink {
             if kind == SinkKind::Forgetful && store == Store::Sink(sink) {
                 return Ok(Checkpoint::Unknown);
             }
+            if kind == SinkKind::Buffered && store == Store::Sink(sink) {
+                // What was there when it was asked before is durable now.
+                let length = state.log(store).events.len();
+                let requested = std::mem::replace(&mut state.sinks[usize::from(sink)].requested, length);
+                sync_to(state, store, sink, requested.min(length));
+            }
             let is_ahead = state.config.broken == Some(Broken::SinkReportsAhead);
             let log = state.log(store);
             let checkpoint = if is_ahead { log.head() } else { log.checkpoint() };
-            if is_ahead {
-                return Ok(checkpoint);
-            }
-            if kind == SinkKind::Buffered {
-                sync(state, store, sink); // what is asked for now is durable the next time
-            }
             Ok(checkpoint)
         };
         self.process.call(Site { store, call: Call::Checkpoint }, ask).await
     }
+}
+
+/// The events of a batch in buffers of their own: what the code under test holds is counted.
+pub fn detached(batch: &Batch<'_>) -> Vec<Event> {
+    batch.events().iter().map(Event::detached).collect()
 }
 
 /// Which events a kind of sink is given.
@@ -68,7 +96,7 @@ pub fn keeps(kind: SinkKind, fact: Fact) -> bool {
     }
 }
 
-fn is_poison(fact: Fact) -> bool {
+pub fn is_poison(fact: Fact) -> bool {
     fact.is_multiple_of(5)
 }
 
@@ -102,8 +130,9 @@ pub fn take(
         return if partial { Err(super::process::unknown()) } else { Ok(()) };
     }
     let batch = Batch::new(after, events)?;
+    let is_picky = kind == SinkKind::Picky && !state.healed && !state.sinks[usize::from(sink)].cured;
     let log = state.log(store);
-    if kind == SinkKind::DeadLetter && store == Store::Sink(sink) {
+    if is_picky || kind == SinkKind::DeadLetter && store == Store::Sink(sink) {
         // As a server judges: what is held is compared first, and only what is new is looked at.
         let fresh = batch.fresh_after(&log.head())?;
         if let Some(poison) = fresh.iter().find(|event| is_poison(truth::fact(event))) {
@@ -133,10 +162,19 @@ fn compare_held(log: &[Event], batch: &Batch<'_>, head: &Checkpoint) -> Result<(
 }
 
 fn sync(state: &mut State, store: Store, sink: u8) {
+    let length = state.log(store).events.len();
+    sync_to(state, store, sink, length);
+}
+
+/// Makes so many events durable.
+fn sync_to(state: &mut State, store: Store, sink: u8, length: usize) {
     let log = state.logs.get_mut(&store).expect("every store has a log");
-    let facts = &mut state.sinks[usize::from(sink)];
-    facts.held.extend(log.events[log.durable..].iter().map(truth::fact));
-    log.sync();
+    if length > log.durable {
+        let facts = &mut state.sinks[usize::from(sink)];
+        facts.held.extend(log.events[log.durable..length].iter().map(truth::fact));
+        log.durable = length;
+        log.changed.ring();
+    }
 }
 
 /// Each event comes right after its true predecessor: no gap, no other history.
@@ -165,6 +203,27 @@ fn check_lineage(state: &mut State, store: Store, sink: u8, fresh: usize) {
     if let Some(wrong) = wrong {
         state.fail("history", wrong);
     }
+}
+
+/// The first event for a sink without a memory is the one that its start names.
+fn check_start(state: &mut State, sink: u8, first: &Event, has_begun: bool, opened_at: Option<EventId>) {
+    let fact = truth::fact(first);
+    let parent = state.truth.parent(fact, |_| true);
+    let parent_id = parent.and_then(|parent| state.truth.id(parent));
+    let is_known = parent.is_none_or(|parent| state.sinks[usize::from(sink)].held.contains(&parent));
+    let begins = match state.config.sinks[usize::from(sink)].start {
+        None => parent.is_none(),
+        Some(Start::OldestSnapshot) => parent.is_none() || first.is_snapshot(),
+        Some(Start::After(id)) => parent_id <= Some(EventId::new(id)) && EventId::new(id) < first.id(),
+        // A source that ends early, or was restored, has its head there.
+        Some(Start::Head) => {
+            parent_id >= opened_at || !state.truth.lost.is_empty() || state.has_ended_early()
+        }
+    };
+    if !is_known && (has_begun || !begins) {
+        state.fail("history", format!("Sink({sink}) begins with n={fact}, behind n={parent:?}"));
+    }
+    state.sinks[usize::from(sink)].held.extend(parent);
 }
 
 /// A sink without a memory: each event comes behind one that came before.

@@ -1,12 +1,15 @@
 //! The durable world: what survives a crash of the process, and what the checkers know.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use hydrant::{CheckpointEntry, Event, EventId};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::held::Held;
 use super::log::Log;
+use super::memory::Bound;
 use super::truth::{self, Truth};
 use crate::plan::{Call, Config, Effect, Fault, Plan, SinkKind, Site, Store};
 
@@ -17,6 +20,7 @@ type Apply = Box<dyn FnOnce(&mut State) + Send>;
 #[expect(clippy::struct_excessive_bools, reason = "each is one fact of its own")]
 pub struct State {
     pub config: Config,
+    pub(super) memory: Bound,
     pub truth: Truth,
     pub logs: BTreeMap<Store, Log>,
     pub rosters: BTreeMap<Store, Roster>,
@@ -30,6 +34,12 @@ pub struct State {
     pub healed: bool,
     pub fired: BTreeMap<(Site, &'static str), u64>,
     pub covered: BTreeMap<(&'static str, &'static str), u64>,
+    /// How often an operation ended in each way.
+    pub outcomes: BTreeMap<(&'static str, &'static str), u64>,
+    /// How often each state of a secondary or a log was seen.
+    pub states: BTreeMap<(&'static str, &'static str), u64>,
+    /// How far the system clock is from where it began, in seconds.
+    pub clock_seconds: i64,
     /// Operations under way, by name.
     pub under_way: BTreeMap<u32, &'static str>,
     pub operations: u64,
@@ -50,6 +60,12 @@ pub struct State {
     pub roster_is_unsure: bool,
     /// The newest event that was ever durable.
     pub durable_max: Option<EventId>,
+    /// When the log of the primary was durable up to each event.
+    durable_at: Vec<(EventId, Instant)>,
+    /// How long the log of the primary was when it accepted something that is not durable yet.
+    pub accepted: Vec<(Instant, usize)>,
+    /// When each event was acknowledged to its caller.
+    pub acknowledged_at: BTreeMap<truth::Fact, Instant>,
 }
 
 /// A checker that found something.
@@ -60,6 +76,7 @@ pub struct Failure {
 }
 
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one fact of its own")]
 pub struct SinkFacts {
     /// What a sink without a memory was given.
     pub given: Vec<Event>,
@@ -71,12 +88,16 @@ pub struct SinkFacts {
     pub shaken: bool,
     /// It lost events that it held durably.
     pub forgot: bool,
+    /// How many events a sink that is durable later was asked to make durable.
+    pub requested: usize,
+    /// It takes now what it refused.
+    pub cured: bool,
     /// It left the roster at some time, so that events that it needs may be gone.
     pub left: bool,
 }
 
 /// How many calls at one instant are a busy loop.
-const CALLS_MAX: u32 = 5_000;
+const CALLS_MAX: u32 = 30_000;
 const TRACE_MAX: usize = 4_000;
 
 impl State {
@@ -94,6 +115,7 @@ impl State {
         let faults = plan.faults.iter().map(|Fault { site, nth, effect, .. }| ((*site, *nth), *effect));
         let now = Instant::now();
         Self {
+            memory: Bound::of(&plan.config),
             config: plan.config.clone(),
             truth: Truth::default(),
             logs,
@@ -106,6 +128,9 @@ impl State {
             healed: false,
             fired: BTreeMap::new(),
             covered: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
+            states: BTreeMap::new(),
+            clock_seconds: 0,
             under_way: BTreeMap::new(),
             operations: 0,
             failure: None,
@@ -121,6 +146,9 @@ impl State {
             lost_head: None,
             roster_is_unsure: false,
             durable_max: None,
+            durable_at: Vec::new(),
+            accepted: Vec::new(),
+            acknowledged_at: BTreeMap::new(),
         }
     }
 
@@ -146,7 +174,7 @@ impl State {
     }
 
     /// Counts a call, and returns its number and the fault that strikes there.
-    pub fn enter(&mut self, site: Site) -> (u32, Option<Effect>) {
+    pub fn enter(&mut self, site: Site, held: Option<&Held>) -> (u32, Option<Effect>) {
         let now = Instant::now();
         if now != self.instant {
             (self.instant, self.calls_at_instant) = (now, 0);
@@ -154,6 +182,9 @@ impl State {
         self.calls_at_instant += 1;
         if self.calls_at_instant == CALLS_MAX {
             self.fail("busy", format!("{CALLS_MAX} calls at one instant, the last to {site}"));
+        }
+        if let Some(held) = held {
+            self.check_memory(held);
         }
         let count = self.counts.entry(site).or_default();
         let nth = *count;
@@ -264,17 +295,41 @@ impl State {
 
     /// Makes everything durable that the primary accepted.
     pub fn sync_primary(&mut self) {
+        self.accepted.clear();
+        self.sync_primary_to(usize::MAX);
+    }
+
+    /// Makes durable what the primary accepted so long ago.
+    pub fn sync_accepted(&mut self, age: Duration) {
+        let now = Instant::now();
+        let due = self.accepted.partition_point(|(at, _)| *at + age <= now);
+        if let Some((_, length)) = self.accepted.drain(..due).last() {
+            self.sync_primary_to(length);
+        }
+    }
+
+    fn sync_primary_to(&mut self, length: usize) {
         let log = self.logs.get_mut(&Store::Primary).expect("the primary has a log");
-        for event in &log.events[log.durable..] {
+        let length = length.min(log.events.len()).max(log.durable);
+        for event in &log.events[log.durable..length] {
             self.truth.sync(event);
         }
-        log.sync();
-        self.durable_max = self.durable_max.max(log.checkpoint().id());
+        log.durable = length;
+        log.changed.ring();
+        let durable = log.durable_id();
+        self.durable_max = self.durable_max.max(durable);
+        self.durable_at.extend(durable.map(|id| (id, Instant::now())));
+    }
+
+    /// When an event became durable, in a run that lost nothing.
+    pub fn durable_at(&self, id: EventId) -> Option<Instant> {
+        let index = self.durable_at.partition_point(|(durable, _)| *durable < id);
+        self.durable_at.get(index).map(|(_, at)| *at)
     }
 
     /// Remembers what a backup would hold now.
     pub fn back_up(&mut self) {
-        let head = self.logs[&Store::Primary].checkpoint().id();
+        let head = self.logs[&Store::Primary].durable_id();
         self.backup = Some((head, self.rosters[&Store::Roster].clone()));
     }
 
@@ -308,6 +363,16 @@ impl State {
 
     pub fn kind(&self, sink: u8) -> SinkKind {
         self.config.sinks[usize::from(sink)].kind
+    }
+
+    /// Whether a read has ended before the end of its log.
+    pub fn has_ended_early(&self) -> bool {
+        self.fired.keys().any(|(_, effect)| *effect == Effect::End.name())
+    }
+
+    /// Whether the sink gets every event from the origin or a snapshot on.
+    pub fn is_exact(&self, sink: u8) -> bool {
+        self.config.sinks[usize::from(sink)].is_exact()
     }
 
     pub fn calls(&self, store: Store, call: Call) -> u32 {

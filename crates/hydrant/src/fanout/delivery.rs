@@ -147,7 +147,9 @@ impl Delivery {
     /// Where to continue, once the sink is known to share the primary's history.
     async fn begin(&mut self) -> Result<Begin> {
         let checkpoint = self.ask(self.options.call_timeout).await?;
-        if let (Checkpoint::Unknown, Some(begin)) = (checkpoint, &self.remembered) {
+        if let (Checkpoint::Unknown, Some(begin)) = (checkpoint, &self.remembered)
+            && !mutant("remembers-nothing")
+        {
             return Ok(begin.clone());
         }
         let head = self.hub.feed.head();
@@ -292,7 +294,8 @@ fn differs(place: &Place, checkpoint: Checkpoint) -> Result<()> {
 
 /// The events before the one that the sink can never take, if there are any.
 fn before_poison<'a>(error: &Error, events: &'a [Event]) -> Option<&'a [Event]> {
-    let named = error.event().filter(|_| error.kind() == ErrorKind::Invalid)?;
+    let is_poison = error.kind() == ErrorKind::Invalid && !mutant("poison-holds-prefix");
+    let named = error.event().filter(|_| is_poison)?;
     let index = events.binary_search_by_key(&named, Event::id).ok()?;
     (index > 0).then(|| &events[..index])
 }

@@ -149,6 +149,11 @@ impl Follower {
             reading = Reading::open(self.source.clone(), self.position.clone()).await?;
             events = reading.take(events_max, bytes_max).await?;
         }
+        while events.is_empty() && mutant("reread-at-once") {
+            tokio::task::yield_now().await;
+            reading = Reading::open(self.source.clone(), self.position.clone()).await?;
+            events = reading.take(events_max, bytes_max).await?;
+        }
         let Some(last) = events.last() else {
             return Err(self.feed.head_place().map_or_else(
                 || {

@@ -8,6 +8,7 @@ use super::hub::Hub;
 use super::options::SecondaryOptions;
 use super::progress::{ROSTER_INTERVAL, RosterEntry};
 use super::secondary::{Secondary, Wanted};
+use crate::mutants::mutant;
 use crate::store::CheckpointCell;
 use crate::{Error, EventSink, Result};
 
@@ -36,6 +37,9 @@ impl Pump {
     ///
     /// A panic of the sink or the primary parks it, wherever it happens: also when a call is dropped.
     pub(crate) async fn run(mut self) {
+        if mutant("panic-escapes") {
+            return drop(self.serve().await);
+        }
         while let Err(panicked) = caught("the primary or the sink", || self.serve()).await {
             self.park(panicked);
         }

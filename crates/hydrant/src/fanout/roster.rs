@@ -31,7 +31,9 @@ impl Hub {
             let is_new = !members.absent.contains_key(name);
             // If this future is dropped or fails, the name may be in the roster, where it holds back `prune`.
             let absent = || Absent { target: target.to_owned(), position: None };
-            members.absent.entry(name.to_owned()).or_insert_with(absent);
+            if !mutant("attach-no-absent") {
+                members.absent.entry(name.to_owned()).or_insert_with(absent);
+            }
             Ok::<_, Error>(is_new)
         })?;
         let mut cell = CheckpointCell::new(self.roster.clone(), name, target);
@@ -92,6 +94,9 @@ impl Hub {
     pub(crate) async fn detach(self: &Arc<Self>, name: &str) -> Result<()> {
         let (hub, name) = (self.clone(), name.to_owned());
         let removing = tokio::spawn(async move { hub.remove(&name).await });
+        if mutant("detach-without-waiting") {
+            return Ok(());
+        }
         removing.await.unwrap_or_else(|cause| {
             let message = "the task that detaches ended before it was done; detach again";
             Err(Error::new(ErrorKind::Bug, Retry::AfterCheckpoint, message).because(cause))

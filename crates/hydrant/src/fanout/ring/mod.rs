@@ -52,20 +52,19 @@ enum Found {
 
 impl Ring {
     pub(super) fn new(head: Option<Place>, events_max: usize, bytes_max: usize) -> Self {
-        Self {
-            base: head.clone(),
-            events: VecDeque::new(),
-            bytes: 0,
-            head,
-            marks: Marks::new(),
-            events_max,
-            bytes_max,
+        let mut marks = Marks::new();
+        if let Some(head) = &head {
+            marks.add(head.id());
         }
+        Self { base: head.clone(), events: VecDeque::new(), bytes: 0, head, marks, events_max, bytes_max }
     }
 
     /// Starts after `head`, without an event.
     pub(super) fn restart(&mut self, head: Option<Place>) {
         self.clear(head.clone());
+        if let Some(head) = &head {
+            self.marks.add(head.id());
+        }
         self.head = head;
     }
 
@@ -286,7 +285,8 @@ impl Ring {
     }
 
     fn evict(&mut self) {
-        while self.events.len() > self.events_max || self.bytes > self.bytes_max {
+        let is_full = |ring: &Self| ring.events.len() > ring.events_max || ring.bytes > ring.bytes_max;
+        while is_full(self) && !mutant("ring-unbounded") {
             let Some(evicted) = self.events.pop_front() else { break };
             self.bytes -= evicted.size();
             self.base = Some(Place::Event(evicted));
