@@ -119,7 +119,7 @@ const REQUIRED: &[(Table, &str, &str)] = &[
     (Table::Outcomes, "status", "ok"),
     (Table::Outcomes, "clock", "ok"),
     (Table::Outcomes, "crash", "ok"),
-    (Table::Places, "primary", "end lose fork restore"),
+    (Table::Places, "primary", "end lose fork restore refuse-late"),
     (Table::Places, "inner primary", "end"),
     (Table::Places, "sink", "partial lose forget"),
     (Table::States, "log: fan-out", LOG),

@@ -48,8 +48,15 @@ fn themed(rng: &mut Rng, config: &Config, dies: bool) -> Vec<(Site, Effect)> {
         }
         // Outcomes of writes are unknown, and refusals follow.
         2 if config.topology != Topology::Relay => {
-            let effects =
-                [Effect::Fail, Effect::FailAfter, Effect::Late { ms }, Effect::Refuse, Effect::HangAfter];
+            let effects = [
+                Effect::Fail,
+                Effect::FailAfter,
+                Effect::Late { ms },
+                Effect::Refuse,
+                Effect::RefuseLate { ms },
+                Effect::RefuseLate { ms },
+                Effect::HangAfter,
+            ];
             let writes = (0..12).map(|_| (primary(Call::Append), pick(rng, &effects))).collect::<Vec<_>>();
             // And the primary fails over before the outcome is known.
             let forks = if config.retain_bytes.is_none() { rng.usize(..4) } else { 0 };

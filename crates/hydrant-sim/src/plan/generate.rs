@@ -83,6 +83,9 @@ fn sink(rng: &mut Rng, is_slow: bool) -> SinkConfig {
     let keeps_all = matches!(kind, SinkKind::Plain | SinkKind::Buffered | SinkKind::Nested);
     let tiny_ms = if is_slow { 20 } else { 1 };
     let starts = [Start::After(0), Start::After(3), Start::After(40), Start::After(100_000)];
+    let lag_events = (rng.u8(..4) == 0).then(|| pick(rng, &[0, 1, 5, 40, u64::MAX]));
+    // An open journal waits for back-pressure as long as its sink pauses.
+    let huge_ms = if lag_events.is_some() { 3_000 } else { HUGE_MS };
     SinkConfig {
         kind,
         deferred: rng.u8(..6) == 0,
@@ -105,11 +108,11 @@ fn sink(rng: &mut Rng, is_slow: bool) -> SinkConfig {
                 (10, 100),
                 (100, 2_000),
                 (100, 2_000),
-                (0, HUGE_MS),
-                (HUGE_MS, HUGE_MS),
+                (0, huge_ms),
+                (huge_ms, huge_ms),
             ],
         ),
-        lag_events: (rng.u8(..4) == 0).then(|| pick(rng, &[0, 1, 5, 40, u64::MAX])),
+        lag_events,
         start: (kind == SinkKind::Forgetful && rng.u8(..4) > 0).then(|| match rng.u8(..4) {
             0 => Start::Head,
             1 => Start::OldestSnapshot,

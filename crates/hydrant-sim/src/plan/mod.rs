@@ -192,6 +192,10 @@ pub enum Call {
 pub enum Effect {
     /// Fails, and nothing was applied.
     Refuse,
+    /// Fails later, and nothing was applied.
+    RefuseLate {
+        ms: u64,
+    },
     /// Fails in a way that retrying does not help, until an operator resumes.
     Deny,
     /// Fails with an unknown outcome before the effect.
@@ -244,6 +248,7 @@ impl Effect {
     pub fn name(self) -> &'static str {
         match self {
             Self::Refuse => "refuse",
+            Self::RefuseLate { .. } => "refuse-late",
             Self::Deny => "deny",
             Self::Fail => "fail",
             Self::FailAfter => "fail-after",

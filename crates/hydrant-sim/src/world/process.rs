@@ -76,6 +76,10 @@ impl Process {
         let Some(effect) = effect else { return self.apply(site, nth, apply).await };
         match effect {
             Effect::Refuse => Err(refused()),
+            Effect::RefuseLate { ms } => {
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+                Err(refused())
+            }
             Effect::Partial => {
                 self.world.lock().partial = true;
                 self.apply(site, nth, apply).await

@@ -303,7 +303,8 @@ impl State {
     pub fn sync_accepted(&mut self, age: Duration) {
         let now = Instant::now();
         let due = self.accepted.partition_point(|(at, _)| *at + age <= now);
-        if let Some((_, length)) = self.accepted.drain(..due).last() {
+        let newest = self.accepted.drain(..due).next_back();
+        if let Some((_, length)) = newest {
             self.sync_primary_to(length);
         }
     }
