@@ -61,7 +61,7 @@ fn wrong_age(state: &State, up: &Up, topology: Topology, secondary: &SecondarySt
     let now = Instant::now();
     let age = state.durable_at(missing.id()).map(|at| now.duration_since(at));
     let oldest = age.map_or(Duration::MAX, |age| age + TOLERANCE);
-    // Whoever acknowledged it has published it, if that was this opening and not a foreign writer.
+    // An opening that acknowledged the event has published it. A foreign writer has not.
     let acknowledged = state
         .acknowledged_at
         .get(&fact(missing))

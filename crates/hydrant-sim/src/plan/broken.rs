@@ -1,4 +1,4 @@
-//! Models that break their own contract, and actors that lie: each checker is shown one that it sees.
+//! Models that break their own contract, and actors that report what is not so: each checker is shown one that it sees.
 
 use serde::{Deserialize, Serialize};
 
