@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::Store;
 
-/// So many seeds from the fixed beginning must reach every cell that [`required`] lists.
+/// So many seeds from the fixed beginning must reach every cell that `required` lists.
 pub const SEEDS: u64 = 6_000;
 
 /// What the rows and columns of a table are.
