@@ -212,7 +212,9 @@ impl<P: Primary> Committer<P> {
     /// # Errors
     /// `Diverged` if it does not: the log has stopped. `Safe` if it cannot be compared yet, but must be.
     async fn compare(&mut self, must_compare: bool, deadline: Instant) -> Result<()> {
-        let patience = if must_compare { deadline } else { deadline.min(later(LOOK_PAUSE_MAX)) };
+        // Else half of the time stays for the append.
+        let left = deadline.saturating_duration_since(Instant::now());
+        let patience = if must_compare { deadline } else { later((left / 2).min(LOOK_PAUSE_MAX)) };
         let asked = self.ask(patience).await;
         let mut compared = self.take(asked, patience).await;
         if let Some(lost) = self.hub.feed.failed().filter(|error| error.kind() == ErrorKind::Diverged) {
