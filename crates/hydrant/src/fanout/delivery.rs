@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::TryFutureExt;
 use futures_util::future::{Either, select};
 use tokio::time::Instant;
 use tracing::Instrument as _;
@@ -153,7 +154,8 @@ impl Delivery {
             return Ok(begin.clone());
         }
         let head = self.hub.feed.head();
-        let begin = begin(&*self.source, checkpoint, self.reported, self.options.start, head).await?;
+        let begun = begin(&*self.source, checkpoint, self.reported, self.options.start, head).await;
+        let begin = begun.inspect_err(|error| self.secondary.compared(error))?;
         self.is_untouched = checkpoint.id().is_none();
         self.remembered = (checkpoint == Checkpoint::Unknown).then(|| begin.clone());
         let is_news = self.unsaved.is_none() || checkpoint.id() < self.reported.id();
@@ -191,7 +193,10 @@ impl Delivery {
     /// The next events. Reports the progress meanwhile, when the log is quiet, or slow to read.
     async fn wait(&mut self, follower: &mut Follower) -> Result<Vec<Event>> {
         // Kept across the intervals: a read that is dropped begins anew, and may take longer than that to begin.
-        let mut chunk = pin!(follower.chunk(self.batch_events, self.options.batch_bytes_max));
+        let (secondary, events_max, bytes_max) =
+            (self.secondary.clone(), self.batch_events, self.options.batch_bytes_max);
+        let chunk = follower.chunk(events_max, bytes_max).inspect_err(|error| secondary.compared(error));
+        let mut chunk = pin!(chunk);
         while self.unsaved.is_some() {
             let due = self.asked_at + ROSTER_INTERVAL;
             if let Ok(events) = tokio::time::timeout_at(due, &mut chunk).await {

@@ -14,6 +14,9 @@ use crate::{Error, Event, EventSource, EventStream, ReadFrom, Result};
 /// A poll that comes so much after the time-out was over is of a reader that did not wait meanwhile.
 const LATE: Duration = Duration::from_secs(1);
 
+/// A time-out of zero grows like this one.
+const LEAST: Duration = Duration::from_millis(1);
+
 /// Bounds the silence of a read, and not the read: as long as it yields events, it may take any time.
 ///
 /// The time-out doubles with each read that fails so, and follows the slowest wait that led to progress. So a source that
@@ -107,7 +110,9 @@ impl Stream for Bounded {
         }
         this.events = None;
         let timeout = this.wait.take().map_or(Duration::ZERO, |wait| wait.timeout);
-        with(&this.patience, |patience| patience.now = timeout.saturating_mul(2).max(patience.now));
+        with(&this.patience, |patience| {
+            patience.now = timeout.max(LEAST).saturating_mul(2).max(patience.now);
+        });
         let message = format!("a read of the log yielded nothing for {timeout:?}; it is begun anew");
         Poll::Ready(Some(Err(Error::unavailable(message))))
     }

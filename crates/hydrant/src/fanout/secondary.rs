@@ -190,6 +190,14 @@ impl Secondary {
         });
     }
 
+    /// The place of the sink was compared with the primary, which failed. (A `Diverged` of the sink itself says nothing
+    /// about the primary.)
+    pub(crate) fn compared(&self, error: &Error) {
+        if error.kind() == ErrorKind::Diverged {
+            self.progress.update(|progress| progress.has_diverged = true);
+        }
+    }
+
     /// The sink acknowledged so many events, up to this one.
     pub(crate) fn advanced(&self, last: &Event, events: usize) {
         self.meters.events.increment(events as u64);
@@ -330,7 +338,6 @@ impl Secondary {
 
 impl Progress {
     fn fails(&mut self, error: Error, now: SystemTime) {
-        self.has_diverged |= error.kind() == ErrorKind::Diverged;
         self.last_error = Some(error);
         self.last_error_at = Some(now);
     }

@@ -70,7 +70,7 @@ impl Ring {
 
     /// Adds the events that are newer than the ring's, which the log has right after `after`, and evicts the oldest.
     ///
-    /// If events are missing between the ring and `after`, the ring starts anew: followers read the primary there.
+    /// If the ring does not have the event `after`, it starts anew: followers read the primary there.
     ///
     /// # Errors
     /// `Diverged` if a published event has another event in its place.
@@ -89,7 +89,7 @@ impl Ring {
             // Accepted, evicted and lost.
             self.clear(after.map(Place::Id));
         }
-        if self.newest() < after {
+        if self.misses(after) {
             self.clear(after.map(Place::Id));
         }
         let base = id_of(self.base.as_ref());
@@ -266,6 +266,16 @@ impl Ring {
     /// The index of the first event after `id`.
     fn index_after(&self, id: Option<EventId>) -> usize {
         self.events.partition_point(|event| Some(event.id()) <= id)
+    }
+
+    /// Whether the event `after`, which the log has, is above what was published and not in the ring: then events before
+    /// it may be missing too.
+    fn misses(&self, after: Option<EventId>) -> bool {
+        if after <= self.head_id() || after <= id_of(self.base.as_ref()) {
+            return false;
+        }
+        let there = self.index_after(after).checked_sub(1).map(|index| self.events[index].id());
+        there != after
     }
 
     /// How many of `events`, which stand after `from`, the ring has already.

@@ -251,6 +251,8 @@ pub struct Accepting {
     roster: MemoryCheckpoints,
     pub append: Switch,
     pub checkpoint: Switch,
+    /// Only `Fail` changes a read.
+    pub read: Switch,
     checkpoints: Arc<AtomicU64>,
 }
 
@@ -308,7 +310,10 @@ impl EventSink for Accepting {
 
 impl EventSource for Accepting {
     fn read(&self, from: ReadFrom) -> EventStream {
-        self.durable().read(from)
+        match self.read.get() {
+            Act::Fail(error) => stream::once(async { Err(error) }).boxed(),
+            _ => self.durable().read(from),
+        }
     }
 
     fn follow(&self, from: ReadFrom) -> EventStream {

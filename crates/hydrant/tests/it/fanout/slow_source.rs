@@ -196,3 +196,18 @@ async fn a_very_slow_source_does_not_begin_anew_for_ever() {
         assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), events(0..10));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_read_time_out_of_zero_grows_too() {
+    let store = MemoryStore::default();
+    store.append(batch(&events(0..10))).await.unwrap();
+    let before_the_first = Duration::from_millis(20);
+    let source = Slow { store, before_the_first, before_each: Duration::ZERO };
+    let options =
+        RelayOptions::default().with_ring(1, 1 << 20).with_seed(1).with_read_timeout(Duration::ZERO);
+    let relay = Relay::open(source, Arc::new(MemoryCheckpoints::default()), options).await.unwrap();
+    for name in ["first", "second"] {
+        relay.attach(name, MemoryStore::default(), SecondaryOptions::default()).await.unwrap();
+        relay.delivered(id(9), LONG).await.unwrap();
+    }
+}
