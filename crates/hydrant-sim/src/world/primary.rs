@@ -54,7 +54,7 @@ impl ModelPrimary {
     }
 }
 
-/// What a store says is durable.
+/// Returns the newest event that a store reports as durable.
 fn newest_shown(state: &mut State, store: Store) -> Checkpoint {
     let is_broken = state.config.broken == Some(Broken::PrimaryShowsUndurable);
     let is_other = state.config.broken == Some(Broken::PrimaryReportsOther);
