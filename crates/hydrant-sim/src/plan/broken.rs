@@ -23,7 +23,7 @@ pub enum Broken {
     PrimaryRepeats,
     /// The primary refuses everything.
     PrimaryRefuses,
-    /// The primary applies a batch, and says that it applied nothing.
+    /// The primary applies a batch, and reports that it applied nothing.
     PrimaryDeniesWrite,
     /// Appends end with an open outcome, and the log continues.
     AppendsStayOpen,
@@ -61,7 +61,7 @@ pub enum Broken {
     ShowsNoHead,
     /// A log that was closed is shown as open.
     ShowsOpen,
-    /// Watchers of the status see the first one alone.
+    /// Watchers of the status see only the first one.
     WatchStops,
     /// Calls never return.
     CallsHang,
