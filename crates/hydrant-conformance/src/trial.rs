@@ -209,7 +209,7 @@ impl Trial {
 
     /// Looks again until the verdict is good, if that may take a moment (`late`).
     ///
-    /// Returns a finding that waiting does not change at once.
+    /// Returns at once with a finding that waiting does not change.
     pub(crate) async fn settled<F>(&self, late: bool, mut look: impl FnMut() -> F) -> Verdict
     where
         F: Future<Output = Verdict>,
