@@ -19,7 +19,7 @@ pub enum Broken {
     PrimaryStoresNothing,
     /// The primary shows what is not durable.
     PrimaryShowsUndurable,
-    /// The primary stores each batch twice.
+    /// The primary stores the first event of each batch twice.
     PrimaryRepeats,
     /// The primary refuses everything.
     PrimaryRefuses,
@@ -37,7 +37,7 @@ pub enum Broken {
     PrimaryPrunesAll,
     /// Reads keep all that they returned in memory.
     ReadsHoard,
-    /// The journal returns ids that are too high.
+    /// The journal returns ids that are too low by one.
     IdsAreShifted,
     /// Followers lose their second event.
     FollowSkips,

@@ -121,7 +121,7 @@ impl EventSink for ModelPrimary {
                 _ => commit(state, after, &events, durable),
             }
         };
-        // The sync comes also where the answer is lost.
+        // The sync also happens if the answer is lost.
         self.sync_later();
         let appended = self.process.call(self.site(Call::Append), append).await;
         self.sync_later();
