@@ -13,7 +13,7 @@ use crate::world::{State, World};
 /// Times of publication are kept in steps of a few milliseconds.
 const TOLERANCE: Duration = Duration::from_millis(20);
 
-/// The lag in events and in time, and the states that follow from it.
+/// Checks the lag in events and in time, and the states that follow from it.
 pub fn lag(world: &World, up: &Up, topology: Topology, status: &FanOutStatus) {
     world.with(|state| {
         let was_lost = !state.truth.lost.is_empty();
@@ -34,7 +34,7 @@ pub fn lag(world: &World, up: &Up, topology: Topology, status: &FanOutStatus) {
     });
 }
 
-/// Exact within the ring; below it, an upper bound by ids.
+/// Checks the count: exact within the ring, and below it an upper bound by ids.
 fn wrong_count(state: &State, head: Option<EventId>, secondary: &SecondaryStatus) -> Option<String> {
     let log = &state.logs[&Store::Primary];
     let lag = secondary.lag_events;
@@ -50,7 +50,7 @@ fn wrong_count(state: &State, head: Option<EventId>, secondary: &SecondaryStatus
     })
 }
 
-/// The age of the oldest event that is missing.
+/// Checks the age of the oldest event that is missing.
 fn wrong_age(state: &State, up: &Up, topology: Topology, secondary: &SecondaryStatus) -> Option<String> {
     let log = &state.logs[&Store::Primary];
     // An event that was pruned is missing too.
@@ -61,7 +61,7 @@ fn wrong_age(state: &State, up: &Up, topology: Topology, secondary: &SecondarySt
     let now = Instant::now();
     let age = state.durable_at(missing.id()).map(|at| now.duration_since(at));
     let oldest = age.map_or(Duration::MAX, |age| age + TOLERANCE);
-    // An opening that acknowledged the event has published it. A foreign writer has not.
+    // An opening that acknowledged the event has published it; a foreign writer has not.
     let acknowledged = state
         .acknowledged_at
         .get(&fact(missing))

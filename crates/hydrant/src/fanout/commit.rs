@@ -16,7 +16,7 @@ use super::options::FanOutOptions;
 use crate::mutants::mutant;
 use crate::{Batch, Checkpoint, Durability, Error, ErrorKind, Event, EventId, Primary, Result, Retry};
 
-/// The pauses between attempts to learn the outcome of a write.
+/// The bounds of the pauses between attempts to learn the outcome of a write.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
@@ -48,7 +48,7 @@ pub(crate) struct Append {
     pub(crate) reply: oneshot::Sender<Result<()>>,
 }
 
-/// Decides whether an append was begun or given up before: by which of the two took it first.
+/// Decides whether an append is begun or given up: the side that takes the claim first wins.
 #[derive(Clone, Default)]
 pub(crate) struct Claim(Arc<AtomicBool>);
 
@@ -75,7 +75,7 @@ pub(crate) struct Committer<P> {
     accepted: Option<EventId>,
     /// The newest event of a write with an unknown outcome, if it is not published.
     unknown: Option<EventId>,
-    /// When events were accepted or published last. The longer ago, the rarer the looks at the primary.
+    /// When events were last accepted or published. The longer ago, the rarer the looks at the primary.
     progress_at: Instant,
     next_look: Instant,
     look_fails: bool,
@@ -127,7 +127,7 @@ impl<P: Primary> Committer<P> {
                 }
             };
             let Some(command) = command else { return };
-            // A caller that is gone does not want its reply: what was done stays done.
+            // If the caller is gone, its reply is dropped; what was done is not undone.
             match command {
                 Command::Append(append) => self.serve(append).await,
                 Command::Checkpoint { reply } => {
@@ -258,7 +258,7 @@ impl<P: Primary> Committer<P> {
         let feed = &self.hub.feed;
         let last = batch.last();
         if Some(last.id()) > feed.newest() {
-            // What else was open is at or below this event, or was never applied.
+            // Every other open event is at or below this one, or was never applied.
             self.unknown = None;
         }
         feed.stage(batch.after(), batch.events()).map_err(|error| self.stop(error))?;
@@ -276,7 +276,7 @@ impl<P: Primary> Committer<P> {
         self.accepted.is_some() || self.unknown.is_some()
     }
 
-    /// Looks from now on how far the primary is durable, at first soon and then ever more rarely.
+    /// Schedules looks at how far the primary is durable: soon at first, then less and less often.
     fn look_soon(&mut self) {
         self.progress_at = Instant::now();
         self.next_look = self.next_look.min(later(self.poll_pause()));
@@ -355,7 +355,7 @@ impl<P: Primary> Committer<P> {
         Ok(())
     }
 
-    /// Publishes the primary's head, once it is seen to be of the same history as what was published before.
+    /// Publishes the primary's head, after checking that it continues the history that was published before.
     async fn publish(&self, head: Option<Place>, deadline: Instant) -> Result<()> {
         let feed = &self.hub.feed;
         let published = feed.head_place().filter(|_| !mutant("lost-tail"));
@@ -376,7 +376,7 @@ impl<P: Primary> Committer<P> {
         feed.publish(head)
     }
 
-    /// Looks how far the primary is durable.
+    /// Publishes how far the primary is durable, forgets what it lost, and schedules the next look.
     async fn look(&mut self) {
         let before = self.hub.feed.head();
         let deadline = later(self.options.call_timeout);
@@ -431,7 +431,7 @@ fn is_unknown(error: &Error) -> bool {
     }
 }
 
-/// The deadline of a batch was over before it was sent.
+/// Returns the error for a batch whose deadline was over before it was sent.
 pub(crate) fn late() -> Error {
     let message = "the deadline of this append was over before its turn came; nothing was written: try again";
     Error::new(ErrorKind::Unavailable, Retry::Safe, message)

@@ -93,7 +93,7 @@ pub struct Roster {
     pub inner: MemoryCheckpoints,
     pub load: Switch,
     pub swap: Switch,
-    /// Swaps are applied so much later, also if they are dropped.
+    /// How much later swaps are applied, even if they are dropped.
     pub delay: Arc<Mutex<Option<Duration>>>,
 }
 
@@ -126,7 +126,7 @@ impl CheckpointStore for Roster {
     }
 }
 
-/// One address, at which there is now one copy of a log and then another.
+/// One address at which one copy of a log can replace another.
 #[derive(Clone)]
 pub struct Server {
     copy: Arc<Mutex<MemoryStore>>,

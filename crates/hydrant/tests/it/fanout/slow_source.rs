@@ -15,7 +15,7 @@ use crate::support::{batch, events, id};
 
 const LONG: Duration = Duration::from_secs(60 * 60);
 
-/// A store that has to look long for the place where a read begins, and takes its time for each event.
+/// A store that needs long to find where a read begins, and time for each event.
 #[derive(Clone)]
 struct Slow {
     store: MemoryStore,
@@ -32,7 +32,7 @@ impl EventSource for Slow {
             store.read(from)
         };
         let events = stream::once(events).flatten().then(move |event| async move {
-            // In steps, as one that polls a server: it only makes progress while it is polled.
+            // In steps, like a source that polls a server: it makes progress only while it is polled.
             for _ in 0..before_each.as_secs() {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
@@ -181,7 +181,7 @@ async fn a_read_that_hangs_is_begun_anew() {
     }
 }
 
-/// Far slower than the time-out of a read: it gets through all the same.
+/// The source is far slower than the time-out of a read, and is still read to its end.
 #[tokio::test(start_paused = true)]
 async fn a_very_slow_source_does_not_begin_anew_for_ever() {
     let relay = relay(Duration::from_secs(20 * 60), Duration::ZERO).await;
