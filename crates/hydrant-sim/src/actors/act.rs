@@ -335,13 +335,15 @@ impl Actor {
     async fn follow(&mut self, up: &Up, events: u8, timeout: Duration) -> Result<()> {
         let Engine::FanOut(log) = &up.engine else { return Ok(()) };
         let mut follow = log.follow(self.seen.into());
-        // From an id alone, a new follower cannot know that its reader has seen another event there.
-        let mut is_known = self.seen_fact.is_none_or(|seen| self.system.world.lock().is_in_history(seen));
+        let mut is_known = false;
         let until = tokio::time::Instant::now() + timeout;
         for nth in 0..events {
             match tokio::time::timeout_at(until, follow.next()).await {
                 Ok(Some(Ok(_))) if nth == 1 && self.system.world.is_broken(Broken::FollowSkips) => {}
                 Ok(Some(Ok(event))) => {
+                    // From an id alone, a new follower cannot know that its reader has seen another event there.
+                    is_known |=
+                        self.seen_fact.is_none_or(|seen| self.system.world.lock().is_in_history(seen));
                     self.see(&event, is_known);
                     is_known = true;
                 }

@@ -16,12 +16,10 @@ use crate::watchdog;
 use crate::world::World;
 use crate::world::truth::fact;
 
-/// How many wake-ups the log of a dead process may add.
-const WAKES_OF_A_LOG_MAX: u64 = 40;
 /// How long an idle log is observed.
 const IDLE: Duration = Duration::from_secs(5);
 /// How often an idle log may wake: it reports, and looks at its primary and its sinks, at most once a second.
-const WAKES_MAX: u64 = 20;
+const WAKES_MAX: u64 = 40;
 const WAKES_OF_A_SINK_MAX: u64 = 8;
 
 /// Checks a log that has delivered everything: tasks sleep, errors are cleared, watchers have seen the last status.
@@ -42,9 +40,9 @@ pub(super) async fn idle(world: &World, up: &Up) {
     let status = up.engine.status();
     // A sink may wait for an event that its primary lost, also behind a fan-out of its own.
     let waits = !status.secondaries.iter().all(is_quiet) || nested > 0 && was_lost;
+    // The tasks of a dead process retry for ever, as often as their time-outs are short.
+    let waits = waits || crashes > 0;
     let woken_max = WAKES_MAX + WAKES_OF_A_SINK_MAX * (sinks + 2 * nested);
-    // The journal of a dead process may still try to learn the outcome of its last write.
-    let woken_max = woken_max + crashes * WAKES_OF_A_LOG_MAX * (1 + nested);
     if woken > woken_max && !waits {
         world.fail(
             "idle",

@@ -164,9 +164,12 @@ impl Process {
         });
     }
 
-    /// Some calls take time, by chance: the seed and the number of the call decide.
+    /// Some calls take time until the faults stop: the seed and the number of the call decide.
     async fn latency(&self, site: Site, nth: u32) {
-        let percent = self.world.lock().config.latency;
+        let percent = {
+            let state = self.world.lock();
+            if state.healed { 0 } else { state.config.latency }
+        };
         let mut rng = fastrand::Rng::with_seed(self.world.seed ^ (u64::from(nth) << 32) ^ hash(site));
         match rng.u8(..100) {
             chance if chance < percent / 2 => tokio::task::yield_now().await,
