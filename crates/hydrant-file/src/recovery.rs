@@ -12,6 +12,7 @@ use crate::error::io_error;
 use crate::examine::{Tail, examine};
 use crate::lines::BLOCK_BYTES;
 use crate::lock::{Phase, Record};
+use crate::mutants::mutant;
 use crate::opening::read_line;
 use crate::options::TornTail;
 use crate::{lines, rotation, wire};
@@ -211,6 +212,9 @@ impl Recovery<'_> {
                 "set aside a torn tail; it may have been acknowledged if the disk lost what it had synced"
             );
             self.recovered.push(Recovered { aside, offset: end.end, bytes });
+        }
+        if mutant("torn-tail-kept") {
+            return Ok(end.len);
         }
         self.write_again(&path, file, end.window, end.end, end.len)?;
         if end.unterminated {

@@ -15,6 +15,7 @@ use crate::disk::{DiskFile, Stat};
 use crate::examine::examine;
 use crate::lines::{self, Lines, Piece};
 use crate::lock::Record;
+use crate::mutants::mutant;
 use crate::opening::{Opening, read_line, too_long};
 use crate::options::FileSourceOptions;
 use crate::wire::{self, Line};
@@ -182,6 +183,7 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
     fn joined<'p>(&mut self, path: &'p Path, file: Arc<dyn DiskFile>, end: u64) -> Result<At<'p>> {
         // A first line that does not check is reported when the lines are read.
         if self.is_chain
+            && !mutant("verify-old-listing")
             && let Ok(Some(opening)) = Opening::of(self.dir, path, &file, end)
             && let Some(before) = opening.predecessor()
             && !opening.joins(self.last, None)
