@@ -95,20 +95,28 @@ pub fn run(plan: &Plan, traced: bool) -> Outcome {
     let mut state = world.lock();
     let stores = state.fired.iter().map(|((site, effect), count)| (site.store.name(), *effect, *count));
     let under_way = state.covered.iter().map(|((row, effect), count)| (*row, *effect, *count));
+    let disk = state.files.iter().flat_map(|files| &files.struck);
+    let disk = disk.map(|((row, effect), count)| (*row, *effect, *count));
     let covered = stores
+        .chain(disk)
         .chain(under_way)
         .map(|(row, column, count)| (row.to_owned(), column.to_owned(), count))
         .collect();
     Outcome {
         failure: state.failure.clone(),
         operations: state.operations,
-        faults: state.fired.values().sum(),
+        faults: state.fired.values().sum::<u64>()
+            + state.files.as_ref().map_or(0, |files| files.struck.values().sum()),
         covered,
         trace: std::mem::take(&mut state.trace),
     }
 }
 
 async fn drive(world: &std::sync::Arc<World>, plan: &Plan) {
+    if let Err(error) = crate::actors::write_other_log(world).await {
+        world.fail("panic", format!("the other log cannot be written: {error}"));
+    }
+    world.with(|state| state.files.iter_mut().for_each(crate::world::files::Files::begin));
     let system = System::new(world.clone(), plan.config.topology);
     let supervisor = tokio::spawn(system.clone().supervise());
     let mut actors: BTreeMap<u8, Vec<Op>> = BTreeMap::new();

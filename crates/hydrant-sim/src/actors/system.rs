@@ -14,7 +14,7 @@ use super::bounds::Bounds;
 use super::build;
 use crate::plan::{Store, Topology};
 use crate::world::bell::Bell;
-use crate::world::{ModelPrimary, ModelRoster, Process, World};
+use crate::world::{AnyPrimary, FileLog, FileReader, ModelPrimary, ModelRoster, Process, World};
 
 /// What a journal of the run saves.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,7 +48,7 @@ impl Folded {
 
 #[derive(Clone)]
 pub enum Engine {
-    FanOut(FanOut<ModelPrimary>),
+    FanOut(FanOut<Arc<dyn AnyPrimary>>),
     Relay(Relay),
 }
 
@@ -102,6 +102,8 @@ pub struct Up {
     pub generation: u32,
     pub process: Arc<Process>,
     pub engine: Engine,
+    /// The primary, where it is a file log.
+    pub store: Option<FileLog>,
     pub journal: tokio::sync::Mutex<Option<Journal<Saved>>>,
     /// What a caller that chooses ids knows of the head; `None` while an outcome is open.
     pub writer: tokio::sync::Mutex<Option<Option<EventId>>>,
@@ -146,6 +148,8 @@ pub struct System {
     pub world: Arc<World>,
     pub topology: Topology,
     pub bounds: Bounds,
+    /// The process that writes to the files that a relay follows.
+    pub(super) writer: tokio::sync::Mutex<Option<(Arc<Process>, FileLog)>>,
     slot: Mutex<Slot>,
     changed: Bell,
     opening: tokio::sync::Mutex<()>,
@@ -170,6 +174,7 @@ impl System {
             world,
             topology,
             bounds,
+            writer: tokio::sync::Mutex::default(),
             slot: Mutex::new(slot),
             changed: Bell::default(),
             opening: tokio::sync::Mutex::default(),
@@ -260,6 +265,9 @@ impl System {
                 self.world.lock().roster_is_unsure = true;
             }
             self.slot().up = None;
+            if let Some(store) = &up.store {
+                store.close().await;
+            }
             drop(up);
             self.bring_up(&process).await;
         };
@@ -315,26 +323,40 @@ impl System {
             (self.world.lock().config.clone(), slot.wanted.clone(), slot.generation)
         };
         let seed = self.world.seed.wrapping_add(u64::from(generation));
-        let primary = ModelPrimary::new(process.clone(), Store::Primary);
+        let (topology, has_files) = (self.topology, config.files.is_some());
         let opening = async {
-            match self.topology {
+            let mut store = None;
+            let engine = match topology {
                 Topology::FanOut | Topology::Journal => {
+                    let primary: Arc<dyn AnyPrimary> = if has_files {
+                        let log = FileLog::open(process.clone(), Store::Primary, None).await?;
+                        Arc::new(store.insert(log).clone())
+                    } else {
+                        Arc::new(ModelPrimary::new(process.clone(), Store::Primary))
+                    };
                     let options = build::fan_out_options(&config, seed);
-                    FanOut::open(primary, options).await.map(Engine::FanOut)
+                    Engine::FanOut(FanOut::open(primary, options).await?)
                 }
                 Topology::Relay => {
                     let roster = Arc::new(ModelRoster::new(process.clone(), Store::Roster));
                     let options = build::relay_options(&config, seed);
-                    Relay::open(primary, roster, options).await.map(Engine::Relay)
+                    let relay = if has_files {
+                        Relay::open(FileReader::open(process.clone()).await?, roster, options).await
+                    } else {
+                        Relay::open(ModelPrimary::new(process.clone(), Store::Primary), roster, options).await
+                    };
+                    Engine::Relay(relay?)
                 }
-            }
+            };
+            Ok((engine, store))
         };
         let opened = self.bounds.within(&self.world, "open", self.bounds.roster, opening).await;
-        let engine = opened.unwrap_or_else(|| Err(crate::world::process::unknown()))?;
+        let (engine, store) = opened.unwrap_or_else(|| Err(crate::world::process::unknown()))?;
         let up = Up {
             generation,
             process: process.clone(),
             engine,
+            store,
             journal: tokio::sync::Mutex::default(),
             writer: tokio::sync::Mutex::default(),
             tokens: Mutex::default(),

@@ -23,7 +23,9 @@ pub fn generate(seed: u64) -> Plan {
     let config = config(&mut rng);
     let ops = ops(&mut rng, &config);
     let faults = faults(&mut rng, &config);
-    Plan { seed, config, ops, faults }
+    let mut plan = Plan { seed, config, ops, faults, disk_faults: Vec::new() };
+    super::files::move_to_disk(&mut plan);
+    plan
 }
 
 fn pick<T: Copy>(rng: &mut Rng, choices: &[T]) -> T {
@@ -48,6 +50,7 @@ fn config(rng: &mut Rng) -> Config {
         in_flight_events: pick(rng, &[1, 3, 1_000]),
         latency: pick(rng, &[0, 0, 10, 40, 90]),
         sinks,
+        files: None,
         broken: None,
     }
 }
@@ -66,6 +69,7 @@ fn sink(rng: &mut Rng) -> SinkConfig {
         backoff_ms: pick(rng, &[(1, 5), (10, 100), (100, 2_000), (1, 1)]),
         lag_events: (rng.u8(..5) == 0).then(|| pick(rng, &[0, 1, 5, 40])),
         oldest_snapshot: keeps_all && rng.bool(),
+        on_disk: false,
     }
 }
 

@@ -2,12 +2,14 @@
 //!
 //! A seed makes a plan, and the plan alone decides the run. So a plan can be minimised, printed, kept and replayed.
 
+mod files;
 mod generate;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use files::{Begin, Damage, DiskEffect, DiskFault, FileAct, FilesConfig};
 pub use generate::generate;
 
 /// Everything that decides a run.
@@ -18,6 +20,8 @@ pub struct Plan {
     pub config: Config,
     pub ops: Vec<Op>,
     pub faults: Vec<Fault>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disk_faults: Vec<DiskFault>,
 }
 
 /// What is built at the start of the run and after each crash.
@@ -36,6 +40,9 @@ pub struct Config {
     /// How often a call of the world takes time, in percent.
     pub latency: u8,
     pub sinks: Vec<SinkConfig>,
+    /// The primary is a file log on a simulated disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<FilesConfig>,
     /// Breaks a model on purpose, for the tests of the checkers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broken: Option<Broken>,
@@ -79,6 +86,9 @@ pub struct SinkConfig {
     pub lag_events: Option<u64>,
     /// Starts at the oldest snapshot if the origin was pruned.
     pub oldest_snapshot: bool,
+    /// It is a file log of its own, on the simulated disk.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub on_disk: bool,
 }
 
 /// What a secondary is made of.
@@ -176,6 +186,8 @@ pub enum Act {
     },
     Status,
     Crash,
+    /// What another process does with the files of the log.
+    Files(FileAct),
 }
 
 impl Act {
@@ -201,6 +213,7 @@ impl Act {
             Self::Finished { .. } => "finished",
             Self::Status => "status",
             Self::Crash => "crash",
+            Self::Files(act) => act.name(),
         }
     }
 
@@ -311,6 +324,11 @@ pub enum Effect {
 }
 
 impl Effect {
+    /// Whether the store loses or changes what it held.
+    pub fn is_disaster(self) -> bool {
+        matches!(self, Self::Lose { .. } | Self::Fork { .. } | Self::Restore | Self::Forget)
+    }
+
     /// The name of the column in the table of coverage.
     pub fn name(self) -> &'static str {
         match self {

@@ -140,6 +140,11 @@ impl Prune for ModelPrimary {
 /// Prunes, and checks that no secondary of the roster needed what goes.
 fn check_prune(state: &mut State, store: Store, before: EventId) {
     state.log(store).prune(before);
+    check_floor(state, store);
+}
+
+/// No secondary of the roster needs what is below the floor.
+pub(super) fn check_floor(state: &mut State, store: Store) {
     let Some(floor) = state.log(store).after.filter(|_| store == Store::Primary) else { return };
     if state.config.retain_bytes.is_some() {
         return;

@@ -140,7 +140,7 @@ fn sync(state: &mut State, store: Store, sink: u8) {
 }
 
 /// Each event comes right after its true predecessor: no gap, no other history.
-fn check_lineage(state: &mut State, store: Store, sink: u8, fresh: usize) {
+pub(super) fn check_lineage(state: &mut State, store: Store, sink: u8, fresh: usize) {
     if matches!(store, Store::Dead(_)) {
         return;
     }

@@ -63,6 +63,11 @@ impl Truth {
         self.lost.insert(fact(event));
     }
 
+    /// An event that was neither durable nor acknowledged is gone, as if it had never been.
+    pub fn void(&mut self, event: &Event) {
+        self.parents.remove(&fact(event));
+    }
+
     pub fn is_durable(&self, fact: Fact) -> bool {
         self.durable.contains(&fact)
     }
