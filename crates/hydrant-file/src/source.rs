@@ -246,7 +246,9 @@ impl DirectoryViews {
             Some(vouched) if vouched.is_final || stat.len == vouched.synced => vouched.synced,
             _ if *own == Some(stat.len) => current.end,
             _ if !is_cut && dir.disk.is_locked(&lock).map_err(|cause| dir.unread(&lock, cause))? => {
-                match vouched {
+                // Taken meanwhile by a writer that opens the log?
+                let is_opening = Record::of(dir)?.is_some_and(|record| record.phase == Phase::Opening);
+                match vouched.filter(|_| !is_opening) {
                     Some(_) if mutant("read-past-sync") => stat.len,
                     Some(vouched) => vouched.synced,
                     None => return Ok(None), // a writer opens the log, or rotates

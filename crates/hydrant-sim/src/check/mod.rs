@@ -30,6 +30,10 @@ pub fn acknowledged(world: &World, facts: impl IntoIterator<Item = Fact>) {
             if state.truth.lost.contains(&fact) {
                 continue;
             }
+            let is_overwritten = state.files.as_ref().is_some_and(|files| files.is_overwritten);
+            if is_overwritten || (state.was_damaged && !durable) {
+                continue;
+            }
             if !state.truth.is_committed(fact) {
                 state.fail(
                     "acknowledged",
@@ -103,7 +107,7 @@ pub fn hydrated(world: &World, folded: Folded, head: Option<EventId>) {
         if let Some(newest) = newest {
             state.truth.history(newest).into_iter().for_each(|n| expected.count(n));
         }
-        if (newest.is_some() || head.is_none()) && folded != expected {
+        if (newest.is_some() || head.is_none()) && !state.was_damaged && folded != expected {
             state.fail("fold", format!("hydrate gives {folded:?} at {head:?}, the whole log {expected:?}"));
         }
     });

@@ -55,6 +55,11 @@ impl Process {
         process
     }
 
+    /// Whether it is another program's.
+    pub fn is_beside(&self) -> bool {
+        self.is_beside
+    }
+
     /// The disk of a process that has files.
     pub fn disk(&self) -> &SimDisk {
         self.disk.as_ref().expect("the plan has a disk")

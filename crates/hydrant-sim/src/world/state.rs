@@ -22,6 +22,8 @@ pub struct State {
     pub logs: BTreeMap<Store, Log>,
     /// The logs that are files on a simulated disk.
     pub files: Option<Files>,
+    /// Something damaged the files of the primary.
+    pub was_damaged: bool,
     pub rosters: BTreeMap<Store, Roster>,
     /// What is known of each sink beside its log.
     pub sinks: Vec<SinkFacts>,
@@ -101,6 +103,7 @@ impl State {
             truth: Truth::default(),
             logs,
             files: Files::new(plan),
+            was_damaged: false,
             rosters,
             sinks: plan.config.sinks.iter().map(|_| SinkFacts::default()).collect(),
             late: Vec::new(),

@@ -44,6 +44,7 @@ impl State {
         let done = files.inflict(how);
         if done {
             files.was_damaged = true;
+            files.is_overwritten |= how == Damage::CopyOver;
             for shadow in files.shadows.values_mut() {
                 shadow.acknowledged = None;
             }

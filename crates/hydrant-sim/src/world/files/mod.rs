@@ -46,6 +46,8 @@ pub struct Files {
     pub damage: Option<Damaged>,
     /// Whether any damage was done in this run.
     pub was_damaged: bool,
+    /// What was written behind such damage cannot be found.
+    pub is_overwritten: bool,
     /// A fault met the file by which readers in other processes know how far they may read.
     pub lock_failed: bool,
     has_backup: bool,
@@ -95,6 +97,7 @@ impl Files {
             struck: BTreeMap::new(),
             damage: None,
             was_damaged: false,
+            is_overwritten: false,
             lock_failed: false,
             has_backup: false,
             failed_opens: 0,
@@ -105,6 +108,7 @@ impl Files {
     pub fn begin(&mut self) {
         let used: usize = self.disk.files().values().map(Vec::len).sum();
         self.disk.set_capacity(self.config.capacity.map(|bytes| used + bytes));
+        self.steps = self.disk.steps().len();
         self.disk.set_pause((self.config.pause_ms > 0).then(|| Duration::from_millis(self.config.pause_ms)));
     }
 
@@ -201,6 +205,7 @@ impl State {
             for (store, shadow) in &mut files.shadows {
                 let content = shadow.oracle.look(&files.disk, &shadow.dir);
                 let has_excuse = files.was_damaged && *store == Store::Primary;
+                self.was_damaged = files.was_damaged;
                 self.take_over(*store, shadow, content, has_excuse);
             }
         }
@@ -319,8 +324,9 @@ impl State {
                 let lost = self.lost_head.filter(|(id, _)| Some(*id) == after).map(|(_, fact)| fact);
                 let parent =
                     before.or_else(|| after.and_then(|after| shadow.ids.get(&after).copied())).or(lost);
-                // A segment that was pruned may come back with the power.
-                if self.truth.is_committed(fact) && self.truth.parent(fact, |_| true) == parent {
+                // A segment that was pruned may come back with the power; one that is missing is not the truth.
+                let is_same = self.truth.parent(fact, |_| true) == parent;
+                if self.truth.is_committed(fact) && (is_same || self.was_damaged) {
                     return;
                 }
                 if let Err(twice) = self.truth.commit(&event, parent) {

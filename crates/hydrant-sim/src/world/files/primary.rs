@@ -2,10 +2,12 @@
 //! files.
 
 use std::future::{Future, pending};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
 use hydrant::{
     Batch, Checkpoint, CheckpointStore, CommitPoint, Durability, Error, ErrorKind, EventId, EventSink,
     EventSource, EventStream, MemoryCheckpoints, Primary, Prune, ReadFrom, Result,
@@ -43,7 +45,10 @@ impl FileLog {
             Store::Primary => Arc::new(ModelRoster::new(process.clone(), Store::Roster)),
             _ => Arc::new(MemoryCheckpoints::default()),
         };
-        let opened = FileStore::open_on(Arc::new(disk), &dir, roster, options).await;
+        // The roster of a file log is a file beside it, which never panics.
+        let opening =
+            AssertUnwindSafe(FileStore::open_on(Arc::new(disk), &dir, roster, options)).catch_unwind();
+        let opened = opening.await.unwrap_or_else(|_| Err(unknown()));
         survive(&process).await;
         match opened {
             Ok(inner) => {

@@ -97,6 +97,9 @@ pub(super) fn watched(
     let begin = async move {
         process.alive().await;
         let fault = process.world.with(|state| {
+            if process.is_beside() {
+                return None; // the faults of the plan are for the program
+            }
             let (nth, effect) = state.enter(site);
             state.note(|| match effect {
                 Some(effect) => format!("**   {site} #{nth} {from:?}: {effect:?}"),
