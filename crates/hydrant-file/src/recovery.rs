@@ -259,7 +259,18 @@ impl Recovery<'_> {
         file.sync().map_err(|cause| failed(path, cause))
     }
 
+    /// Copies a part of a file, durably. If that fails, it leaves no half copy: on a full disk, every further attempt to
+    /// open the log would add one.
     fn copy(&self, file: &dyn DiskFile, from: u64, to: u64, aside: &Path) -> Result<()> {
+        let copied = self.try_copy(file, from, to, aside);
+        if copied.is_err() {
+            // The error that is returned says what is wrong.
+            let _ = self.dir.disk.remove(aside);
+        }
+        copied
+    }
+
+    fn try_copy(&self, file: &dyn DiskFile, from: u64, to: u64, aside: &Path) -> Result<()> {
         let copy = self.dir.disk.open(aside, Mode::New).map_err(|cause| failed(aside, cause))?;
         let mut buffer = vec![0; BLOCK_BYTES];
         let mut at = from;

@@ -18,6 +18,8 @@ use crate::world::{Failure, World};
 
 /// A run that is not over after so much simulated time hangs.
 const RUN_MAX: Duration = Duration::from_secs(48 * 3600);
+/// Programs that poll files are slow to simulate.
+const RUN_WITH_FILES_MAX: Duration = Duration::from_secs(2 * 3600);
 
 /// What a run showed.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -69,6 +71,7 @@ pub fn run(plan: &Plan, traced: bool) -> Outcome {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_time().start_paused(true).on_thread_park(watchdog::progress);
     let runtime = builder.build().expect("a runtime without threads needs nothing");
+    let run_max = if plan.config.files.is_some() { RUN_WITH_FILES_MAX } else { RUN_MAX };
     let world = runtime.block_on(async {
         let world = World::new(plan, traced);
         let driving = AssertUnwindSafe(drive(&world, plan)).catch_unwind();
@@ -82,7 +85,7 @@ pub fn run(plan: &Plan, traced: bool) -> Outcome {
                     world.fail("panic", format!("the simulator panicked: {:?}", PANICS.with_borrow(Clone::clone)));
                 }
             }
-            () = tokio::time::sleep(RUN_MAX) => world.fail("hang", format!("the run is not over after {RUN_MAX:?}")),
+            () = tokio::time::sleep(run_max) => world.fail("hang", format!("the run is not over after {run_max:?}")),
         }
         world
     });

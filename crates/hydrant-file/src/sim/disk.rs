@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::atomic::Ordering;
@@ -378,10 +379,9 @@ impl Disk for SimDisk {
         let mut before: Option<PathBuf> = None;
         loop {
             let world = self.moment();
-            let inside = |path: &&PathBuf| {
-                path.parent() == Some(dir) && before.as_ref().is_none_or(|before| *path < before)
-            };
-            let Some(path) = world.names.keys().rev().find(inside) else { return Ok(names) };
+            let end = before.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+            let mut rest = world.names.range::<PathBuf, _>((Bound::Unbounded, end)).rev();
+            let Some((path, _)) = rest.find(|(path, _)| path.parent() == Some(dir)) else { return Ok(names) };
             names.extend(path.file_name().and_then(|name| Some(name.to_str()?.to_owned())));
             before = Some(path.clone());
         }
