@@ -11,6 +11,7 @@
 pub mod actors;
 pub mod check;
 pub mod child;
+pub mod coverage;
 pub mod minimise;
 pub mod mutants;
 pub mod plan;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hydrant_sim::child::{self, Runner, Worker};
+use hydrant_sim::coverage;
 use hydrant_sim::minimise::minimise;
 use hydrant_sim::mutants::{MUTANTS, Mutant, hunt};
 use hydrant_sim::plan::{Plan, generate};
@@ -207,7 +208,7 @@ fn search(args: &Args) -> ExitCode {
     let totals = shared.totals.into_inner().expect("no thread panicked");
     let mut found = shared.found.into_inner().expect("no thread panicked");
     found.sort_by_key(|(seed, ..)| *seed);
-    println!("{}", totals.table());
+    println!("{}", totals.coverage.tables());
     #[expect(clippy::cast_precision_loss, reason = "rates are rough")]
     let rate = |count: u64, of: f64| count as f64 / of;
     #[expect(clippy::cast_precision_loss, reason = "rates are rough")]
@@ -225,7 +226,12 @@ fn search(args: &Args) -> ExitCode {
     } else if let Some((seed, plan, failure, _)) = found.first() {
         show(args, *seed, plan, failure);
     }
-    if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let missing = totals.coverage.missing();
+    let is_thin = totals.seeds >= coverage::SEEDS && !missing.is_empty();
+    if is_thin {
+        println!("{} seeds never reached: {}", totals.seeds, missing.join("; "));
+    }
+    if found.is_empty() && !is_thin { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Lets one process after the other run every `jobs`th seed.

@@ -1,8 +1,8 @@
-//! What is printed: a failure with its plan and trace, the rate, and the table of coverage.
+//! What is printed: a failure with its plan and trace, the rate, and the tables of coverage.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use crate::coverage::Coverage;
 use crate::plan::Plan;
 use crate::run::Outcome;
 use crate::world::Failure;
@@ -13,7 +13,7 @@ pub struct Totals {
     pub seeds: u64,
     pub operations: u64,
     pub faults: u64,
-    covered: BTreeMap<(String, String), u64>,
+    pub coverage: Coverage,
 }
 
 impl Totals {
@@ -21,8 +21,8 @@ impl Totals {
         self.seeds += 1;
         self.operations += outcome.operations;
         self.faults += outcome.faults;
-        for (row, column, count) in &outcome.covered {
-            *self.covered.entry((row.clone(), column.clone())).or_default() += count;
+        for (table, row, column, count) in &outcome.covered {
+            self.coverage.add(*table, row, column, *count);
         }
     }
 
@@ -30,27 +30,7 @@ impl Totals {
         self.seeds += other.seeds;
         self.operations += other.operations;
         self.faults += other.faults;
-        for (cell, count) in &other.covered {
-            *self.covered.entry(cell.clone()).or_default() += count;
-        }
-    }
-
-    /// The table: how often a fault of each kind struck while an operation was under way, or at a store.
-    pub fn table(&self) -> String {
-        let columns: BTreeSet<_> = self.covered.keys().map(|(_, effect)| effect.clone()).collect();
-        let rows: BTreeSet<_> = self.covered.keys().map(|(row, _)| row.clone()).collect();
-        let mut table = format!("{:<16}", "");
-        for column in &columns {
-            let _ = write!(table, "{column:>12}");
-        }
-        for row in rows {
-            let _ = write!(table, "\n{row:<16}");
-            for column in &columns {
-                let count = self.covered.get(&(row.clone(), column.clone())).copied().unwrap_or_default();
-                let _ = write!(table, "{count:>12}");
-            }
-        }
-        table
+        self.coverage.join(&other.coverage);
     }
 }
 

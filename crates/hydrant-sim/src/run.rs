@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 
 use crate::actors::{Actor, System};
 use crate::check;
+use crate::coverage::Table;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{Op, Plan};
@@ -30,8 +31,8 @@ pub struct Outcome {
     pub operations: u64,
     /// Faults that struck.
     pub faults: u64,
-    /// How often a fault struck inside of an operation or at a store: row, column, count.
-    pub covered: Vec<(String, String, u64)>,
+    /// How often each cell of the tables of coverage was reached.
+    pub covered: Vec<(Table, String, String, u64)>,
 }
 
 thread_local! {
@@ -96,14 +97,18 @@ pub fn run(plan: &Plan, traced: bool) -> Outcome {
         world.fail("panic", panic.clone());
     }
     let mut state = world.lock();
-    let stores = state.fired.iter().map(|((site, effect), count)| (site.store.name(), *effect, *count));
-    let under_way = state.covered.iter().map(|((row, effect), count)| (*row, *effect, *count));
-    let disk = state.files.iter().flat_map(|files| &files.struck);
-    let disk = disk.map(|((row, effect), count)| (*row, *effect, *count));
-    let covered = stores
+    let places =
+        state.fired.iter().map(|((site, effect), count)| (Table::Places, site.store.name(), *effect, *count));
+    let of = |table, cells: &BTreeMap<(&'static str, &'static str), u64>| {
+        cells.iter().map(|((row, column), count)| (table, *row, *column, *count)).collect::<Vec<_>>()
+    };
+    let disk = state.files.iter().flat_map(|files| of(Table::Places, &files.struck)).collect::<Vec<_>>();
+    let covered = places
         .chain(disk)
-        .chain(under_way)
-        .map(|(row, column, count)| (row.to_owned(), column.to_owned(), count))
+        .chain(of(Table::Faults, &state.covered))
+        .chain(of(Table::Outcomes, &state.outcomes))
+        .chain(of(Table::States, &state.states))
+        .map(|(table, row, column, count)| (table, row.to_owned(), column.to_owned(), count))
         .collect();
     Outcome {
         failure: state.failure.clone(),

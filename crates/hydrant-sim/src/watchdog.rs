@@ -42,6 +42,11 @@ pub(crate) fn progress() {
     });
 }
 
+/// How often the runtime of this thread had nothing to do.
+pub(crate) fn parks() -> u64 {
+    CURRENT.with_borrow(|current| current.as_ref().map_or(0, |watched| watched.parks.load(Ordering::Relaxed)))
+}
+
 /// Watches the run of this thread; the future ends when the run is stuck.
 pub(crate) fn begin(plan: &Plan, world: &Arc<World>) -> impl Future<Output = ()> {
     let watched = Arc::new(Watched {

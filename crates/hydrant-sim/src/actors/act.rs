@@ -1,6 +1,7 @@
 //! What each step does.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -8,23 +9,51 @@ use hydrant::{
     Batch, CommitPoint, Error, ErrorKind, Event, EventId, EventSink, EventSource, EventStream, Prune,
     ReadFrom, Result,
 };
+use tokio::time::Instant;
 
 use super::Actor;
 use super::system::{Engine, Folded, Saved, Up, name};
 use crate::check;
-use crate::plan::{Act, Op, Store, Topology};
+use crate::plan::{Act, Broken, Op, Store, Topology};
 use crate::world::truth::{fact, payload};
 
 /// What a read from outside may take: a source that hangs is bounded by nothing else.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Actor {
-    pub(super) async fn act(&mut self, up: Arc<Up>, op: &Op) {
+    /// Makes one step, and returns how it ended.
+    pub(super) async fn act(&mut self, up: Arc<Up>, op: &Op) -> &'static str {
         let ms = Duration::from_millis;
         let system = self.system.clone();
         let world = &system.world;
         let result = match op.act {
             Act::Append { events, bytes, gaps } => self.append(&up, op.id, events, bytes, gaps).await,
+            Act::AppendBefore { events, ms: deadline } => {
+                self.append_before(&up, op.id, events, ms(deadline)).await
+            }
+            Act::Submit { .. } => self.submit(&up, op).await,
+            Act::Slot { ms: held } => self.hold_slot(&up, ms(held)).await,
+            Act::Clock { seconds } => {
+                world.with(|state| state.clock_seconds = state.clock_seconds.saturating_add(seconds));
+                Ok(())
+            }
+            Act::Cure { sink } => {
+                world.with(|state| state.sinks[usize::from(sink)].cured = true);
+                up.engine.resume(&name(sink))
+            }
+            Act::Open { from, outside } => {
+                self.open_follower(&up, from, outside);
+                Ok(())
+            }
+            Act::Take { events, ms: timeout } => self.take(events, ms(timeout)).await,
+            Act::LetGo => {
+                self.held = None;
+                Ok(())
+            }
+            Act::Watch => {
+                super::hold::watch(&up);
+                Ok(())
+            }
             Act::AppendBlind { events } => self.append_blind(&up, op.id, events).await,
             Act::Snapshot => self.snapshot(&up, op.id).await,
             Act::Attach { sink } => {
@@ -49,7 +78,7 @@ impl Actor {
             }
             Act::Reopen { close } => {
                 system.reopen(up, close).await;
-                return;
+                return "ok";
             }
             Act::ReopenJournal => self.reopen_journal(&up).await,
             Act::Follow { events, ms: timeout } => self.follow(&up, events, ms(timeout)).await,
@@ -64,12 +93,20 @@ impl Actor {
                 }
                 Ok(())
             }
-            Act::Pause { .. } | Act::Status | Act::Files(_) => Ok(()),
+            Act::Status => {
+                let json = serde_json::to_string(&up.engine.status());
+                if let Err(cause) = json {
+                    world.fail("status", format!("it cannot be written as JSON: {cause}"));
+                }
+                Ok(())
+            }
+            Act::Pause { .. } | Act::Files(_) => Ok(()),
             Act::Crash => {
                 up.process.kill();
                 Ok(())
             }
         };
+        let outcome = outcome(&result);
         if let Err(error) = result {
             world.note(|| format!("     op {}: {error}", op.id));
             let is_blind = matches!(op.act, Act::AppendBlind { .. });
@@ -79,6 +116,7 @@ impl Actor {
                 self.system.reopen(up, true).await; // another writer took over, or took this id
             }
         }
+        outcome
     }
 
     /// What a program does when its log or its journal has stopped: it opens it again.
@@ -94,7 +132,7 @@ impl Actor {
         }
     }
 
-    async fn append(&self, up: &Up, op: u32, events: u8, bytes: u16, gaps: bool) -> Result<()> {
+    pub(super) async fn append(&self, up: &Up, op: u32, events: u8, bytes: u16, gaps: bool) -> Result<()> {
         let facts = facts(op, events);
         match self.system.topology {
             Topology::Relay => self.append_as_another(&facts, bytes, false).await,
@@ -104,7 +142,7 @@ impl Actor {
                 let mut known = up.writer.lock().await;
                 let head = if let Some(head) = known.take() { head } else { self.head(log).await? };
                 let events = events_behind(head, &facts, bytes, gaps, false)?;
-                self.append_batch(log, head, &events).await?;
+                self.append_batch(log, head, &events, None).await?;
                 *known = Some(events.last().map(Event::id));
                 Ok(())
             }
@@ -112,28 +150,32 @@ impl Actor {
     }
 
     /// The head, as a caller that chooses ids asks for it.
-    async fn head(&self, log: &impl CommitPoint) -> Result<Option<EventId>> {
+    pub(super) async fn head(&self, log: &impl CommitPoint) -> Result<Option<EventId>> {
         let bounds = &self.system.bounds;
         let head = bounds.within(&self.system.world, "head", bounds.call, log.head()).await;
         Ok(head.unwrap_or_else(|| Err(crate::world::process::unknown()))?.id())
     }
 
-    async fn append_batch(
+    pub(super) async fn append_batch(
         &self,
         log: &impl EventSink,
         after: Option<EventId>,
         events: &[Event],
+        deadline: Option<Instant>,
     ) -> Result<()> {
-        let batch = Batch::new(after, events)?;
-        let bound = self.append_bound();
+        let batch = Batch::new(after, events)?.with_deadline(deadline);
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let bound = left.map_or_else(|| self.append_bound(), |left| left + Duration::from_millis(2));
         let appended =
             self.system.bounds.within(&self.system.world, "append", bound, log.append(batch)).await;
-        appended.unwrap_or_else(|| Err(crate::world::process::unknown()))?;
+        let appended = appended.unwrap_or_else(|| Err(crate::world::process::unknown()));
+        check::refused(&self.system.world, &appended, events.iter().map(fact));
+        appended?;
         check::acknowledged(&self.system.world, events.iter().map(fact));
         Ok(())
     }
 
-    fn append_bound(&self) -> Duration {
+    pub(super) fn append_bound(&self) -> Duration {
         let bounds = &self.system.bounds;
         let waits = self.system.world.lock().config.sinks.iter().any(|sink| sink.lag_events.is_some());
         let one = if waits { bounds.append_with_back_pressure } else { bounds.append };
@@ -159,7 +201,9 @@ impl Actor {
         let bound = self.append_bound();
         let append = journal.append_all(&saved);
         let appended = self.system.bounds.within(&self.system.world, "journal append", bound, append).await;
-        let ids = appended.unwrap_or_else(|| Err(crate::world::process::unknown()))?;
+        let appended = appended.unwrap_or_else(|| Err(crate::world::process::unknown()));
+        check::refused(&self.system.world, &appended, facts.iter().copied());
+        let ids = self.system.ids(appended?);
         check::acknowledged(&self.system.world, facts.iter().copied());
         check::ids(&self.system.world, &ids, facts);
         Ok(())
@@ -172,7 +216,7 @@ impl Actor {
         let Engine::FanOut(log) = &up.engine else { return Ok(()) };
         let head = up.engine.status().head;
         let events = events_behind(head, &facts(op, events), 4, false, false)?;
-        self.append_batch(log, head, &events).await
+        self.append_batch(log, head, &events, None).await
     }
 
     async fn snapshot(&mut self, up: &Up, op: u32) -> Result<()> {
@@ -183,7 +227,7 @@ impl Actor {
                 *known = None;
                 let head = self.head(log).await?;
                 let events = events_behind(head, &[n], 4, false, true)?;
-                self.append_batch(log, head, &events).await
+                self.append_batch(log, head, &events, None).await
             }
             (Engine::FanOut(_), _) => {
                 let (state, head) = self.hydrate(up).await?;
@@ -205,14 +249,18 @@ impl Actor {
         self.system.want(sink, false);
         self.system.world.with(|state| state.sinks[usize::from(sink)].left = true);
         let name = name(sink);
-        let _busy = up.busy();
-        // Dropped, it still continues, and the name is in the roster until it is done.
-        let unsure = || up.unsure.lock().unwrap_or_else(PoisonError::into_inner);
-        unsure().insert(name.clone());
+        // A call that opened the sink before may attach it after.
+        let is_alone = up.busy.load(Ordering::SeqCst) == 0;
+        let round = up.tokens.retire(sink);
+        let busy = up.busy();
         let detach = up.engine.detach(&name);
         let detached =
             self.system.bounds.within(&self.system.world, "detach", self.system.bounds.roster, detach).await;
-        unsure().remove(&name);
+        drop(busy);
+        if let Some(Ok(())) = detached.as_ref().filter(|_| is_alone) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            check::no_handle_left(&self.system.world, up, sink, round);
+        }
         detached.unwrap_or(Ok(()))
     }
 
@@ -228,7 +276,12 @@ impl Actor {
     async fn delivered(&self, up: &Up, timeout: Duration) -> Result<()> {
         let Some(head) = up.engine.status().head else { return Ok(()) };
         let bound = timeout + self.system.bounds.delivered;
-        let delivered = up.engine.delivered(head, timeout);
+        let delivered = async {
+            if self.system.world.is_broken(Broken::DeliveredAtOnce) {
+                return Ok(());
+            }
+            up.engine.delivered(head, timeout).await
+        };
         let delivered = self.system.bounds.within(&self.system.world, "delivered", bound, delivered).await;
         if let Some(Ok(())) = delivered {
             check::delivered(&self.system.world, &up.engine.status(), head);
@@ -255,8 +308,9 @@ impl Actor {
         // From an id alone, a new follower cannot know that its reader has seen another event there.
         let mut is_known = self.seen_fact.is_none_or(|seen| self.system.world.lock().is_in_history(seen));
         let until = tokio::time::Instant::now() + timeout;
-        for _ in 0..events {
+        for nth in 0..events {
             match tokio::time::timeout_at(until, follow.next()).await {
+                Ok(Some(Ok(_))) if nth == 1 && self.system.world.is_broken(Broken::FollowSkips) => {}
                 Ok(Some(Ok(event))) => {
                     self.see(&event, is_known);
                     is_known = true;
@@ -286,7 +340,10 @@ impl Actor {
     async fn read(&self, up: &Up) -> Result<()> {
         let Engine::FanOut(log) = &up.engine else { return Ok(()) };
         let reading = all(log.read(ReadFrom::Snapshot));
-        tokio::time::timeout(PATIENCE, reading).await.unwrap_or(Ok(vec![])).map(|events| {
+        tokio::time::timeout(PATIENCE, reading).await.unwrap_or(Ok(vec![])).map(|mut events| {
+            if events.len() > 2 && self.system.world.is_broken(Broken::ReadSkips) {
+                events.remove(1);
+            }
             check::read(&self.system.world, &events);
         })
     }
@@ -300,8 +357,20 @@ impl Actor {
         let hydrated = tokio::time::timeout(PATIENCE, hydrate)
             .await
             .unwrap_or_else(|_| Err(crate::world::process::unknown()))?;
+        let mut hydrated = hydrated;
+        hydrated.state.events -= u64::from(self.system.world.is_broken(Broken::FoldForgets));
         check::hydrated(&self.system.world, hydrated.state, hydrated.head);
         Ok((hydrated.state, hydrated.head))
+    }
+}
+
+/// How a step ended, for the table of coverage.
+fn outcome(result: &Result<()>) -> &'static str {
+    match result.as_ref().map_err(Error::retry) {
+        Ok(()) => "ok",
+        Err(hydrant::Retry::Safe) => "refused",
+        Err(hydrant::Retry::AfterCheckpoint) => "unknown",
+        Err(_) => "failed",
     }
 }
 

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use crate::plan::Config;
+use crate::plan::{Broken, Config};
 use crate::world::World;
 
 /// The longest that each call may take, given the options of the run.
@@ -28,8 +28,12 @@ impl Bounds {
     pub fn of(config: &Config) -> Self {
         let ms = Duration::from_millis;
         let call = ms(config.call_ms);
-        let slowest =
-            config.sinks.iter().map(|sink| ms(sink.call_ms + sink.backoff_ms.1)).max().unwrap_or_default();
+        let slowest = config
+            .sinks
+            .iter()
+            .map(|sink| ms(sink.call_ms + sink.backoff_ms.1.min(5_000)))
+            .max()
+            .unwrap_or_default();
         let one = 2 * call + ms(config.resolve_ms);
         let append = 8 * one + ms(5_000);
         Self {
@@ -51,6 +55,13 @@ impl Bounds {
         bound: Duration,
         call: impl Future<Output = T>,
     ) -> Option<T> {
+        let is_broken = world.is_broken(Broken::CallsHang);
+        let call = async {
+            if is_broken {
+                std::future::pending::<()>().await;
+            }
+            call.await
+        };
         let ended = tokio::time::timeout(bound, call).await.ok();
         if ended.is_none() {
             world.fail("bound", format!("{what} did not end within {bound:?}"));

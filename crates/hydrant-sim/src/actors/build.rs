@@ -6,24 +6,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hydrant::{
-    Checkpointed, DeadLetter, Deferred, Event, EventSink, FanOut, FanOutOptions, Filtered, JournalOptions,
-    Mapped, RelayOptions, Result, SecondaryOptions, StartAt,
+    Checkpointed, DeadLetter, Deferred, Event, EventId, EventSink, FanOut, FanOutOptions, Filtered,
+    JournalOptions, Mapped, RelayOptions, Result, SecondaryOptions, StartAt,
 };
 
-use crate::plan::{Config, SinkConfig, SinkKind, Store};
+use crate::plan::{Config, SinkConfig, SinkKind, Start, Store};
 use crate::world::sink::keeps;
 use crate::world::truth::fact;
-use crate::world::{FileLog, ModelPrimary, ModelRoster, ModelSink, Process};
+use crate::world::{FileLog, ModelPrimary, ModelRoster, ModelSink, Process, World};
 
 pub type BoxedSink = Box<dyn EventSink>;
 
-pub fn fan_out_options(config: &Config, seed: u64) -> FanOutOptions {
+pub fn fan_out_options(world: &Arc<World>, config: &Config, seed: u64) -> FanOutOptions {
     let options = FanOutOptions::default()
         .with_ring(config.ring_events, config.ring_bytes)
         .with_call_timeout(Duration::from_millis(config.call_ms))
         .with_resolve_timeout(Duration::from_millis(config.resolve_ms))
         .with_sync_poll(Duration::from_millis(config.sync_poll_ms))
-        .with_clock(clock())
+        .with_clock(clock(world))
+        .with_stop_if_stale(config.stop_if_stale)
         .with_seed(seed);
     match config.retain_bytes {
         Some(bytes) => options.with_retain_bytes_max(bytes),
@@ -31,31 +32,47 @@ pub fn fan_out_options(config: &Config, seed: u64) -> FanOutOptions {
     }
 }
 
-/// Wall time never moves: nothing may be ordered by it.
-fn clock() -> hydrant::Clock {
-    hydrant::Clock::from_fn(|| std::time::SystemTime::UNIX_EPOCH)
+/// The system clock moves only when it jumps: nothing may be ordered by it.
+fn clock(world: &Arc<World>) -> hydrant::Clock {
+    let world = world.clone();
+    hydrant::Clock::from_fn(move || {
+        let seconds = world.lock().clock_seconds;
+        let distance = Duration::from_secs(seconds.unsigned_abs());
+        let epoch = std::time::SystemTime::UNIX_EPOCH;
+        let jumped = if seconds < 0 { epoch.checked_sub(distance) } else { epoch.checked_add(distance) };
+        jumped.unwrap_or(epoch)
+    })
 }
 
-pub fn relay_options(config: &Config, seed: u64) -> RelayOptions {
+pub fn relay_options(world: &Arc<World>, config: &Config, seed: u64) -> RelayOptions {
     RelayOptions::default()
         .with_ring(config.ring_events, config.ring_bytes)
-        .with_clock(clock())
+        .with_call_timeout(Duration::from_millis(config.call_ms))
+        .with_clock(clock(world))
         .with_seed(seed)
 }
 
-pub fn journal_options(config: &Config, seed: u64) -> JournalOptions {
+pub fn journal_options(world: &Arc<World>, config: &Config, seed: u64) -> JournalOptions {
+    let append_ms = config.append_ms.unwrap_or(config.call_ms * 2 + config.resolve_ms);
+    let (backoff_min, backoff_max) = config.journal_backoff_ms.unwrap_or((10, 500));
     JournalOptions::default()
         .with_in_flight_events_max(config.in_flight_events)
-        .with_append_timeout(Duration::from_millis(config.call_ms * 2 + config.resolve_ms))
+        .with_in_flight_bytes_max(config.in_flight_bytes.unwrap_or(16 << 20))
+        .with_append_timeout(Duration::from_millis(append_ms))
         .with_resolve_timeout(Duration::from_millis(config.resolve_ms))
-        .with_backoff(Duration::from_millis(10), Duration::from_millis(500))
-        .with_clock(clock())
+        .with_backoff(Duration::from_millis(backoff_min), Duration::from_millis(backoff_max))
+        .with_clock(clock(world))
         .with_seed(seed)
 }
 
 pub fn secondary_options(sink: &SinkConfig) -> SecondaryOptions {
     let start = match sink.kind {
-        SinkKind::Forgetful => StartAt::Origin,
+        SinkKind::Forgetful => match sink.start {
+            None => StartAt::Origin,
+            Some(Start::After(id)) => StartAt::After(EventId::new(id)),
+            Some(Start::Head) => StartAt::Head,
+            Some(Start::OldestSnapshot) => StartAt::OldestSnapshot,
+        },
         _ if sink.oldest_snapshot => StartAt::OldestSnapshot,
         _ => StartAt::Checkpoint,
     };
@@ -65,8 +82,8 @@ pub fn secondary_options(sink: &SinkConfig) -> SecondaryOptions {
         .with_linger_max(Duration::from_millis(sink.linger_ms))
         .with_call_timeout(Duration::from_millis(sink.call_ms))
         .with_backoff(Duration::from_millis(sink.backoff_ms.0), Duration::from_millis(sink.backoff_ms.1));
-    // The setter raises it to 1; the field does not.
-    options.batch_events_max = sink.batch_events;
+    // The setter raises them to 1; the fields do not.
+    (options.batch_events_max, options.batch_bytes_max) = (sink.batch_events, sink.batch_bytes);
     options.lag_events_max = sink.lag_events;
     options
 }
@@ -98,7 +115,9 @@ fn open(
             SinkKind::Plain if process.world.lock().is_on_disk(Store::Sink(index)) => {
                 Box::new(FileLog::open(process, Store::Sink(index), Some(token)).await?)
             }
-            SinkKind::Plain | SinkKind::Buffered | SinkKind::Forgetful => Box::new(plain()) as BoxedSink,
+            SinkKind::Plain | SinkKind::Buffered | SinkKind::Forgetful | SinkKind::Picky => {
+                Box::new(plain()) as BoxedSink
+            }
             SinkKind::Checkpointed => Box::new(Checkpointed::open(plain(), cell(), &name, &name).await?),
             SinkKind::Filtered => {
                 let filtered = Filtered::new(plain(), move |event| keeps(kind, fact(event)));
@@ -115,7 +134,7 @@ fn open(
                 let config = process.world.lock().config.clone();
                 let seed = process.world.seed ^ u64::from(index);
                 let primary = ModelPrimary::new(process.clone(), Store::Inner(index));
-                let inner = FanOut::open(primary, fan_out_options(&config, seed)).await?;
+                let inner = FanOut::open(primary, fan_out_options(&process.world, &config, seed)).await?;
                 let options = secondary_options(&config.sinks[usize::from(index)]);
                 inner.attach(&name, plain(), options).await?;
                 Box::new(inner)

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::act::events_behind;
 use super::{Actor, System};
 use crate::check;
-use crate::plan::{Begin, FileAct};
+use crate::plan::{FileAct, ReadAt};
 use crate::world::truth::fact;
 use crate::world::{FileLog, FileReader, Process, World, files};
 
@@ -58,11 +58,11 @@ impl Actor {
         self.beside.insert(process).clone()
     }
 
-    async fn read_beside(&mut self, process: &Arc<Process>, from: Begin) -> Result<()> {
+    async fn read_beside(&mut self, process: &Arc<Process>, from: ReadAt) -> Result<()> {
         let from = match from {
-            Begin::Origin => ReadFrom::Origin,
-            Begin::Snapshot => ReadFrom::Snapshot,
-            Begin::Seen => ReadFrom::from(self.seen),
+            ReadAt::Origin => ReadFrom::Origin,
+            ReadAt::Snapshot => ReadFrom::Snapshot,
+            ReadAt::Seen => ReadFrom::from(self.seen),
         };
         let mut events = FileReader::open(process.clone()).await?.read(from);
         let mut is_first = true;

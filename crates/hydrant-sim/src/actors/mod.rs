@@ -4,8 +4,12 @@ mod act;
 mod files;
 pub(crate) use files::write_other_log;
 pub mod bounds;
+mod broken;
 pub mod build;
+mod hold;
+mod submit;
 pub mod system;
+pub mod tokens;
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -32,11 +36,13 @@ pub struct Actor {
     pub seen_fact: Option<u64>,
     /// The process of an actor that is not part of the program.
     beside: Option<Arc<Process>>,
+    /// The follower that it keeps.
+    held: Option<hold::Kept>,
 }
 
 /// How a step ended.
 enum Ended {
-    Done,
+    Done(&'static str),
     Dropped,
     Crashed,
     Panicked,
@@ -44,16 +50,19 @@ enum Ended {
 
 impl Actor {
     pub fn new(system: Arc<System>) -> Self {
-        Self { system, seen: None, seen_fact: None, beside: None }
+        Self { system, seen: None, seen_fact: None, held: None, beside: None }
     }
 
     /// Makes all steps in order.
     pub async fn run(mut self, ops: Vec<Op>) {
+        self.system.misbehave().await;
         for op in ops {
             self.step(&op).await;
             if let Some(up) = self.system.is_up() {
-                let status = up.engine.status();
+                let status = self.system.shown(up.engine.status());
                 check::status(&self.system.world, &status);
+                check::stale(&self.system.world, &status);
+                check::lag(&self.system.world, &up, self.system.topology, &status);
                 check::roster_is_shown(&self.system.world, &up, &status);
             }
         }
@@ -90,22 +99,32 @@ impl Actor {
             biased;
             () = process.death() => Ended::Crashed,
             done = acting => match done {
-                Ok(true) => Ended::Done,
-                Ok(false) => Ended::Dropped,
+                Ok(Some(outcome)) => Ended::Done(outcome),
+                Ok(None) => Ended::Dropped,
                 Err(_) => Ended::Panicked,
             },
         };
         system.world.with(|state| {
             state.under_way.remove(&op.id);
+            let outcome = match ended {
+                Ended::Done(outcome) => outcome,
+                Ended::Dropped => "dropped",
+                Ended::Crashed => "crashed",
+                Ended::Panicked => "panicked",
+            };
+            *state.outcomes.entry((op.act.name(), outcome)).or_default() += 1;
             state.note(|| match ended {
-                Ended::Done => format!("<-   op {}", op.id),
+                Ended::Done(outcome) => format!("<-   op {}: {outcome}", op.id),
                 Ended::Dropped => format!("<-   op {} was dropped", op.id),
                 Ended::Crashed => format!("<-   op {} died with its process", op.id),
                 Ended::Panicked => format!("<-   op {} panicked", op.id),
             });
             // A panic in a read reaches its reader. All other calls catch it.
             if matches!(ended, Ended::Panicked)
-                && !matches!(op.act, Act::Follow { .. } | Act::Read | Act::Hydrate | Act::Snapshot)
+                && !matches!(
+                    op.act,
+                    Act::Follow { .. } | Act::Take { .. } | Act::Read | Act::Hydrate | Act::Snapshot
+                )
             {
                 state.fail("panic", format!("{} panicked because its store did", op.act.name()));
             }
@@ -113,14 +132,11 @@ impl Actor {
     }
 }
 
-/// Awaits a future, or drops it when the caller's patience ends; returns whether it ended.
-async fn droppable(future: impl Future<Output = ()>, patience: Option<Patience>) -> bool {
-    let Some(Patience { polls, ms }) = patience else {
-        future.await;
-        return true;
-    };
+/// Awaits a future, or drops it when the caller's patience ends; `None` if it was dropped.
+async fn droppable<T>(future: impl Future<Output = T>, patience: Option<Patience>) -> Option<T> {
+    let Some(Patience { polls, ms }) = patience else { return Some(future.await) };
     let counted = Polls { future: pin!(future), left: polls };
-    tokio::time::timeout(Duration::from_millis(ms), counted).await.unwrap_or(false)
+    tokio::time::timeout(Duration::from_millis(ms), counted).await.ok().flatten()
 }
 
 /// Gives up a future after so many polls.
@@ -129,18 +145,18 @@ struct Polls<'a, F> {
     left: u32,
 }
 
-impl<F: Future<Output = ()>> Future for Polls<'_, F> {
-    type Output = bool;
+impl<F: Future> Future for Polls<'_, F> {
+    type Output = Option<F::Output>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<bool> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<F::Output>> {
         if self.left == 0 {
-            return Poll::Ready(false);
+            return Poll::Ready(None);
         }
         self.left -= 1;
         match self.future.as_mut().poll(context) {
-            Poll::Ready(()) => Poll::Ready(true),
+            Poll::Ready(output) => Poll::Ready(Some(output)),
             // The last poll is followed by a drop at once.
-            Poll::Pending if self.left == 0 => Poll::Ready(false),
+            Poll::Pending if self.left == 0 => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         }
     }

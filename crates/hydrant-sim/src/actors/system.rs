@@ -1,19 +1,22 @@
 //! The program under test: what is open now, and how it comes back after a crash.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, StreamExt};
 use hydrant::{EventId, FanOut, FanOutStatus, Journal, Laggards, Relay, Result};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::bounds::Bounds;
 use super::build;
+use super::tokens::Tokens;
 use crate::plan::{Store, Topology};
 use crate::world::bell::Bell;
+use crate::world::held::Alive;
 use crate::world::{AnyPrimary, FileLog, FileReader, ModelPrimary, ModelRoster, Process, World};
 
 /// What a journal of the run saves.
@@ -80,6 +83,10 @@ impl Engine {
         either!(self, log => log.detach(name).await)
     }
 
+    pub fn watch(&self) -> futures_util::stream::BoxStream<'static, FanOutStatus> {
+        either!(self, log => log.watch().boxed())
+    }
+
     pub fn park(&self, name: &str) -> Result<()> {
         either!(self, log => log.park(name))
     }
@@ -97,6 +104,13 @@ impl Engine {
     }
 }
 
+/// What a watcher of the status saw last.
+#[derive(Default)]
+pub struct Watcher {
+    /// The head, plus one; 0 before the first event.
+    pub head: AtomicU64,
+}
+
 /// One opening of the program.
 pub struct Up {
     pub generation: u32,
@@ -104,16 +118,17 @@ pub struct Up {
     pub engine: Engine,
     /// The primary, where it is a file log.
     pub store: Option<FileLog>,
+    pub opened_at: Instant,
+    _opening: Alive,
     pub journal: tokio::sync::Mutex<Option<Journal<Saved>>>,
     /// What a caller that chooses ids knows of the head; `None` while an outcome is open.
     pub writer: tokio::sync::Mutex<Option<Option<EventId>>>,
     /// Counts the handles of each sink that are alive.
-    pub tokens: Mutex<BTreeMap<u8, Arc<()>>>,
+    pub tokens: Tokens,
     /// Calls under way that hold handles of sinks themselves.
     pub busy: AtomicU32,
     closed: AtomicBool,
-    /// Names that an attach may have left in the roster: it failed, was dropped, or may still take effect.
-    pub unsure: Mutex<BTreeSet<String>>,
+    pub watchers: Mutex<Vec<Arc<Watcher>>>,
 }
 
 impl Up {
@@ -160,7 +175,7 @@ struct Slot {
     up: Option<Arc<Up>>,
     generation: u32,
     wanted: BTreeSet<u8>,
-    /// What dead processes held: zombies, never dropped before the run ends.
+    /// What dead processes held: zombies, not dropped before the faults stop.
     graveyard: Vec<Arc<Up>>,
 }
 
@@ -201,6 +216,18 @@ impl System {
     /// What is open now.
     pub fn is_up(&self) -> Option<Arc<Up>> {
         self.slot().up.clone()
+    }
+
+    /// Drops what dead processes held, so that their tasks end.
+    pub fn bury(&self) {
+        let dead = std::mem::take(&mut self.slot().graveyard);
+        drop(dead);
+    }
+
+    /// Drops what is open.
+    pub fn drop_all(&self) {
+        let up = self.slot().up.take();
+        drop(up);
     }
 
     /// Waits until the program is open.
@@ -285,7 +312,7 @@ impl System {
         let Some(laggards) = closed else { return Laggards::default() };
         up.closed.store(true, Ordering::SeqCst);
         self.world.note(|| format!("     closed: {laggards}"));
-        if up.engine.status().stopped.is_none() {
+        if self.shown(up.engine.status()).stopped.is_none() {
             self.world
                 .fail("status", "closed, and the status does not say that the log takes no more events");
         }
@@ -334,12 +361,12 @@ impl System {
                     } else {
                         Arc::new(ModelPrimary::new(process.clone(), Store::Primary))
                     };
-                    let options = build::fan_out_options(&config, seed);
+                    let options = build::fan_out_options(&self.world, &config, seed);
                     Engine::FanOut(FanOut::open(primary, options).await?)
                 }
                 Topology::Relay => {
                     let roster = Arc::new(ModelRoster::new(process.clone(), Store::Roster));
-                    let options = build::relay_options(&config, seed);
+                    let options = build::relay_options(&self.world, &config, seed);
                     let relay = if has_files {
                         Relay::open(FileReader::open(process.clone()).await?, roster, options).await
                     } else {
@@ -357,12 +384,14 @@ impl System {
             process: process.clone(),
             engine,
             store,
+            opened_at: Instant::now(),
+            _opening: process.held.opening(),
             journal: tokio::sync::Mutex::default(),
             writer: tokio::sync::Mutex::default(),
-            tokens: Mutex::default(),
+            tokens: Tokens::default(),
             busy: AtomicU32::new(0),
             closed: AtomicBool::new(false),
-            unsure: Mutex::default(),
+            watchers: Mutex::default(),
         };
         for sink in wanted {
             if let Err(error) = self.attach(&up, sink).await {
@@ -378,10 +407,7 @@ impl System {
     /// What opening and attaching meet.
     pub async fn attach(&self, up: &Up, sink: u8) -> Result<()> {
         let _busy = up.busy();
-        let token = {
-            let mut tokens = up.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-            tokens.entry(sink).or_default().clone()
-        };
+        let token = up.tokens.of(sink);
         // What a program opens by itself has no time-out but its own.
         let patience = Duration::from_secs(10);
         let opening = AssertUnwindSafe(build::sink(&up.process, sink, &token)).catch_unwind();
@@ -393,8 +419,6 @@ impl System {
         let was_closed = up.is_closed();
         let options = build::secondary_options(&self.world.lock().config.sinks[usize::from(sink)]);
         let name = name(sink);
-        let unsure = || up.unsure.lock().unwrap_or_else(PoisonError::into_inner);
-        unsure().insert(name.clone());
         let attach = up.engine.attach(&name, opened, options);
         match self.bounds.within(&self.world, "attach", self.bounds.roster, attach).await {
             Some(Ok(())) if was_closed => {
@@ -402,9 +426,7 @@ impl System {
                 Ok(())
             }
             Some(attached) => {
-                if attached.is_ok() {
-                    unsure().remove(&name);
-                } else {
+                if attached.is_err() {
                     // What it does not keep in the roster may be pruned.
                     self.world.lock().sinks[usize::from(sink)].left = true;
                 }
@@ -421,7 +443,8 @@ impl System {
             return Ok(journal.clone());
         }
         let Engine::FanOut(log) = &up.engine else { return Err(crate::world::process::denied()) };
-        let options = build::journal_options(&self.world.lock().config, self.world.seed);
+        let config = self.world.lock().config.clone();
+        let options = build::journal_options(&self.world, &config, self.world.seed);
         let opening = Journal::open(log.clone(), options);
         let opened = self.bounds.within(&self.world, "open journal", self.bounds.call, opening).await;
         let journal = opened.unwrap_or_else(|| Err(crate::world::process::unknown()))?;

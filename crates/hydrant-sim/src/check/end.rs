@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hydrant::{ErrorKind, FanOutStatus, SecondaryState, SecondaryStatus};
+use hydrant::{ErrorKind, EventId, FanOutStatus, SecondaryState, SecondaryStatus};
 use tokio::time::{Instant, sleep};
 
 use crate::actors::system::{Up, name};
 use crate::actors::{Actor, System};
-use crate::plan::{Act, Op, SinkKind, Store, Topology};
+use crate::plan::{Act, Op, SinkKind, Start, Store, Topology};
 use crate::world::sink::keeps;
 use crate::world::truth::fact;
 use crate::world::{State, World};
@@ -17,6 +17,8 @@ use crate::world::{State, World};
 const LAST_OP: u32 = 9_000;
 /// More time than healthy sinks need, and less than the longest linger time.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
+/// The task that opens the program again.
+const OWN_TASKS: usize = 1;
 /// More events than a failover loses, so that a log that lost some grows past its old head.
 const LAST_EVENTS: u8 = 12;
 
@@ -25,10 +27,11 @@ pub async fn settle(system: Arc<System>) {
     let world = system.world.clone();
     world.heal();
     sleep(Duration::from_secs(1)).await;
+    system.bury();
     let up = system.up().await;
     if system.topology != Topology::Relay {
         sleep(Duration::from_secs(30)).await;
-        crate::check::is_published(&world, &up.engine.status());
+        crate::check::is_published(&world, &system.shown(up.engine.status()));
     }
     // The secondary of a nested fan-out that parked is resumed by opening it again.
     let is_nested = world.lock().config.sinks.iter().any(|sink| sink.kind == SinkKind::Nested);
@@ -71,7 +74,12 @@ pub async fn settle(system: Arc<System>) {
             return;
         }
     }
+    let up = system.up().await;
+    super::quiet::idle(&world, &up).await;
+    super::quiet::follower(&world, &up).await;
+    drop(up);
     close_with_work_left(&system).await;
+    super::quiet::no_task_left(&system, OWN_TASKS).await;
 }
 
 /// A `close` with enough time delivers what was just acknowledged.
@@ -115,8 +123,13 @@ async fn append_last(system: &Arc<System>) -> bool {
         }
         // A sink that waits for what the primary lost may hold back appends: its operator parks it.
         let up = system.up().await;
-        for secondary in up.engine.status().secondaries {
+        let status = up.engine.status();
+        for secondary in status.secondaries {
             drop(up.engine.park(&secondary.name));
+            // Or it belongs to the history that the primary lost.
+            if status.stale.is_some() && system.world.lock().config.stop_if_stale {
+                drop(up.engine.detach(&secondary.name).await);
+            }
         }
         sleep(Duration::from_secs(1)).await;
     }
@@ -137,6 +150,12 @@ async fn attach_and_resume(system: &System, up: &Up, sinks: u8) {
                 }
             }
             Some(SecondaryState::Parked) => drop(up.engine.resume(&name)),
+            // An operator cuts short a pause that is too long.
+            Some(SecondaryState::Retrying) => {
+                drop(up.engine.park(&name));
+                tokio::task::yield_now().await;
+                drop(up.engine.resume(&name));
+            }
             Some(_) => {}
         }
     }
@@ -150,15 +169,24 @@ fn missing(world: &World, status: &FanOutStatus) -> Vec<String> {
         let sink = u8::try_from(sink).unwrap_or(u8::MAX);
         let name = name(sink);
         let shown = status.secondaries.iter().find(|secondary| secondary.name == name);
-        if !has_all(&mut state, sink) && !shown.is_some_and(|shown| is_excused(&state, sink, shown)) {
+        let position = shown.and_then(|shown| shown.checkpoint);
+        if !has_all(&mut state, sink, position) && !shown.is_some_and(|shown| is_excused(&state, sink, shown))
+        {
             missing.push(format!("{name} does not have everything"));
         }
     }
     missing
 }
 
-fn has_all(state: &mut State, sink: u8) -> bool {
+fn has_all(state: &mut State, sink: u8, position: Option<EventId>) -> bool {
     let kind = state.kind(sink);
+    let head = state.logs[&Store::Primary].head().id();
+    match state.config.sinks[usize::from(sink)].start {
+        Some(Start::After(id)) if head <= Some(EventId::new(id)) => return true,
+        // Where it began is known only to the log.
+        Some(Start::Head) => return position >= head,
+        _ => {}
+    }
     let last = state.logs[&Store::Primary].events.iter().rev().map(fact).find(|fact| keeps(kind, *fact));
     let newest = match kind {
         SinkKind::Forgetful => {

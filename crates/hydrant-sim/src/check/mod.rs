@@ -3,14 +3,14 @@
 //! What a sink is given is checked in `world/sink.rs`, where it is written.
 
 mod end;
+mod lag;
+mod quiet;
 
-use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use hydrant::{Error, ErrorKind, Event, EventId, FanOutStatus, SecondaryState};
+use hydrant::{Error, ErrorKind, Event, EventId, FanOutStatus, ReadFrom, Result, Retry, SecondaryState};
 
 use crate::actors::system::{Folded, Up};
 use crate::plan::{SinkKind, Store};
@@ -18,6 +18,7 @@ use crate::world::World;
 use crate::world::truth::{Fact, fact};
 
 pub use end::settle;
+pub use lag::{lag, stale};
 
 /// How long a sink may be shown as live while an event waits for it.
 const LIVE_LAG_MAX: Duration = Duration::from_secs(2);
@@ -43,6 +44,7 @@ pub fn acknowledged(world: &World, facts: impl IntoIterator<Item = Fact>) {
                 state.fail("acknowledged", format!("event n={fact} was acknowledged and is not durable"));
             }
             state.truth.acknowledged.insert(fact);
+            state.acknowledged_at.insert(fact, tokio::time::Instant::now());
         }
     });
 }
@@ -78,6 +80,45 @@ pub fn seen(world: &World, before: Option<Option<Fact>>, event: &Event) {
                 "a follower sees n={fact} behind n={before:?}, the primary has it behind n={parent:?}"
             );
             state.fail("follow", message);
+        }
+    });
+}
+
+/// The first event that a follower yields is the one right behind where it begins.
+pub fn seen_first(world: &World, from: ReadFrom, event: &Event) {
+    seen(world, None, event);
+    world.with(|state| {
+        let fact = fact(event);
+        let parent = state.truth.parent(fact, |_| true);
+        let before = parent.and_then(|parent| state.truth.id(parent));
+        let begins = match from.exclusive() {
+            ReadFrom::Origin | ReadFrom::At(_) => parent.is_none(),
+            ReadFrom::Snapshot => parent.is_none() || event.is_snapshot(),
+            ReadFrom::After(id) => before <= Some(id) && Some(event.id()) > Some(id),
+        };
+        if !begins && state.truth.lost.is_empty() {
+            state.fail(
+                "follow",
+                format!("a follower from {from:?} begins with n={fact}, behind n={parent:?}"),
+            );
+        }
+    });
+}
+
+/// After an error that says that nothing was applied, the events are never in the log.
+pub fn refused<T>(world: &World, result: &Result<T>, facts: impl IntoIterator<Item = Fact>) {
+    if !matches!(result, Err(error) if error.retry() == Retry::Safe) {
+        return;
+    }
+    world.with(|state| {
+        for fact in facts {
+            if state.truth.is_committed(fact) {
+                state.fail(
+                    "refused",
+                    format!("event n={fact} is in the log, and its caller heard that it is not"),
+                );
+            }
+            state.truth.refused.insert(fact);
         }
     });
 }
@@ -139,10 +180,7 @@ pub fn delivered(world: &World, status: &FanOutStatus, head: EventId) {
         for secondary in &status.secondaries {
             let Some(sink) = crate::world::sink_of(&secondary.name) else { continue };
             let facts = &state.sinks[usize::from(sink)];
-            let is_whole = !matches!(
-                state.config.sinks[usize::from(sink)].kind,
-                SinkKind::Filtered | SinkKind::DeadLetter
-            );
+            let is_whole = state.is_exact(sink);
             let is_attached = is_whole && secondary.state != SecondaryState::Detached;
             if is_attached && !facts.shaken && !facts.left && facts.acknowledged < Some(head) {
                 let message = format!(
@@ -164,8 +202,7 @@ pub fn roster_is_shown(world: &World, up: &Up, status: &FanOutStatus) {
         let names: Vec<String> = state.rosters[&Store::Roster].keys().cloned().collect();
         for name in names {
             let is_shown = status.secondaries.iter().any(|secondary| secondary.name == name);
-            let is_unsure = up.unsure.lock().unwrap_or_else(PoisonError::into_inner).contains(&name);
-            if !is_shown && !is_unsure && !state.roster_is_unsure {
+            if !is_shown && !state.roster_is_unsure {
                 state.fail("status", format!("{name} is in the roster and not in the status"));
             }
         }
@@ -179,6 +216,7 @@ pub fn status(world: &World, status: &FanOutStatus) {
             let (head, durable) = (status.head, state.durable_max);
             state.fail("status", format!("the head is shown as {head:?}, durable is {durable:?}"));
         }
+        state.see(status);
         for secondary in &status.secondaries {
             let Some(sink) = crate::world::sink_of(&secondary.name) else { continue };
             let config = state.config.sinks[usize::from(sink)].clone();
@@ -188,7 +226,7 @@ pub fn status(world: &World, status: &FanOutStatus) {
             let ahead = has_begun && secondary.checkpoint > facts.acknowledged;
             let is_live = secondary.state == SecondaryState::Live;
             // Events that a wrapper does not give its sink count as delivered.
-            let is_whole = !matches!(config.kind, SinkKind::Filtered | SinkKind::DeadLetter);
+            let is_whole = config.is_exact();
             let acknowledged = facts.acknowledged;
             let is_known = !facts.shaken && is_whole;
             if ahead && is_known && secondary.state != SecondaryState::Detached {
@@ -214,19 +252,21 @@ pub fn status(world: &World, status: &FanOutStatus) {
     });
 }
 
+/// After `detach`, no pump holds a sink that was attached before it.
+pub fn no_handle_left(world: &World, up: &Up, sink: u8, round: u32) {
+    let is_nested = world.lock().kind(sink) == SinkKind::Nested;
+    let handles = up.tokens.alive(sink, round);
+    if up.busy.load(Ordering::SeqCst) == 0 && !is_nested && handles > 0 {
+        world.fail("leak", format!("detached, and {handles} handles of sink{sink} are alive"));
+    }
+}
+
 /// After `close`, no pump holds a sink. (What a nested fan-out holds ends a moment later.)
 pub fn no_handles_left(world: &World, up: &Up) {
-    let nested: BTreeSet<u8> = {
-        let config = &world.lock().config;
-        let kinds = config.sinks.iter().map(|sink| sink.kind).zip(0..);
-        kinds.filter(|(kind, _)| *kind == SinkKind::Nested).map(|(_, index)| index).collect()
-    };
-    let tokens = up.tokens.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    for (sink, token) in tokens {
-        // The table and this copy of it.
-        let handles = Arc::strong_count(&token) - 2;
+    for (sink, handles) in up.tokens.all_alive() {
+        let is_nested = world.lock().kind(sink) == SinkKind::Nested;
         let is_busy = up.busy.load(Ordering::SeqCst) > 0;
-        if !is_busy && handles > 0 && !nested.contains(&sink) {
+        if !is_busy && handles > 0 && !is_nested {
             world.fail("leak", format!("closed, and {handles} handles of sink{sink} are alive"));
         }
     }

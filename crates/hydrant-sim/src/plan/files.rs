@@ -54,7 +54,7 @@ pub enum FileAct {
         ms: u64,
     },
     Read {
-        from: Begin,
+        from: ReadAt,
     },
     Verify,
     Checkpoint,
@@ -64,7 +64,7 @@ pub enum FileAct {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Begin {
+pub enum ReadAt {
     Origin,
     Snapshot,
     /// Behind what this reader has.
@@ -203,9 +203,9 @@ fn others(rng: &mut Rng, plan: &mut Plan, is_damaged: bool) {
     for actor in 30..30 + rng.u8(1..=2) {
         add(rng, actor, 25, &|rng| match rng.u8(..100) {
             0..35 => Act::Files(FileAct::Follow { events: rng.u8(1..60), ms: pick(rng, &[1, 200, 3_000]) }),
-            35..55 => {
-                Act::Files(FileAct::Read { from: pick(rng, &[Begin::Origin, Begin::Snapshot, Begin::Seen]) })
-            }
+            35..55 => Act::Files(FileAct::Read {
+                from: pick(rng, &[ReadAt::Origin, ReadAt::Snapshot, ReadAt::Seen]),
+            }),
             55..65 => Act::Files(FileAct::Verify),
             65..72 => Act::Files(FileAct::Checkpoint),
             _ => Act::Pause { ms: pick(rng, &[1, 30, 500, 4_000]) },

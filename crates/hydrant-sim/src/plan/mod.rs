@@ -2,6 +2,8 @@
 //!
 //! A seed makes a plan, and the plan alone decides the run. So a plan can be minimised, printed, kept and replayed.
 
+mod act;
+mod broken;
 mod files;
 mod generate;
 
@@ -9,7 +11,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use files::{Begin, Damage, DiskEffect, DiskFault, FileAct, FilesConfig};
+pub use act::{Act, Begin};
+pub use broken::Broken;
+pub use files::{Damage, DiskEffect, DiskFault, FileAct, FilesConfig, ReadAt};
 pub use generate::generate;
 
 /// Everything that decides a run.
@@ -39,28 +43,24 @@ pub struct Config {
     pub in_flight_events: usize,
     /// How often a call of the world takes time, in percent.
     pub latency: u8,
+    /// Bounds a journal in bytes; `None`: as in production.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_flight_bytes: Option<usize>,
+    /// How long one append of a journal may take; `None`: as long as the fan-out below resolves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub append_ms: Option<u64>,
+    /// The pauses of a journal between attempts; `None`: 10 to 500.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal_backoff_ms: Option<(u64, u64)>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stop_if_stale: bool,
     pub sinks: Vec<SinkConfig>,
     /// The primary is a file log on a simulated disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<FilesConfig>,
-    /// Breaks a model on purpose, for the tests of the checkers.
+    /// Breaks a model or an actor on purpose, for the tests of the checkers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broken: Option<Broken>,
-}
-
-/// A model store that breaks its own contract.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Broken {
-    /// Sinks lose the second event of a batch.
-    SinkDropsEvent,
-    /// Sinks that are durable later report what they only accepted.
-    SinkReportsAhead,
-    /// Sinks refuse everything.
-    SinkRefuses,
-    /// The primary acknowledges, and stores nothing.
-    PrimaryStoresNothing,
-    /// The primary shows what is not durable.
-    PrimaryShowsUndurable,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +89,25 @@ pub struct SinkConfig {
     /// It is a file log of its own, on the simulated disk.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub on_disk: bool,
+    /// Where a sink without a memory starts; `None`: at the origin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Start>,
+}
+
+/// Where a sink without a memory starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Start {
+    After(u64),
+    Head,
+    OldestSnapshot,
+}
+
+impl SinkConfig {
+    /// Whether the sink gets every event from the origin or a snapshot on, under its own id.
+    pub fn is_exact(&self) -> bool {
+        let is_sparse = matches!(self.kind, SinkKind::Filtered | SinkKind::DeadLetter);
+        !is_sparse && !matches!(self.start, Some(Start::After(_) | Start::Head))
+    }
 }
 
 /// What a secondary is made of.
@@ -108,6 +127,8 @@ pub enum SinkKind {
     Mapped,
     /// `Checkpointed` over `DeadLetter`, whose sink refuses some events.
     DeadLetter,
+    /// A sink with a memory that refuses some events until an operator has cured it. Nothing skips them.
+    Picky,
     /// A fan-out of its own with a plain sink behind it.
     Nested,
 }
@@ -128,107 +149,6 @@ pub struct Op {
 pub struct Patience {
     pub polls: u32,
     pub ms: u64,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Act {
-    /// Appends so many events, with holes between ids where `gaps` (only a fan-out's callers choose ids).
-    Append {
-        events: u8,
-        bytes: u16,
-        gaps: bool,
-    },
-    /// Appends without asking first what the head is: from what this caller knows.
-    AppendBlind {
-        events: u8,
-    },
-    Snapshot,
-    Pause {
-        ms: u64,
-    },
-    Attach {
-        sink: u8,
-    },
-    Detach {
-        sink: u8,
-    },
-    Park {
-        sink: u8,
-    },
-    Resume {
-        sink: u8,
-    },
-    ResumeAll,
-    /// Prunes up to so many events before the head.
-    Prune {
-        behind: u64,
-    },
-    Delivered {
-        ms: u64,
-    },
-    Close {
-        ms: u64,
-    },
-    /// Closes, or only drops, all handles and opens anew.
-    Reopen {
-        close: bool,
-    },
-    ReopenJournal,
-    /// Follows from behind what this reader has.
-    Follow {
-        events: u8,
-        ms: u64,
-    },
-    Read,
-    Hydrate,
-    Finished {
-        ms: u64,
-    },
-    Status,
-    Crash,
-    /// What another process does with the files of the log.
-    Files(FileAct),
-}
-
-impl Act {
-    /// The name of the row in the table of coverage.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Append { .. } => "append",
-            Self::AppendBlind { .. } => "append blind",
-            Self::Snapshot => "snapshot",
-            Self::Pause { .. } => "pause",
-            Self::Attach { .. } => "attach",
-            Self::Detach { .. } => "detach",
-            Self::Park { .. } => "park",
-            Self::Resume { .. } | Self::ResumeAll => "resume",
-            Self::Prune { .. } => "prune",
-            Self::Delivered { .. } => "delivered",
-            Self::Close { .. } => "close",
-            Self::Reopen { .. } => "reopen",
-            Self::ReopenJournal => "reopen journal",
-            Self::Follow { .. } => "follow",
-            Self::Read => "read",
-            Self::Hydrate => "hydrate",
-            Self::Finished { .. } => "finished",
-            Self::Status => "status",
-            Self::Crash => "crash",
-            Self::Files(act) => act.name(),
-        }
-    }
-
-    /// Whether the operation takes time in which a fault can strike.
-    pub fn waits(&self) -> bool {
-        !matches!(
-            self,
-            Self::Pause { .. }
-                | Self::Park { .. }
-                | Self::Resume { .. }
-                | Self::ResumeAll
-                | Self::Status
-                | Self::Crash
-        )
-    }
 }
 
 /// What happens at the call number `nth` (from 0) of a site.
@@ -370,6 +290,10 @@ impl fmt::Display for Site {
 }
 
 impl Store {
+    /// The names of all places.
+    pub const NAMES: [&'static str; 7] =
+        ["primary", "roster", "sink", "dead letters", "cell", "inner primary", "inner roster"];
+
     /// The sink that this belongs to.
     pub fn sink(self) -> Option<u8> {
         match self {
@@ -380,13 +304,13 @@ impl Store {
     /// The name of the row in the table of coverage.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Primary => "* primary",
-            Self::Roster => "* roster",
-            Self::Sink(_) => "* sink",
-            Self::Dead(_) => "* dead letters",
-            Self::Cell(_) => "* cell",
-            Self::Inner(_) => "* inner primary",
-            Self::InnerRoster(_) => "* inner roster",
+            Self::Primary => "primary",
+            Self::Roster => "roster",
+            Self::Sink(_) => "sink",
+            Self::Dead(_) => "dead letters",
+            Self::Cell(_) => "cell",
+            Self::Inner(_) => "inner primary",
+            Self::InnerRoster(_) => "inner roster",
         }
     }
 }

@@ -2,11 +2,14 @@
 
 pub mod bell;
 pub mod files;
+pub mod held;
 pub mod log;
+mod memory;
 mod primary;
 pub mod process;
 mod read;
 mod roster;
+mod seen;
 pub mod sink;
 pub mod state;
 pub mod truth;
@@ -23,7 +26,7 @@ pub use state::{Failure, State};
 
 use hydrant::{Primary, Prune};
 
-use crate::plan::Plan;
+use crate::plan::{Broken, Plan};
 
 /// A primary that can be pruned: a model or files.
 pub trait AnyPrimary: Primary + Prune {}
@@ -66,6 +69,10 @@ impl World {
             self.failed.ring();
         }
         result
+    }
+
+    pub fn is_broken(&self, broken: Broken) -> bool {
+        self.lock().config.broken == Some(broken)
     }
 
     pub fn note(&self, text: impl FnOnce() -> String) {

@@ -10,9 +10,10 @@ use hydrant::{
     EventSource, EventStream, Primary, Prune, ReadFrom, Result,
 };
 
+use super::sink::detached;
 use super::state::State;
 use super::{ModelRoster, Process, read, sink, truth};
-use crate::plan::{Broken, Call, SinkKind, Site, Store};
+use crate::plan::{Broken, Call, Site, Store};
 
 /// A handle of one process.
 #[derive(Clone)]
@@ -43,8 +44,9 @@ impl ModelPrimary {
             let process = self.process.clone();
             tokio::spawn(async move {
                 tokio::time::sleep(Duration::from_millis(ms)).await;
-                process.alive().await;
-                process.world.with(State::sync_primary);
+                if !process.is_dead() {
+                    process.world.with(State::sync_primary);
+                }
             });
         }
     }
@@ -53,7 +55,11 @@ impl ModelPrimary {
 /// What a store says is durable.
 fn newest_shown(state: &mut State, store: Store) -> Checkpoint {
     let is_broken = state.config.broken == Some(Broken::PrimaryShowsUndurable);
+    let is_other = state.config.broken == Some(Broken::PrimaryReportsOther);
     let log = state.log(store);
+    if let Some(id) = log.checkpoint().id().filter(|id| is_other && id.get() > 20) {
+        return Event::new(id, "another").map_or(Checkpoint::Empty, |other| Checkpoint::at(&other));
+    }
     if is_broken { log.head() } else { log.checkpoint() }
 }
 
@@ -63,9 +69,18 @@ pub fn commit(state: &mut State, after: Option<EventId>, events: &[Event], durab
     if state.config.broken == Some(Broken::PrimaryStoresNothing) {
         return Ok(());
     }
+    let broken = state.config.broken;
+    if broken == Some(Broken::PrimaryRefuses) {
+        return Err(super::process::refused());
+    }
     let log = state.logs.get_mut(&Store::Primary).expect("the primary has a log");
     let before = log.events.len();
     log.append(batch)?;
+    if broken == Some(Broken::PrimaryRepeats) {
+        let twice = Event::builder(log.head().id().and_then(EventId::next).unwrap_or(EventId::ZERO));
+        let json = batch.first().payload().to_vec();
+        log.events.extend(twice.payload_json(json).build());
+    }
     for index in before..log.events.len() {
         let lost = state.lost_head.filter(|(id, _)| Some(*id) == after).map(|(_, fact)| fact);
         let parent = index.checked_sub(1).map_or(lost, |parent| Some(truth::fact(&log.events[parent])));
@@ -81,13 +96,16 @@ pub fn commit(state: &mut State, after: Option<EventId>, events: &[Event], durab
     if before / 16 != length / 16 {
         state.back_up();
     }
+    if broken == Some(Broken::PrimaryDeniesWrite) {
+        return Err(super::process::refused());
+    }
     Ok(())
 }
 
 #[async_trait]
 impl EventSink for ModelPrimary {
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
-        let (store, after, events) = (self.store, batch.after(), batch.events().to_vec());
+        let (store, after, events) = (self.store, batch.after(), detached(&batch));
         let (fence, durable) = (self.fence, self.accepts().is_none());
         let append = move |state: &mut State| {
             if state.log(store).fence != fence {
@@ -139,7 +157,8 @@ impl Prune for ModelPrimary {
 
 /// Prunes, and checks that no secondary of the roster needed what goes.
 fn check_prune(state: &mut State, store: Store, before: EventId) {
-    state.log(store).prune(before);
+    let all = state.config.broken == Some(Broken::PrimaryPrunesAll);
+    state.log(store).prune(if all { EventId::new(u64::MAX) } else { before });
     check_floor(state, store);
 }
 
@@ -154,7 +173,7 @@ pub(super) fn check_floor(state: &mut State, store: Store) {
         let Some(sink) = super::roster::sink_of(&entry.name) else { continue };
         let facts = &state.sinks[usize::from(sink)];
         // Events that a wrapper does not give its sink count as delivered.
-        let is_whole = !matches!(state.kind(sink), SinkKind::Filtered | SinkKind::DeadLetter);
+        let is_whole = state.is_exact(sink);
         if is_whole && facts.acknowledged < Some(floor) && !facts.forgot && !facts.left {
             let message = format!(
                 "events up to {floor} went, and {} in the roster has acknowledged {:?}",

@@ -9,6 +9,7 @@ use hydrant_file::sim::SimDisk;
 
 use super::World;
 use super::bell::Bell;
+use super::held::Held;
 use super::state::State;
 use crate::plan::{Effect, Site};
 
@@ -20,6 +21,8 @@ pub struct Process {
     disk: Option<SimDisk>,
     /// It is no process of the program under test: its death takes nothing with it.
     is_beside: bool,
+    /// What its readers hold in memory.
+    pub held: Arc<Held>,
 }
 
 /// The number of processes beside the program under test.
@@ -42,7 +45,8 @@ impl Process {
 
     fn with(world: Arc<World>, number: u32, is_writer: bool, is_beside: bool) -> Arc<Self> {
         let disk = world.lock().files.as_ref().map(|files| files.process(is_writer));
-        let process = Arc::new(Self { world, number, dead: Bell::default(), disk, is_beside });
+        let process =
+            Arc::new(Self { world, number, dead: Bell::default(), held: Arc::default(), disk, is_beside });
         if let Some(disk) = process.disk.clone() {
             let process = Arc::downgrade(&process);
             tokio::spawn(async move {
@@ -112,7 +116,7 @@ impl Process {
         self.alive().await;
         let (nth, effect) = self.world.with(|state| {
             state.land(|_, store| store == site.store);
-            let entered = state.enter(site);
+            let entered = state.enter(site, Some(&self.held));
             if let (nth, Some(effect)) = entered {
                 state.note(|| format!("**   {site} #{nth}: {effect:?}"));
             }

@@ -9,7 +9,7 @@ use hydrant::{Error, ErrorKind, EventId, EventStream, ReadFrom, Result, Retry};
 
 use super::Process;
 use super::process::{denied, refused, unknown};
-use crate::plan::{Call, Effect, Site, Store};
+use crate::plan::{Broken, Call, Effect, Site, Store};
 
 /// One read under way.
 struct Reading {
@@ -46,7 +46,7 @@ async fn open(process: Arc<Process>, store: Store, from: ReadFrom) -> Result<Rea
     process.alive().await;
     let site = Site { store, call: Call::Read };
     let (mut nth, effect) = process.world.with(|state| {
-        let entered = state.enter(site);
+        let entered = state.enter(site, Some(&process.held));
         state.note(|| match entered.1 {
             Some(effect) => format!("**   {site} #{} {from:?}: {effect:?}", entered.0),
             None => format!("     {site} #{} {from:?}", entered.0),
@@ -113,7 +113,11 @@ impl Reading {
             if let Some(event) = event {
                 self.position = Some(event.id());
             }
-            Ok(event.cloned())
+            let event = event.map(|event| self.process.held.copy(event));
+            if state.config.broken == Some(Broken::ReadsHoard) {
+                std::mem::forget(event.clone());
+            }
+            Ok(event)
         })
     }
 }

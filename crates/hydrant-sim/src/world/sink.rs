@@ -1,6 +1,7 @@
 //! Model sinks, and what each write must satisfy.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use hydrant::{Batch, Checkpoint, Error, Event, EventId, EventSink, Result};
@@ -8,33 +9,55 @@ use hydrant::{Batch, Checkpoint, Error, Event, EventId, EventSink, Result};
 use super::Process;
 use super::state::State;
 use super::truth::{self, Fact};
-use crate::plan::{Broken, Call, SinkKind, Site, Store};
+use crate::plan::{Broken, Call, SinkKind, Site, Start, Store};
 
 /// A handle of one process on a sink, or on its dead letters.
 pub struct ModelSink {
     process: Arc<Process>,
     store: Store,
     sink: u8,
+    /// Whether it was given an event.
+    has_begun: Arc<AtomicBool>,
+    /// The newest durable event of the primary when it was opened.
+    opened_at: Option<EventId>,
     /// Counts the handles that are alive.
     _token: Arc<()>,
 }
 
 impl ModelSink {
     pub fn new(process: Arc<Process>, sink: u8, token: Arc<()>) -> Self {
-        Self { process, store: Store::Sink(sink), sink, _token: token }
+        Self::of(process, Store::Sink(sink), sink, token)
     }
 
     pub fn dead_letters(process: Arc<Process>, sink: u8, token: Arc<()>) -> Self {
-        Self { process, store: Store::Dead(sink), sink, _token: token }
+        Self::of(process, Store::Dead(sink), sink, token)
+    }
+
+    fn of(process: Arc<Process>, store: Store, sink: u8, token: Arc<()>) -> Self {
+        let opened_at = process.world.lock().log(Store::Primary).checkpoint().id();
+        if process.world.is_broken(Broken::SinkIsKept) {
+            std::mem::forget(token.clone());
+        }
+        Self { process, store, sink, has_begun: Arc::default(), opened_at, _token: token }
     }
 }
 
 #[async_trait]
 impl EventSink for ModelSink {
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
-        let (store, sink, after, events) = (self.store, self.sink, batch.after(), batch.events().to_vec());
+        let (store, sink, after, events) = (self.store, self.sink, batch.after(), detached(&batch));
         let site = Site { store, call: Call::Append };
-        self.process.call(site, move |state| take(state, store, sink, after, &events)).await
+        let (has_begun, opened_at) = (self.has_begun.clone(), self.opened_at);
+        let append = move |state: &mut State| {
+            if state.kind(sink) == SinkKind::Forgetful && store == Store::Sink(sink) {
+                check_start(state, sink, &events[0], has_begun.swap(true, Ordering::Relaxed), opened_at);
+            }
+            take(state, store, sink, after, &events)
+        };
+        if self.process.world.is_broken(Broken::SinkIsSlow) && self.process.world.lock().healed {
+            tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+        }
+        self.process.call(site, append).await
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint> {
@@ -59,6 +82,11 @@ impl EventSink for ModelSink {
     }
 }
 
+/// The events of a batch in buffers of their own: what the code under test holds is counted.
+pub fn detached(batch: &Batch<'_>) -> Vec<Event> {
+    batch.events().iter().map(Event::detached).collect()
+}
+
 /// Which events a kind of sink is given.
 pub fn keeps(kind: SinkKind, fact: Fact) -> bool {
     match kind {
@@ -68,7 +96,7 @@ pub fn keeps(kind: SinkKind, fact: Fact) -> bool {
     }
 }
 
-fn is_poison(fact: Fact) -> bool {
+pub fn is_poison(fact: Fact) -> bool {
     fact.is_multiple_of(5)
 }
 
@@ -102,8 +130,9 @@ pub fn take(
         return if partial { Err(super::process::unknown()) } else { Ok(()) };
     }
     let batch = Batch::new(after, events)?;
+    let is_picky = kind == SinkKind::Picky && !state.healed && !state.sinks[usize::from(sink)].cured;
     let log = state.log(store);
-    if kind == SinkKind::DeadLetter && store == Store::Sink(sink) {
+    if is_picky || kind == SinkKind::DeadLetter && store == Store::Sink(sink) {
         // As a server judges: what is held is compared first, and only what is new is looked at.
         let fresh = batch.fresh_after(&log.head())?;
         if let Some(poison) = fresh.iter().find(|event| is_poison(truth::fact(event))) {
@@ -165,6 +194,24 @@ pub(super) fn check_lineage(state: &mut State, store: Store, sink: u8, fresh: us
     if let Some(wrong) = wrong {
         state.fail("history", wrong);
     }
+}
+
+/// The first event for a sink without a memory is the one that its start names.
+fn check_start(state: &mut State, sink: u8, first: &Event, has_begun: bool, opened_at: Option<EventId>) {
+    let fact = truth::fact(first);
+    let parent = state.truth.parent(fact, |_| true);
+    let parent_id = parent.and_then(|parent| state.truth.id(parent));
+    let is_known = parent.is_none_or(|parent| state.sinks[usize::from(sink)].held.contains(&parent));
+    let begins = match state.config.sinks[usize::from(sink)].start {
+        None => parent.is_none(),
+        Some(Start::OldestSnapshot) => parent.is_none() || first.is_snapshot(),
+        Some(Start::After(id)) => parent_id <= Some(EventId::new(id)) && EventId::new(id) < first.id(),
+        Some(Start::Head) => parent_id >= opened_at || !state.truth.lost.is_empty(),
+    };
+    if !is_known && (has_begun || !begins) {
+        state.fail("history", format!("Sink({sink}) begins with n={fact}, behind n={parent:?}"));
+    }
+    state.sinks[usize::from(sink)].held.extend(parent);
 }
 
 /// A sink without a memory: each event comes behind one that came before.

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::files::Files;
+use super::held::Held;
 use super::log::Log;
+use super::memory::Bound;
 use super::truth::{self, Truth};
 use crate::plan::{Call, Config, Effect, Fault, Plan, SinkKind, Site, Store};
 
@@ -18,6 +20,7 @@ type Apply = Box<dyn FnOnce(&mut State) + Send>;
 #[expect(clippy::struct_excessive_bools, reason = "each is one fact of its own")]
 pub struct State {
     pub config: Config,
+    pub(super) memory: Bound,
     pub truth: Truth,
     pub logs: BTreeMap<Store, Log>,
     /// The logs that are files on a simulated disk.
@@ -35,6 +38,12 @@ pub struct State {
     pub healed: bool,
     pub fired: BTreeMap<(Site, &'static str), u64>,
     pub covered: BTreeMap<(&'static str, &'static str), u64>,
+    /// How often an operation ended in each way.
+    pub outcomes: BTreeMap<(&'static str, &'static str), u64>,
+    /// How often each state of a secondary or a log was seen.
+    pub states: BTreeMap<(&'static str, &'static str), u64>,
+    /// How far the system clock is from where it began, in seconds.
+    pub clock_seconds: i64,
     /// Operations under way, by name.
     pub under_way: BTreeMap<u32, &'static str>,
     pub operations: u64,
@@ -55,6 +64,10 @@ pub struct State {
     pub roster_is_unsure: bool,
     /// The newest event that was ever durable.
     pub durable_max: Option<EventId>,
+    /// When the log of the primary was durable up to each event.
+    durable_at: Vec<(EventId, Instant)>,
+    /// When each event was acknowledged to its caller.
+    pub acknowledged_at: BTreeMap<truth::Fact, Instant>,
 }
 
 /// A checker that found something.
@@ -76,12 +89,14 @@ pub struct SinkFacts {
     pub shaken: bool,
     /// It lost events that it held durably.
     pub forgot: bool,
+    /// It takes now what it refused.
+    pub cured: bool,
     /// It left the roster at some time, so that events that it needs may be gone.
     pub left: bool,
 }
 
 /// How many calls at one instant are a busy loop.
-const CALLS_MAX: u32 = 5_000;
+const CALLS_MAX: u32 = 30_000;
 const TRACE_MAX: usize = 4_000;
 
 impl State {
@@ -99,6 +114,7 @@ impl State {
         let faults = plan.faults.iter().map(|Fault { site, nth, effect, .. }| ((*site, *nth), *effect));
         let now = Instant::now();
         Self {
+            memory: Bound::of(&plan.config),
             config: plan.config.clone(),
             truth: Truth::default(),
             logs,
@@ -113,6 +129,9 @@ impl State {
             healed: false,
             fired: BTreeMap::new(),
             covered: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
+            states: BTreeMap::new(),
+            clock_seconds: 0,
             under_way: BTreeMap::new(),
             operations: 0,
             failure: None,
@@ -128,6 +147,8 @@ impl State {
             lost_head: None,
             roster_is_unsure: false,
             durable_max: None,
+            durable_at: Vec::new(),
+            acknowledged_at: BTreeMap::new(),
         }
     }
 
@@ -153,7 +174,7 @@ impl State {
     }
 
     /// Counts a call, and returns its number and the fault that strikes there.
-    pub fn enter(&mut self, site: Site) -> (u32, Option<Effect>) {
+    pub fn enter(&mut self, site: Site, held: Option<&Held>) -> (u32, Option<Effect>) {
         let now = Instant::now();
         if now != self.instant {
             (self.instant, self.calls_at_instant) = (now, 0);
@@ -161,6 +182,9 @@ impl State {
         self.calls_at_instant += 1;
         if self.calls_at_instant == CALLS_MAX {
             self.fail("busy", format!("{CALLS_MAX} calls at one instant, the last to {site}"));
+        }
+        if let Some(held) = held {
+            self.check_memory(held);
         }
         let count = self.counts.entry(site).or_default();
         let nth = *count;
@@ -280,7 +304,15 @@ impl State {
             self.truth.sync(event);
         }
         log.sync();
-        self.durable_max = self.durable_max.max(log.checkpoint().id());
+        let durable = log.checkpoint().id();
+        self.durable_max = self.durable_max.max(durable);
+        self.durable_at.extend(durable.map(|id| (id, Instant::now())));
+    }
+
+    /// When an event became durable, in a run that lost nothing.
+    pub fn durable_at(&self, id: EventId) -> Option<Instant> {
+        let index = self.durable_at.partition_point(|(durable, _)| *durable < id);
+        self.durable_at.get(index).map(|(_, at)| *at)
     }
 
     /// Remembers what a backup would hold now.
@@ -319,6 +351,11 @@ impl State {
 
     pub fn kind(&self, sink: u8) -> SinkKind {
         self.config.sinks[usize::from(sink)].kind
+    }
+
+    /// Whether the sink gets every event from the origin or a snapshot on.
+    pub fn is_exact(&self, sink: u8) -> bool {
+        self.config.sinks[usize::from(sink)].is_exact()
     }
 
     pub fn calls(&self, store: Store, call: Call) -> u32 {

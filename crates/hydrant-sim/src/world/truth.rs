@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hydrant::Event;
+use hydrant::{Event, EventId};
 
 /// The number of an event, unique in a run, whatever id it has.
 pub type Fact = u64;
@@ -27,11 +27,14 @@ pub struct Truth {
     /// The predecessor of each event that was ever committed.
     parents: BTreeMap<Fact, Option<Fact>>,
     snapshots: BTreeSet<Fact>,
+    ids: BTreeMap<Fact, EventId>,
     durable: BTreeSet<Fact>,
     /// Committed, and lost by a failover or a restore.
     pub lost: BTreeSet<Fact>,
     /// Acknowledged to a caller.
     pub acknowledged: BTreeSet<Fact>,
+    /// Refused with the word that nothing was applied.
+    pub refused: BTreeSet<Fact>,
 }
 
 impl Truth {
@@ -49,8 +52,12 @@ impl Truth {
                 "event n={fact} was committed behind {before:?} and again behind {parent:?}"
             ));
         }
+        self.ids.insert(fact, event.id());
         if event.is_snapshot() {
             self.snapshots.insert(fact);
+        }
+        if self.refused.contains(&fact) {
+            return Err(format!("event n={fact} was committed, and its caller had heard that it was not"));
         }
         Ok(())
     }
@@ -66,6 +73,15 @@ impl Truth {
     /// An event that was neither durable nor acknowledged is gone, as if it had never been.
     pub fn void(&mut self, event: &Event) {
         self.parents.remove(&fact(event));
+    }
+
+    /// The id under which an event was committed last.
+    pub fn id(&self, fact: Fact) -> Option<EventId> {
+        self.ids.get(&fact).copied()
+    }
+
+    pub fn is_snapshot(&self, fact: Fact) -> bool {
+        self.snapshots.contains(&fact)
     }
 
     pub fn is_durable(&self, fact: Fact) -> bool {

@@ -133,7 +133,7 @@ impl<P: Primary> Committer<P> {
     async fn serve(&mut self, append: Append) {
         if append.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             append.reply.send(Err(late())).ok();
-        } else if append.claim.take() {
+        } else if append.claim.take() || mutant("no-claim") {
             let span = tracing::debug_span!("append", after = ?append.after, events = append.events.len());
             let appended = self.append(&append).instrument(span).await;
             append.reply.send(appended).ok();
@@ -162,7 +162,7 @@ impl<P: Primary> Committer<P> {
     async fn attempt(&mut self, batch: Batch<'_>, deadline: Instant) -> Result<()> {
         let published = self.hub.feed.head();
         // Does the primary still have our history? The caller may know another one, or send again what is held.
-        if self.in_doubt || batch.after() < published {
+        if self.in_doubt && !mutant("no-doubt") || batch.after() < published {
             self.checkpoint(deadline).await.map_err(Error::nothing_applied)?;
             if let Some(lost) = self.hub.feed.failed().filter(|error| error.kind() == ErrorKind::Diverged) {
                 return Err(lost);
@@ -192,7 +192,7 @@ impl<P: Primary> Committer<P> {
         for attempt in 0.. {
             let deadline = later(self.options.call_timeout).min(give_up);
             let Err(error) = self.attempt(batch, deadline).await else { return Ok(()) };
-            was_unknown |= is_unknown(&error);
+            was_unknown = is_unknown(&error) || was_unknown && !mutant("refusal-settles");
             if !was_unknown {
                 return Err(error);
             }
@@ -268,6 +268,7 @@ impl<P: Primary> Committer<P> {
         if let Some(published) = published
             && published.id() < head.id()
             && !feed.has_staged(&head)?
+            && !mutant("unstaged-head-unchecked")
         {
             let check = || lineage::check(&*self.hub.source, &published);
             guarded_until("reading the primary", deadline, check).await?;

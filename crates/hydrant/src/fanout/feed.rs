@@ -55,6 +55,10 @@ pub(crate) enum Look {
 impl Feed {
     pub(crate) fn new(head: Checkpoint, signal: Signal, events_max: usize, bytes_max: usize) -> Self {
         let head = Place::of(head);
+        let mut marks = Marks::new();
+        if let Some(head) = &head {
+            marks.add(head.id());
+        }
         let ring = Ring {
             base: head.clone(),
             events: VecDeque::new(),
@@ -63,7 +67,7 @@ impl Feed {
             failed: None,
             ended: None,
             is_closed: false,
-            marks: Marks::new(),
+            marks,
         };
         Self { ring: Mutex::new(ring), moved: Signal::default(), signal, events_max, bytes_max }
     }
@@ -84,6 +88,9 @@ impl Feed {
     pub(crate) fn restart(&self, head: Option<Place>) {
         self.update(|ring| {
             ring.clear(head.clone());
+            if let Some(head) = &head {
+                ring.marks.add(head.id());
+            }
             ring.head = head;
         });
     }
@@ -162,7 +169,9 @@ impl Feed {
         ring.head = Some(head);
         drop(ring);
         self.moved.wake();
-        self.signal.wake();
+        if !mutant("publish-wakes-followers-only") {
+            self.signal.wake();
+        }
         Ok(())
     }
 
@@ -327,6 +336,8 @@ impl Ring {
     }
 
     fn evict(&mut self, events_max: usize, bytes_max: usize) {
+        let events_max = if mutant("ring-unbounded") { usize::MAX } else { events_max };
+        let bytes_max = if mutant("ring-unbounded") { usize::MAX } else { bytes_max };
         while self.events.len() > events_max || self.bytes > bytes_max {
             let Some(evicted) = self.events.pop_front() else { break };
             self.bytes -= evicted.size();

@@ -111,7 +111,7 @@ impl Follower {
                     for event in events {
                         bytes += event.size();
                         // A look yields one event at least, however large it is; a snapshot opens the next batch.
-                        if bytes > bytes_max || event.is_snapshot() {
+                        if bytes > bytes_max || event.is_snapshot() && !mutant("linger-over-snapshot") {
                             return;
                         }
                         chunk.push(event);
@@ -142,6 +142,11 @@ impl Follower {
         let mut events = reading.take(events_max, bytes_max).await?;
         if events.is_empty() && !is_new {
             // The old read ended where the log ended when it began.
+            reading = Reading::open(self.source.clone(), self.position.clone()).await?;
+            events = reading.take(events_max, bytes_max).await?;
+        }
+        while events.is_empty() && mutant("reread-at-once") {
+            tokio::task::yield_now().await;
             reading = Reading::open(self.source.clone(), self.position.clone()).await?;
             events = reading.take(events_max, bytes_max).await?;
         }

@@ -149,7 +149,7 @@ impl Hub {
     pub(crate) fn stale(&self) -> Option<Error> {
         let known: Vec<_> =
             self.secondaries().iter().filter_map(|secondary| secondary.has_diverged()).collect();
-        if known.is_empty() || !known.iter().all(|diverged| *diverged) {
+        if mutant("stale-unnoticed") || known.is_empty() || !known.iter().all(|diverged| *diverged) {
             return None;
         }
         let head = self.feed.head();
@@ -289,7 +289,9 @@ impl Drop for Hub {
     fn drop(&mut self) {
         abort(&self.reporter);
         // The streams of `watch` end.
-        self.signal.wake();
+        if !mutant("drop-without-wake") {
+            self.signal.wake();
+        }
     }
 }
 

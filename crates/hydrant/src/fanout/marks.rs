@@ -6,9 +6,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::EventId;
+use crate::mutants::mutant;
 
 pub(crate) struct Marks {
     opened: Instant,
+    /// Each mark covers the events after the mark before it, up to its own, which is not younger than they are.
     history: VecDeque<(EventId, Instant)>,
     step: Duration,
 }
@@ -22,25 +24,68 @@ impl Marks {
 
     pub(crate) fn add(&mut self, head: EventId) {
         let now = Instant::now();
-        if self.history.back().is_some_and(|(_, last)| now.duration_since(*last) < self.step) {
+        if let Some((last, at)) = self.history.back_mut()
+            && now.duration_since(*at) < self.step
+        {
+            if !mutant("age-of-the-next") {
+                *last = head;
+            }
             return;
         }
         self.history.push_back((head, now));
         if self.history.len() > Self::MAX {
-            // Keeps every second mark: the older an event, the coarser its time.
-            let mut keep = false;
-            self.history.retain(|_| {
-                keep = !keep;
-                keep
-            });
-            self.step *= 2;
+            self.thin();
         }
     }
 
-    /// When the oldest event after `position` was published, to within a step.
+    /// Joins each two neighbours: the older an event, the coarser its time.
+    fn thin(&mut self) {
+        let marks = self.history.make_contiguous();
+        let joined = marks.chunks(2).filter_map(|pair| Some((pair.last()?.0, pair.first()?.1)));
+        self.history = joined.collect();
+        self.step *= 2;
+    }
+
+    /// When the oldest event after `position` was published, to within a step: never later.
     pub(crate) fn since(&self, position: Option<EventId>) -> Instant {
-        let later = self.history.partition_point(|(id, _)| Some(*id) <= position);
-        let first = self.history.get(later).or_else(|| self.history.back());
-        first.map_or(self.opened, |(_, instant)| *instant)
+        let covers = self.history.partition_point(|(id, _)| Some(*id) <= position);
+        let mark = self.history.get(covers).or_else(|| self.history.back());
+        mark.map_or(self.opened, |(_, instant)| *instant)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn publish(marks: &mut Marks, id: u64, after_ms: u64) -> Instant {
+        tokio::time::advance(Duration::from_millis(after_ms)).await;
+        marks.add(EventId::new(id));
+        Instant::now()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_soon_after_another_keeps_its_time() {
+        let mut marks = Marks::new();
+        let first = publish(&mut marks, 1, 10).await;
+        publish(&mut marks, 2, 0).await;
+        let third = publish(&mut marks, 3, 100_000).await;
+        assert_eq!(marks.since(Some(EventId::new(1))), first, "event 2 was published with event 1");
+        assert_eq!(marks.since(Some(EventId::new(2))), third);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_age_is_never_shown_as_less_than_it_is() {
+        let mut marks = Marks::new();
+        let mut published = Vec::new();
+        for id in 0..5_000 {
+            published.push(publish(&mut marks, id, id % 3).await);
+        }
+        for (id, at) in (0..).zip(&published) {
+            let position = EventId::new(id).prev();
+            let since = marks.since(position);
+            assert!(since <= *at && at.duration_since(since) <= marks.step * 2, "event {id}");
+        }
+        assert!(marks.history.len() <= Marks::MAX);
     }
 }

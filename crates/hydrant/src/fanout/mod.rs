@@ -35,6 +35,7 @@ pub use self::options::{FanOutOptions, RelayOptions, SecondaryOptions, StartAt};
 pub use self::relay::Relay;
 use self::signal::Signal;
 pub use self::status::{FanOutStatus, Laggard, Laggards, SecondaryState, SecondaryStatus};
+use crate::mutants::mutant;
 use crate::{
     Batch, Checkpoint, CommitPoint, Error, ErrorKind, EventId, EventSink, EventSource, EventStream, Primary,
     Prune, ReadFrom, Result, Retry,
@@ -250,9 +251,11 @@ impl<P: Primary + 'static> FanOut<P> {
         let too_far = || {
             self.hub.secondaries().into_iter().find(|secondary| {
                 let lag = self.hub.feed.lag(secondary.position().flatten()).0;
-                secondary.lag_events_max.is_some_and(|lag_max| lag > lag_max) && !secondary.is_parked()
+                let holds_back = !secondary.is_parked() || mutant("parked-holds-appends");
+                secondary.lag_events_max.is_some_and(|lag_max| lag > lag_max) && holds_back
             })
         };
+        let deadline = if mutant("back-pressure-without-end") { later(Duration::MAX) } else { deadline };
         let may_append = || too_far().is_none() || self.hub.admits_appends().is_err();
         if may_append() || tokio::time::timeout_at(deadline, self.hub.signal.until(may_append)).await.is_ok()
         {
@@ -281,7 +284,8 @@ impl<P: Primary + 'static> FanOut<P> {
             self.commands.send(command).await.map_err(|_| self.refusal())?;
             done.await.unwrap_or_else(|_| Err(if claim.take() { self.refusal() } else { gone() }))
         };
-        let Some(deadline) = batch.deadline() else { return committed.await };
+        let deadline = batch.deadline().filter(|_| !mutant("deadline-ignored"));
+        let Some(deadline) = deadline else { return committed.await };
         tokio::time::timeout_at(deadline, committed).await.unwrap_or_else(|_| {
             // Either it was given up before it was begun, or it was begun and its outcome is unknown.
             if claim.take() { Err(late()) } else { Err(unanswered()) }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use crate::mutants::mutant;
 use crate::{Clock, EventId};
 
 /// Settings of a [`FanOut`](crate::FanOut).
@@ -264,6 +265,9 @@ impl Default for SecondaryOptions {
 impl SecondaryOptions {
     /// The same settings; a batch holds at least one event.
     pub(crate) fn within_bounds(mut self) -> Self {
+        if mutant("batch-of-zero") {
+            return self;
+        }
         self.batch_events_max = self.batch_events_max.max(1);
         self.batch_bytes_max = self.batch_bytes_max.max(1);
         self.backoff_max = self.backoff_max.max(self.backoff_min);

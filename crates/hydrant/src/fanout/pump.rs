@@ -56,6 +56,9 @@ impl Pump {
     ///
     /// A panic of the sink or the primary parks it, wherever it happens: also when a call is dropped.
     pub(crate) async fn run(mut self) {
+        if mutant("panic-escapes") {
+            return drop(self.serve().await);
+        }
         while let Err(panicked) = caught("the primary or the sink", || self.serve()).await {
             self.park(panicked);
         }
@@ -169,7 +172,9 @@ impl Pump {
     async fn begin(&mut self) -> Result<Begin> {
         let timeout = self.options.call_timeout;
         let checkpoint = guarded("the sink's checkpoint", timeout, || self.sink.checkpoint()).await?;
-        if let (Checkpoint::Unknown, Some(begin)) = (checkpoint, &self.remembered) {
+        if let (Checkpoint::Unknown, Some(begin)) = (checkpoint, &self.remembered)
+            && !mutant("remembers-nothing")
+        {
             return Ok(begin.clone());
         }
         let head = self.hub.feed.head();
@@ -265,7 +270,8 @@ impl Pump {
 
 /// The events before the one that the sink can never take, if there are any.
 fn before_poison<'a>(error: &Error, events: &'a [Event]) -> Option<&'a [Event]> {
-    let named = error.event().filter(|_| error.kind() == ErrorKind::Invalid)?;
+    let is_poison = error.kind() == ErrorKind::Invalid && !mutant("poison-holds-prefix");
+    let named = error.event().filter(|_| is_poison)?;
     let index = events.binary_search_by_key(&named, Event::id).ok()?;
     (index > 0).then(|| &events[..index])
 }

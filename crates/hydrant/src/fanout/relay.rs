@@ -242,6 +242,7 @@ async fn start(hub: &Hub) -> Result<Fed> {
         Some(Ok(_)) => Ok(Some(Place::Id(fastest))),
         Some(Err(error)) if matches!(error.kind(), ErrorKind::Pruned { .. }) => Ok(Some(Place::Id(fastest))),
         Some(Err(error)) => Err(error),
+        None if mutant("start-beyond-the-end") => Ok(Some(Place::Id(fastest))),
         None => end(&*hub.source, None).await,
     }
 }
@@ -269,7 +270,8 @@ async fn next_ready(source: &mut Fuse<EventStream>, bytes_max: usize) -> Option<
                 break;
             }
         }
-        if chunk.events.len() >= CHUNK_EVENTS || bytes >= bytes_max {
+        let is_full = bytes >= bytes_max && !mutant("ready-chunks-unbounded");
+        if chunk.events.len() >= CHUNK_EVENTS || is_full {
             break;
         }
         match source.next().now_or_never() {

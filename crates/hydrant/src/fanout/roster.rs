@@ -31,7 +31,9 @@ impl Hub {
             let is_new = !members.absent.contains_key(name);
             // If this future is dropped or fails, the name may be in the roster, where it holds back `prune`.
             let absent = || Absent { target: target.to_owned(), position: None };
-            members.absent.entry(name.to_owned()).or_insert_with(absent);
+            if !mutant("attach-no-absent") {
+                members.absent.entry(name.to_owned()).or_insert_with(absent);
+            }
             Ok::<_, Error>(is_new)
         })?;
         let mut cell = CheckpointCell::new(self.roster.clone(), name, target);
@@ -138,7 +140,7 @@ impl Hub {
     /// Ends a pump for good.
     async fn end(&self, secondary: &Secondary) {
         secondary.wanted.send_replace(Wanted::Remove);
-        let ended = self.signal.until(|| secondary.has_ended());
+        let ended = self.signal.until(|| secondary.has_ended() || mutant("detach-without-waiting"));
         if tokio::time::timeout(self.settings.call_timeout, ended).await.is_err() {
             tracing::error!(secondary = secondary.name, "the sink blocks its thread: its task still runs");
             abort(&secondary.abort);

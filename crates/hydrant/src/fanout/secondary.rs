@@ -14,6 +14,7 @@ use super::guard::guarded;
 use super::options::SecondaryOptions;
 use super::signal::{Signal, Watched};
 use super::status::{Laggard, SecondaryState, SecondaryStatus};
+use crate::mutants::mutant;
 use crate::{Checkpoint, Error, ErrorKind, EventId, EventSink, Result};
 
 /// The newest event that was disposed of, with all before it; `None` before the first.
@@ -188,14 +189,14 @@ impl Secondary {
         self.meters.events.increment(events as u64);
         let recovered = self.progress.update(|progress| {
             progress.position = Some(Some(id));
-            progress.last_error.take()
+            progress.last_error.take_if(|_| !mutant("keeps-last-error"))
         });
         self.log_recovery(recovered);
     }
 
     /// The sink has everything, so it has recovered.
     pub(crate) fn at_head(&self) {
-        if self.progress.read(|progress| progress.last_error.is_some()) {
+        if self.progress.read(|progress| progress.last_error.is_some()) && !mutant("keeps-last-error") {
             self.log_recovery(self.progress.update(|progress| progress.last_error.take()));
         }
     }
@@ -250,6 +251,9 @@ impl Secondary {
     pub(crate) async fn durable(&self, patience: Duration) -> Result<Option<Position>> {
         let Some(acknowledged) = self.position() else { return Ok(None) };
         let Some(sink) = self.sink.upgrade() else { return Err(Error::closed("its pump has ended")) };
+        if mutant("prune-acknowledged") {
+            return Ok(Some(acknowledged));
+        }
         Ok(Some(match guarded("the sink's checkpoint", patience, || sink.checkpoint()).await? {
             Checkpoint::Unknown => acknowledged,
             checkpoint => acknowledged.min(checkpoint.id()),
@@ -267,7 +271,8 @@ impl Secondary {
             let (lag_events, since) = feed.lag(position);
             let lag = since.map_or(Duration::ZERO, |since| Instant::now().duration_since(since));
             let live_lag_max = LIVE_LAG_MAX.saturating_add(self.linger_max);
-            let is_live = lag_events <= self.batch_events_max as u64 && lag < live_lag_max;
+            let is_soon = lag < live_lag_max || mutant("live-by-lag-alone");
+            let is_live = lag_events <= self.batch_events_max as u64 && is_soon;
             SecondaryStatus {
                 name: self.name.clone(),
                 target: self.target.clone(),

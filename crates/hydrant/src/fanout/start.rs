@@ -41,6 +41,9 @@ pub(crate) async fn begin(
         }
         (Checkpoint::Empty | Checkpoint::Unknown, StartAt::OldestSnapshot) => oldest_snapshot(source).await,
         (Checkpoint::Empty, _) | (Checkpoint::Unknown, StartAt::Origin) => Ok(Begin::after(None)),
+        (Checkpoint::Unknown, StartAt::After(id)) if mutant("starts-at-the-event") => {
+            Ok(Begin::after(id.prev().map(Place::Id)))
+        }
         (Checkpoint::Unknown, StartAt::After(id)) => Ok(Begin::after(Some(Place::Id(id)))),
         (Checkpoint::Unknown, StartAt::Head) => {
             let head = end(source, head).await?;
@@ -97,7 +100,9 @@ async fn compare(source: &dyn EventSource, id: EventId, digest: Digest, head: Op
             }
         }
         Some(Err(error)) => Err(error),
-        None if Some(id) <= head => Err(lineage::behind(&Place::Mark { id, digest })),
+        None if Some(id) <= head && !mutant("behind-is-diverged") => {
+            Err(lineage::behind(&Place::Mark { id, digest }))
+        }
         None => {
             diverged(format!("the sink ends with event {id} (digest {digest}), beyond the primary's head"))
         }

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::Clock;
 use super::queue::Answer;
 use super::room::Room;
+use crate::mutants::mutant;
 use crate::store::envelope::Parts;
 use crate::{Error, Event, EventId, Result};
 
@@ -35,6 +36,11 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// Whether its ids may change until it is committed.
+    pub(super) fn may_move(self) -> bool {
+        self == Self::Append || self == Self::Submit && mutant("submit-changes-ids")
+    }
+
     pub(super) fn is_snapshot(self) -> bool {
         matches!(self, Self::Snapshot { .. })
     }

@@ -172,7 +172,7 @@ impl Queue {
         let mut void = Vec::new();
         for mut request in pending.chain(later) {
             match first_after(assigned) {
-                Some(first) if first == request.first || request.kind == Kind::Append => {
+                Some(first) if first == request.first || request.kind.may_move() => {
                     request.first = first;
                     assigned = request.payloads.last_id(first);
                     inner.requests.push(request);
@@ -221,6 +221,9 @@ impl Queue {
             std::mem::take(&mut inner.requests)
         };
         self.bounds.close();
+        if mutant("stop-without-answers") {
+            return std::mem::forget(requests);
+        }
         for request in requests {
             request.answer.send(Err(self.refusal())).ok();
         }

@@ -8,6 +8,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use super::guard::before;
 use crate::checkpoints::CheckpointCell;
+use crate::mutants::mutant;
 use crate::{Batch, Checkpoint, CheckpointStore, Error, ErrorKind, EventSink, Result};
 
 /// Gives a sink a durable checkpoint, kept for it in a [`CheckpointStore`].
@@ -102,6 +103,9 @@ impl<S: EventSink> Checkpointed<S> {
     }
 
     async fn deliver(&self, memory: &mut Memory, batch: Batch<'_>) -> Result<()> {
+        if mutant("checkpoint-before-sink") {
+            memory.cell.swap(Checkpoint::at(batch.last()), None).await?;
+        }
         match self.sink.append(batch).await {
             Err(gap) if gap.kind() == ErrorKind::Gap => return Err(self.diverged(gap)),
             appended => appended?,

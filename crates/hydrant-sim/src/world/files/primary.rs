@@ -113,7 +113,7 @@ pub(super) async fn survive(process: &Process) {
 async fn strike<T>(process: &Process, site: Site, work: impl Future<Output = Result<T>>) -> Result<T> {
     process.alive().await;
     let effect = process.world.with(|state| {
-        let (nth, effect) = state.enter(site);
+        let (nth, effect) = state.enter(site, None);
         if let Some(effect) = effect {
             state.note(|| format!("**   {site} #{nth}: {effect:?}"));
         }
@@ -278,6 +278,10 @@ impl State {
         if held.as_ref() != Some(checkpoint) && !was_damaged {
             let durable = log.checkpoint();
             self.fail("early", format!("{store:?} says that it holds {checkpoint}, durable are {durable}"));
+        }
+        if let Store::Sink(sink) = store {
+            let facts = &mut self.sinks[usize::from(sink)];
+            facts.acknowledged = facts.acknowledged.max(Some(*id));
         }
     }
 

@@ -100,7 +100,7 @@ pub(super) fn watched(
             if process.is_beside() {
                 return None; // the faults of the plan are for the program
             }
-            let (nth, effect) = state.enter(site);
+            let (nth, effect) = state.enter(site, None);
             state.note(|| match effect {
                 Some(effect) => format!("**   {site} #{nth} {from:?}: {effect:?}"),
                 None => format!("     {site} #{nth} {from:?}"),

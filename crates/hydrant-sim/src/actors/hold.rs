@@ -1,0 +1,106 @@
+//! Readers that are kept across the steps of an actor, and watchers of the status.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use hydrant::{Error, EventId, EventSource, EventStream, ReadFrom, Result};
+use tokio::time::Instant;
+
+use super::Actor;
+use super::system::{Engine, Up, Watcher};
+use crate::check;
+use crate::plan::{Begin, Broken, Store};
+use crate::world::held::Alive;
+use crate::world::truth::{Fact, fact};
+use crate::world::{ModelPrimary, Process};
+
+/// A watcher looks no more often than this.
+const LOOK_EVERY: Duration = Duration::from_millis(700);
+
+/// A follower that is kept.
+pub(super) struct Kept {
+    events: EventStream,
+    from: ReadFrom,
+    /// The event that it yielded last.
+    last: Option<Fact>,
+    /// The process that it belongs to.
+    process: Arc<Process>,
+    /// Whether it reads the primary, from a process of its own.
+    is_outside: bool,
+    _reader: Alive,
+}
+
+impl Actor {
+    /// Opens a follower, and drops the one before.
+    pub(super) fn open_follower(&mut self, up: &Up, from: Begin, outside: bool) {
+        let Engine::FanOut(log) = &up.engine else { return };
+        let head = up.engine.status().head.map_or(0, EventId::get);
+        let from = match from {
+            Begin::Origin => ReadFrom::Origin,
+            Begin::Snapshot => ReadFrom::Snapshot,
+            Begin::At(behind) => ReadFrom::At(EventId::new(head.saturating_sub(behind))),
+            Begin::After(behind) => ReadFrom::After(EventId::new(head.saturating_sub(behind))),
+        };
+        let process =
+            if outside { Process::new(self.system.world.clone(), 1_000) } else { up.process.clone() };
+        let events = if outside {
+            ModelPrimary::new(process.clone(), Store::Primary).follow(from)
+        } else {
+            log.follow(from)
+        };
+        let reader = process.held.reader();
+        self.held = Some(Kept { events, from, last: None, process, is_outside: outside, _reader: reader });
+    }
+
+    /// Takes events from the follower that is kept.
+    pub(super) async fn take(&mut self, events: u8, timeout: Duration) -> Result<()> {
+        let Some(mut kept) = self.held.take() else { return Ok(()) };
+        if kept.process.is_dead() {
+            return Ok(()); // its reader died with the process
+        }
+        let until = Instant::now() + timeout;
+        for _ in 0..events {
+            match tokio::time::timeout_at(until, kept.events.next()).await {
+                Ok(Some(Ok(event))) => {
+                    match kept.last {
+                        Some(last) => check::seen(&self.system.world, Some(Some(last)), &event),
+                        None => check::seen_first(&self.system.world, kept.from, &event),
+                    }
+                    kept.last = Some(fact(&event));
+                }
+                Ok(Some(Err(error))) => return ended(error, kept.is_outside),
+                Ok(None) => {
+                    self.system.world.fail("follow", "a follower ended without an error");
+                    return Ok(());
+                }
+                Err(_) => break,
+            }
+        }
+        self.held = Some(kept);
+        Ok(())
+    }
+}
+
+/// A reader from outside says nothing about the log of this process.
+fn ended(error: Error, is_outside: bool) -> Result<()> {
+    if is_outside { Ok(()) } else { Err(error) }
+}
+
+/// Watches the status until the log is gone, in a task of its own.
+pub(super) fn watch(up: &Up) {
+    let is_broken = up.process.world.is_broken(Broken::WatchStops);
+    let watcher = Arc::new(Watcher::default());
+    up.watchers.lock().unwrap_or_else(PoisonError::into_inner).push(watcher.clone());
+    let mut statuses = up.engine.watch();
+    tokio::spawn(async move {
+        while let Some(status) = statuses.next().await {
+            watcher.head.store(status.head.map_or(0, |head| head.get() + 1), Ordering::Relaxed);
+            tokio::time::sleep(LOOK_EVERY).await;
+            if is_broken {
+                return;
+            }
+        }
+    });
+}

@@ -1,0 +1,104 @@
+//! The end of a run, when nothing is left to do: no busy task, no old error, no task left.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use hydrant::{EventSource, ReadFrom, SecondaryState};
+use tokio::runtime::Handle;
+use tokio::time::{sleep, timeout};
+
+use crate::actors::System;
+use crate::actors::system::{Engine, Up};
+use crate::plan::{SinkKind, Store};
+use crate::watchdog;
+use crate::world::World;
+use crate::world::truth::fact;
+
+/// What a log of a dead process that is not over yet may add.
+const WAKES_OF_A_LOG_MAX: u64 = 40;
+/// How long an idle log is observed.
+const IDLE: Duration = Duration::from_secs(5);
+/// A log reports once a second, and looks at its primary and its sinks no more often.
+const WAKES_MAX: u64 = 20;
+const WAKES_OF_A_SINK_MAX: u64 = 8;
+
+/// Everything was delivered: tasks sleep, errors are gone, watchers have seen it.
+pub(super) async fn idle(world: &World, up: &Up) {
+    let (sinks, nested, crashes) = {
+        let state = world.lock();
+        let sinks = &state.config.sinks;
+        let nested = sinks.iter().filter(|sink| sink.kind == SinkKind::Nested).count();
+        (sinks.len() as u64, nested as u64, u64::from(state.crashes))
+    };
+    let before = watchdog::parks();
+    sleep(IDLE).await;
+    let woken = watchdog::parks() - before;
+    let woken_max = WAKES_MAX + WAKES_OF_A_SINK_MAX * (sinks + 2 * nested);
+    // The journal of a dead process may still try to learn the outcome of its last write.
+    let woken_max = woken_max + crashes * WAKES_OF_A_LOG_MAX * (1 + nested);
+    // A relay of files looks at them all the time.
+    let polls = world.lock().files.is_some();
+    if woken > woken_max && !polls {
+        world.fail(
+            "idle",
+            format!("nothing happens for {IDLE:?}, and tasks wake {woken} times, not {woken_max}"),
+        );
+    }
+    let status = up.engine.status();
+    for secondary in &status.secondaries {
+        let has_all = secondary.lag_events == 0 && secondary.state == SecondaryState::Live;
+        if let Some(error) = secondary.last_error.as_ref().filter(|_| has_all) {
+            let name = &secondary.name;
+            world.fail("status", format!("{name} has everything, and still shows the error: {error}"));
+        }
+    }
+    let head = status.head.map_or(0, |head| head.get() + 1);
+    for watcher in up.watchers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let seen = watcher.head.load(Ordering::Relaxed);
+        if seen != head {
+            world.fail("watch", format!("a watcher has seen {seen} events, the status shows {head}"));
+        }
+    }
+}
+
+/// A follower that waits at the head sees the last event.
+pub(super) async fn follower(world: &World, up: &Up) {
+    let Engine::FanOut(log) = &up.engine else { return };
+    let Some(head) = log.status().head else { return };
+    let mut events = log.follow(ReadFrom::At(head));
+    let last = world.lock().log(Store::Primary).events.last().map(fact);
+    let seen = timeout(Duration::from_secs(5), async {
+        loop {
+            match events.next().await {
+                Some(Ok(event)) if Some(fact(&event)) == last => return Ok(()),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(error.to_string()),
+                None => return Err("it ended".to_owned()),
+            }
+        }
+    });
+    match seen.await {
+        Ok(Ok(())) => {}
+        Ok(Err(why)) => world.fail("follow", format!("a follower of a log that is well fails: {why}")),
+        Err(_) => world.fail("follow", "a follower waits, and the log has a newer event"),
+    }
+}
+
+/// Once everything is closed and dropped, no task is left.
+pub(super) async fn no_task_left(system: &System, own: usize) {
+    let world = &system.world;
+    system.drop_all();
+    // Late effects, calls that were slow, and journals of dead processes that resolve their last write.
+    sleep(Duration::from_secs(150)).await;
+    let alive = Handle::current().metrics().num_alive_tasks();
+    // Work of a file log that died with its process never ends.
+    if alive > own && world.lock().files.is_none() {
+        world.fail("task", format!("closed and dropped, and {} tasks are alive", alive - own));
+    }
+    let held = system.process().held.events();
+    if held > 0 {
+        world.fail("memory", format!("closed and dropped, and {held} events are in memory"));
+    }
+}

@@ -1,0 +1,91 @@
+//! Counts the events that a process holds in memory, of those that it has read.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use hydrant::Event;
+
+/// How many events, and their bytes, are alive.
+#[derive(Debug, Default)]
+pub struct Held {
+    events: AtomicUsize,
+    bytes: AtomicUsize,
+    readers: AtomicUsize,
+    openings: AtomicUsize,
+}
+
+/// Counts a reader, or an opening of the program, while it lives.
+#[derive(Debug)]
+pub struct Alive {
+    held: Arc<Held>,
+    count: fn(&Held) -> &AtomicUsize,
+}
+
+impl Alive {
+    fn new(held: &Arc<Held>, count: fn(&Held) -> &AtomicUsize) -> Self {
+        count(held).fetch_add(1, Ordering::Relaxed);
+        Self { held: held.clone(), count }
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        (self.count)(&self.held).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Held {
+    /// A reader whose chunks no option bounds.
+    pub fn reader(self: &Arc<Self>) -> Alive {
+        Alive::new(self, |held| &held.readers)
+    }
+
+    pub fn opening(self: &Arc<Self>) -> Alive {
+        Alive::new(self, |held| &held.openings)
+    }
+
+    pub fn readers(&self) -> usize {
+        self.readers.load(Ordering::Relaxed)
+    }
+
+    pub fn openings(&self) -> usize {
+        self.openings.load(Ordering::Relaxed)
+    }
+
+    pub fn events(&self) -> usize {
+        self.events.load(Ordering::Relaxed)
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// A copy of the event that counts as long as any clone of it lives.
+    pub fn copy(self: &Arc<Self>, event: &Event) -> Event {
+        let line = event.open_envelope().to_vec();
+        self.events.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(line.len(), Ordering::Relaxed);
+        let line = Bytes::from_owner(Counted { line, held: self.clone() });
+        Event::from_layout(line, *event.layout()).expect("the layout is the event's own")
+    }
+}
+
+/// A line that counts while it lives.
+struct Counted {
+    line: Vec<u8>,
+    held: Arc<Held>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.line
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.held.events.fetch_sub(1, Ordering::Relaxed);
+        self.held.bytes.fetch_sub(self.line.len(), Ordering::Relaxed);
+    }
+}
