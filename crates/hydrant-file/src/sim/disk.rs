@@ -132,10 +132,10 @@ impl SimDisk {
         self.world().moments
     }
 
-    /// Removes all planned faults.
+    /// Removes all planned faults. No process is stepped any more.
     pub fn heal(&self) {
         let mut world = self.world();
-        (world.planned, world.interrupt) = (Vec::new(), None);
+        (world.planned, world.interrupt, world.pace) = (Vec::new(), None, None);
     }
 
     /// Sets how many bytes all files together may have. Writes that need more are short and fail with `StorageFull`.
@@ -461,7 +461,7 @@ impl Disk for SimDisk {
     }
 
     fn is_stepped(&self) -> bool {
-        self.process.is_stepped.load(Ordering::SeqCst)
+        self.process.is_stepped.load(Ordering::SeqCst) && self.world().pace.is_some()
     }
 
     fn pace(&self) -> Turn {

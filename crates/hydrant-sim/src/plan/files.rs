@@ -152,7 +152,7 @@ pub(super) fn move_to_disk(plan: &mut Plan) {
         commit_bytes: pick(rng, &[1, 500, 8 << 20, 8 << 20]),
         capacity: (rng.u8(..6) == 0).then(|| pick(rng, &[4_000, 12_000, 40_000])),
         pause_ms: pick(rng, &[0, 0, 0, 0, 1, 7]),
-        poll_ms: pick(rng, &[1, 20, 500]),
+        poll_ms: pick(rng, &[20, 200, 1_000]),
         readers_stepped: rng.u8(..3) > 0,
         writer_stepped: rng.u8(..3) == 0,
         repairs: rng.bool(),

@@ -2,15 +2,13 @@
 //! files.
 
 use std::future::{Future, pending};
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::FutureExt;
 use hydrant::{
-    Batch, Checkpoint, CheckpointStore, CommitPoint, Durability, Error, ErrorKind, EventId, EventSink,
-    EventSource, EventStream, MemoryCheckpoints, Primary, Prune, ReadFrom, Result,
+    Batch, Checkpoint, CheckpointEntry, CheckpointStore, CommitPoint, Durability, Error, ErrorKind, EventId,
+    EventSink, EventSource, EventStream, MemoryCheckpoints, Primary, Prune, ReadFrom, Result,
 };
 use hydrant_file::FileStore;
 
@@ -41,14 +39,13 @@ impl FileLog {
             let files = state.files.as_mut().expect("the plan has a disk");
             (files.dir(store), files.options(store))
         });
-        let roster: Arc<dyn CheckpointStore> = match store {
-            Store::Primary => Arc::new(ModelRoster::new(process.clone(), Store::Roster)),
-            _ => Arc::new(MemoryCheckpoints::default()),
-        };
-        // The roster of a file log is a file beside it, which never panics.
-        let opening =
-            AssertUnwindSafe(FileStore::open_on(Arc::new(disk), &dir, roster, options)).catch_unwind();
-        let opened = opening.await.unwrap_or_else(|_| Err(unknown()));
+        // What recovery is to know of the secondaries. The roster itself is one that fails as the plan says.
+        let delivered = MemoryCheckpoints::default();
+        let entries = process.world.lock().delivered(store);
+        for entry in entries {
+            delivered.swap(&entry.name, None, Some(&entry)).await?;
+        }
+        let opened = FileStore::open_on(Arc::new(disk), &dir, Arc::new(delivered), options).await;
         survive(&process).await;
         match opened {
             Ok(inner) => {
@@ -237,7 +234,7 @@ impl CommitPoint for FileLog {
 
 impl Primary for FileLog {
     fn roster(&self) -> Arc<dyn CheckpointStore> {
-        self.inner.roster()
+        Arc::new(ModelRoster::new(self.process.clone(), Store::Roster))
     }
 
     fn durability(&self) -> Durability {
@@ -246,6 +243,12 @@ impl Primary for FileLog {
 }
 
 impl State {
+    /// The entries of the secondaries of a log.
+    fn delivered(&self, store: Store) -> Vec<CheckpointEntry> {
+        let roster = self.rosters.get(&Store::Roster).filter(|_| store == Store::Primary);
+        roster.into_iter().flat_map(|roster| roster.values().cloned()).collect()
+    }
+
     /// An append has acknowledged events up to `last`: where that promises so, the files hold them through any power cut.
     fn acknowledge_files(&mut self, store: Store, last: Option<EventId>) {
         let durable = self.log(store).checkpoint().id();
