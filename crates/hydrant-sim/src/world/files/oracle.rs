@@ -8,7 +8,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use hydrant::{Event, EventId};
-use hydrant_file::sim::{Shown, SimDisk};
+use hydrant_file::sim::SimDisk;
 
 /// The flags of a line.
 const ENDS: u8 = 1;
@@ -43,8 +43,6 @@ struct Parsed {
 #[derive(Debug, Default)]
 pub(super) struct Oracle {
     files: BTreeMap<u64, Parsed>,
-    /// The events of sealed segments, by name: a compressed one is not read.
-    sealed: BTreeMap<u64, (Vec<Event>, Option<EventId>)>,
 }
 
 /// A file of the log.
@@ -59,7 +57,7 @@ impl Oracle {
     /// What the directory holds now.
     pub(super) fn look(&mut self, disk: &SimDisk, dir: &Path) -> Content {
         let mut sealed: BTreeMap<u64, File> = BTreeMap::new();
-        let mut compressed: BTreeMap<u64, bool> = BTreeMap::new();
+        let mut compressed: BTreeMap<u64, File> = BTreeMap::new();
         let (mut next, mut state) = (BTreeMap::new(), None);
         disk.each_file(dir, |shown| {
             let is_log = |name: &&str| {
@@ -70,8 +68,15 @@ impl Oracle {
             }
             let is_named = shown.durable_names.iter().any(is_log);
             if let Some(last) = shown.name.strip_prefix("state-").and_then(|name| name.strip_suffix(".zst")) {
-                let is_whole = shown.cached == shown.durable;
-                compressed.extend(last.parse().ok().map(|last| (last, is_named && is_whole)));
+                let is_durable = is_named && shown.cached == shown.durable;
+                if !self.files.contains_key(&shown.inode) || !is_durable {
+                    let plain = zstd::stream::decode_all(shown.cached).unwrap_or_default();
+                    self.files.insert(shown.inode, Parsed::default());
+                    self.parse(shown.inode, &plain);
+                }
+                let durable = if is_durable { usize::MAX } else { 0 };
+                let file = File { inode: shown.inode, durable, len: usize::MAX };
+                compressed.extend(last.parse().ok().map(|last| (last, file)));
                 return;
             }
             let file = File {
@@ -79,7 +84,7 @@ impl Oracle {
                 durable: if is_named { common(shown.cached, shown.durable) } else { 0 },
                 len: shown.cached.len(),
             };
-            self.parse(&shown);
+            self.parse(shown.inode, shown.cached);
             if let Some(last) = shown.name.strip_prefix("state-") {
                 sealed.extend(last.parse().ok().map(|last| (last, file)));
             } else if let Some(last) = shown.name.strip_prefix("state.next-") {
@@ -92,9 +97,9 @@ impl Oracle {
     }
 
     fn join(
-        &mut self,
+        &self,
         sealed: &BTreeMap<u64, File>,
-        compressed: &BTreeMap<u64, bool>,
+        compressed: &BTreeMap<u64, File>,
         state: Option<&File>,
         next: &BTreeMap<u64, File>,
     ) -> Content {
@@ -103,20 +108,12 @@ impl Oracle {
         names.sort_unstable();
         names.dedup();
         for last in names {
-            match sealed.get(&last) {
+            // Where both forms are there, the plain one counts.
+            match sealed.get(&last).or(compressed.get(&last)) {
                 // A rotation is under way: `state` has two names.
                 Some(file) if state.is_some_and(|state| state.inode == file.inode) => {}
-                Some(file) => {
-                    let parsed = &self.files[&file.inode];
-                    let events = parsed.events.iter().map(|(event, _)| event.clone()).collect();
-                    self.sealed.insert(last, (events, parsed.after));
-                    self.add(&mut content, file);
-                }
-                None => {
-                    let Some((events, after)) = self.sealed.get(&last) else { continue };
-                    let is_durable = compressed[&last];
-                    content.add(*after, events.iter().map(|event| (event.clone(), is_durable)));
-                }
+                Some(file) => self.add(&mut content, file),
+                None => {}
             }
         }
         if let Some(state) = state {
@@ -143,18 +140,18 @@ impl Oracle {
     }
 
     /// Reads what is new in a file.
-    fn parse(&mut self, shown: &Shown<'_>) {
-        let parsed = self.files.entry(shown.inode).or_default();
-        if !shown.cached.starts_with(&parsed.text) {
-            let same = common(&parsed.text, shown.cached);
+    fn parse(&mut self, inode: u64, text: &[u8]) {
+        let parsed = self.files.entry(inode).or_default();
+        if !text.starts_with(&parsed.text) {
+            let same = common(&parsed.text, text);
             let keep = parsed.events.iter().take_while(|(_, end)| *end <= same).count();
             parsed.events.truncate(keep);
             parsed.text.truncate(parsed.events.last().map_or(0, |(_, end)| *end));
         }
         let mut commit = Vec::new();
         let mut at = parsed.text.len();
-        while let Some(len) = shown.cached[at..].iter().position(|byte| *byte == b'\n') {
-            let Some((event, flags, before)) = line(&shown.cached[at..at + len]) else { return };
+        while let Some(len) = text[at..].iter().position(|byte| *byte == b'\n') {
+            let Some((event, flags, before)) = line(&text[at..at + len]) else { return };
             if at == 0 {
                 parsed.after = before;
             }
@@ -162,7 +159,7 @@ impl Oracle {
             commit.push(event);
             if flags & ENDS != 0 {
                 parsed.events.extend(commit.drain(..).map(|event| (event, at)));
-                parsed.text = shown.cached[..at].to_vec();
+                parsed.text = text[..at].to_vec();
             }
         }
     }
