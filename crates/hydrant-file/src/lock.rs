@@ -8,6 +8,7 @@ use hydrant::{Error, ErrorKind, Result, Retry};
 use crate::directory::Directory;
 use crate::disk::{DiskFile, Mode, Stat};
 use crate::error::io_error;
+use crate::mutants::mutant;
 use crate::wire;
 
 /// What the last writer does, or how it ended.
@@ -152,7 +153,8 @@ impl Lock {
         let last = Record::read(&*file).map_err(failed)?;
         let lock = Self { file, path };
         // A power cut may have taken back the record, not what was synced: readers wait for one of this writer.
-        if let Some(record) = last.filter(|record| record.phase == Phase::Open) {
+        let is_open = |record: &Record| record.phase == Phase::Open && !mutant("stale-record");
+        if let Some(record) = last.filter(is_open) {
             lock.publish(&Record { phase: Phase::Opening, ..record })?;
         }
         Ok(Some((lock, last)))

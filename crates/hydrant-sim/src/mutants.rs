@@ -78,6 +78,16 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("clock-out-of-range", "a clock beyond the calendar ends the journal"),
     mutant("checkpoint-before-sink", "`Checkpointed` records a batch before its sink has it"),
     mutant("stale-snapshot", "a snapshot of an older state is committed"),
+    mutant("prune-meets-read", "a prune that meets a read of files ends it as `Corrupt`"),
+    mutant("verify-old-listing", "`verify` beside a writer reports a missing segment"),
+    mutant("follow-into-another-directory", "a follower of files passes into another log"),
+    mutant("acknowledge-before-sync", "a file log acknowledges before it has synced"),
+    mutant("sync-again", "a file log believes a sync behind one that failed"),
+    mutant("no-sync-of-directory", "a file log does not sync its directory"),
+    mutant("torn-tail-kept", "recovery keeps a torn tail"),
+    mutant("half-commit-kept", "recovery keeps a part of a batch"),
+    mutant("read-past-sync", "a reader beside the writer reads what is not synced"),
+    mutant("stale-record", "a reader believes the record of a writer that is gone"),
 ];
 
 /// What it took to find a mutant.

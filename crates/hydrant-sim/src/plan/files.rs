@@ -157,6 +157,11 @@ pub(super) fn move_to_disk(plan: &mut Plan) {
         writer_stepped: rng.u8(..3) == 0,
         repairs: rng.bool(),
     });
+    // A real file takes time: with less, no call could succeed.
+    let config = &mut plan.config;
+    (config.call_ms, config.resolve_ms) = (config.call_ms.max(200), config.resolve_ms.max(100));
+    config.append_ms = config.append_ms.map(|ms| ms.max(500));
+    config.sinks.iter_mut().for_each(|sink| sink.call_ms = sink.call_ms.max(200));
     // What models of a primary do and files do not: that is in the faults of the disk.
     plan.faults.retain(|fault| {
         !(fault.site.store == Store::Primary && fault.effect.is_disaster()) && fault.site.call != Call::Open

@@ -274,7 +274,11 @@ impl State {
         if let Store::Sink(sink) = store {
             super::sink::check_lineage(self, store, sink, is.len() - common);
         }
-        if floor > old.first().map(Event::id) && !old.is_empty() && self.log(store).after.is_some() {
+        if !has_excuse
+            && floor > old.first().map(Event::id)
+            && !old.is_empty()
+            && self.log(store).after.is_some()
+        {
             super::primary::check_floor(self, store);
         }
         let log = self.log(store);
