@@ -35,7 +35,7 @@ pub struct Shown<'a> {
     /// Its contents, as a power cut leaves them at least.
     pub durable: &'a [u8],
     /// The names in the directory by which a power cut leaves it.
-    pub durable_names: Vec<&'a str>,
+    pub durable_names: &'a [String],
 }
 
 /// A process's handle of a disk. Clones belong to the same process.
@@ -227,15 +227,22 @@ impl SimDisk {
     /// Shows each file of a directory, in the order of their names: as its processes see it, and what of it is durable.
     pub fn each_file(&self, dir: &Path, mut each: impl FnMut(Shown<'_>)) {
         let world = self.world();
-        let inside = |path: &Path| path.parent() == Some(dir);
-        for (path, inode) in world.names.iter().filter(|(path, _)| inside(path)) {
-            let durable = world.durable_names.iter().filter(|(path, other)| *other == inode && inside(path));
+        let name = |path: &Path| -> Option<String> {
+            let inside = path.parent() == Some(dir);
+            inside.then(|| path.file_name()?.to_str().map(str::to_owned)).flatten()
+        };
+        let mut durable: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+        for (path, inode) in &world.durable_names {
+            durable.entry(*inode).or_default().extend(name(path));
+        }
+        for (path, inode) in &world.names {
+            let Some(name) = name(path) else { continue };
             each(Shown {
-                name: path.file_name().and_then(|name| name.to_str()).unwrap_or_default(),
+                name: &name,
                 inode: *inode,
                 cached: &world.files[inode].cache,
                 durable: &world.files[inode].durable,
-                durable_names: durable.filter_map(|(path, _)| path.file_name()?.to_str()).collect(),
+                durable_names: durable.get(inode).map_or(&[], Vec::as_slice),
             });
         }
     }

@@ -4,6 +4,7 @@ mod append;
 mod compress;
 mod crowd;
 mod meet;
+mod opening;
 mod power;
 mod repair;
 mod verify;

@@ -27,7 +27,8 @@ pub struct Damaged {
 
 impl State {
     pub fn back_up_files(&mut self) {
-        if let Some(files) = &mut self.files {
+        // A backup of a log that misses a file would be of no use to its operator.
+        if let Some(files) = self.files.as_mut().filter(|files| files.damage.is_none()) {
             files.disk.remove_dir(Path::new(BACKUP));
             files.disk.copy_dir(Path::new(DIR), Path::new(BACKUP));
             files.has_backup = true;

@@ -60,13 +60,12 @@ impl Oracle {
         let mut compressed: BTreeMap<u64, File> = BTreeMap::new();
         let (mut next, mut state) = (BTreeMap::new(), None);
         disk.each_file(dir, |shown| {
-            let is_log = |name: &&str| {
-                *name == "state" || name.starts_with("state-") || name.starts_with("state.next-")
-            };
-            if !is_log(&shown.name) {
+            let is_log =
+                |name: &str| name == "state" || name.starts_with("state-") || name.starts_with("state.next-");
+            if !is_log(shown.name) {
                 return;
             }
-            let is_named = shown.durable_names.iter().any(is_log);
+            let is_named = shown.durable_names.iter().any(|name| is_log(name));
             if let Some(last) = shown.name.strip_prefix("state-").and_then(|name| name.strip_suffix(".zst")) {
                 let is_durable = is_named && shown.cached == shown.durable;
                 if !self.files.contains_key(&shown.inode) || !is_durable {

@@ -1,0 +1,63 @@
+//! What the simulator found in the opening of a log.
+
+use std::io::ErrorKind as Io;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use hydrant::{Batch, EventSink, EventSource, MemoryCheckpoints, ReadFrom};
+
+use super::*;
+use crate::sim::{Fault, When};
+use crate::{FileSource, FileStore, FileStoreOptions};
+
+async fn open(disk: &SimDisk) -> hydrant::Result<FileStore> {
+    let roster = Arc::new(MemoryCheckpoints::default());
+    FileStore::open_on(Arc::new(disk.process()), &dir(), roster, FileStoreOptions::default()).await
+}
+
+async fn count(disk: &SimDisk) -> hydrant::Result<u64> {
+    let source = FileSource::open_on(Arc::new(disk.clone()), &dir(), FileSourceOptions::default()).await?;
+    let mut events = source.read(ReadFrom::Origin);
+    let mut count = 0;
+    while let Some(event) = events.next().await {
+        event?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// A power cut took back the record in `lock`, which is written after each sync and not synced itself. So the record of
+/// a writer that is gone is no record of the one that holds the lock.
+#[tokio::test(start_paused = true)]
+async fn a_reader_waits_for_a_writer_that_opens_a_log() {
+    let disk = disk_of(&[]);
+    let store = open(&disk).await.unwrap();
+    let record = disk.files()[&dir().join("lock")].clone();
+    store.append(Batch::new(None, &events(0..5)).unwrap()).await.unwrap();
+    let disk = disk.restart();
+    disk.write_over(&dir().join("lock"), &record);
+    let (lock, last) = crate::lock::Lock::take(&directory(&disk)).unwrap().unwrap();
+    assert_eq!(last.map(|last| last.synced), Some(0), "as the power cut left it");
+    let reading = tokio::time::timeout(Duration::from_secs(1), count(&disk)).await;
+    assert!(reading.is_err(), "it waits: {reading:?}");
+    drop(lock);
+    assert_eq!(count(&disk).await.unwrap(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_leaves_no_half_copy_of_a_torn_tail() {
+    let (mut files, torn) = (log(), b"{\"eventId\":26,".to_vec());
+    files.last_mut().unwrap().1.extend_from_slice(&torn);
+    let disk = disk_of(&files);
+    disk.fail(When::Every("write /log/state.torn-".to_owned()), Fault::Error(Io::StorageFull));
+    for _ in 0..3 {
+        open(&disk).await.unwrap_err();
+    }
+    let asides =
+        |disk: &SimDisk| disk.files().into_keys().filter(|path| file_name(path).contains("torn")).count();
+    assert_eq!(asides(&disk), 0);
+    disk.heal();
+    let store = open(&disk).await.unwrap();
+    assert_eq!((asides(&disk), store.recovered().len()), (1, 1));
+    assert_eq!(text(&disk, "state.torn-1").as_bytes(), torn);
+}
