@@ -209,6 +209,8 @@ fn is_excused(state: &State, sink: u8, shown: &SecondaryStatus) -> bool {
     };
     let forgetful = state.kind(sink) == SinkKind::Forgetful;
     match error.kind() {
+        // Files that were damaged are so for all who read them.
+        ErrorKind::Corrupt => state.was_damaged,
         ErrorKind::Diverged | ErrorKind::Fenced => lost || facts.forgot,
         // A sink without a memory begins at the origin each time.
         ErrorKind::Pruned { .. } => {

@@ -12,6 +12,9 @@ use crate::world::State;
 /// How often a program fails to open its log before its operator looks.
 const PATIENCE: u32 = 5;
 
+/// How often a program may fail to open its log in a row once the faults have stopped.
+const HOPELESS: u32 = 100;
+
 /// How many events a file holds at least whose loss is certain to be seen.
 const VISIBLE_LINES: usize = 16;
 
@@ -73,14 +76,18 @@ impl State {
             }
             let is_back = files.put_back();
             self.note(|| format!("##   the operator puts back what was lost: {is_back}"));
-            if !is_back && is_corrupt && files.failed_opens > 3 * PATIENCE {
+            if !is_back && files.failed_opens > 3 * PATIENCE {
                 self.note(|| "##   the operator begins anew".to_owned());
                 files.disk.move_tree(dir, Path::new("/broken"));
                 files.disk.remove_dir(Path::new("/broken"));
             }
         }
+        let is_hopeless = self.healed && files.failed_opens > HOPELESS;
         self.files = Some(files);
         self.look_at_files();
+        if let Some(error) = error.filter(|_| is_hopeless) {
+            self.fail("open", format!("the log cannot be opened once the faults have stopped: {error}"));
+        }
     }
 }
 

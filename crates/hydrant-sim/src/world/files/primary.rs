@@ -49,6 +49,7 @@ impl FileLog {
         survive(&process).await;
         match opened {
             Ok(inner) => {
+                process.world.with(|state| state.files.iter_mut().for_each(|files| files.failed_opens = 0));
                 for recovered in inner.recovered() {
                     process.world.note(|| format!("     {store:?} set aside: {recovered:?}"));
                 }
