@@ -112,12 +112,11 @@ impl Writer {
             };
             disk.turn().await;
             let served = crate::sim::stepped::run(&disk, move || {
-                let flow = match command {
-                    Some(command) => self.serve(command, &mut queue),
-                    None => {
-                        self.abandon();
-                        ControlFlow::Break(())
-                    }
+                let flow = if let Some(command) = command {
+                    self.serve(command, &mut queue)
+                } else {
+                    self.abandon();
+                    ControlFlow::Break(())
                 };
                 (self, queue, flow)
             });

@@ -180,7 +180,7 @@ impl Reading {
 impl Files {
     /// What a read that begins now must come to, unless it fails.
     fn expected(&mut self, store: Store, kind: Kind) -> Option<EventId> {
-        if kind == Kind::Beside && self.lock_failed {
+        if kind == Kind::Beside && (self.lock_failed || self.config.capacity.is_some()) {
             return None;
         }
         self.shadow(store).acknowledged
