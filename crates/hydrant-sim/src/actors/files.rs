@@ -12,7 +12,7 @@ use super::{Actor, System};
 use crate::check;
 use crate::plan::{FileAct, ReadAt};
 use crate::world::truth::fact;
-use crate::world::{FileLog, FileReader, Process, World, files};
+use crate::world::{FileLog, FileReader, Process, State, World, files};
 
 /// What a read from outside may take while faults strike.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -22,7 +22,7 @@ impl Actor {
     pub(super) async fn act_beside(&mut self, act: FileAct) {
         let world = self.system.world.clone();
         match act {
-            FileAct::BackUp => return world.with(|state| state.back_up_files()),
+            FileAct::BackUp => return world.with(State::back_up_files),
             FileAct::Damage(how) => return world.with(|state| state.damage_files(how)),
             _ => {}
         }
@@ -182,7 +182,7 @@ pub(crate) async fn write_other_log(world: &World) -> Result<()> {
     .await?;
     let mut head = None;
     let mut n = crate::world::truth::FOREIGN * 2;
-    for commit in 0..u64::from(12 + (world.seed % 5 * 7) as u32) {
+    for commit in 0..12 + world.seed % 5 * 7 {
         let facts: Vec<u64> = (0..3).map(|at| n + at).collect();
         n += 3;
         let events = events_behind(head, &facts, 20, false, commit % 9 == 5)?;

@@ -7,6 +7,7 @@ use super::{Act, Call, Op, Patience, Plan, SinkKind, Store};
 
 /// The primary, or the source of a relay, is a real file log on a simulated disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one fact of its own")]
 pub struct FilesConfig {
     pub preallocate_bytes: u64,
     pub compress: bool,

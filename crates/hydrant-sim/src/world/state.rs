@@ -78,6 +78,7 @@ pub struct Failure {
 }
 
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one fact of its own")]
 pub struct SinkFacts {
     /// What a sink without a memory was given.
     pub given: Vec<Event>,

@@ -144,7 +144,7 @@ impl Files {
     /// Whether damage that is still there is one that every look must see.
     pub(super) fn is_visible(&self) -> bool {
         let Some(Damaged { how, path, before, after }) = &self.damage else { return false };
-        let lines = before.iter().filter(|byte| **byte == b'\n').count();
+        let lines = before.split(|byte| *byte == b'\n').count();
         let is_still = content(&self.disk, path) == *after;
         matches!(how, Damage::Empty | Damage::Remove)
             && lines >= VISIBLE_LINES

@@ -32,6 +32,7 @@ pub const OTHER: &str = "/other";
 const BACKUP: &str = "/backup";
 
 /// What the world knows of its disk.
+#[expect(clippy::struct_excessive_bools, reason = "each is one fact of its own")]
 pub struct Files {
     /// The machine's disk; another one after each power cut.
     pub disk: SimDisk,
@@ -322,22 +323,18 @@ impl State {
         let event = log.events[at].clone();
         let (fact, after) = (truth::fact(&event), log.after);
         let before = at.checked_sub(1).map(|before| truth::fact(&log.events[before]));
-        match store {
-            Store::Sink(_) => {}
-            _ => {
-                let lost = self.lost_head.filter(|(id, _)| Some(*id) == after).map(|(_, fact)| fact);
-                let parent =
-                    before.or_else(|| after.and_then(|after| shadow.ids.get(&after).copied())).or(lost);
-                // A segment that was pruned may come back with the power; one that is missing is not the truth.
-                let is_same = self.truth.parent(fact, |_| true) == parent;
-                if self.truth.is_committed(fact) && (is_same || self.was_damaged) {
-                    return;
-                }
-                if let Err(twice) = self.truth.commit(&event, parent) {
-                    self.fail("once", twice);
-                }
-                shadow.ids.insert(event.id(), fact);
+        if !matches!(store, Store::Sink(_)) {
+            let lost = self.lost_head.filter(|(id, _)| Some(*id) == after).map(|(_, fact)| fact);
+            let parent = before.or_else(|| after.and_then(|after| shadow.ids.get(&after).copied())).or(lost);
+            // A segment that was pruned may come back with the power; one that is missing is not the truth.
+            let is_same = self.truth.parent(fact, |_| true) == parent;
+            if self.truth.is_committed(fact) && (is_same || self.was_damaged) {
+                return;
             }
+            if let Err(twice) = self.truth.commit(&event, parent) {
+                self.fail("once", twice);
+            }
+            shadow.ids.insert(event.id(), fact);
         }
     }
 }

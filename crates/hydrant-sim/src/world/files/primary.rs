@@ -304,14 +304,13 @@ impl State {
             ErrorKind::Diverged => {
                 self.fail("alarm", format!("{store:?}: {what} fails, and nothing was replaced: {error}"));
             }
-            ErrorKind::Pruned { oldest } if what == "a read" => {
-                // The floor may be on its way: the segment goes first, and then its name is made durable.
-                if after.is_none_or(|after| position >= Some(after)) {
-                    let message = format!(
-                        "{store:?}: a read at {position:?} is sent to {oldest}, the floor is {after:?}"
-                    );
-                    self.fail("alarm", message);
-                }
+            // The floor may be on its way: the segment goes first, and then its name is made durable.
+            ErrorKind::Pruned { oldest }
+                if what == "a read" && after.is_none_or(|after| position >= Some(after)) =>
+            {
+                let message =
+                    format!("{store:?}: a read at {position:?} is sent to {oldest}, the floor is {after:?}");
+                self.fail("alarm", message);
             }
             _ => {}
         }
