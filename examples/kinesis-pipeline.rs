@@ -1,13 +1,13 @@
-//! Brings a log to a Kinesis stream and reads it back, while the stream splits and merges its shards under both.
+//! Writes a log to a Kinesis stream and reads it back, while the stream splits and merges its shards.
 //!
 //! ```console
-//! $ cargo xtask servers up && eval "$(cargo xtask servers env)"   # Kinesis on this machine; or take AWS itself
+//! $ cargo xtask servers up && eval "$(cargo xtask servers env)"   # Kinesis on this machine; or use AWS itself
 //! $ cargo run --example kinesis-pipeline -- 600 --create   # without --create from the second time on
 //! ```
 //!
-//! `KINESIS_STREAM` names a stream of your own, which is made where it is missing, and `KINESIS_ENDPOINT` a server that is
-//! not AWS; without a stream of your own, it is one called `hydrant-pipeline`, where `HYDRANT_TEST_KINESIS_URL` says. Keys
-//! and region come from the SDK's own chain. Run it twice: it continues where it was.
+//! `KINESIS_STREAM` names your own stream, which is created if it is missing. `KINESIS_ENDPOINT` names a server that
+//! is not AWS. Without `KINESIS_STREAM`, the stream is `hydrant-pipeline` on the server of `HYDRANT_TEST_KINESIS_URL`.
+//! Keys and region come from the SDK's own chain. Run it twice: it continues where it was.
 
 use std::env;
 use std::error::Error;
@@ -27,14 +27,14 @@ use tokio::time::{sleep, timeout};
 
 type Failed = Box<dyn Error + Send + Sync>;
 
-/// What can happen.
+/// The events of the log.
 #[derive(Debug, Serialize, Deserialize)]
 struct Paid {
     order: u64,
     cents: u64,
 }
 
-/// The stream, and how to reach it.
+/// Returns the stream, and how to reach it.
 fn settings() -> Result<(String, ClientOptions), Failed> {
     let mut options = ClientOptions::default();
     let (stream, endpoint) = if let Ok(stream) = env::var("KINESIS_STREAM") {
@@ -54,7 +54,7 @@ fn settings() -> Result<(String, ClientOptions), Failed> {
     Ok((stream, options))
 }
 
-/// Waits until the stream can be used or changed; makes it where it is missing.
+/// Waits until the stream can be used or changed. Creates it if it is missing.
 async fn active(client: &Client, stream: &str) -> Result<(), Failed> {
     loop {
         match client.describe_stream_summary().stream_name(stream).send().await {
@@ -77,7 +77,7 @@ async fn active(client: &Client, stream: &str) -> Result<(), Failed> {
     }
 }
 
-/// Merges the first two shards where there are two, else splits the only one in the middle.
+/// Merges the first two shards if there are two, else splits the only one in the middle.
 async fn reshard(client: &Client, stream: &str) -> Result<(), Failed> {
     let listed = client.list_shards().stream_name(stream).send().await?;
     let is_open = |shard: &&Shard| {
@@ -112,19 +112,19 @@ async fn main() -> Result<(), Failed> {
     let client = connect(&options).await?;
     active(&client, &stream).await?;
 
-    // The primary: plain files. A stream cannot be one, because it compares nothing before it takes a record.
-    // The first start alone creates it: a log whose volume is missing must not begin anew, behind its own stream.
+    // The primary: plain files. A stream cannot be a primary, because it compares nothing before it accepts a record.
+    // Only the first start creates it: if the volume of a log is missing, the log must not begin again at event 0.
     let create = env::args().any(|arg| arg == "--create");
     let primary = FileStore::open(&dir, FileStoreOptions::default().with_create(create)).await?;
     let log = FanOut::open(primary, FanOutOptions::default()).await?;
     let journal = Journal::open(log.clone(), JournalOptions::default()).await?;
     let before = journal.head();
 
-    // The log's name is its partition key: all of it goes to one shard at a time, in order.
+    // The log's name is its partition key: all events go to one shard at a time, in order.
     let sink = KinesisSink::open(client.clone(), &stream, "payments", KinesisSinkOptions::default()).await?;
     log.attach("stream", sink, SecondaryOptions::default()).await?;
 
-    // Another program, usually: it follows the log across shards, each event once, parents before children.
+    // Usually this is another program. It follows the log across shards, each event once, parents before children.
     let options = KinesisSourceOptions::default();
     let source = KinesisSource::open(client.clone(), &stream, "payments", options).await?;
     let mut follow = source.follow(ReadFrom::from(before));

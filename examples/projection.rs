@@ -1,13 +1,13 @@
-//! Account balances that anybody can query by SQL, while the bank that they belong to runs.
+//! Account balances that any program can query by SQL, while the bank runs.
 //!
 //! ```console
 //! $ cargo xtask servers up postgres && eval "$(cargo xtask servers env)"      # or a server of your own
 //! $ cargo run --example projection                                            # or: -- postgres://user:password@host/database
 //! ```
 //!
-//! Each event's effect and the checkpoint behind it are one transaction, so kill it anywhere and run it again:
-//! no transfer is missing from the balances, and none counts twice. Raise `version`, and the balances are built
-//! anew from the first event, beside the old ones, and swapped when they have caught up.
+//! Each event's effect and the checkpoint after it are written in one transaction. Kill the program anywhere and run
+//! it again: no transfer is missing from the balances, and none counts twice. If you raise `version`, the balances are
+//! built again from the first event, beside the old ones. They are swapped when they have caught up.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ enum Change {
     Sent { from: String, to: String, amount: i64 },
 }
 
-/// What the log means to those who ask for balances. The tables are in a schema of its own, `bank`.
+/// The read model of the balances. Its tables are in their own schema, `bank`.
 struct Balances;
 
 #[async_trait]
@@ -79,7 +79,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     };
 
-    // The primary is a plain file here; it may as well be `PostgresStore`. The balances are a sink like any other.
+    // Here the primary is a plain file; it could also be `PostgresStore`. The balances are a sink like any other.
     let ledger = FileStore::open("target/projection/ledger", FileStoreOptions::default()).await?;
     let log = FanOut::open(ledger, FanOutOptions::default()).await?;
     let balances =
@@ -97,7 +97,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let (from, to) = (names[round % 3].into(), names[(round / 3) % 3].into());
         journal.append(&Change::Sent { from, to, amount: 7 }).await?;
         if round % 200 == 0 {
-            show(&reader, "while it runs").await?; // a little behind, and never in the middle of a transfer
+            show(&reader, "while it runs").await?; // it lags a little, but is never in the middle of a transfer
         }
     }
     let head = journal.head().ok_or("something was saved")?;
@@ -112,7 +112,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// What any other program sees: plain tables.
+/// Prints what any other program sees: plain tables.
 async fn show(reader: &PostgresClient, when: &str) -> Result<(), Box<dyn std::error::Error>> {
     let mut total = 0;
     print!("{when:>18}:");

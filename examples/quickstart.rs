@@ -1,10 +1,10 @@
-//! A small bank, event-sourced: every change is saved before it counts, and two sinks follow the log.
+//! A small event-sourced bank: every change is saved before it counts, and two sinks follow the log.
 //!
 //! ```console
 //! $ cargo run --example quickstart
 //! ```
 //!
-//! Run it twice: it goes on where it was. Kill it anywhere: nothing that it called saved is lost.
+//! Run it twice: it continues where it was. Kill it anywhere: no event that it reported as saved is lost.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,7 +18,7 @@ use hydrant_udp::{Received, UdpListener, UdpListenerOptions, UdpSink, UdpSinkOpt
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-/// What can happen. Each is an event of the log, `{"tag":"Deposited","to":"alice","amount":100}`.
+/// The events of the log, for example `{"tag":"Deposited","to":"alice","amount":100}`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "tag")]
 enum Change {
@@ -31,14 +31,14 @@ enum Change {
         to: String,
         amount: u64,
     },
-    /// The whole state: it opens a new file, and the next start reads no further back than this.
+    /// The whole state. It opens a new file, and the next start reads from here on.
     Snapshot(Bank),
 }
 
-/// Looks at the state and decides: a change, or the reason why not.
+/// Reads the state and decides: returns a change, or the reason for a refusal.
 type Command = fn(&Bank) -> Result<Change, String>;
 
-/// The state: nothing but the sum of what happened.
+/// The state: the sum of all events.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Bank {
     balances: BTreeMap<String, u64>,
@@ -73,7 +73,7 @@ impl Bank {
     }
 }
 
-/// Decide, save, act: what is saved has happened, and nothing else has.
+/// Decides, saves, acts: only a saved change has happened.
 async fn save(
     journal: &Journal<Change>,
     bank: &mut Bank,
@@ -94,23 +94,23 @@ async fn save(
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = Path::new("target/quickstart");
 
-    // The primary: plain files. `Ok` from it means that the disk has the event.
+    // The primary: plain files. Its `Ok` means that the event is on the disk.
     let ledger = FileStore::open(dir.join("ledger"), FileStoreOptions::default()).await?;
     let log = FanOut::open(ledger, FanOutOptions::default()).await?;
 
-    // One sink: another file store. Attached for the first time, it is fed from the first event on.
+    // One sink: another file store. At its first attach it receives all events from the first one on.
     let archive = FileStore::open(dir.join("archive"), FileStoreOptions::default()).await?;
     log.attach("archive", archive, SecondaryOptions::default()).await?;
 
-    // Another: datagrams to a screen on the wall, for which a listener stands in here. UDP remembers nothing,
-    // so `Checkpointed` remembers for it how far it got.
+    // Another sink: datagrams to a screen on the wall; here a listener plays the screen. UDP has no memory, so
+    // `Checkpointed` keeps its checkpoint.
     let wall = UdpListener::open("127.0.0.1:0", UdpListenerOptions::default()).await?;
     let udp = UdpSink::open(&wall.local_addr().to_string(), UdpSinkOptions::default()).await?;
     let checkpoints = Arc::new(FileCheckpoints::open(dir.join("checkpoints")).await?);
     let udp = Checkpointed::open(udp, checkpoints, "screen", "the screen on the wall").await?;
     log.attach("screen", udp, SecondaryOptions::default()).await?;
 
-    // The journal: typed events in; ids, times and commits are its business. Hydrating is a fold over the log.
+    // The journal takes typed events, and handles ids, times and commits. Hydrating is a fold over the log.
     let journal = Journal::open(log.clone(), JournalOptions::default().with_rotate_every(20)).await?;
     let Hydrated { state: mut bank, head, events, .. } =
         journal.hydrate(Bank::default(), Bank::apply).await?;
@@ -136,13 +136,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("  event {id}: the whole state; it opens a new file, and the next start reads from here");
     }
 
-    // Nobody had to wait for the sinks. Here we want to: until both have everything, or for five seconds.
+    // No append waited for the sinks. Here the program waits until both have all events, for at most five seconds.
     let head = journal.head().ok_or("something was saved")?;
     match log.delivered(head, Duration::from_secs(5)).await {
         Ok(()) => println!("\nBoth sinks have every event up to {head}. The screen shows:"),
         Err(laggards) => laggards.iter().for_each(|laggard| println!("\n{laggard}")),
     }
-    // A datagram may be lost, so nobody waits for one for ever.
+    // A datagram may be lost, so the wait for each is limited.
     while let Ok(Some(Ok(Received::Event(event)))) = timeout(Duration::from_secs(1), screen.next()).await {
         println!("  {event}");
         if event.id() == head {

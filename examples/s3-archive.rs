@@ -1,12 +1,12 @@
-//! Saves the payments of a log to S3, in batches by count, bytes and age; kill it anywhere, nothing is lost or doubled.
+//! Saves the payments of a log to S3, in batches by count, bytes and age. Kill it anywhere: nothing is lost or doubled.
 //!
 //! ```console
-//! $ cargo xtask servers up && eval "$(cargo xtask servers env)"   # S3 on this machine; or take AWS itself
+//! $ cargo xtask servers up && eval "$(cargo xtask servers env)"   # S3 on this machine; or use AWS itself
 //! $ cargo run --example s3-archive -- 1000 --create   # without --create from the second time on
 //! ```
 //!
-//! `S3_BUCKET` names the bucket, and `S3_ENDPOINT` a server that is not AWS; without them `HYDRANT_TEST_S3_URL` does. Keys
-//! and region come from the SDK's own chain. Run it twice: it continues where it was.
+//! `S3_BUCKET` names the bucket, and `S3_ENDPOINT` a server that is not AWS. Without them, `HYDRANT_TEST_S3_URL` names
+//! both. Keys and region come from the SDK's own chain. Run it twice: it continues where it was.
 
 use std::env;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ use hydrant_s3::{
 };
 use serde::{Deserialize, Serialize};
 
-/// What can happen. Most of it nobody needs in ten years.
+/// The events of the log. Most of them need no archive.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "tag")]
 enum Change {
@@ -32,12 +32,12 @@ enum Change {
     Looked { page: u64 },
 }
 
-/// The kinds that are kept: it must say the same of the same event, whenever it is asked.
+/// Returns whether an event is archived. It must always return the same for the same event.
 fn is_payment(event: &Event) -> bool {
     matches!(event.decode(), Ok(Change::Paid { .. }))
 }
 
-/// Where the archive is: the bucket, and how to reach it.
+/// Returns the bucket of the archive, and how to reach it.
 fn settings() -> Result<(String, ClientOptions), Box<dyn std::error::Error>> {
     let mut options = ClientOptions::default();
     let (bucket, endpoint) = if let Ok(bucket) = env::var("S3_BUCKET") {
@@ -63,20 +63,20 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = PathBuf::from(env::var("ARCHIVE_DIR").unwrap_or_else(|_| "target/s3-archive".to_owned()));
     let prefix = env::var("S3_PREFIX").unwrap_or_else(|_| "payments".to_owned());
 
-    // The primary: plain files. What it has acknowledged has happened, whether S3 can be reached or not.
-    // The first start alone creates it: a log whose volume is missing must not begin anew, behind its own archive.
+    // The primary: plain files. An event that it acknowledged has happened, whether S3 can be reached or not.
+    // Only the first start creates it: if the volume of a log is missing, the log must not begin again at event 0.
     let create = env::args().any(|arg| arg == "--create");
     let primary = FileStore::open(&dir, FileStoreOptions::default().with_create(create)).await?;
     let log = FanOut::open(primary, FanOutOptions::default()).await?;
 
-    // The archive: a log of its own in the bucket, one object a batch, of the payments alone.
+    // The archive: a separate log in the bucket, one object a batch, with the payments only.
     let (bucket, options) = settings()?;
     let client = connect(&options).await?;
     let archive = S3Store::open(client.clone(), &bucket, &prefix, S3StoreOptions::default()).await?;
     let payments = Filtered::new(archive.clone(), is_payment);
 
-    // How far the log was gone through is kept in the bucket, too, and moves only after the PUT. After a crash
-    // between the two, the archive finds that it holds the batch already.
+    // The checkpoint in the log is kept in the bucket too, and moves only after the PUT. After a crash between the
+    // two, the archive finds that it already holds the batch.
     let checkpoints = S3Checkpoints::open(
         client,
         &bucket,
@@ -102,7 +102,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
 
-    // Nobody had to wait for the archive. Here we want to.
+    // No append waited for the archive. Here the program waits.
     let head = journal.head().ok_or("something was saved")?;
     if let Err(laggards) = log.delivered(head, Duration::from_secs(30)).await {
         laggards.iter().for_each(|laggard| println!("{laggard}"));
@@ -110,7 +110,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     journal.close().await?;
     drop(log.close(Duration::from_secs(5)).await);
 
-    // Once an hour would do: small objects become large ones, and cost less to keep and to read.
+    // Once an hour is enough: small objects become large ones, and cost less to keep and to read.
     let compacted = archive.compact(&CompactOptions::default()).await?;
     println!("merged {} objects into {}", compacted.segments, compacted.into);
     let kept: Vec<Change> = archive.read(ReadFrom::Origin).map(|event| event?.decode()).try_collect().await?;

@@ -1,12 +1,12 @@
-//! Isolation, to look at: one log, five sinks, of which four misbehave.
+//! Shows isolation: one log and five sinks, of which four misbehave.
 //!
 //! ```console
 //! $ cargo run --example slow-and-broken-sinks
 //! ```
 //!
-//! A writer appends without a pause for anybody. `quick` keeps up with it, because no sink waits for another.
-//! The others are slow, hang, fail, and panic. After six seconds somebody mends them, and each goes on from
-//! its own checkpoint, until all hold the same log.
+//! A writer appends, and waits for no sink. `quick` keeps up with it, because no sink waits for another.
+//! The other sinks are slow, hang, fail, and panic. After six seconds they are mended. Each continues from its own
+//! checkpoint, until all hold the same log.
 
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hydrant::{
-    Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, FanOut, FanOutOptions, FanOutStatus,
-    MemoryStore, Result, Retry, SecondaryOptions,
+    Batch, Checkpoint, Error, Event, EventId, EventSink, FanOut, FanOutOptions, FanOutStatus, MemoryStore,
+    Result, SecondaryOptions,
 };
 use tokio::time::{Instant, interval, sleep};
 
@@ -33,7 +33,7 @@ enum Trouble {
     Panics,
 }
 
-/// A sink with a trouble, over a store that has none. This is all that a sink has to be: two methods.
+/// A sink with a trouble, over a store without one. A sink needs two methods only.
 struct Troubled {
     store: MemoryStore,
     trouble: Trouble,
@@ -43,18 +43,18 @@ struct Troubled {
 #[async_trait]
 impl EventSink for Troubled {
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
-        // The first thousand events go well, so that there is a checkpoint to go on from.
+        // The first thousand events succeed, so that there is a checkpoint to continue from.
         let well = self.mended.load(Ordering::Relaxed) || batch.last().id() < EventId::new(1000);
         match self.trouble {
             _ if well => {}
             Trouble::None => {}
             Trouble::Slow => sleep(Duration::from_millis(300)).await,
             Trouble::Hangs => std::future::pending().await,
-            // A sink says itself whether trying again can help. Here it can: the fan-out will, with backoff.
+            // A sink reports whether a retry can help. Here it can: the fan-out retries with backoff.
             Trouble::Fails => {
-                return Err(Error::new(ErrorKind::Unavailable, Retry::Safe, "the connection was reset"));
+                return Err(Error::unavailable("the connection was reset"));
             }
-            // A bug. It parks this sink, for a person to look at, and nothing else.
+            // A bug. It parks this sink only, until an operator resumes it.
             Trouble::Panics => panic!("index out of bounds"),
         }
         self.store.append(batch).await
@@ -67,14 +67,14 @@ impl EventSink for Troubled {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    // The panic below is on purpose: do not print it over the table.
+    // The panic above is on purpose: do not print it over the table.
     std::panic::set_hook(Box::new(|_| {}));
 
     let log = FanOut::open(MemoryStore::default(), FanOutOptions::default()).await?;
     let mended = Arc::new(AtomicBool::new(false));
     let options = SecondaryOptions::default()
         .with_batch(64, 1 << 20)
-        .with_call_timeout(Duration::from_millis(500)) // what hangs longer is given up, and tried again
+        .with_call_timeout(Duration::from_millis(500)) // a call that hangs longer is dropped, and retried
         .with_backoff(Duration::from_millis(50), Duration::from_secs(1));
     for (name, trouble) in [
         ("quick", Trouble::None),
@@ -94,7 +94,7 @@ async fn main() -> Result<()> {
     while !writer.is_finished() {
         tick.tick().await;
         if started.elapsed() > MENDED_AFTER && !mended.swap(true, Ordering::Relaxed) {
-            // Who is parked waits for a person. The others find out by themselves.
+            // A parked sink waits for an operator. The other sinks recover without one.
             log.resume("panicking")?;
         }
         table.show(&log.status(), started.elapsed());
@@ -129,7 +129,7 @@ async fn write(log: FanOut<MemoryStore>) -> Result<EventId> {
     }
 }
 
-/// The status as a table: drawn over itself on a terminal, now and then elsewhere.
+/// The status as a table. It is redrawn in place on a terminal, and printed at intervals elsewhere.
 struct Table {
     every: Duration,
     redraw: bool,
@@ -162,12 +162,12 @@ impl Table {
         match (self.redraw, self.drawn) {
             (false, false) => println!("{}", lines.join("\n")),
             (false, true) => println!("\n{}", lines.join("\n")),
-            // Cut at the edge of the terminal, not wrapped: else the way back up is longer than the table.
+            // Long lines are cut at the edge of the terminal: wrapped lines would move the table down.
             (true, false) => println!("\x1b[?7l{table}\x1b[?7h"),
             (true, true) => println!("\x1b[{}A\x1b[?7l\x1b[2K{table}\x1b[?7h", lines.len()),
         }
         self.drawn = true;
-        // Whoever reads this may be gone; then there is nobody to draw for.
+        // If the reader of standard output is gone, the error does not matter.
         drop(std::io::stdout().flush());
     }
 }

@@ -1,4 +1,4 @@
-//! Appends that are durable before they are acknowledged, beside what the disk gives a loop by hand.
+//! Appends that are durable before they are acknowledged, compared with a raw loop on the same disk.
 
 use std::fs::OpenOptions;
 use std::path::Path;
@@ -18,7 +18,7 @@ pub(crate) async fn run() -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// One crowd for a second, and the raw loop.
+/// Measures one crowd for a second, and the raw loop.
 pub(crate) async fn one_crowd(tasks: usize, together: usize) -> Result<()> {
     let dir = fresh("crowd")?;
     let crowd = ours::crowd(&dir.join("log"), tasks, together, Duration::from_secs(1)).await?;
@@ -28,7 +28,7 @@ pub(crate) async fn one_crowd(tasks: usize, together: usize) -> Result<()> {
     remove(&dir)
 }
 
-/// 64 tasks with 64 events a call, beside a loop that writes and syncs commits of the very same sizes.
+/// Compares 64 tasks with 64 events a call with a loop that writes and syncs commits of the same sizes.
 async fn batches() -> Result<Figure> {
     let line = workload::line()?;
     let (mut ours, mut raw) =
@@ -51,7 +51,7 @@ async fn batches() -> Result<Figure> {
     Ok(figure)
 }
 
-/// 1,024 tasks with one event each, beside hydra-node's way, which syncs nothing.
+/// Compares 1,024 tasks with one event each with hydra-node's method, which syncs nothing.
 async fn crowd() -> Result<Figure> {
     const HYDRA: usize = 50_000;
     let line = workload::line()?;
@@ -79,7 +79,7 @@ async fn crowd() -> Result<Figure> {
     Ok(figure)
 }
 
-/// One task, one event at a time: the median latency.
+/// Measures the median latency of one task with one event at a time.
 async fn alone(preallocate_bytes: u64) -> Result<Figure> {
     const EVENTS: usize = 500;
     const ROUNDS: usize = 11;

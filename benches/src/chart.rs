@@ -1,4 +1,4 @@
-//! The chart: bars, each group on a scale of its own, drawn by hand so that it needs nothing to be drawn.
+//! The chart: bars, each group with its own scale. It is drawn by hand, so it needs no tool.
 
 use std::fmt::Write;
 
@@ -28,7 +28,7 @@ const STYLE: &str = "  <style>
   </style>
 ";
 
-/// All figures that say under which title they are to be shown.
+/// Draws all figures that have a title for the chart.
 pub(crate) fn draw(figures: &[&Figure]) -> String {
     let shown: Vec<(&str, &Figure)> =
         figures.iter().filter_map(|figure| Some((figure.chart.as_deref()?, *figure))).collect();

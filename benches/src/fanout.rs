@@ -1,5 +1,5 @@
-//! The fan-out: what it costs, what a sink that hangs costs the others, and how soon a live one is handed
-//! what was acknowledged.
+//! The fan-out: what it costs, what a sink that hangs costs the others, and how soon a live sink receives an
+//! acknowledged event.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub(crate) async fn run() -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// From the first append until all sinks hold all events.
+/// Measures the time from the first append until all sinks hold all events.
 async fn cost() -> Result<Figure> {
     let events: Arc<[Event]> = workload::events(0, EVENTS)?.into();
     let mut by_64 = Series::new("8 sinks, 64 events an append");
@@ -61,7 +61,7 @@ async fn through(events: &Arc<[Event]>, batch: usize, sinks: usize, with_hung: b
     if with_hung {
         log.attach("hung", Hung, SecondaryOptions::default()).await?;
     }
-    // All pumps have asked their sinks where they stand, before the clock runs.
+    // All pumps have read the checkpoints of their sinks before the clock starts.
     tokio::time::sleep(Duration::from_millis(20)).await;
     let (last, events) = (events.last().map(Event::id), events.clone());
     let took = tokio::spawn(async move {
@@ -89,7 +89,7 @@ async fn alone(events: &Arc<[Event]>, batch: usize) -> Result<Duration> {
     Ok(took.await??)
 }
 
-/// Eight sinks, with a ninth that hangs and without it; the noise is what two rounds without it differ by.
+/// Measures eight sinks, with a ninth that hangs and without it. The noise is the difference of two rounds without it.
 async fn isolation() -> Result<Figure> {
     let events: Arc<[Event]> = workload::events(0, EVENTS)?.into();
     let (mut hung, mut without, mut again) = (
@@ -126,7 +126,7 @@ impl EventSink for Hung {
     }
 }
 
-/// From the primary's Ok until a live secondary's `append` begins.
+/// Measures the time from the primary's `Ok` until `append` of a live secondary begins.
 async fn hand_over() -> Result<Figure> {
     const EVENTS: u64 = 2000;
     const ROUNDS: usize = 5;
@@ -152,7 +152,7 @@ async fn hand_over() -> Result<Figure> {
     Ok(figure)
 }
 
-/// In microseconds, each hand-over to each of the sinks.
+/// Returns the time of each hand-over to each sink, in microseconds.
 async fn handed_over(events: u64, pause: Option<Duration>) -> Result<Vec<f64>> {
     let dir = fresh("fanout")?;
     let stamps = Arc::new(Stamps::new(events));

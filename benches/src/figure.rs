@@ -1,4 +1,4 @@
-//! Figures: what was measured, and what was wanted.
+//! Figures: what was measured, and the targets.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,14 +10,14 @@ use crate::{Result, median, scratch};
 /// One thing, measured in several rounds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Series {
-    /// Whose values these are.
+    /// What was measured.
     pub label: String,
     /// One value for each round, in order.
     pub values: Vec<f64>,
 }
 
 impl Series {
-    /// Without a value yet.
+    /// Creates a series without values.
     pub fn new(label: impl Into<String>) -> Self {
         Self { label: label.into(), values: Vec::new() }
     }
@@ -27,18 +27,18 @@ impl Series {
         self.values.push(value);
     }
 
-    /// The value of the middle round.
+    /// Returns the median of all rounds.
     pub fn median(&self) -> f64 {
         median(&self.values)
     }
 
-    /// The lowest and the highest.
+    /// Returns the lowest and the highest value.
     pub fn range(&self) -> (f64, f64) {
         let fold = |pick: fn(f64, f64) -> f64| self.values.iter().copied().fold(f64::NAN, pick);
         (fold(f64::min), fold(f64::max))
     }
 
-    /// The ratio to another series: the middle one of the rounds' own.
+    /// Returns the ratio to another series: the median of the ratios of the rounds.
     pub fn ratio(&self, other: &Self) -> f64 {
         let ratios: Vec<f64> =
             self.values.iter().zip(&other.values).map(|(ours, theirs)| ours / theirs).collect();
@@ -46,28 +46,28 @@ impl Series {
     }
 }
 
-/// What a value should be.
+/// The target for a value.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub enum Bound {
-    /// This, or more.
+    /// At least this.
     AtLeast(f64),
-    /// This, or less.
+    /// At most this.
     AtMost(f64),
 }
 
-/// A value beside what was wanted.
+/// A value and its target.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Check {
     /// What the value is, with its unit: `of the raw loop`, `events/s`.
     pub what: String,
     /// The value.
     pub value: f64,
-    /// What was wanted.
+    /// The target.
     pub bound: Bound,
 }
 
 impl Check {
-    /// Whether it is what was wanted.
+    /// Whether the value meets its target.
     pub fn holds(&self) -> bool {
         match self.bound {
             Bound::AtLeast(bound) => self.value >= bound,
@@ -76,59 +76,59 @@ impl Check {
     }
 }
 
-/// One measurement: ours first, and what took turns with it.
+/// One measurement: Hydrant's series first, then those that took turns with it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Figure {
     /// What was measured.
     pub name: String,
     /// The unit of all values.
     pub unit: String,
-    /// Ours first.
+    /// Hydrant's series first.
     pub series: Vec<Series>,
-    /// What was wanted.
+    /// The targets.
     pub checks: Vec<Check>,
-    /// What a reader has to know to understand the values.
+    /// What a reader needs to understand the values.
     pub note: String,
     /// The title of its part of the chart, if it is in the chart.
     pub chart: Option<String>,
 }
 
 impl Figure {
-    /// A measurement; `series` begins with ours.
+    /// Creates a measurement; `series` begins with Hydrant's.
     pub fn new(name: impl Into<String>, unit: &str, series: Vec<Series>) -> Self {
         let (name, unit) = (name.into(), unit.to_owned());
         Self { name, unit, series, checks: Vec::new(), note: String::new(), chart: None }
     }
 
-    /// Wants our ratio to the series `other` to be like this.
+    /// Sets a target for Hydrant's ratio to the series `other`.
     #[must_use]
     pub fn wants_ratio(self, other: usize, what: &str, bound: Bound) -> Self {
         let value = self.series[0].ratio(&self.series[other]);
         self.wants(what, value, bound)
     }
 
-    /// Wants our median to be like this.
+    /// Sets a target for Hydrant's median.
     #[must_use]
     pub fn wants_median(self, bound: Bound) -> Self {
         let (value, unit) = (self.series[0].median(), self.unit.clone());
         self.wants(&unit, value, bound)
     }
 
-    /// Wants a value to be like this.
+    /// Sets a target for a value.
     #[must_use]
     pub fn wants(mut self, what: &str, value: f64, bound: Bound) -> Self {
         self.checks.push(Check { what: what.to_owned(), value, bound });
         self
     }
 
-    /// Explains.
+    /// Sets the note.
     #[must_use]
     pub fn note(mut self, note: impl Into<String>) -> Self {
         self.note = note.into();
         self
     }
 
-    /// Shows it in the chart.
+    /// Shows the figure in the chart, with this title.
     #[must_use]
     pub fn chart(mut self, title: &str) -> Self {
         self.chart = Some(title.to_owned());
@@ -141,7 +141,7 @@ impl Figure {
 pub struct Section {
     /// The machine, in one line.
     pub machine: String,
-    /// In the order in which they were measured.
+    /// The figures in the order in which they were measured.
     pub figures: Vec<Figure>,
 }
 
@@ -150,10 +150,10 @@ impl Section {
         scratch().join(format!("{name}.json"))
     }
 
-    /// What was measured last; `None` where it never was.
+    /// Loads the section as it was measured last; `None` if it never was measured.
     ///
     /// # Errors
-    /// What reading it meets.
+    /// If the file cannot be read or decoded.
     pub fn load(name: &str) -> Result<Option<Self>> {
         match fs::read(Self::path(name)) {
             Ok(json) => Ok(Some(serde_json::from_slice(&json)?)),
@@ -162,10 +162,10 @@ impl Section {
         }
     }
 
-    /// Keeps it, and prints it.
+    /// Saves the section.
     ///
     /// # Errors
-    /// What writing it meets.
+    /// If the file cannot be written.
     pub fn save(&self, name: &str) -> Result<()> {
         fs::create_dir_all(scratch())?;
         fs::write(Self::path(name), serde_json::to_vec_pretty(self)?)?;
@@ -173,7 +173,7 @@ impl Section {
     }
 }
 
-/// Tells a figure on the terminal as soon as it is known.
+/// Prints a figure on the terminal as soon as it is known.
 pub fn tell(figure: &Figure) {
     println!("{}", figure.name);
     for series in &figure.series {
@@ -194,7 +194,7 @@ pub fn tell(figure: &Figure) {
     }
 }
 
-/// A number as a person reads it: three digits that count, thousands set apart.
+/// Formats a number for reading: three significant digits, with separated thousands.
 pub fn short(value: f64) -> String {
     if !value.is_finite() {
         return "?".to_owned();

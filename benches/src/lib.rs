@@ -1,7 +1,7 @@
-//! What the benchmarks share: figures, the event that is measured with, and the raw loops beside it.
+//! What the benchmarks share: figures, the event of all measurements, and the raw loops.
 //!
-//! A measurement is a ratio: ours and a raw loop (or a peer) take turns within one run, so that a machine
-//! that is slow today, or busy for a second, is so for both.
+//! A measurement is a ratio. Hydrant and a raw loop (or a peer) take turns within one run. So a machine that is slow
+//! today, or busy for a second, is slow or busy for both.
 
 pub mod figure;
 pub mod machine;
@@ -15,20 +15,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Whatever goes wrong ends the run.
+/// Any error ends the run.
 pub type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
-/// Where logs and figures of a run are kept: `bench/` in the target directory.
+/// The directory of the logs and figures of a run: `bench/` in the target directory.
 pub fn scratch() -> PathBuf {
     let root =
         Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is inside of the workspace");
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from).join("bench")
 }
 
-/// An empty directory of this name in [`scratch`].
+/// Creates an empty directory of this name in [`scratch`].
 ///
 /// # Errors
-/// What removing what was there, or creating it, meets.
+/// If an old directory cannot be removed, or the new one cannot be created.
 pub fn fresh(name: &str) -> Result<PathBuf> {
     let dir = scratch().join(name);
     remove(&dir)?;
@@ -39,7 +39,7 @@ pub fn fresh(name: &str) -> Result<PathBuf> {
 /// Removes a directory, if it is there.
 ///
 /// # Errors
-/// What removing it meets.
+/// If the directory cannot be removed.
 pub fn remove(dir: &Path) -> Result<()> {
     match fs::remove_dir_all(dir) {
         Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(cause.into()),
@@ -47,18 +47,18 @@ pub fn remove(dir: &Path) -> Result<()> {
     }
 }
 
-/// How many a second.
+/// Returns the rate: how many a second.
 #[expect(clippy::cast_precision_loss, reason = "a rate is an estimate")]
 pub fn rate(count: u64, took: Duration) -> f64 {
     count as f64 / took.as_secs_f64()
 }
 
-/// In microseconds.
+/// Returns a duration in microseconds.
 pub fn micros(took: Duration) -> f64 {
     took.as_secs_f64() * 1e6
 }
 
-/// The value below which this part (from 0 to 1) of the values lies.
+/// Returns the value below which this part (from 0 to 1) of the values is.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -72,7 +72,7 @@ pub fn percentile(values: &[f64], part: f64) -> f64 {
     sorted.get(rank).copied().unwrap_or(f64::NAN)
 }
 
-/// The value in the middle.
+/// Returns the median.
 pub fn median(values: &[f64]) -> f64 {
     percentile(values, 0.5)
 }

@@ -7,7 +7,7 @@ use hydrant_benches::{Result, fresh, rate, scratch, workload};
 use hydrant_file::{FileStore, FileStoreOptions, Fsync};
 use tokio::time::Instant;
 
-/// The directory of a log of so many events; written now if an earlier run did not leave it.
+/// Returns the directory of a log of `events` events. Writes the log if no earlier run has left it.
 pub(crate) async fn of(name: &str, events: u64) -> Result<PathBuf> {
     let dir = scratch().join("logs").join(name);
     let complete = dir.join("complete");

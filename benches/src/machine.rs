@@ -1,10 +1,10 @@
-//! The machine that was measured on.
+//! The machine that the figures were measured on.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// In one line: processor, cores, memory, kernel, file system.
+/// Describes the machine in one line: processor, cores, memory, kernel, file system.
 pub fn describe(dir: &Path) -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {
@@ -27,7 +27,7 @@ pub fn describe(dir: &Path) -> String {
     )
 }
 
-/// The type of the file system that this directory is on.
+/// Returns the type of the file system that this directory is on.
 fn file_system(dir: &Path) -> Option<String> {
     let dir = dir.ancestors().find_map(|existing| existing.canonicalize().ok())?;
     let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
@@ -39,7 +39,7 @@ fn file_system(dir: &Path) -> Option<String> {
     Some(name.to_owned())
 }
 
-/// The most memory that this process ever had in use, in bytes.
+/// Returns the most memory that this process ever had in use, in bytes.
 pub fn memory_peak() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -47,8 +47,8 @@ pub fn memory_peak() -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// Lets the kernel forget what it holds of files, so that the next read comes from the disk. Only root may;
-/// whether it was done.
+/// Drops the kernel's page cache, so that the next read comes from the disk. Returns whether this was done: only root
+/// may do it.
 pub fn drop_caches() -> bool {
     let synced = Command::new("sync").status().is_ok_and(|status| status.success());
     synced && fs::write("/proc/sys/vm/drop_caches", "3").is_ok()

@@ -20,7 +20,7 @@ async fn main() -> Result<()> {
     match args[..] {
         ["child-hydrate", log] => return replay::child_hydrate(Path::new(log)).await,
         ["child-crash", log] => return seek::child_crash(Path::new(log)).await,
-        // One crowd alone, to be looked at with a profiler.
+        // One crowd alone, for a profiler.
         ["crowd", tasks, together] => return append::one_crowd(tasks.parse()?, together.parse()?).await,
         ["report"] => return report::write(),
         _ => {}

@@ -15,43 +15,43 @@ use tokio::time::Instant;
 use crate::Result;
 use crate::workload::{Change, change};
 
-/// What a crowd of tasks got done.
+/// The result of a crowd of tasks.
 #[derive(Clone, Debug)]
 pub struct Crowd {
     /// How many events were acknowledged.
     pub events: u64,
-    /// In which time.
+    /// How long it took.
     pub took: Duration,
     /// How many events each commit had.
     pub commits: Vec<usize>,
 }
 
 impl Crowd {
-    /// Events a second.
+    /// Returns the events a second.
     pub fn rate(&self) -> f64 {
         crate::rate(self.events, self.took)
     }
 
-    /// Events in a commit, on average.
+    /// Returns the average number of events in a commit.
     #[expect(clippy::cast_precision_loss, reason = "an average")]
     pub fn commit_events(&self) -> f64 {
         self.events as f64 / self.commits.len().max(1) as f64
     }
 }
 
-/// Lets `tasks` tasks append `together` events at a time for `run`, and awaits each call: durable,
-/// through a journal over a log of its own in `dir`, [`Fsync::Always`](hydrant_file::Fsync::Always).
+/// Lets `tasks` tasks append `together` events at a time for `run`, and awaits each call. The appends are durable. They
+/// use a journal over a new log in `dir`, with [`Fsync::Always`](hydrant_file::Fsync::Always).
 ///
 /// # Errors
-/// What the log meets.
+/// As the log.
 pub async fn crowd(dir: &Path, tasks: usize, together: usize, run: Duration) -> Result<Crowd> {
     crowd_with(dir, FileStoreOptions::default(), tasks, together, run).await
 }
 
-/// [`crowd`] with options of the log.
+/// Like [`crowd`], with options of the log.
 ///
 /// # Errors
-/// What the log meets.
+/// As the log.
 pub async fn crowd_with(
     dir: &Path,
     options: FileStoreOptions,
@@ -65,10 +65,10 @@ pub async fn crowd_with(
     crowd
 }
 
-/// [`crowd`] over any store.
+/// Like [`crowd`], over any store.
 ///
 /// # Errors
-/// What the log meets.
+/// As the log.
 pub async fn crowd_over<S: CommitPoint + 'static>(
     store: S,
     tasks: usize,
@@ -113,7 +113,7 @@ pub async fn crowd_over<S: CommitPoint + 'static>(
     Ok(Crowd { events, took, commits })
 }
 
-/// Notes how many events each append has.
+/// A store that records how many events each append has.
 struct Counted<S> {
     store: S,
     commits: Arc<Mutex<Vec<usize>>>,

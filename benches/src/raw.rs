@@ -1,4 +1,4 @@
-//! What a program does that writes by hand: the measure of what the disk gives.
+//! Raw loops of a program without Hydrant. They measure what the disk can do.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, Write};
@@ -9,10 +9,10 @@ use tokio::time::Instant;
 
 use crate::Result;
 
-/// Writes blocks of so many lines, each block with one `write` and one `fdatasync`. How long it took.
+/// Writes blocks of lines, each block with one `write` and one `fdatasync`. Returns how long it took.
 ///
 /// # Errors
-/// What the disk gives.
+/// If the disk fails.
 pub fn append_synced(path: &Path, line: &[u8], blocks: &[usize]) -> Result<Duration> {
     let largest = blocks.iter().copied().max().unwrap_or(0);
     let lines = line.repeat(largest);
@@ -25,10 +25,10 @@ pub fn append_synced(path: &Path, line: &[u8], blocks: &[usize]) -> Result<Durat
     Ok(start.elapsed())
 }
 
-/// Appends one line at a time, each with its `fdatasync`. How long each took.
+/// Appends one line at a time, each with its `fdatasync`. Returns how long each took.
 ///
 /// # Errors
-/// What the disk gives.
+/// If the disk fails.
 pub fn append_alone(file: &mut File, line: &[u8], count: usize) -> Result<Vec<Duration>> {
     let mut took = Vec::with_capacity(count);
     for _ in 0..count {
@@ -40,10 +40,10 @@ pub fn append_alone(file: &mut File, line: &[u8], count: usize) -> Result<Vec<Du
     Ok(took)
 }
 
-/// A file whose space was written before, positioned at its beginning.
+/// Creates a file whose space was written before, positioned at its beginning.
 ///
 /// # Errors
-/// What the disk gives.
+/// If the disk fails.
 pub fn preallocated(path: &Path, bytes: usize) -> Result<File> {
     let mut file = OpenOptions::new().create(true).truncate(true).write(true).open(path)?;
     let zeros = vec![0; 1 << 20];
@@ -58,11 +58,11 @@ pub fn preallocated(path: &Path, bytes: usize) -> Result<File> {
     Ok(file)
 }
 
-/// The way of hydra-node: opens the file, appends one line and closes it, for each event, without any sync.
-/// How long it took.
+/// Appends as hydra-node does: for each event it opens the file, appends one line and closes the file, without a sync.
+/// Returns how long it took.
 ///
 /// # Errors
-/// What the disk gives.
+/// If the disk fails.
 pub fn open_append_close(path: &Path, line: &[u8], count: usize) -> Result<Duration> {
     let start = Instant::now();
     for _ in 0..count {
@@ -71,11 +71,11 @@ pub fn open_append_close(path: &Path, line: &[u8], count: usize) -> Result<Durat
     Ok(start.elapsed())
 }
 
-/// Reads a file and gives each line to `see`, without its line break: large reads, no copy of a line but
-/// of the one that two reads share.
+/// Reads a file and passes each line to `see`, without its line break. Uses large reads. Copies only a line that
+/// two reads share.
 ///
 /// # Errors
-/// What the disk gives, and what `see` says.
+/// If the disk or `see` fails.
 pub fn lines(path: &Path, mut see: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
     use std::io::Read;
 

@@ -1,4 +1,4 @@
-//! Reading a log from its beginning: raw, and folded into a state.
+//! Reads of a log from its beginning: raw, and folded into a state.
 
 use std::path::Path;
 use std::process::Command;
@@ -27,7 +27,7 @@ pub(crate) async fn run() -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// Every event, checked, and not decoded; beside a loop that makes a `Value` of each line.
+/// Compares a read of all events, checked but not decoded, with a loop that decodes each line to a `Value`.
 async fn raw_read(log: &Path) -> Result<Figure> {
     let mut ours = Series::new("hydrant, `FileSource::read`, checksums verified");
     let mut value = Series::new("loop: lines, `from_slice::<Value>`");
@@ -78,7 +78,7 @@ async fn read(log: &Path) -> Result<Duration> {
     .await?
 }
 
-/// A state folded from typed events; beside a bare program.
+/// Compares a state folded from typed events with a bare program.
 async fn hydrate(log: &Path) -> Result<Figure> {
     let mut one = Series::new("hydrant, `Journal::hydrate`");
     let mut bare = Series::new("bare program: lines, `from_slice::<T>`, fold");
@@ -122,7 +122,7 @@ async fn hydrated(log: &Path, tasks: usize) -> Result<(Ledger, Duration)> {
     .await?
 }
 
-/// What somebody writes who wants no library.
+/// The same fold, written without a library.
 fn bare_hydrated(log: &Path) -> Result<(Ledger, Duration)> {
     #[derive(Deserialize)]
     struct Line {
@@ -139,7 +139,7 @@ fn bare_hydrated(log: &Path) -> Result<(Ledger, Duration)> {
     Ok((ledger, took))
 }
 
-/// The most memory a process has in use that hydrates a log of 100 MB, and one of 2 GB.
+/// Measures the peak of the memory of a process that hydrates a log of 100 MB, and one of 2 GB.
 async fn memory() -> Result<Figure> {
     const ROUNDS: usize = 3;
     let (small, large) = (logs::of("small", SMALL).await?, logs::of("large", LARGE).await?);
@@ -168,7 +168,7 @@ fn peak_of_child(log: &Path) -> Result<f64> {
     Ok(peak as f64 / f64::from(1 << 20))
 }
 
-/// In a process of its own: hydrates, and prints the peak of its memory in bytes.
+/// Runs in a child process: hydrates, and prints the peak of its memory in bytes.
 pub(crate) async fn child_hydrate(log: &Path) -> Result<()> {
     let (ledger, _) = hydrated(log, 0).await?;
     std::hint::black_box(ledger);

@@ -1,4 +1,4 @@
-//! docs/BENCHMARKS.md and its chart, from the figures that were kept.
+//! Writes docs/BENCHMARKS.md and its chart from the saved figures.
 
 use std::fmt::Write;
 use std::fs;
@@ -25,7 +25,7 @@ const SECTIONS: [(&str, &str); 10] = [
 const BEGIN: &str = "<!-- figures: written by `cargo xtask bench` -->\n";
 const END: &str = "<!-- end of figures -->\n";
 
-/// Puts the figures into the page, between its marks, and draws the chart. What people wrote stays.
+/// Writes the figures into the page, between its marks, and draws the chart. The rest of the page is kept.
 pub(crate) fn write() -> Result<()> {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
     let path = docs.join("BENCHMARKS.md");
@@ -79,7 +79,7 @@ fn body(sections: &[(&str, Section)]) -> String {
     out
 }
 
-/// What was measured, then what was wanted of it.
+/// Writes the values, then the targets.
 fn table(out: &mut String, figure: &Figure) {
     writeln!(out, "| {}, {} | median | lowest to highest |\n|---|--:|--:|", figure.name, figure.unit)
         .expect("a string takes everything");

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::logs;
 
-/// At about 200 bytes a line.
+/// A log of 10 GB, at about 200 bytes a line.
 const EVENTS: u64 = 50_000_000;
 const ROUNDS: usize = 21;
 
@@ -22,12 +22,12 @@ pub(crate) async fn run() -> Result<Vec<Figure>> {
     let size = std::fs::metadata(log.join("state"))?.len();
     println!("a log of {:.1} GB", f64::from(u32::try_from(size / 1_000_000)?) / 1000.0);
     let figures = vec![open(&log).await?, after(&log).await?];
-    // It is large, and quickly written again.
+    // The log is large, and can be written again quickly.
     remove(&scratch().join("logs/ten-gigabytes"))?;
     Ok(figures)
 }
 
-/// Open and checkpoint: after a clean close, for a reader, after a crash, and from a cold cache.
+/// Measures open and checkpoint: after a clean close, for a reader, after a crash, and from a cold cache.
 async fn open(log: &Path) -> Result<Figure> {
     let mut closed = Series::new("open for writing, checkpoint");
     let mut reader = Series::new("open for reading, checkpoint");
@@ -88,13 +88,13 @@ fn head(checkpoint: Checkpoint) -> Result<EventId> {
         .ok_or_else(|| format!("the log ends at {checkpoint:?}").into())
 }
 
-/// Lets another process append to the log, and die.
+/// Starts a child process that appends to the log and dies.
 fn crash(log: &Path) -> Result<()> {
     let status = Command::new(std::env::current_exe()?).arg("child-crash").arg(log).status()?;
     if status.success() { Err("the child that should have died did not".into()) } else { Ok(()) }
 }
 
-/// In a process of its own: appends some commits, and dies by a signal, with the log open.
+/// Runs in a child process: appends some commits, and dies by a signal with the log open.
 pub(crate) async fn child_crash(log: &Path) -> Result<()> {
     let store = FileStore::open(log, FileStoreOptions::default()).await?;
     let head = head(store.checkpoint().await?)?;
@@ -103,7 +103,7 @@ pub(crate) async fn child_crash(log: &Path) -> Result<()> {
     std::process::abort();
 }
 
-/// The first event behind an id, at random places.
+/// Measures the time to the first event after an id, at random places.
 async fn after(log: &Path) -> Result<Figure> {
     const SEEKS: usize = 100;
     let mut random = 0x9E37_79B9_7F4A_7C15_u64; // the same places in every run
@@ -141,7 +141,7 @@ async fn after(log: &Path) -> Result<Figure> {
     Ok(figure)
 }
 
-/// How long each seek took, in milliseconds; none where the cache was to be dropped and could not be.
+/// Returns how long each seek took, in milliseconds. Returns no value if the cache was to be dropped and could not be.
 async fn seek(log: &Path, places: &[u64], cold: bool) -> Result<Vec<f64>> {
     let source = FileSource::open(log, FileSourceOptions::default()).await?;
     let mut took = Vec::with_capacity(places.len());

@@ -1,4 +1,4 @@
-//! When each event was acknowledged, and when it arrived.
+//! The times at which each event was acknowledged and arrived.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::micros;
 
-/// When something happened to each event.
+/// The time at which each event reached some point.
 #[derive(Debug)]
 pub struct Stamps {
     origin: Instant,
@@ -21,18 +21,18 @@ pub struct Stamps {
 }
 
 impl Stamps {
-    /// For events with the ids 0 to `events`; the clock begins to run.
+    /// Creates stamps for events with the ids 0 to `events`, and starts the clock.
     pub fn new(events: u64) -> Self {
         Self { origin: Instant::now(), nanos: (0..events).map(|_| AtomicU64::new(0)).collect() }
     }
 
-    /// For the same events, on the same clock.
+    /// Creates stamps for the same events, on the same clock.
     #[must_use]
     pub fn beside(&self) -> Self {
         Self { origin: self.origin, nanos: self.nanos.iter().map(|_| AtomicU64::new(0)).collect() }
     }
 
-    /// It happened to these now. A batch that comes again does not count.
+    /// Stamps these events with the current time. A repeated batch keeps its first stamps.
     pub fn stamp(&self, events: &[Event]) {
         let now = u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX);
         for event in events {
@@ -42,7 +42,7 @@ impl Stamps {
         }
     }
 
-    /// From each of these to each of those, in microseconds.
+    /// Returns the time from each of these stamps to the later one, in microseconds.
     pub fn until(&self, later: &Self) -> Vec<f64> {
         let nanos = |stamps: &Self| -> Vec<u64> {
             stamps.nanos.iter().map(|nanos| nanos.load(Ordering::Relaxed)).collect()
@@ -52,12 +52,12 @@ impl Stamps {
     }
 }
 
-/// A store that notes when it acknowledged.
+/// A store that records when it acknowledged each event.
 #[derive(Debug)]
 pub struct Stamped<S> {
     /// The store itself.
     pub store: S,
-    /// When it acknowledged.
+    /// The times of the acknowledgements.
     pub stamps: Arc<Stamps>,
 }
 

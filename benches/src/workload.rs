@@ -1,4 +1,4 @@
-//! The event that everything is measured with: 170 bytes as an envelope, written as a bank would.
+//! The event of all measurements: 170 bytes as an envelope, from a small bank.
 
 use hydrant::{Batch, Event, EventId, EventSink, Journal, Result};
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// The size of an envelope, its line break included, at an id of six digits.
 pub const EVENT_BYTES: usize = 170;
 
-/// What happened.
+/// A change.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Change {
     tag: Tag,
@@ -21,12 +21,12 @@ enum Tag {
     Withdrawn,
 }
 
-/// What the changes add up to.
+/// The state: the sum of the changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
     /// How many changes were folded.
     pub changes: u64,
-    /// What was paid in, less what was paid out.
+    /// The sum of payments in, minus the sum of payments out.
     pub balance: i128,
 }
 
@@ -43,14 +43,14 @@ impl Ledger {
     }
 }
 
-/// The `n`-th change. All are of one size.
+/// Returns the `n`-th change. All have the same size.
 pub fn change(n: u64) -> Change {
     let tag = if n.is_multiple_of(3) { Tag::Withdrawn } else { Tag::Deposited };
     let amount = 100_000 + n.wrapping_mul(7919) % 900_000;
     Change { tag, account: 10_000_000 + n % 1000, amount, note: "rent, second quarter, paid late".to_owned() }
 }
 
-/// Events as a store takes them, from `first` on.
+/// Returns `count` events, from the id `first` on.
 ///
 /// # Errors
 /// None in practice: the changes are JSON.
@@ -63,7 +63,7 @@ pub fn events(first: u64, count: u64) -> Result<Vec<Event>> {
         .collect()
 }
 
-/// An envelope with its line break, as a raw loop writes it.
+/// Returns an envelope with its line break, as a raw loop writes it.
 ///
 /// # Errors
 /// None in practice: the changes are JSON.
@@ -73,10 +73,10 @@ pub fn line() -> Result<Vec<u8>> {
     Ok(line)
 }
 
-/// Writes a log of so many events through a journal, in large commits, two of them under way at a time.
+/// Writes a log of `events` events through a journal, in large commits, two of them in flight at a time.
 ///
 /// # Errors
-/// What the journal meets.
+/// As the journal.
 pub async fn fill(journal: &Journal<Change>, events: u64) -> Result<()> {
     const TOGETHER: u64 = 2048;
     let changes: std::sync::Arc<Vec<Change>> = std::sync::Arc::new((0..TOGETHER).map(change).collect());
@@ -100,10 +100,10 @@ pub async fn fill(journal: &Journal<Change>, events: u64) -> Result<()> {
     Ok(())
 }
 
-/// Appends all events, in batches of this size, behind `after`.
+/// Appends all events, in batches of this size, after the event `after`.
 ///
 /// # Errors
-/// What the sink meets.
+/// As the sink.
 pub async fn append(
     sink: &dyn EventSink,
     mut after: Option<EventId>,

@@ -1,4 +1,4 @@
-//! The pipeline reads what it wrote, whatever becomes of the shards.
+//! The pipeline reads what it wrote, through every split and merge of the shards.
 
 use std::process::Command;
 
@@ -18,7 +18,7 @@ async fn it_runs_twice_while_shards_split_and_merge() {
     let example = tests.parent().unwrap().parent().unwrap().join("examples/kinesis-pipeline");
     assert!(example.exists(), "build it first: cargo build -p hydrant-examples --example kinesis-pipeline");
     let url = test_servers::StoreUrl::parse(&url);
-    // A server of our own takes any keys; those of the environment are for AWS.
+    // A test server accepts any keys; those of the environment are for AWS.
     let keys = (test_servers::ACCESS_KEY_ID, test_servers::SECRET_ACCESS_KEY);
     let run = |create: &[&str]| {
         let mut command = Command::new(&example);

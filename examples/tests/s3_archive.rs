@@ -25,7 +25,7 @@ fn archive(url: &str, namespace: &str, changes: u64) -> Child {
         .env("ARCHIVE_DIR", std::env::temp_dir().join(namespace))
         .env("S3_PREFIX", format!("{namespace}/payments"))
         .stdout(Stdio::piped());
-    // A server of our own takes any keys; those of the environment are for AWS.
+    // A test server accepts any keys; those of the environment are for AWS.
     if std::env::var_os("AWS_ACCESS_KEY_ID").is_none() {
         command.env("AWS_ACCESS_KEY_ID", test_servers::ACCESS_KEY_ID);
         command.env("AWS_SECRET_ACCESS_KEY", test_servers::SECRET_ACCESS_KEY);
@@ -33,7 +33,7 @@ fn archive(url: &str, namespace: &str, changes: u64) -> Child {
     command.spawn().unwrap()
 }
 
-/// Removes what the test made.
+/// Removes what the test created.
 async fn remove(url: &str, namespace: &str) {
     let url = test_servers::StoreUrl::parse(url);
     let mut options = ClientOptions::default().with_path_style(url.option("path_style") == Some("true"));

@@ -1,7 +1,7 @@
-//! A process that fans out to every place that it is told of, until it is killed: `everywhere PRIMARY COUNT
-//! SECONDARY...`, where a primary is `file:DIR` or `SERVER URL-parts`, as the tests hand them over.
+//! A process that fans out to all places in its arguments, until it is killed: `everywhere PRIMARY COUNT
+//! SECONDARY...`, where a primary is `file:DIR` or `SERVER URL-parts`, as the tests pass them.
 //!
-//! It tells each event that was acknowledged, by its id, on a line of its own.
+//! It prints the id of each acknowledged event on a line of its own.
 
 use std::io::Write as _;
 use std::sync::Arc;

@@ -21,7 +21,7 @@ pub struct HydraNode {
 }
 
 impl HydraNode {
-    /// A node whose log lies in `dir`, which must exist.
+    /// Creates a node whose log is in `dir`, which must exist.
     pub fn new(dir: &Path, seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let head = hex(&mut rng, 28);
@@ -37,7 +37,7 @@ impl HydraNode {
         }
     }
 
-    /// The lines of the whole log, in order, without line breaks.
+    /// Returns the lines of the whole log, in order, without line breaks.
     pub fn lines(&self) -> &[String] {
         &self.lines
     }
@@ -67,7 +67,7 @@ impl HydraNode {
         self.append(&text);
     }
 
-    /// The current file.
+    /// Returns the path of the current file.
     pub fn state(&self) -> PathBuf {
         self.dir.join("state")
     }
@@ -90,11 +90,11 @@ impl HydraNode {
         writeln!(text, "{line}").expect("a String takes everything");
         self.lines.push(line);
         self.last_id = Some(id);
-        // Ids strictly grow; now and then one is never used.
+        // Ids strictly grow; some ids are never used.
         self.next_id += if self.rng.u8(..32) == 0 { 2 } else { 1 };
     }
 
-    /// A change of one of the common kinds, or of those whose payload is unkind.
+    /// Returns a change of a common kind, or of a kind with a difficult payload.
     fn change(&mut self) -> String {
         self.slot += self.rng.u64(1..40);
         let (head, slot, hash) = (self.head.clone(), self.slot, hex(&mut self.rng, 32));
@@ -168,7 +168,7 @@ mod tests {
         let (mut last, mut gaps, mut snapshots) = (None, 0, 0);
         for line in node.lines() {
             let event = envelope::decode_hydra(line.clone().into_bytes().into(), 0).unwrap();
-            // The mark of a snapshot stands in the envelope; hydra-node's stands in the change.
+            // The mark of a snapshot is in the envelope; hydra-node's is in the change.
             assert_eq!(event.to_string().replace(",\"isSnapshot\":true}", "}"), *line);
             gaps += usize::from(last.is_some_and(|last: EventId| last.get() + 1 < event.id().get()));
             snapshots += usize::from(event.is_snapshot());

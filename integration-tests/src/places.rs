@@ -1,4 +1,4 @@
-//! A place of a test's own on each real server: a schema, a prefix, a stream. Removed when the test is through.
+//! A separate place for a test on each real server: a schema, a prefix, a stream. It is removed when the test ends.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,23 +10,23 @@ use hydrant_postgres::{PostgresConnect, PostgresStore, PostgresStoreOptions};
 use hydrant_s3::{S3Store, S3StoreOptions};
 use test_servers::{ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, Service, StoreUrl};
 
-/// How often a stream is asked for.
+/// How often the creation of a stream is tried.
 const STREAM_TRIES_MAX: u32 = 100;
 
-/// A schema, a prefix or a stream that nobody else uses.
+/// A schema, a prefix or a stream that no other test uses.
 #[derive(Clone, Debug)]
 pub struct Place {
     service: Service,
-    /// As `cargo xtask servers env` names the server.
+    /// The URL of the server, as `cargo xtask servers env` prints it.
     url: String,
     namespace: String,
 }
 
 impl Place {
-    /// A new one on this server, or `None` after saying why there is no server.
+    /// Creates a new place on this server. If there is no server, prints why and returns `None`.
     ///
     /// # Panics
-    /// When the server refuses to make it, or `HYDRANT_TEST_REQUIRE` names a server that is not there.
+    /// If the server refuses to create it, or `HYDRANT_TEST_REQUIRE` names a server that is missing.
     pub async fn on(service: Service) -> Option<Self> {
         let found = match service {
             Service::Postgres => test_servers::postgres(),
@@ -42,10 +42,10 @@ impl Place {
         }
     }
 
-    /// A new one on the server of this URL.
+    /// Creates a new place on the server of this URL.
     ///
     /// # Panics
-    /// When the server refuses to make it.
+    /// If the server refuses to create it.
     pub async fn at(service: Service, url: String) -> Self {
         let place = Self { service, url, namespace: test_servers::namespace() };
         if service == Service::Kinesis {
@@ -54,10 +54,10 @@ impl Place {
         place
     }
 
-    /// The place that another process wrote as text.
+    /// Parses a place that another process wrote as text.
     ///
     /// # Panics
-    /// When it is none.
+    /// If the text is no place.
     pub fn from_text(text: &str) -> Self {
         let mut parts = text.splitn(3, ' ');
         let mut part = || parts.next().expect("a place has three parts").to_owned();
@@ -66,20 +66,20 @@ impl Place {
         Self { service, url, namespace }
     }
 
-    /// The place, for another process.
+    /// Returns the place as text, for another process.
     pub fn to_text(&self) -> String {
         format!("{} {} {}", self.service, self.namespace, self.url)
     }
 
-    /// The server that it is on.
+    /// Returns the server of the place.
     pub fn service(&self) -> Service {
         self.service
     }
 
-    /// Where the server is, for a proxy in front of it.
+    /// Returns the address of the server, for a proxy in front of it.
     ///
     /// # Panics
-    /// When it is not on loopback.
+    /// If the server is not on loopback.
     pub fn address(&self) -> SocketAddr {
         let address = match self.service {
             Service::Postgres => {
@@ -92,14 +92,14 @@ impl Place {
         address.and_then(|address| address.parse().ok()).expect("the server is on loopback")
     }
 
-    /// The same place, reached by way of a proxy.
+    /// Returns the same place, reached through a proxy.
     #[must_use]
     pub fn through(&self, proxy: SocketAddr) -> Self {
         let url = self.url.replace(&self.address().to_string(), &proxy.to_string());
         Self { url, ..self.clone() }
     }
 
-    /// The URL of a log there, for the program.
+    /// Returns the URL of a log in this place, for the program.
     pub fn url(&self, log: &str) -> String {
         let Self { service, url, namespace } = self;
         match service {
@@ -115,7 +115,7 @@ impl Place {
         }
     }
 
-    /// A log there, of Postgres.
+    /// Opens a log in this place, on Postgres.
     ///
     /// # Errors
     /// As [`PostgresStore::open`].
@@ -126,7 +126,7 @@ impl Place {
         PostgresStore::open(&self.url, log, options).await
     }
 
-    /// A log there, of S3.
+    /// Opens a log in this place, on S3.
     ///
     /// # Errors
     /// As [`S3Store::open`].
@@ -139,21 +139,21 @@ impl Place {
         S3Store::open(self.s3().await, &url.name, &prefix, options).await
     }
 
-    /// A log there, of Kinesis, to write.
+    /// Opens a log in this place, on Kinesis, to write.
     ///
     /// # Errors
     /// As [`KinesisSink::open`].
     pub async fn kinesis_sink(&self, log: &str) -> Result<KinesisSink> {
         let options = KinesisSinkOptions::default()
             .with_read_back_interval(Duration::ZERO)
-            .with_read_back_window(Duration::MAX) // kinesalite never answers where nothing came since
+            .with_read_back_window(Duration::MAX) // kinesalite never replies if there was no record since
             .with_settle(Duration::ZERO)
             .with_put_timeout(Duration::from_secs(2))
             .with_append_timeout(Duration::from_secs(4));
         KinesisSink::open(self.kinesis().await, &self.namespace, log, options).await
     }
 
-    /// A log there, of Kinesis, to read.
+    /// Opens a log in this place, on Kinesis, to read.
     ///
     /// # Errors
     /// As [`KinesisSource::open`].
@@ -164,10 +164,10 @@ impl Place {
         KinesisSource::open(self.kinesis().await, &self.namespace, log, options).await
     }
 
-    /// Removes everything that was made there.
+    /// Removes everything that was created in this place.
     ///
     /// # Panics
-    /// When the server refuses: what is left would be in the way of others.
+    /// If the server refuses: what is left would disturb other tests.
     pub async fn remove(self) {
         match self.service {
             Service::Postgres => {
@@ -202,7 +202,7 @@ impl Place {
         }
     }
 
-    /// A server under load takes its time, so that the answer may be lost.
+    /// Creates the stream. A server under load is slow, so the reply may be lost.
     async fn make_stream(&self) {
         let client = self.kinesis().await;
         for _ in 0..STREAM_TRIES_MAX {
@@ -246,7 +246,7 @@ impl Place {
     }
 }
 
-/// A server on loopback takes any keys; AWS itself wants those of the environment.
+/// Returns the keys of tests: a server on loopback accepts any; AWS itself needs those of the environment.
 fn keys() -> Credentials {
     Credentials::new(ACCESS_KEY_ID, SECRET_ACCESS_KEY, None, None, "test")
 }

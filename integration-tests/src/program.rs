@@ -1,4 +1,4 @@
-//! The program `hydrant`, as a process of its own: started, read, killed.
+//! The program `hydrant` as a separate process: started, read, killed.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -9,13 +9,13 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 
-/// How long a process may say nothing before the test gives up on it; far more than it ever needs.
+/// How long a process may print nothing before the test fails. It never needs nearly as long.
 const SILENCE_MAX: Duration = Duration::from_mins(2);
 
-/// The path of the program, built now if it is not up to date.
+/// Returns the path of the program. Builds the program if it is not up to date.
 ///
 /// # Panics
-/// When it does not build.
+/// If it does not build.
 pub fn hydrant() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
@@ -40,7 +40,7 @@ pub fn hydrant() -> &'static Path {
 /// Runs the program to its end.
 ///
 /// # Panics
-/// When it does not end, or cannot be started.
+/// If it does not end, or cannot be started.
 pub async fn run<I, S>(args: I) -> Output
 where
     I: IntoIterator<Item = S>,
@@ -50,7 +50,7 @@ where
     tokio::time::timeout(SILENCE_MAX, output).await.expect("the program ends").expect("the program starts")
 }
 
-/// A program, with the keys that servers on loopback take unless there are others.
+/// Returns the command of a program. If the environment has no keys, adds those that servers on loopback accept.
 fn command(path: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(path);
     if std::env::var_os("AWS_ACCESS_KEY_ID").is_none() {
@@ -60,20 +60,20 @@ fn command(path: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// A run of a program that goes on beside the test. Dropped, also by a panic, it is killed.
+/// A program that runs beside the test. It is killed when this is dropped, also by a panic.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
     stdout: BufReader<ChildStdout>,
-    /// What was read of a line whose end has not come yet.
+    /// The beginning of a line whose end was not read yet.
     begun: Vec<u8>,
 }
 
 impl Running {
-    /// Starts it; its standard error is the test's.
+    /// Starts the program. Its standard error is the test's.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn start<I, S>(args: I) -> Self
     where
         I: IntoIterator<Item = S>,
@@ -82,10 +82,10 @@ impl Running {
         Self::start_program(hydrant(), args)
     }
 
-    /// The same with another program.
+    /// Like `start`, with another program.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn start_program<I, S>(program: impl AsRef<OsStr>, args: I) -> Self
     where
         I: IntoIterator<Item = S>,
@@ -102,14 +102,14 @@ impl Running {
         Self { child, stdout: BufReader::new(stdout), begun: Vec::new() }
     }
 
-    /// The next whole line of its standard output, without the line break; `None` at the end. What a killed
-    /// program left of a line is no line.
+    /// Returns the next whole line of the standard output, without the line break; `None` at the end. A part of a line
+    /// that a killed program left is ignored.
     ///
     /// # Panics
-    /// When it says nothing for too long.
+    /// If the program prints nothing for too long.
     ///
     /// # Cancel safety
-    /// Nothing is lost when it is dropped.
+    /// Cancel safe: a dropped future loses no output.
     pub async fn line(&mut self) -> Option<String> {
         let read = tokio::time::timeout(SILENCE_MAX, self.stdout.read_until(b'\n', &mut self.begun)).await;
         read.expect("the program says something, or ends").expect("its output can be read");
@@ -118,28 +118,28 @@ impl Running {
         Some(String::from_utf8(line.to_vec()).expect("its output is UTF-8"))
     }
 
-    /// SIGKILL: no chance to say or save anything.
+    /// Sends SIGKILL: the program can neither print nor save anything.
     ///
     /// # Panics
-    /// When it cannot be killed.
+    /// If it cannot be killed.
     pub fn kill(&mut self) {
         self.child.start_kill().expect("a child can be killed");
     }
 
-    /// SIGTERM: a polite request to drain and end.
+    /// Sends SIGTERM: requests the program to drain and end.
     ///
     /// # Panics
-    /// When there is no `kill`.
+    /// If there is no `kill`.
     pub fn terminate(&self) {
         let id = self.child.id().expect("it has not been waited for").to_string();
         let sent = std::process::Command::new("kill").args(["-TERM", &id]).status().expect("`kill` is there");
         assert!(sent.success(), "the signal was not sent");
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the program.
     ///
     /// # Panics
-    /// When it does not end.
+    /// If it does not end.
     pub async fn end(mut self) -> ExitStatus {
         let ended = tokio::time::timeout(SILENCE_MAX, self.child.wait()).await;
         ended.expect("the program ends").expect("a child can be waited for")

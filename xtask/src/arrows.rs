@@ -1,11 +1,11 @@
-//! Which crate may depend on which: the arrows of ARCHITECTURE.md, checked with `cargo tree`.
+//! Checks which crate depends on which, as ARCHITECTURE.md states it, with `cargo tree`.
 
 use std::collections::BTreeSet;
 
 use crate::{cargo, root};
 
-/// Every crate that `hydrant` pulls in, directly or not. A new name here is a decision: it is compiled by
-/// everybody who uses any part of Hydrant.
+/// Every crate that `hydrant` pulls in, directly or not. A new name here is a decision: every user of any part of
+/// Hydrant compiles it.
 const CORE: &[&str] = &[
     "async-trait",
     "block-buffer",
@@ -49,7 +49,7 @@ const CORE: &[&str] = &[
     "zmij",
 ];
 
-/// What must never be in the list above, however long it grows: SDKs, TLS, databases, HTTP.
+/// What the list above must never contain: SDKs, TLS, databases, HTTP.
 const NEVER: &[&str] = &[
     "aws-",
     "fjall",
@@ -72,20 +72,20 @@ const NEVER: &[&str] = &[
     "tokio-postgres",
 ];
 
-/// What only tests may know.
+/// The crate that only tests may depend on.
 const TESTS_ONLY: &str = "test-servers";
 
-/// The kit, whose proxy the servers for tests use. It knows `hydrant` alone, like a store.
+/// The conformance kit, whose proxy the servers for tests use. Like a store, it depends on `hydrant` only.
 const KIT: &str = "hydrant-conformance";
 
-/// What stores on AWS share: how it is reached. It knows no store.
+/// What stores on AWS share: how AWS is reached. It depends on no store.
 const SHARED: &str = "hydrant-aws";
 
-/// The crates that put several stores together; all others know `hydrant`, perhaps what is shared, and no other crate of
-/// ours.
+/// The crates that combine several stores. All other crates of the workspace depend on `hydrant`, and perhaps on the
+/// shared one, only.
 const KNOWS_STORES: &[&str] = &["hydrant-api", "hydrant-cli", "hydrant-node"];
 
-/// Fails when a crate depends on what it must not know.
+/// Fails when a crate has a dependency that it must not have.
 pub(crate) fn check() -> Result<(), String> {
     eprintln!("== arrows between the crates");
     let core = tree("hydrant")?;
@@ -128,8 +128,8 @@ pub(crate) fn check() -> Result<(), String> {
     Ok(())
 }
 
-/// The names of a package and all that it pulls in on this platform with all of its features, without what
-/// only its tests and build scripts need.
+/// Returns the names of a package and of all that it pulls in on this platform with all of its features. Dependencies
+/// of tests and build scripts are left out.
 fn tree(package: &str) -> Result<BTreeSet<String>, String> {
     let mut command = cargo();
     command.args(["tree", "--package", package, "--all-features", "--edges", "normal", "--prefix", "none"]);
@@ -142,7 +142,7 @@ fn tree(package: &str) -> Result<BTreeSet<String>, String> {
     Ok(names.lines().filter_map(name).collect())
 }
 
-/// The crates in `crates/`, each named like its directory.
+/// Returns the crates in `crates/`, each named like its directory.
 fn crates() -> Result<Vec<String>, String> {
     let dir = root().join("crates");
     let entries = std::fs::read_dir(&dir).map_err(|cause| format!("{}: {cause}", dir.display()))?;

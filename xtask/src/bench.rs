@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use crate::{cargo, step};
 
-/// In the order in which they run, each with the workspace and the package that measure it; those with
-/// peers are workspaces of their own.
+/// The sections in the order in which they run, each with the workspace and the package that measure it. Those with
+/// peers are separate workspaces.
 const SECTIONS: [(&str, &str, &str); 10] = [
     ("append", "Cargo.toml", "hydrant-benches"),
     ("peers", "benches/peers/Cargo.toml", "hydrant-benches-peers"),
@@ -19,7 +19,7 @@ const SECTIONS: [(&str, &str, &str); 10] = [
     ("everywhere", "Cargo.toml", "hydrant-benches-servers"),
 ];
 
-/// Runs these sections, or all, and writes the page from these figures and the kept ones of the others.
+/// Runs these sections, or all. Then writes the page from the new figures and the saved figures of the other sections.
 pub(crate) fn run(args: &[String]) -> Result<ExitCode, String> {
     let names = SECTIONS.map(|(name, ..)| name);
     if let Some(unknown) = args.iter().find(|arg| !names.contains(&arg.as_str())) {

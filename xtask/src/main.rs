@@ -1,10 +1,11 @@
 //! The workspace's commands: `cargo xtask test`, `cargo xtask ci`, `cargo xtask servers`, `cargo xtask sim`
 //! and `cargo xtask bench`.
 //!
-//! Without dependencies but std's and our own on purpose: this is the first thing that a fresh machine compiles.
+//! It depends on std and this workspace only, on purpose: it is the first thing that a fresh machine compiles.
 
 mod arrows;
 mod bench;
+mod language;
 mod servers;
 mod sim;
 mod tally;
@@ -19,7 +20,7 @@ const USAGE: &str = "\
 usage: cargo xtask <command>
 
   test [-p <package>].. [<filter>..]   unit, integration and doc tests; the last line counts them
-  ci                                   formatting, lints, documentation, the crates' arrows, then `test`
+  ci                                   formatting, language, lints, docs, the crates' arrows, then `test`
   servers up [<server>..]              Postgres, S3 and Kinesis for tests and examples, in Docker or natively
   servers down|status|env              ends them, lists them, prints the variables that name them
   sim [--seeds <n>] [--seconds <s>] [--from <seed>] [--jobs <n>] [--plan <file>] [--mutant <name>]
@@ -49,9 +50,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Everything that a change has to pass, cheapest first.
+/// Runs everything that a change has to pass, cheapest first.
 fn ci() -> Result<ExitCode, String> {
     step("formatting", cargo().args(["fmt", "--all", "--check"]))?;
+    language::check()?;
     step("lints", cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     for store in ["", "kinesis", "postgres", "s3"] {
         let mut small = cargo();
@@ -75,14 +77,14 @@ fn step(name: &str, command: &mut Command) -> Result<(), String> {
     }
 }
 
-/// The cargo that runs us, at the root of the workspace, reading nothing from the terminal.
+/// Returns the cargo that runs this program, at the root of the workspace. It reads nothing from the terminal.
 fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
     command.current_dir(root()).stdin(Stdio::null());
     command
 }
 
-/// The root of the workspace, wherever the command was started.
+/// Returns the root of the workspace, wherever the command was started.
 fn root() -> PathBuf {
     let manifest =
         env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| OsString::from(env!("CARGO_MANIFEST_DIR")));

@@ -1,7 +1,7 @@
 //! `cargo xtask servers`: the servers that tests and examples talk to, started, found and ended.
 //!
-//! With a Docker engine that answers they are those of docker-compose.yml, else native ones, under `target/servers`.
-//! `HYDRANT_SERVERS=native` leaves the engine alone.
+//! If a Docker engine replies, the servers are those of docker-compose.yml, else native ones under `target/servers`.
+//! `HYDRANT_SERVERS=native` does not use the engine.
 
 mod docker;
 mod native;
@@ -17,10 +17,10 @@ use record::Record;
 pub(crate) use session::Session;
 use test_servers::{ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, Service, directory};
 
-/// What `up` starts where nothing is named: what the tests need, and what the examples are written for.
+/// The servers that `up` starts if none is named: those of the tests, and the one that the examples are written for.
 const NAMES: [&str; 4] = ["postgres", "s3", "kinesis", "localstack"];
 
-/// `up`, `down`, `status` or `env`.
+/// Runs `up`, `down`, `status` or `env`.
 pub(crate) fn run(args: &[String]) -> Result<ExitCode, String> {
     let args: Vec<_> = args.iter().map(String::as_str).collect();
     match args[..] {
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode, String> {
     }
 }
 
-/// Starts what does not run yet. A server that cannot be had is no failure where nobody named it.
+/// Starts the servers that do not run yet. If no server was named, one that cannot start is not a failure.
 fn up(names: &[&str]) -> Result<ExitCode, String> {
     if let Some(unknown) = names.iter().find(|name| !NAMES.contains(name)) {
         return Err(format!("there is no server {unknown:?}; there are: {}", NAMES.join(", ")));
@@ -49,7 +49,7 @@ fn up(names: &[&str]) -> Result<ExitCode, String> {
             }
         }
     }
-    // Where nothing was named, one is enough to go on with.
+    // If no server was named, one that runs is enough.
     let failed = if names.is_empty() { missing == wanted.len() } else { missing > 0 };
     if !failed {
         println!("for a shell: eval \"$(cargo xtask servers env)\"; to end them: cargo xtask servers down");
@@ -57,13 +57,13 @@ fn up(names: &[&str]) -> Result<ExitCode, String> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Each of these servers, with what is known of it or why it cannot be had.
+/// Starts these servers, and returns for each its record, or why it cannot start.
 fn start<'a>(names: &[&'a str]) -> Vec<(&'a str, Result<Record, String>)> {
     let living = |name: &&str| Record::read(name).filter(Record::is_alive);
     let missing = names.iter().any(|name| living(name).is_none());
     let docker = missing && docker::answers();
     let compose = docker.then(|| docker::up(docker::PROJECT));
-    // All at once: most of it is waiting.
+    // In parallel, because most of it is waiting.
     std::thread::scope(|scope| {
         let start = |name: &'a str| {
             let compose = &compose;
@@ -82,7 +82,7 @@ fn start<'a>(names: &[&'a str]) -> Vec<(&'a str, Result<Record, String>)> {
     })
 }
 
-/// Writes down what runs, for tests and for `down`.
+/// Records a running server, for tests and for `down`.
 fn keep(record: Option<Record>) -> Result<Record, String> {
     let record = record.ok_or("docker-compose.yml has no such server")?;
     record.write()?;
@@ -96,7 +96,7 @@ fn keep(record: Option<Record>) -> Result<Record, String> {
     Ok(record)
 }
 
-/// Ends what `up` started, and nothing else. The data stays.
+/// Ends the servers that `up` started, and no others. The data is kept.
 fn down() -> Result<ExitCode, String> {
     let _lock = lock()?;
     let records = records();
@@ -106,7 +106,7 @@ fn down() -> Result<ExitCode, String> {
     if records.iter().any(Record::is_docker) {
         docker::down(docker::PROJECT)?;
     }
-    // All at once: most of it is waiting.
+    // In parallel, because most of it is waiting.
     let ended: Vec<_> = std::thread::scope(|scope| {
         let end = |record| scope.spawn(move || native::end(record));
         let threads: Vec<_> = records.iter().map(end).collect();
@@ -123,7 +123,7 @@ fn down() -> Result<ExitCode, String> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// One line a server; fails when one of those that were started is gone.
+/// Prints a line for each server. Fails when a server that was started is gone.
 fn status() -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for name in NAMES {
@@ -139,7 +139,7 @@ fn status() -> ExitCode {
     code
 }
 
-/// What a shell has to know of the servers; `eval` it.
+/// Prints the variables of the servers for the `eval` of a shell.
 fn print_env() -> Result<ExitCode, String> {
     let records: Vec<_> = records().into_iter().filter(Record::is_alive).collect();
     if records.is_empty() {
@@ -167,7 +167,7 @@ fn exports(records: &[Record], find: impl Fn(Service) -> Result<String, String>)
     lines
 }
 
-/// What the AWS SDK wants to know before it talks to any server.
+/// Returns the credentials that the AWS SDK needs for any server.
 fn credentials() -> [(&'static str, &'static str); 3] {
     [
         ("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID),
@@ -176,7 +176,7 @@ fn credentials() -> [(&'static str, &'static str); 3] {
     ]
 }
 
-/// Whether the tests of this package may talk to servers: whether it knows the crate that finds them.
+/// Returns whether the tests of this package may talk to servers: whether it depends on the crate that finds them.
 pub(crate) fn are_needed_by(package: &str) -> Result<bool, String> {
     let mut tree = cargo();
     tree.args(["tree", "--package", package, "--depth", "1", "--edges", "normal,dev", "--prefix", "none"]);
@@ -191,7 +191,7 @@ fn records() -> Vec<Record> {
     NAMES.iter().filter_map(|name| Record::read(name)).collect()
 }
 
-/// One `up` or `down` at a time.
+/// Takes the lock that admits one `up` or `down` at a time.
 fn lock() -> Result<File, String> {
     let path = directory().join("up.lock");
     let open = || {
@@ -203,7 +203,7 @@ fn lock() -> Result<File, String> {
     open().map_err(|cause| format!("{}: {cause}", path.display()))
 }
 
-/// Whether servers may be those of a Docker engine.
+/// Returns whether servers may be those of a Docker engine.
 fn may_use_docker() -> bool {
     env::var("HYDRANT_SERVERS").as_deref() != Ok("native")
 }

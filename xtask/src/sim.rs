@@ -7,7 +7,7 @@ use crate::{cargo, root};
 /// How long the simulator runs as a part of the tests.
 const TEST_SECONDS: &str = "180";
 
-/// Builds the simulator, and passes the arguments on. `--mutant NAME` takes a build that has the mutants.
+/// Builds the simulator, and runs it with the arguments. `--mutant NAME` needs a build that has the mutants.
 pub(crate) fn run(args: &[String]) -> Result<ExitCode, String> {
     let mut simulator = simulator(args.iter().any(|arg| arg == "--mutant" || arg == "--mutants"))?;
     let status =
@@ -15,7 +15,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode, String> {
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs the fixed range of seeds for as long as the tests give it, and returns whether all passed.
+/// Runs the seeds of the tests for the time that the tests allow, and returns whether all passed.
 pub(crate) fn test() -> Result<bool, String> {
     eprintln!("== simulation");
     Ok(run(&["--seconds", TEST_SECONDS, "--jobs", "2"].map(str::to_owned))? == ExitCode::SUCCESS)
@@ -39,7 +39,7 @@ fn simulator(with_mutants: bool) -> Result<Command, String> {
     Ok(simulator)
 }
 
-/// The commit that is built, so that a failure can be repeated.
+/// Returns the commit that is built, so that a failure can be reproduced.
 fn commit() -> String {
     let describe = Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(root()).output();
     let text =

@@ -4,43 +4,43 @@ use std::fmt;
 
 /// Tests that passed, failed and were skipped.
 ///
-/// Skipped is what libtest ignored, and what passed after it printed a line `skipped: <reason>`, for
-/// example because a server that it needs is not there.
+/// Skipped tests are those that libtest ignored, and those that passed after they printed a line `skipped: <reason>`,
+/// for example because a server is missing.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) passed: u64,
     pub(crate) failed: u64,
     pub(crate) skipped: u64,
-    /// The names of those that failed, as far as their program could say.
+    /// The names of the failed tests, as far as their program printed them.
     pub(crate) names: Vec<String>,
-    /// What they printed, line by line, to be said again where it is seen: at the end.
+    /// The output of the failed tests, line by line. It is printed again at the end, where it is seen.
     pub(crate) said: Vec<String>,
-    /// A program has said how many tests it runs, and not yet how they went.
+    /// A program has printed how many tests it runs, but not yet their result.
     running: bool,
-    /// Where in the output of the tests that passed we are.
+    /// The current part of the output of a program's tests.
     shown: Shown,
-    /// How many of this program's tests that passed said that they skipped.
+    /// How many of this program's passed tests printed that they skipped.
     marked: u64,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
 enum Shown {
-    /// Somewhere else.
+    /// None of the parts below.
     #[default]
     Nothing,
     /// The output of a test that passed.
     Test,
     /// The rest of the output of a test that passed and is counted as skipped.
     Skipped,
-    /// The names of all that passed, which were told before.
+    /// The names of all tests that passed, which were printed before.
     Names,
     /// The output of a test that failed.
     Failed,
 }
 
 impl Tally {
-    /// Takes the next line of the output of `cargo test -- --show-output`, and says whether it tells a person
-    /// anything: the names of what passed come twice.
+    /// Takes the next line of the output of `cargo test -- --show-output`. Returns whether to print the line: the
+    /// names of passed tests come twice.
     pub(crate) fn line(&mut self, line: &str) -> bool {
         if let Some((passed, failed, ignored)) = result(line) {
             let marked = std::mem::take(&mut self.marked).min(passed);
@@ -70,8 +70,8 @@ impl Tally {
         self.shown != Shown::Names
     }
 
-    /// The sum, once the output has ended. A run that failed without a failed test (it did not compile, say)
-    /// counts as one.
+    /// Returns the sum after the end of the output. A run that failed without a failed test (for example because it
+    /// did not compile) counts as one failure.
     pub(crate) fn finish(mut self, success: bool) -> Self {
         self.close();
         if !success && self.failed == 0 {
@@ -80,7 +80,7 @@ impl Tally {
         self
     }
 
-    /// A program that ends without a result was killed, or aborted: one failure.
+    /// Counts one failure for a program that ended without a result: it was killed, or aborted.
     fn close(&mut self) {
         if std::mem::take(&mut self.running) {
             self.failed += 1;
@@ -95,14 +95,14 @@ impl fmt::Display for Tally {
     }
 }
 
-/// `running 3 tests`
+/// Matches `running 3 tests`.
 fn is_start(line: &str) -> bool {
     let count = line.strip_prefix("running ").and_then(|rest| rest.split_once(' '));
     count.is_some_and(|(count, noun)| count.parse::<u64>().is_ok() && matches!(noun, "test" | "tests"))
 }
 
-/// Passed, failed and ignored of `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; ...`. A child
-/// process of a test may have left half a line before it.
+/// Returns passed, failed and ignored of `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; ...`. A child
+/// process of a test may have printed half a line before it.
 fn result(line: &str) -> Option<(u64, u64, u64)> {
     let (_, counts) = line.split_once("test result: ")?;
     let counts = counts.strip_prefix("ok. ").or_else(|| counts.strip_prefix("FAILED. "))?;
@@ -111,7 +111,7 @@ fn result(line: &str) -> Option<(u64, u64, u64)> {
     Some((count(" passed")?, count(" failed")?, count(" ignored")?))
 }
 
-/// `test module::name ... FAILED`
+/// Returns the name in `test module::name ... FAILED`.
 fn failed(line: &str) -> Option<&str> {
     line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: plain `cargo test` over the workspace, with one honest line at the end.
+//! `cargo xtask test`: runs `cargo test` over the workspace, and prints one line with all results at the end.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ExitCode, Stdio};
@@ -12,7 +12,7 @@ use crate::tally::Tally;
 /// How long the whole test command may take. The aim is under 45 minutes on two quiet cores.
 const TAKES_MAX: Duration = Duration::from_secs(70 * 60);
 
-/// Runs the tests, passes their output on as it comes, and ends with the tally.
+/// Runs the tests, prints their output as it arrives, and ends with the tally.
 pub(crate) fn run(args: &[String]) -> Result<ExitCode, String> {
     #[expect(
         clippy::disallowed_methods,
@@ -21,15 +21,15 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode, String> {
     let begun = Instant::now();
     let (packages, filters) = split(args)?;
     let mut command = cargo();
-    // One failing program must not hide the next.
+    // A program that fails must not hide the next one.
     command.args(["test", "--no-fail-fast"]);
     if packages.is_empty() {
         command.arg("--workspace");
     }
     command.args(packages.iter().flat_map(|package| ["--package", package]));
-    // libtest keeps the output of a test that passes to itself; what a test skipped stands there.
+    // By default libtest hides the output of passed tests, which says what they skipped.
     command.args(["--", "--show-output"]).args(&filters).stdout(Stdio::piped());
-    // Many tests make a sink panic on purpose; with a backtrace each, nobody finds the one that matters.
+    // Many tests make a sink panic on purpose. Their backtraces would hide the one that matters.
     command.env("RUST_BACKTRACE", "0");
 
     let servers = if packages.is_empty() || any(&packages, servers::are_needed_by)? {
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode, String> {
     let mut line = Vec::new();
     while stdout.read_until(b'\n', &mut line).map_err(|cause| format!("the tests' output: {cause}"))? > 0 {
         if tally.line(String::from_utf8_lossy(&line).trim_end()) {
-            // A closed pipe behind us (`| head`) must not end the tests early.
+            // A closed pipe of the reader (`| head`) must not end the tests early.
             drop(std::io::stdout().write_all(&line));
         }
         line.clear();
@@ -80,7 +80,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode, String> {
     }
     let took = begun.elapsed().as_secs();
     eprintln!("took {} min {} s", took / 60, took % 60);
-    // Far above, between the output of all others, nobody finds it.
+    // The first copy is far above, between the output of all other tests.
     for line in &tally.said {
         eprintln!("{line}");
     }
@@ -94,12 +94,12 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode, String> {
     Ok(if wrong.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Whether one of them is.
+/// Returns whether `is` holds for one of the packages.
 fn any(packages: &[&str], is: impl Fn(&str) -> Result<bool, String>) -> Result<bool, String> {
     packages.iter().try_fold(false, |found, package| Ok(found || is(package)?))
 }
 
-/// Packages to test and filters for their tests.
+/// Returns the packages to test and the filters for their tests.
 fn split(args: &[String]) -> Result<(Vec<&str>, Vec<&str>), String> {
     let (mut packages, mut filters) = (Vec::new(), Vec::new());
     let mut args = args.iter().map(String::as_str);

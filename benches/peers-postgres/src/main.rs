@@ -1,7 +1,7 @@
-//! Events in Postgres: Hydrant beside postgres-es, taking turns on one server, with `fsync` on.
+//! Events in Postgres: Hydrant compared with postgres-es. Both take turns on one server, with `fsync` on.
 //!
-//! postgres-es is measured at its repository, `persist`, with the events that the framework would hand to
-//! it: without the load of the aggregate that a command begins with, which would be measured on top.
+//! postgres-es is measured at its repository, `persist`, with the events that the framework would pass to it.
+//! A command of the framework also loads the aggregate first. That is not measured.
 
 mod peer;
 
@@ -47,7 +47,7 @@ async fn batches(server: &Postgres, peer: &PostgresEs, batch: usize) -> Result<F
     Ok(figure)
 }
 
-/// Many tasks with one event a call: ours share commits on one log, theirs have an aggregate each.
+/// Many tasks with one event a call. Hydrant's share commits on one log; those of postgres-es have an aggregate each.
 async fn crowd(server: &Postgres, peer: &PostgresEs) -> Result<Figure> {
     let (mut ours, mut theirs) = (Series::new("hydrant, one log"), Series::new("postgres-es 0.5, an aggregate a task"));
     for round in 0..ROUNDS {

@@ -1,4 +1,4 @@
-//! postgres-es in the way that its documentation shows, at its repository.
+//! postgres-es, used as its documentation shows, at its repository.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +27,7 @@ const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS events (
     PRIMARY KEY (aggregate_type, aggregate_id, sequence)
 )";
 
-/// Its repository over a pool.
+/// The repository of postgres-es, over a pool.
 pub struct PostgresEs(Arc<PostgresEventRepository>);
 
 impl PostgresEs {
@@ -37,7 +37,7 @@ impl PostgresEs {
         Ok(Self(Arc::new(PostgresEventRepository::new(pool))))
     }
 
-    /// One writer; how long it took.
+    /// Appends from one writer, and returns how long it took.
     pub async fn append(&self, aggregate: &str, events: u64, batch: usize) -> Result<Duration> {
         let all: Vec<_> = (0..events).map(|n| event(aggregate, n)).collect::<Result<_>>()?;
         let start = Instant::now();
@@ -47,7 +47,7 @@ impl PostgresEs {
         Ok(start.elapsed())
     }
 
-    /// So many tasks with one event a call; events a second.
+    /// Appends from `tasks` tasks with one event a call, and returns the events a second.
     pub async fn crowd(&self, name: &str, tasks: usize, run: Duration) -> Result<f64> {
         let stop = Arc::new(AtomicBool::new(false));
         let start = Instant::now();
@@ -74,7 +74,7 @@ impl PostgresEs {
     }
 }
 
-/// As the framework serialises it.
+/// The event as the framework serialises it.
 fn event(aggregate: &str, n: u64) -> Result<SerializedEvent> {
     let happened = Happened(change(n));
     Ok(SerializedEvent::new(

@@ -1,7 +1,7 @@
-//! Durable appends of one event a call: Hydrant beside other logs and databases, taking turns in one run.
+//! Durable appends of one event a call: Hydrant compared with other logs and databases, in turns in one run.
 //!
-//! Each call returns when the event survives a power cut: `fdatasync` or what the peer offers for it, in
-//! the peer's own defaults otherwise.
+//! Each call returns when the event survives a power cut, by `fdatasync` or what the peer offers for it. All else
+//! has the peer's own defaults.
 
 mod peers;
 
@@ -21,7 +21,7 @@ use peers::Append;
 const ROUNDS: usize = 5;
 const RUN: Duration = Duration::from_secs(1);
 
-/// Opens a peer in a directory of its own.
+/// Opens a peer in its own directory.
 type Open = fn(&Path) -> Result<Arc<dyn Append>>;
 
 const PEERS: [(&str, Open); 4] = [
@@ -38,7 +38,7 @@ async fn main() -> Result<()> {
     Section { machine: machine::describe(&scratch()), figures }.save("peers")
 }
 
-/// So many tasks, or threads where the peer blocks, each with one event a call.
+/// Measures `callers` tasks, or threads if the peer blocks, each with one event a call.
 async fn durable(callers: usize) -> Result<Figure> {
     let mut ours = Series::new("hydrant");
     let mut ahead = Series::new("hydrant, preallocated (as okaywal is)");
@@ -66,7 +66,7 @@ async fn durable(callers: usize) -> Result<Figure> {
     Ok(figure)
 }
 
-/// Events a second of so many threads.
+/// Returns the events a second of `threads` threads.
 fn crowd(peer: &Arc<dyn Append>, threads: usize) -> Result<f64> {
     let stop = Arc::new(AtomicBool::new(false));
     let ready = Arc::new(Barrier::new(threads + 1));

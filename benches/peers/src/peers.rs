@@ -1,4 +1,4 @@
-//! Each peer in the way that its documentation shows for a durable write.
+//! Each peer, used as its documentation shows for a durable write.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,12 +10,12 @@ use ::redb::{Durability, TableDefinition};
 use hydrant_benches::Result;
 use rusqlite::Connection;
 
-/// Appends one event; durable when it returns. Called by many threads.
+/// Appends one event, which is durable when the call returns. Many threads call it.
 pub trait Append: Send + Sync {
     fn append(&self, event: &[u8]) -> Result<()>;
 }
 
-/// Writers share a sync: it is a log made for it.
+/// A log whose writers share a sync.
 pub fn okaywal(dir: &Path) -> Result<Arc<dyn Append>> {
     struct Okaywal(WriteAheadLog);
     impl Append for Okaywal {
@@ -29,7 +29,7 @@ pub fn okaywal(dir: &Path) -> Result<Arc<dyn Append>> {
     Ok(Arc::new(Okaywal(WriteAheadLog::recover(dir, LogVoid)?)))
 }
 
-/// One connection behind a lock: SQLite has one writer, and waiting for ours is cheaper than for its own.
+/// One connection with a lock. SQLite has one writer, and waiting for this lock is cheaper than for its own.
 pub fn sqlite(dir: &Path) -> Result<Arc<dyn Append>> {
     struct Sqlite(Mutex<Connection>);
     impl Append for Sqlite {
@@ -46,7 +46,7 @@ pub fn sqlite(dir: &Path) -> Result<Arc<dyn Append>> {
     Ok(Arc::new(Sqlite(Mutex::new(connection))))
 }
 
-/// A transaction an event; redb lets one writer in at a time.
+/// One transaction for each event. redb admits one writer at a time.
 pub fn redb(dir: &Path) -> Result<Arc<dyn Append>> {
     const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
     struct Redb(::redb::Database, AtomicU64);
@@ -62,7 +62,7 @@ pub fn redb(dir: &Path) -> Result<Arc<dyn Append>> {
     Ok(Arc::new(Redb(::redb::Database::create(dir.join("events.redb"))?, AtomicU64::new(0))))
 }
 
-/// An insert, and its journal synced behind it.
+/// An insert, after which the journal is synced.
 pub fn fjall(dir: &Path) -> Result<Arc<dyn Append>> {
     struct Fjall(Database, Keyspace, AtomicU64);
     impl Append for Fjall {

@@ -1,5 +1,5 @@
-//! One fan-out to a file, Postgres, S3 and Kinesis: what the others cost the file, how far behind they are,
-//! and what memory it takes.
+//! One fan-out to a file, Postgres, S3 and Kinesis: how much the others slow the file, how far they lag,
+//! and how much memory it uses.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use tokio::time::Instant;
 use crate::servers::Servers;
 
 const DEADLINE: Duration = Duration::from_mins(2);
-/// Between two appends.
+/// The pause between two appends.
 const PACE: Duration = Duration::from_millis(5);
 const PACED: u64 = 1000;
 const ROUNDS: usize = 7;
-/// Fewer: half a million events each, and the servers take their time.
+/// Fewer rounds than elsewhere: each has half a million events, and the servers are slow.
 const MEMORY_ROUNDS: usize = 3;
 
 pub(crate) async fn run() -> Result<Vec<Figure>> {
@@ -28,7 +28,7 @@ pub(crate) async fn run() -> Result<Vec<Figure>> {
     Ok(vec![isolation, lag(&servers).await?, memory(&servers)?])
 }
 
-/// The file's appends, with the others attached and without them.
+/// Measures the file's appends, with the others attached and without them.
 async fn isolation(servers: &Servers) -> Result<Figure> {
     let (mut with, mut without, mut again) = (
         Series::new("with Postgres, S3 and Kinesis attached, 99th percentile"),
@@ -64,7 +64,7 @@ async fn isolation(servers: &Servers) -> Result<Figure> {
     Ok(figure)
 }
 
-/// How long each append to the primary took, in microseconds.
+/// Returns how long each append to the primary took, in microseconds.
 async fn paced(secondaries: Option<(&Servers, &str)>) -> Result<Vec<f64>> {
     let dir = fresh("paced")?;
     let log =
@@ -103,7 +103,7 @@ async fn attach<P: Primary + 'static>(log: &FanOut<P>, servers: &Servers, name: 
     Ok(())
 }
 
-/// From the primary's `Ok` to the secondary's.
+/// Measures the time from the primary's `Ok` to the secondary's.
 async fn lag(servers: &Servers) -> Result<Figure> {
     let mut series = [
         "Postgres, median",
@@ -127,7 +127,7 @@ async fn lag(servers: &Servers) -> Result<Figure> {
     Ok(figure)
 }
 
-/// In microseconds, of Postgres, S3 and Kinesis.
+/// Returns the lags of Postgres, S3 and Kinesis, in microseconds.
 async fn lagged(servers: &Servers, name: &str) -> Result<[Vec<f64>; 3]> {
     let dir = fresh("lagged")?;
     let stamps = Arc::new(Stamps::new(PACED));
@@ -142,7 +142,7 @@ async fn lagged(servers: &Servers, name: &str) -> Result<[Vec<f64>; 3]> {
     log.attach("s3", Stamped { store: servers.s3(name).await?, stamps: s3 }, options()).await?;
     log.attach("kinesis", Stamped { store: servers.kinesis(name).await?, stamps: kinesis }, options())
         .await?;
-    // Kinesis looks back for the end of its log first: what comes meanwhile would be measured as lag.
+    // Kinesis first looks back for the end of its log. Events that arrive meanwhile would be measured as lag.
     while log.status().secondaries.iter().any(|secondary| secondary.state != SecondaryState::Live) {
         tokio::time::sleep(PACE).await;
     }
@@ -161,7 +161,7 @@ async fn lagged(servers: &Servers, name: &str) -> Result<[Vec<f64>; 3]> {
     Ok(arrived.map(|arrived| stamps.until(&arrived)))
 }
 
-/// The peak of a process that appends so many events, and ends when all four hold them.
+/// Measures the peak of the memory of a process that appends events, and ends when all four stores hold them.
 fn memory(servers: &Servers) -> Result<Figure> {
     const FEW: u64 = 100_000;
     let (mut many, mut few) = (Series::new("500,000 events"), Series::new("100,000 events"));
@@ -186,7 +186,7 @@ fn peak(servers: &Servers, events: u64, name: &str) -> Result<f64> {
     Ok(String::from_utf8(output.stdout)?.trim().parse()?)
 }
 
-/// Appends, waits until all hold it, and tells the peak in MiB.
+/// Appends, waits until all stores hold the events, and prints the peak in MiB.
 #[expect(clippy::cast_precision_loss, reason = "a size for people")]
 pub(crate) async fn child(events: u64, name: &str) -> Result<()> {
     const TOGETHER: u64 = 4096;

@@ -1,4 +1,4 @@
-//! Appends to Kinesis beside a bare loop of the SDK that puts the same records.
+//! Appends to Kinesis, compared with a bare loop of the SDK that puts the same records.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ async fn batches(client: &Client, batch: usize, events: u64) -> Result<Figure> {
     for round in 0..ROUNDS {
         let stream = servers::stream(client, &format!("batches-{batch}-{round}")).await?;
         let sink = KinesisSink::open(client.clone(), &stream, "log", servers::sink_options()).await?;
-        // The look back for the end of the log, a second at least, comes before the clock runs.
+        // The look back for the end of the log takes at least a second. It ends before the clock starts.
         sink.checkpoint().await?;
         let start = Instant::now();
         workload::append(&sink, None, &appended, batch).await?;
@@ -48,7 +48,7 @@ async fn batches(client: &Client, batch: usize, events: u64) -> Result<Figure> {
     Ok(figure)
 }
 
-/// What our records hold, in order; the stream has one shard.
+/// Returns the data of Hydrant's records, in order. The stream has one shard.
 async fn records(client: &Client, stream: &str) -> Result<Vec<Blob>> {
     let shards = client.list_shards().stream_name(stream).send().await?;
     let shard = shards.shards().first().ok_or("a stream has a shard")?.shard_id();
@@ -67,7 +67,7 @@ async fn records(client: &Client, stream: &str) -> Result<Vec<Blob>> {
     Ok(records)
 }
 
-/// As a program would that has the bytes already.
+/// Puts the records like a program that has the bytes already.
 async fn put(client: &Client, stream: &str, records: Vec<Blob>) -> Result<Duration> {
     let mut before = None;
     let start = Instant::now();

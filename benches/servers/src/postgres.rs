@@ -1,4 +1,4 @@
-//! Appends to Postgres beside `\copy` of the same rows, in the same batches, into a table of the same shape.
+//! Appends to Postgres, compared with `\copy` of the same rows, in the same batches, into a table of the same shape.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -47,8 +47,8 @@ async fn batches(url: &str, dir: &Path, batch: u64) -> Result<Figure> {
     Ok(figure)
 }
 
-/// Takes the rows that we wrote out into files, a batch each, then copies these back into a table of the
-/// same shape, all in one session; how long the copying took, by psql's own clock.
+/// Exports the rows that Hydrant wrote into files, one for each batch. Then copies the files into a table of the same
+/// shape, all in one session. Returns how long the copying took, by psql's own clock.
 fn copied(url: &str, dir: &Path, log: &str, batch: u64) -> Result<Duration> {
     let dir = dir.join("rows");
     drop(fs::remove_dir_all(&dir));

@@ -1,4 +1,4 @@
-//! Appends to S3 beside a bare loop of the SDK that puts the same bytes.
+//! Appends to S3, compared with a bare loop of the SDK that puts the same bytes.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub(crate) async fn run() -> Result<Vec<Figure>> {
 
 async fn batches(client: &Client, encoding: Encoding, batch: usize, events: u64) -> Result<Figure> {
     let appended = workload::events(0, events)?;
-    // Not measured: it warms both up, and what it leaves is what the bare loops send.
+    // Not measured: this warms both up, and the bare loops send the objects that it leaves.
     let prefix = format!("{encoding:?}-{batch}");
     append(client, encoding, &prefix, &appended, batch).await?;
     let objects = objects(client, &prefix).await?;
@@ -41,7 +41,7 @@ async fn batches(client: &Client, encoding: Encoding, batch: usize, events: u64)
         series.push(Series::new("bare loop that compresses them"));
     }
     for round in 0..ROUNDS {
-        // Who is second finds the server as the first has left it.
+        // The second one finds the server as the first one left it.
         for turn in 0..series.len() {
             let turn = (round + turn) % series.len();
             let prefix = format!("{prefix}-{round}-{turn}");
@@ -72,7 +72,7 @@ async fn batches(client: &Client, encoding: Encoding, batch: usize, events: u64)
     Ok(figure)
 }
 
-/// As a program does.
+/// Appends as a program does.
 async fn append(
     client: &Client,
     encoding: Encoding,
@@ -89,14 +89,14 @@ async fn append(
     Ok(took)
 }
 
-/// An object: its body, the lines in it, and what it says of them.
+/// An object: its body, the lines in it, and its metadata.
 struct Content {
     body: Bytes,
     lines: Bytes,
     metadata: HashMap<String, String>,
 }
 
-/// What our objects hold.
+/// Returns the contents of Hydrant's objects.
 async fn objects(client: &Client, prefix: &str) -> Result<Vec<Content>> {
     let mut objects = Vec::new();
     let mut pages = client
@@ -117,7 +117,7 @@ async fn objects(client: &Client, prefix: &str) -> Result<Vec<Content>> {
     Ok(objects)
 }
 
-/// As a program would that has the objects already, or compresses their lines at this level.
+/// Puts the objects like a program that has them ready, or that compresses their lines at this level.
 async fn put(client: &Client, prefix: &str, objects: &[Content], level: Option<i32>) -> Result<Duration> {
     let start = Instant::now();
     for (at, Content { body, lines, metadata }) in objects.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! The servers that are measured against: private ones, started for it.
+//! Private servers, started for the measurements.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,12 +14,12 @@ use test_servers::{ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY};
 
 pub(crate) const BUCKET: &str = "bench";
 
-/// A cluster that syncs each commit to the disk.
+/// Starts a cluster that syncs each commit to the disk.
 pub(crate) fn postgres(dir: &Path) -> Result<Postgres> {
     Ok(Postgres::start_with(&dir.join("postgres"), &["fsync=on", "full_page_writes=on"])?)
 }
 
-/// A server of S3 with an empty bucket.
+/// Starts a server of S3 with an empty bucket.
 pub(crate) async fn s3(dir: &Path) -> Result<(MiniStack, aws_sdk_s3::Client)> {
     let server = MiniStack::start(&dir.join("s3"))?;
     let client = s3_client(&server.endpoint()).await?;
@@ -27,7 +27,7 @@ pub(crate) async fn s3(dir: &Path) -> Result<(MiniStack, aws_sdk_s3::Client)> {
     Ok((server, client))
 }
 
-/// A server of Kinesis.
+/// Starts a server of Kinesis.
 pub(crate) async fn kinesis(dir: &Path) -> Result<(Kinesalite, aws_sdk_kinesis::Client)> {
     let server = Kinesalite::start(&dir.join("kinesis"))?;
     let client = kinesis_client(&server.endpoint()).await?;
@@ -50,7 +50,7 @@ async fn kinesis_client(endpoint: &str) -> Result<aws_sdk_kinesis::Client> {
     Ok(hydrant_kinesis::connect(&options).await?)
 }
 
-/// Makes a stream of one shard; its name.
+/// Creates a stream of one shard, and returns its name.
 pub(crate) async fn stream(client: &aws_sdk_kinesis::Client, name: &str) -> Result<String> {
     client.create_stream().stream_name(name).shard_count(1).send().await?;
     loop {
@@ -63,23 +63,23 @@ pub(crate) async fn stream(client: &aws_sdk_kinesis::Client, name: &str) -> Resu
     }
 }
 
-/// kinesalite never answers a look back that begins at a time behind its last record.
+/// Options for kinesalite, which never replies to a look back that begins at a time after its last record.
 pub(crate) fn sink_options() -> KinesisSinkOptions {
     KinesisSinkOptions::default().with_read_back_window(Duration::MAX)
 }
 
-/// Names, in the environment of a child, where the servers are.
+/// The variables that name the servers' addresses in the environment of a child.
 const VARIABLES: [&str; 3] = ["BENCH_POSTGRES", "BENCH_S3", "BENCH_KINESIS"];
 
-/// All three.
+/// All three servers.
 pub(crate) struct Servers {
     postgres: String,
     endpoints: [String; 2],
     s3: aws_sdk_s3::Client,
     kinesis: aws_sdk_kinesis::Client,
-    /// They end when this is dropped; none where another process started them.
+    /// The servers end when this is dropped; `None` if another process started them.
     ours: Option<(Postgres, MiniStack, Kinesalite)>,
-    /// Where their data is, if that is to be removed.
+    /// The directory of their data, if it is to be removed.
     scratch: Option<PathBuf>,
 }
 
@@ -95,7 +95,7 @@ impl Drop for Servers {
 }
 
 impl Servers {
-    /// With their data in this directory; Postgres syncs each commit.
+    /// Starts them with their data in this directory. Postgres syncs each commit.
     pub(crate) async fn start(dir: &Path) -> Result<Self> {
         Self::over(
             postgres(dir)?,
@@ -105,8 +105,8 @@ impl Servers {
         .await
     }
 
-    /// As nearly as one machine can have them on another: they get the processors when nobody else wants them, and
-    /// their data is in memory, where there is a file system for that.
+    /// Starts them as if they ran on another machine, as nearly as possible. They get the processors when no other
+    /// process needs them. Their data is in memory, if there is a file system for that.
     pub(crate) async fn start_apart() -> Result<Self> {
         let memory = Path::new("/dev/shm");
         let dir = if memory.is_dir() {
@@ -115,7 +115,7 @@ impl Servers {
             fresh("apart")?
         };
         let home = dir.clone();
-        // What a thread starts has the thread's priority.
+        // A process has the priority of the thread that starts it.
         let start = move || {
             rustix::process::nice(19)?;
             let postgres = Postgres::start_with(&home.join("postgres"), &["fsync=off"])?;
@@ -143,7 +143,7 @@ impl Servers {
         Ok(Self { postgres: url, endpoints, s3, kinesis, ours, scratch: None })
     }
 
-    /// Those that the process which started us told us.
+    /// Takes the servers that the parent process named in the environment.
     pub(crate) async fn from_env() -> Result<Self> {
         let [postgres, s3, kinesis] = VARIABLES.map(std::env::var);
         let (postgres, endpoints) = (postgres?, [s3?, kinesis?]);
@@ -151,7 +151,7 @@ impl Servers {
         Ok(Self { postgres, endpoints, s3, kinesis, ours: None, scratch: None })
     }
 
-    /// Tells a child of ours.
+    /// Names the servers in the environment of a child.
     pub(crate) fn envs<'a>(&self, child: &'a mut Command) -> &'a mut Command {
         let [s3, kinesis] = &self.endpoints;
         child.envs(VARIABLES.into_iter().zip([&self.postgres, s3, kinesis]))

@@ -102,7 +102,7 @@ async fn chain(options: &ClientOptions, http: SharedHttpClient) -> Result<SdkCon
 
     if options.profile.is_some() || options.role.is_some() {
         let message = "profiles and roles need the feature `aws-config` of the store's crate";
-        return Err(Error::new(ErrorKind::Unsupported, Retry::Never, message));
+        return Err(Error::unsupported(message));
     }
     let region = options.region.clone().ok_or_else(no_region)?;
     let credentials = options.credentials.clone().ok_or_else(|| {

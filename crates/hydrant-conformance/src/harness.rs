@@ -40,6 +40,13 @@ pub trait Harness: Send + Sync + 'static {
         None
     }
 
+    /// Why the store cannot have this hook, for example because nothing of a transaction is ever torn.
+    ///
+    /// The run prints the reason with what was not tried. A hook that is only missing has none: `None`.
+    fn impossible(&self, _hook: Hook) -> Option<&'static str> {
+        None
+    }
+
     /// Removes what a test left, whether it passed or not: all namespaces that begin with this one. All
     /// handles are closed or dropped.
     ///
@@ -84,6 +91,13 @@ pub trait Harness: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Whether failure `n` stops the handle for good although its error is retryable: what the store holds is unknown
+    /// until it is opened again, for example after a sync that failed. The store's page must say so. The kit then
+    /// expects `Closed` from the handle, and opens the log again.
+    fn stops(&self, _n: usize) -> bool {
+        false
+    }
+
     /// Hook for laws 7 and 8: makes each answer of the server or disk take this long, in a namespace that is open.
     /// `false`: there is no way.
     ///
@@ -100,6 +114,54 @@ pub trait Harness: Send + Sync + 'static {
     /// What went wrong while healing.
     async fn heal(&self, _namespace: &str) -> Result<()> {
         Ok(())
+    }
+}
+
+/// A hook, with which the kit tries a law in earnest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Hook {
+    /// [`Opened::primary`] or [`Opened::with_commit_point`].
+    CommitPoint,
+    /// [`Opened::crashed_by`].
+    Crash,
+    /// [`Harness::damage`].
+    Damage(Damage),
+    /// [`Harness::delay`].
+    Delay,
+    /// [`Harness::fail_next_write`].
+    FailNextWrite,
+    /// [`Harness::replace`].
+    Replace,
+    /// [`Opened::primary`] or [`Opened::with_roster`].
+    Roster,
+    /// [`Opened::seen_as`] or [`Opened::seen_through`].
+    Seen,
+    /// [`Opened::verified_by`].
+    Verify,
+}
+
+impl Hook {
+    /// What is tried with it, and its name.
+    pub(crate) fn tries(self) -> &'static str {
+        match self {
+            Self::CommitPoint => {
+                "the head of a commit point (`Opened::primary`, `Opened::with_commit_point`)"
+            }
+            Self::Crash => "a crash (`Opened::crashed_by`); the log was dropped without close instead",
+            Self::Damage(Damage::Inside) => "damage in the middle of what is stored (`Harness::damage`)",
+            Self::Damage(Damage::TornTail) => {
+                "half an event at the end of what is stored (`Harness::damage`)"
+            }
+            Self::Delay => "a server or disk that is slow (`Harness::delay`)",
+            Self::FailNextWrite => "errors of the server or disk (`Harness::fail_next_write`)",
+            Self::Replace => "a follower of a log that was replaced or lost its tail (`Harness::replace`)",
+            Self::Roster => {
+                "the checkpoints that it keeps for sinks (`Opened::primary`, `Opened::with_roster`)"
+            }
+            Self::Seen => "what the sink holds (`Opened::seen_through`); its Ok was believed",
+            Self::Verify => "a verification beside a writer (`Opened::verified_by`)",
+        }
     }
 }
 

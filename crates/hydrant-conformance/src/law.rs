@@ -125,6 +125,8 @@ pub enum Side {
     Source,
     /// A store, both in one.
     Store,
+    /// Checkpoints that are kept for sinks.
+    Roster,
 }
 
 /// One test of one law.

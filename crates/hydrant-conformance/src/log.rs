@@ -11,9 +11,9 @@ use hydrant::{
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::law::{Expected, Finding, Verdict, broken, not_yet};
-use crate::opened::{Hook, Verify};
+use crate::opened::{Ending, Verify};
 use crate::trial::LOOK_AGAIN;
-use crate::{Opened, Trial};
+use crate::{Hook, Opened, Trial};
 
 /// How long a dropped call may still work where nothing cuts it off.
 const LANDING: Duration = Duration::from_millis(20);
@@ -196,7 +196,7 @@ impl<'t> Log<'t> {
             } else if self.opened.source.is_some() {
                 self.read(ReadFrom::Origin).await?.len().min(events.len())
             } else {
-                self.trial.not_exercised("what the sink holds (`Opened::seen_through`); its Ok was believed");
+                self.trial.without(Hook::Seen);
                 events.len()
             };
             *held.lock().unwrap_or_else(PoisonError::into_inner) = count;
@@ -223,7 +223,7 @@ impl<'t> Log<'t> {
         match opened.into_close() {
             Some(close) => {
                 trial.calling("closing the log");
-                trial.call(await_hook(close)).await?.expected(|| "the log closes".to_owned())
+                trial.call(ended(close)).await?.expected(|| "the log closes".to_owned())
             }
             None => Ok(()),
         }
@@ -244,10 +244,10 @@ impl<'t> Log<'t> {
         let Log { trial, namespace, mut opened } = self;
         trial.calling("a crash");
         if let Some(crash) = opened.crash.take() {
-            trial.call(await_hook(crash)).await?.expected(|| "the harness can crash the log".to_owned())?;
+            trial.call(ended(crash)).await?.expected(|| "the harness can crash the log".to_owned())?;
             drop(opened);
         } else {
-            trial.not_exercised("a crash (`Opened::crashed_by`); the log was dropped without close instead");
+            trial.without(Hook::Crash);
             drop(opened);
             // Only a crash cuts off a dropped call; here it ends on its own.
             sleep(LANDING).await;
@@ -298,8 +298,8 @@ pub(crate) async fn next_events(
     Ok(events)
 }
 
-async fn await_hook(hook: Hook) -> Result<()> {
-    hook.into_inner().unwrap_or_else(PoisonError::into_inner).await
+async fn ended(ending: Ending) -> Result<()> {
+    ending.into_inner().unwrap_or_else(PoisonError::into_inner).await
 }
 
 /// The id of the last event.

@@ -4,16 +4,17 @@ use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
 use hydrant::store::follow_by_reading;
 use hydrant::{
-    CheckpointStore, CommitPoint, Event, EventSink, EventSource, EventStream, Primary, Prune, ReadFrom,
-    Result, Store,
+    Batch, Checkpoint, CheckpointStore, CommitPoint, Error, Event, EventSink, EventSource, EventStream,
+    Primary, Prune, ReadFrom, Result, Store,
 };
 
-/// A future that a hook gave; never locked: the mutex only makes it shareable.
-pub(crate) type Hook = Mutex<BoxFuture<'static, Result<()>>>;
+/// A future that the author gave; never locked: the mutex only makes it shareable.
+pub(crate) type Ending = Mutex<BoxFuture<'static, Result<()>>>;
 
 /// One run of a verification: the findings, as text.
 pub(crate) type Verify = Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<String>>> + Send + Sync>;
@@ -26,8 +27,8 @@ pub struct Opened {
     pub(crate) commit_point: Option<Arc<dyn CommitPoint>>,
     pub(crate) roster: Option<Arc<dyn CheckpointStore>>,
     pub(crate) verify: Option<Verify>,
-    pub(crate) close: Option<Hook>,
-    pub(crate) crash: Option<Hook>,
+    pub(crate) close: Option<Ending>,
+    pub(crate) crash: Option<Ending>,
 }
 
 impl fmt::Debug for Opened {
@@ -76,6 +77,11 @@ impl Opened {
     pub fn primary(store: impl Primary + Prune + 'static) -> Self {
         let store = Arc::new(store);
         Self::prunable(store.clone()).with_roster(store.roster()).with_commit_point(store)
+    }
+
+    /// A store of checkpoints alone, without a log.
+    pub fn checkpoints(store: impl CheckpointStore + 'static) -> Self {
+        Self::sink(NoLog).with_roster(store)
     }
 
     /// A source, and any writing side whose events it must yield.
@@ -138,8 +144,22 @@ impl Opened {
     }
 
     /// Drops all handles, and returns what closes the log.
-    pub(crate) fn into_close(self) -> Option<Hook> {
+    pub(crate) fn into_close(self) -> Option<Ending> {
         self.close
+    }
+}
+
+/// The sink of a store that has checkpoints and no log.
+struct NoLog;
+
+#[async_trait]
+impl EventSink for NoLog {
+    async fn append(&self, _batch: Batch<'_>) -> Result<()> {
+        Err(Error::unsupported("a store of checkpoints has no log"))
+    }
+
+    async fn checkpoint(&self) -> Result<Checkpoint> {
+        Ok(Checkpoint::Unknown)
     }
 }
 

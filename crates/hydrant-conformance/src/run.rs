@@ -11,6 +11,7 @@ use hydrant::Capabilities;
 
 use crate::cases::CASES;
 use crate::law::{Broken, broken};
+use crate::trial::Notes;
 use crate::{Case, Harness, Side, Trial, Violation};
 
 /// How long a harness may take to remove a namespace.
@@ -34,6 +35,8 @@ pub struct Report {
     pub not_declared: Option<Capabilities>,
     /// What would have needed a hook of the harness that is not there.
     pub not_exercised: Vec<String>,
+    /// What the store cannot have, and why ([`Harness::impossible`]).
+    pub not_possible: Vec<String>,
     /// Whether nothing was left to try.
     pub skipped: bool,
 }
@@ -99,7 +102,7 @@ pub fn check<H: Harness>(
             ),
         }
     });
-    let (not_exercised, skipped) = trial.notes();
+    let (Notes { not_exercised, not_possible }, skipped) = trial.notes();
     let after = trial.after();
     drop(trial);
     runtime.block_on(async {
@@ -112,7 +115,7 @@ pub fn check<H: Harness>(
     drop(harness);
     runtime.shutdown_timeout(Duration::from_secs(5));
     match verdict {
-        Ok(()) => Ok(Report { not_exercised, skipped, ..Report::default() }),
+        Ok(()) => Ok(Report { not_exercised, not_possible, skipped, ..Report::default() }),
         Err(Broken { law, expected, saw, .. }) => {
             Err(Violation { law: law.unwrap_or(case.law), case: case.name, expected, saw, after, seed })
         }
@@ -138,6 +141,9 @@ pub fn run<H: Harness>(harness: impl FnOnce() -> H, name: &str) {
             }
             for what in report.not_exercised {
                 say(&format!("not exercised: {what} ({name})"));
+            }
+            for what in report.not_possible {
+                say(&format!("not possible: {what} ({name})"));
             }
         }
         Err(violation) => panic!("{violation}"),

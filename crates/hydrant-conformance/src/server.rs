@@ -27,14 +27,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-/// Runs a server (`$@`) with a watcher in its process group, which holds our end of a pipe: when the test is gone, in
-/// whatever way, the watcher ends the group.
-const LEASH: &str = r#"
-exec 3<&0 </dev/null
-{ read -r _ <&3; kill -s KILL 0; } >/dev/null 2>&1 &
-exec 3<&-
-exec "$@"
-"#;
+use crate::machine::LEASH;
 
 /// How many lines of a server's output are kept.
 const LOG_LINES_MAX: usize = 200;
@@ -62,7 +55,10 @@ impl Server {
     /// If the shell or the process cannot be started. A program that is missing is reported by the log.
     pub fn start(program: &Command) -> io::Result<Self> {
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", LEASH, "leash"]).arg(program.get_program()).args(program.get_args());
+        command
+            .args(["-c", LEASH, "leash", "KILL", "/dev/null"])
+            .arg(program.get_program())
+            .args(program.get_args());
         for (name, value) in program.get_envs() {
             match value {
                 Some(value) => command.env(name, value),

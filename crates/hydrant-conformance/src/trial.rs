@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::law::{Expected, Verdict, broken};
 use crate::log::Log;
-use crate::{Generator, Harness, Limits};
+use crate::{Generator, Harness, Hook, Limits};
 
 /// How often the kit looks again for events that may take a moment to show.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -20,9 +20,18 @@ pub(crate) struct Trial {
     pub(crate) limits: Limits,
     seed: u64,
     namespace: String,
-    notes: Mutex<Vec<String>>,
+    notes: Mutex<Notes>,
     skipped: AtomicBool,
     done: Mutex<Done>,
+}
+
+/// What could not be tried.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Notes {
+    /// Because a hook is missing.
+    pub(crate) not_exercised: Vec<String>,
+    /// Because the store cannot have the hook, with the reason.
+    pub(crate) not_possible: Vec<String>,
 }
 
 /// What a failure names as the operations before it.
@@ -32,6 +41,12 @@ struct Done {
     step: String,
     /// The call that the case made last.
     call: String,
+}
+
+fn note(notes: &mut Vec<String>, what: String) {
+    if !notes.contains(&what) {
+        notes.push(what);
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -77,10 +92,21 @@ impl Trial {
 
     /// Reports in the run that something could not be tried.
     pub(crate) fn not_exercised(&self, what: &str) {
-        let mut notes = lock(&self.notes);
-        if !notes.iter().any(|note| note == what) {
-            notes.push(what.to_owned());
+        note(&mut lock(&self.notes).not_exercised, what.to_owned());
+    }
+
+    /// Reports in the run what could not be tried without this hook, and why, if there is a reason.
+    pub(crate) fn without(&self, hook: Hook) {
+        match self.harness.impossible(hook) {
+            Some(why) => note(&mut lock(&self.notes).not_possible, format!("{}: {why}", hook.tries())),
+            None => self.not_exercised(hook.tries()),
         }
+    }
+
+    /// Reports in the run that nothing of the case could be tried without this hook.
+    pub(crate) fn skip_without(&self, hook: Hook) {
+        self.skipped.store(true, Ordering::Relaxed);
+        self.without(hook);
     }
 
     /// Reports in the run that nothing of the case could be tried.
@@ -90,7 +116,7 @@ impl Trial {
     }
 
     /// What could not be tried, and whether that was all.
-    pub(crate) fn notes(&self) -> (Vec<String>, bool) {
+    pub(crate) fn notes(&self) -> (Notes, bool) {
         (lock(&self.notes).clone(), self.skipped.load(Ordering::Relaxed))
     }
 
@@ -126,8 +152,13 @@ impl Trial {
 
     /// Makes a call, which must return in time.
     pub(crate) async fn call<T>(&self, call: impl Future<Output = Result<T>>) -> Verdict<Result<T>> {
+        self.timely(call).await
+    }
+
+    /// Waits for calls, which must return in time.
+    pub(crate) async fn timely<T>(&self, calls: impl Future<Output = T>) -> Verdict<T> {
         let call_max = self.call_max();
-        match timeout(call_max, call).await {
+        match timeout(call_max, calls).await {
             Ok(result) => Ok(result),
             Err(_) => broken(
                 format!("a call to return within {call_max:?} (a sixth of `Limits::patience`)"),
@@ -146,11 +177,11 @@ impl Trial {
         self.open_another("").await
     }
 
-    /// Opens the log of this case once dropped handles released it, which may take until a call in flight ends.
-    pub(crate) async fn open_once_released(&self) -> Verdict<Log<'_>> {
+    /// Opens a log once dropped handles released it, which may take until a call in flight ends.
+    pub(crate) async fn open_once_released(&self, namespace: &str) -> Verdict<Log<'_>> {
         let deadline = Instant::now() + self.settle_max();
         loop {
-            match self.open().await {
+            match self.open_at(namespace).await {
                 Err(_) if Instant::now() < deadline => sleep(LOOK_AGAIN).await,
                 opened => return opened,
             }
@@ -159,11 +190,14 @@ impl Trial {
 
     /// Opens another log of this case.
     pub(crate) async fn open_another(&self, suffix: &str) -> Verdict<Log<'_>> {
-        let namespace = self.namespace(suffix);
+        self.open_at(&self.namespace(suffix)).await
+    }
+
+    async fn open_at(&self, namespace: &str) -> Verdict<Log<'_>> {
         self.calling("opening the log");
-        let opened = self.call(self.harness.open(&namespace)).await?;
+        let opened = self.call(self.harness.open(namespace)).await?;
         let opened = opened.expected(|| "the log opens".to_owned())?;
-        Ok(Log { trial: self, opened, namespace })
+        Ok(Log { trial: self, opened, namespace: namespace.to_owned() })
     }
 
     /// Opens a log that holds `events`.

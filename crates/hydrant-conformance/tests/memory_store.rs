@@ -1,10 +1,10 @@
-//! The store in memory passes every law.
+//! The store in memory passes every law, and so do checkpoints in memory.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
-use hydrant::{Capabilities, MemoryStore, MemoryStoreOptions, Result};
+use hydrant::{Capabilities, MemoryCheckpoints, MemoryStore, MemoryStoreOptions, Result};
 use hydrant_conformance::{Harness, Opened, store_suite};
 
 /// A log in memory lives as long as the harness that remembers it.
@@ -28,3 +28,23 @@ impl Harness for InMemory {
 }
 
 store_suite!(InMemory::default());
+
+/// Checkpoints in memory, by namespace.
+#[derive(Default)]
+struct Checkpoints(Mutex<HashMap<String, MemoryCheckpoints>>);
+
+#[async_trait]
+impl Harness for Checkpoints {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::NONE
+    }
+
+    async fn open(&self, namespace: &str) -> Result<Opened> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Opened::checkpoints(kept.entry(namespace.to_owned()).or_default().clone()))
+    }
+}
+
+mod checkpoints {
+    hydrant_conformance::checkpoints_suite!(super::Checkpoints::default());
+}

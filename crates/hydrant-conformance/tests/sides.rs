@@ -8,7 +8,7 @@ use hydrant::{
     Batch, Capabilities, Checkpoint, EventSink, EventSource, EventStream, MemoryStore, MemoryStoreOptions,
     ReadFrom, Result,
 };
-use hydrant_conformance::{Harness, Limits, Opened};
+use hydrant_conformance::{Harness, Hook, Limits, Opened, cases, check};
 
 #[derive(Default)]
 struct Logs(Mutex<HashMap<String, MemoryStore>>);
@@ -49,6 +49,10 @@ impl Harness for Sending {
         Limits::default().with_event_bytes_max(1_472).with_events_max(2_000)
     }
 
+    fn impossible(&self, hook: Hook) -> Option<&'static str> {
+        (hook == Hook::FailNextWrite).then_some("what was handed over was sent")
+    }
+
     async fn open(&self, namespace: &str) -> Result<Opened> {
         let arrives = self.0.get(namespace, self.limits());
         Ok(Opened::sink(Sends(arrives.clone())).seen_through(arrives))
@@ -59,6 +63,23 @@ mod a_sink_alone {
     use super::*;
 
     hydrant_conformance::sink_suite!(Sending::default());
+}
+
+/// What a store cannot have is reported with its reason, apart from what it only does not have.
+#[test]
+fn what_is_not_possible_is_reported_with_its_reason() {
+    let report = |name| {
+        let case = cases().iter().find(|case| case.name == name).expect(name);
+        check(Sending::default, case, 1).expect("a sink that sends holds the laws")
+    };
+    let failing = report("law_07_a_handle_works_again_after_a_retryable_error");
+    let why = "errors of the server or disk (`Harness::fail_next_write`): what was handed over was sent";
+    assert!(failing.skipped);
+    assert_eq!((failing.not_possible, failing.not_exercised), (vec![why.to_owned()], Vec::new()));
+    let slow = report("law_08_no_call_blocks_its_thread");
+    let what = "a server or disk that is slow (`Harness::delay`)";
+    assert!(!slow.skipped);
+    assert_eq!((slow.not_possible, slow.not_exercised), (Vec::new(), vec![what.to_owned()]));
 }
 
 /// Reads what another sink wrote.

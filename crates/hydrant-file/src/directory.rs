@@ -131,7 +131,7 @@ impl Directory {
                 return Ok((state, listing));
             }
         }
-        Err(Error::new(ErrorKind::Unavailable, Retry::Safe, "`state` is replaced all the time; try again")
+        Err(Error::unavailable("`state` is replaced all the time; try again")
             .at_target(path.display().to_string()))
     }
 

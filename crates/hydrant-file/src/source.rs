@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hydrant::{Checkpoint, Error, ErrorKind, EventSource, EventStream, ReadFrom, Result, Retry};
+use hydrant::{Checkpoint, Error, EventSource, EventStream, ReadFrom, Result};
 
 use crate::directory::{Directory, Sealed};
 use crate::disk::{DiskFile, Stat};
@@ -80,9 +80,7 @@ impl FileSource {
         let looked = dir.clone();
         dir.run(move || {
             if looked.disk.stat(&looked.path).map_err(|cause| looked.unread(&looked.path, cause))?.is_none() {
-                return Err(Error::new(
-                    ErrorKind::Unavailable,
-                    Retry::Safe,
+                return Err(Error::unavailable(
                     "there is no such directory; name the one that holds the log's `state`",
                 )
                 .at_target(looked.path.display().to_string()));
@@ -112,7 +110,7 @@ impl FileSource {
             }
             tokio::time::sleep(self.options.poll_interval).await;
         }
-        Err(Error::new(ErrorKind::Unavailable, Retry::Safe, "another process is opening this log; try again"))
+        Err(Error::unavailable("another process is opening this log; try again"))
     }
 
     /// The files of the log and their sizes in bytes: the sealed segments in order, then `state`.

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_core::Stream;
-use hydrant::{Error, ErrorKind, Event, EventStream, ReadFrom, Result, Retry};
+use hydrant::{Error, Event, EventStream, ReadFrom, Result};
 use tokio::task::JoinHandle;
 
 use crate::directory::Directory;
@@ -86,10 +86,7 @@ impl Reader {
                 return Ok(Step::Wait(self.views.changed()));
             }
             None => {
-                return Err(Error::new(
-                    ErrorKind::Unavailable,
-                    Retry::Safe,
-                    "another process has this log open, and does not say how far `state` may be read; try again",
+                return Err(Error::unavailable("another process has this log open, and does not say how far `state` may be read; try again",
                 )
                 .at_target(self.dir.state().display().to_string()));
             }
@@ -113,8 +110,7 @@ impl Reader {
             return Ok(());
         }
         let message = "the file was cut or rewritten while it was read; end what does that, and read again";
-        Err(Error::new(ErrorKind::Diverged, Retry::Never, message)
-            .at_target(self.dir.state().display().to_string()))
+        Err(Error::diverged(message).at_target(self.dir.state().display().to_string()))
     }
 }
 
@@ -192,7 +188,7 @@ impl Stream for Events {
                         Ok((_, Ok(Step::End))) => return Poll::Ready(None),
                         Ok((_, Err(error))) => return Poll::Ready(Some(Err(error))),
                         Err(panic) => {
-                            let bug = Error::new(ErrorKind::Bug, Retry::Never, "reading a log failed inside");
+                            let bug = Error::bug("reading a log failed inside");
                             return Poll::Ready(Some(Err(bug.because(panic))));
                         }
                     }

@@ -118,14 +118,10 @@ impl Index {
             return Err(short());
         }
         if tail[39] > VERSION {
-            return Err(Error::new(
-                hydrant::ErrorKind::Unsupported,
-                hydrant::Retry::Never,
-                format!(
-                    "a newer Hydrant compressed this segment (version {}); upgrade, or decompress it with `zstd -d`",
-                    tail[39]
-                ),
-            ));
+            return Err(Error::unsupported(format!(
+                "a newer Hydrant compressed this segment (version {}); upgrade, or decompress it with `zstd -d`",
+                tail[39]
+            )));
         }
         let damaged = || Error::corrupt("the index of the compressed segment does not check");
         let count = number(&tail[8..]);

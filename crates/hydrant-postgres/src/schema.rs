@@ -1,6 +1,6 @@
 //! The tables: their names, and how they come to be, version by version.
 
-use hydrant::{Error, ErrorKind, Result, Retry};
+use hydrant::{Error, Result};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, GenericClient, Transaction};
 
@@ -84,7 +84,7 @@ impl Part<'_> {
                 self.name,
                 version.map_or("missing".to_owned(), |version| format!("of version {version}")),
             );
-            return Err(Error::new(ErrorKind::Unavailable, Retry::Safe, message));
+            return Err(Error::unavailable(message));
         }
         let made = self.migrate(client).await;
         made.map_err(|cause| server_error(Doing::Writing, "making the tables", cause))?
@@ -93,16 +93,12 @@ impl Part<'_> {
     /// Whether nothing is to be done.
     fn is_current(&self, version: Option<i32>) -> Result<bool> {
         match version {
-            Some(version) if version > self.newest() => Err(Error::new(
-                ErrorKind::Unsupported,
-                Retry::Never,
-                format!(
-                    "the tables of {}.{} are of version {version}, this program knows {}; use a newer one",
-                    self.schema,
-                    self.name,
-                    self.newest()
-                ),
-            )),
+            Some(version) if version > self.newest() => Err(Error::unsupported(format!(
+                "the tables of {}.{} are of version {version}, this program knows {}; use a newer one",
+                self.schema,
+                self.name,
+                self.newest()
+            ))),
             version => Ok(version == Some(self.newest())),
         }
     }
@@ -113,15 +109,11 @@ impl Part<'_> {
         let missing = client.query_typed_opt(sql, &[(&self.tables, Type::TEXT_ARRAY)]).await?;
         Ok(match missing.map(|row| row.get::<_, String>(0)) {
             None => Ok(()),
-            Some(missing) => Err(Error::new(
-                ErrorKind::Unavailable,
-                Retry::Safe,
-                format!(
-                    "the tables of {}.{} are to be there, but {missing} is not; give the table a name that no other \
+            Some(missing) => Err(Error::unavailable(format!(
+                "the tables of {}.{} are to be there, but {missing} is not; give the table a name that no other \
                      part of Hydrant has in this schema, or restore it",
-                    self.schema, self.name
-                ),
-            )),
+                self.schema, self.name
+            ))),
         })
     }
 

@@ -251,7 +251,7 @@ fn decode(rows: &[Row], at: Position, end: Option<EventId>) -> Result<Page> {
     if end > head {
         let message =
             "this server is behind the one that the read began on, as a standby may be; read on later";
-        return Err(Error::new(hydrant::ErrorKind::Unavailable, hydrant::Retry::Safe, message));
+        return Err(Error::unavailable(message));
     }
     let is_same = rows.first().is_none_or(|row| row.get(3));
     // At the floor it was pruned. A head below it is that of a server that is behind, or may become so: nothing is
@@ -284,9 +284,7 @@ fn decode(rows: &[Row], at: Position, end: Option<EventId>) -> Result<Page> {
 
 /// The log went on without the event that this reader had last.
 fn diverged(after: Option<EventId>) -> Error {
-    let error = Error::new(
-        hydrant::ErrorKind::Diverged,
-        hydrant::Retry::Never,
+    let error = Error::diverged(
         "the log has lost this event, which was read from it, and went on without it, as behind a failover to a standby \
          that did not have it yet; undo what came of the events that were lost, then read on behind the last one that \
          both have",

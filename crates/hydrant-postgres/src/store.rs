@@ -160,7 +160,7 @@ async fn check_encoding(session: &Session) -> Result<()> {
     match rows.first().map(|row| row.get::<_, String>(0)) {
         Some(encoding) if encoding != "UTF8" => {
             let message = format!("the database's encoding is {encoding}; create one with `ENCODING 'UTF8'`");
-            Err(Error::new(hydrant::ErrorKind::Unsupported, hydrant::Retry::Never, message))
+            Err(Error::unsupported(message))
         }
         _ => Ok(()),
     }

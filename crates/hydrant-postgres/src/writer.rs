@@ -172,7 +172,7 @@ impl Call<'_> {
             head = self.refreshed(true).await?;
         }
         let message = "other writers move this log all the time; end them, or give each a log of its own";
-        Ok(Err(Error::new(ErrorKind::Unavailable, Retry::Safe, message)))
+        Ok(Err(Error::unavailable(message)))
     }
 
     /// What the server says now, of a log that is there from then on. Unless all of this handle is answered,

@@ -228,7 +228,7 @@ impl Writer {
 fn unclear(bucket: &Bucket, place: Place) -> Error {
     let message = "the server says that the key is taken, and lists nothing there: ask it again, and check that it \
                    is consistent";
-    Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message).at_target(bucket.url_at(place))
+    Error::outcome_unknown(message).at_target(bucket.url_at(place))
 }
 
 /// The answer to an append whose deadline passed.

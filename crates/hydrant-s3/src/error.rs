@@ -89,7 +89,7 @@ pub(crate) fn is_not_implemented(error: &Error) -> bool {
 
 /// A request that no server was asked: not `Invalid`, which is about events.
 fn unmade(message: &str) -> Error {
-    Error::new(ErrorKind::Unsupported, Retry::Never, message)
+    Error::unsupported(message)
 }
 
 /// What failed before or while it was sent. Without credentials nothing is signed, so nothing was sent.
@@ -100,16 +100,12 @@ fn undispatched(request: Request, credentials: Option<&CredentialsError>) -> Err
             request.unanswered(),
             "the request could not be sent; check endpoint and network",
         ),
-        Some(CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_)) => Error::new(
-            ErrorKind::Unavailable,
-            Retry::Safe,
-            "the credentials could not be fetched; check their provider and the network",
-        ),
-        Some(_) => Error::new(
-            ErrorKind::Denied,
-            Retry::Never,
-            "there are no credentials; set those of the environment, a profile or a role",
-        ),
+        Some(CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_)) => {
+            Error::unavailable("the credentials could not be fetched; check their provider and the network")
+        }
+        Some(_) => {
+            Error::denied("there are no credentials; set those of the environment, a profile or a role")
+        }
     }
 }
 
@@ -133,7 +129,7 @@ pub(crate) fn body_error(target: &str, cause: impl std::error::Error + Send + Sy
             "the bytes are not those that were stored: their checksum differs; run `hydrant verify`";
         return Error::corrupt(message).at_target(target).because(Causes(Box::new(cause)));
     }
-    Error::new(ErrorKind::Unavailable, Retry::Safe, "the object broke off while it was read")
+    Error::unavailable("the object broke off while it was read")
         .at_target(target)
         .because(Causes(Box::new(cause)))
 }

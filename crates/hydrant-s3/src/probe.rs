@@ -1,7 +1,7 @@
 //! Whether a server holds to conditions, found out by trying.
 
 use bytes::Bytes;
-use hydrant::{Error, ErrorKind, Result, Retry};
+use hydrant::{Error, Result};
 use tokio::time::Instant;
 
 use crate::bucket::{Bucket, Condition, Put};
@@ -42,5 +42,5 @@ pub(crate) async fn is_conditional(bucket: &Bucket) -> Result<bool> {
 pub(crate) fn refusal(bucket: &Bucket) -> Error {
     let message = "the server ignores `If-None-Match`, so that two writers could overwrite each other: take one that \
                    holds to it, or, if you make sure of a single writer, set `unsafe_single_writer`";
-    Error::new(ErrorKind::Unsupported, Retry::Never, message).at_target(bucket.url(&bucket.keys.beside(NAME)))
+    Error::unsupported(message).at_target(bucket.url(&bucket.keys.beside(NAME)))
 }

@@ -93,7 +93,7 @@ impl S3Store {
         if !create && source.seen().head.is_none() {
             let message =
                 "there is no log under this prefix; check bucket and prefix, or set `create` to begin one";
-            return Err(Error::new(ErrorKind::Unavailable, Retry::Safe, message).at_target(source.url()));
+            return Err(Error::unavailable(message).at_target(source.url()));
         }
         let writer = Arc::new(Mutex::new(Writer::new(source.seen(), source.bucket().options.seed)));
         Ok(Self { source, writer, roster })

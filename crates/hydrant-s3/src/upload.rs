@@ -13,7 +13,7 @@ use aws_sdk_s3::types::{
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use hydrant::{Error, ErrorKind, Result, Retry};
+use hydrant::{Error, Result};
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -177,7 +177,7 @@ async fn create(bucket: &Bucket, key: &str, metadata: Metadata) -> Result<Unfini
     let created = create.send().await.map_err(|cause| sdk_error(&target, Request::Read, cause))?;
     let id = created.upload_id.ok_or_else(|| {
         let message = "the server began an upload and did not name it; check that the endpoint speaks S3";
-        Error::new(ErrorKind::Unavailable, Retry::Safe, message).at_target(&target)
+        Error::unavailable(message).at_target(&target)
     })?;
     let (client, bucket) = (bucket.client.clone(), bucket.name.clone());
     Ok(Unfinished { client, bucket, key: key.to_owned(), target, id: Some(id) })

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 use hydrant::store::envelope;
-use hydrant::{Checkpoint, Digest, Error, ErrorKind, Event, EventId, Result, Retry};
+use hydrant::{Checkpoint, Digest, Error, Event, EventId, Result};
 
 use crate::keys::Place;
 use crate::options::Encoding;
@@ -266,7 +266,7 @@ impl Object {
         if version > VERSION {
             let message =
                 format!("written by a newer Hydrant, in version {version} of its format; update this one");
-            return Err(Error::new(ErrorKind::Unsupported, Retry::Never, message));
+            return Err(Error::unsupported(message));
         }
         match kind {
             "segment" => fields.segment().map(Self::Segment),
@@ -366,6 +366,8 @@ impl Parsed for EventId {
 
 #[cfg(test)]
 mod tests {
+    use hydrant::ErrorKind;
+
     use super::*;
 
     fn events() -> Vec<Event> {

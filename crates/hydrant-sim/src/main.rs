@@ -42,6 +42,8 @@ struct Args {
     plans: bool,
     /// Hunts every mutant, `--seconds` each.
     mutants: bool,
+    /// Only these mutants.
+    only: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -80,6 +82,7 @@ fn parse() -> Result<Args, String> {
         step: 1,
         plans: false,
         mutants: false,
+        only: vec![],
     };
     let mut given = std::env::args().skip(1);
     while let Some(name) = given.next() {
@@ -104,6 +107,7 @@ fn parse() -> Result<Args, String> {
             "--step" => args.step = number()?,
             // Selected by the environment, where `cargo xtask sim` puts it.
             "--mutant" => {}
+            "--only" => args.only.extend(value.split(',').map(str::to_owned)),
             "--out" => args.out = Some(value),
             "--commit" => args.commit = value,
             _ => return Err(format!("unknown option {name}")),
@@ -171,8 +175,9 @@ fn hunt_all(args: &Args) -> ExitCode {
     let patience = Duration::from_secs(args.seconds.unwrap_or(60));
     let mut missed = 0;
     println!("{:<26}{:>8}{:>9}  found by", "mutant", "seeds", "seconds");
-    for Mutant { name, what } in MUTANTS {
-        if let Some(found) = hunt(name, args.from, patience) {
+    let wanted = |mutant: &&Mutant| args.only.is_empty() || args.only.iter().any(|name| name == mutant.name);
+    for Mutant { name, what } in MUTANTS.iter().filter(wanted) {
+        if let Some(found) = hunt(name, args.from, args.jobs as u64, patience) {
             let (seeds, seconds) = (found.seeds, found.seconds);
             println!("{name:<26}{seeds:>8}{seconds:>9.1}  {}: {what}", found.failure.checker);
         } else {

@@ -2,6 +2,8 @@
 //!
 //! A mutant is a line or two in the code under test, behind `mutant("name")`, in a build with `--cfg sim_mutants`.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::child::{self, Worker};
@@ -64,13 +66,11 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("ring-unbounded", "the ring evicts nothing"),
     mutant("attach-no-absent", "the status hides a name that a dropped `attach` left in the roster"),
     mutant("drop-without-wake", "watchers wait for a log that was dropped"),
-    mutant("publish-wakes-followers-only", "what waits for the head of the log is not woken"),
     mutant("parked-holds-appends", "a parked secondary holds back appends"),
     mutant("prune-acknowledged", "`prune` counts what a sink acknowledged and does not hold durably"),
     mutant("remembers-nothing", "a sink without memory starts anew after each error"),
     mutant("starts-at-the-event", "a start after an event begins with that event"),
     mutant("batch-of-zero", "a batch may be empty"),
-    mutant("linger-over-snapshot", "a batch is filled beyond a snapshot"),
     mutant("age-of-the-next", "an event that was published with another has the age of the next one"),
     mutant("submit-changes-ids", "the ids of a submission change after a failed commit"),
     mutant("slot-keeps-room", "a slot that is dropped gives no room back"),
@@ -97,21 +97,31 @@ pub struct Found {
     pub failure: Failure,
 }
 
-/// Runs seeds with a mutant until one fails.
+/// Runs seeds with a mutant until one fails, in so many processes.
 #[expect(clippy::disallowed_methods, reason = "the table shows time of the machine")]
-pub fn hunt(name: &str, from: u64, patience: Duration) -> Option<Found> {
+pub fn hunt(name: &str, from: u64, jobs: u64, patience: Duration) -> Option<Found> {
     let begin = Instant::now();
-    let mut worker = Worker::spawn(from, 1, Some(name));
-    let mut seeds = 0;
-    while begin.elapsed() < patience {
-        seeds += 1;
-        let failure = match worker.as_mut().and_then(Worker::outcome) {
-            Some(outcome) => outcome.failure,
-            None => Some(child::stuck()),
-        };
-        if let Some(failure) = failure {
-            return Some(Found { seeds, seconds: begin.elapsed().as_secs_f64(), failure });
+    let (seeds, found) = (AtomicU64::new(0), Mutex::new(None));
+    let is_found = || found.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+    std::thread::scope(|scope| {
+        for job in 0..jobs {
+            let (seeds, found, is_found) = (&seeds, &found, &is_found);
+            scope.spawn(move || {
+                let mut worker = Worker::spawn(from + job, jobs, Some(name));
+                while begin.elapsed() < patience && !is_found() {
+                    let failure = match worker.as_mut().and_then(Worker::outcome) {
+                        Some(outcome) => outcome.failure,
+                        None => Some(child::stuck()),
+                    };
+                    let seeds = seeds.fetch_add(1, Ordering::Relaxed) + 1;
+                    if let Some(failure) = failure {
+                        let seconds = begin.elapsed().as_secs_f64();
+                        let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                        found.get_or_insert(Found { seeds, seconds, failure });
+                    }
+                }
+            });
         }
-    }
-    None
+    });
+    found.into_inner().unwrap_or_else(PoisonError::into_inner)
 }

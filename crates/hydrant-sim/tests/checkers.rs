@@ -64,6 +64,9 @@ sees! {
     an_event_that_is_written_twice_is_found: PrimaryRepeats, "once", |_| {};
     a_log_that_takes_no_append_is_found: PrimaryRefuses, "append", |_| {};
     a_refusal_of_what_was_written_is_found: PrimaryDeniesWrite, "refused", |_| {};
+    an_outcome_that_stays_open_is_found: AppendsStayOpen, "resolved", |_| {};
+    an_event_in_the_place_of_another_is_found: IdsComeAgain, "new", |_| {};
+    an_attach_after_close_is_found: CountsAsClosed, "attach", |_| {};
     a_log_that_stops_without_a_loss_is_found: PrimaryReportsOther, "alarm", |_| {};
     a_prune_beyond_a_sink_is_found: PrimaryPrunesAll, "prune", |_| {};
     memory_that_grows_is_found: ReadsHoard, "memory", |_| {};

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use hydrant::{Error, ErrorKind, EventId, Retry};
+use hydrant::{Error, EventId, Retry};
 
 /// A datagram that could not be handed to the kernel. `none_sent` of the batch before it makes it safe.
 pub(crate) fn sending(
@@ -12,33 +12,27 @@ pub(crate) fn sending(
     bytes: usize,
     none_sent: bool,
 ) -> Error {
-    use io::ErrorKind as Io;
-    let retry = if none_sent { Retry::Safe } else { Retry::AfterCheckpoint };
     let error = match cause.kind() {
         _ if is_too_large(&cause) => Error::invalid(format!(
             "a datagram of {bytes} bytes is more than this path takes; lower `datagram_bytes_max`"
         )),
-        // A firewall rule answers EPERM.
-        Io::PermissionDenied => Error::new(
-            ErrorKind::Denied,
-            retry,
-            "the system does not let this process send there; look at the firewall",
-        ),
-        _ => Error::new(
-            ErrorKind::Unavailable,
-            retry,
-            "the datagram could not be handed to the kernel; look at the network",
-        ),
+        // A firewall rule answers EPERM; it may be lifted at any moment.
+        io::ErrorKind::PermissionDenied => {
+            Error::denied("the system does not let this process send there; look at the firewall")
+                .with_retry(Retry::Safe)
+        }
+        _ => Error::unavailable("the datagram could not be handed to the kernel; look at the network"),
     };
-    error.at(event).at_target(target).because(cause)
+    let error = error.at(event).at_target(target).because(cause);
+    if none_sent { error } else { error.maybe_applied() }
 }
 
 /// The deadline of a batch passed. `none_sent` of it makes it safe.
 pub(crate) fn late(target: &str, none_sent: bool) -> Error {
-    let retry = if none_sent { Retry::Safe } else { Retry::AfterCheckpoint };
     let message =
         "the deadline passed while an append before this one or the kernel's full buffer held it up";
-    Error::new(ErrorKind::Unavailable, retry, message).at_target(target)
+    let error = Error::unavailable(message).at_target(target);
+    if none_sent { error } else { error.maybe_applied() }
 }
 
 /// EMSGSIZE, for which `std` has no stable kind.
@@ -54,34 +48,24 @@ fn is_too_large(cause: &io::Error) -> bool {
 /// A socket that could not be opened.
 pub(crate) fn opening(cause: io::Error, address: &str) -> Error {
     use io::ErrorKind as Io;
-    let (kind, retry, message) = match cause.kind() {
-        Io::AddrInUse => (
-            ErrorKind::Unavailable,
-            Retry::Safe,
+    let error = match cause.kind() {
+        Io::AddrInUse => Error::unavailable(
             "the port is in use; end the program that listens there, or choose another port",
         ),
-        Io::AddrNotAvailable => (
-            ErrorKind::Invalid,
-            Retry::Never,
+        Io::AddrNotAvailable => Error::invalid(
             "no interface of this machine has this address; listen on one of its own, or on 0.0.0.0 or [::]",
         ),
-        Io::PermissionDenied => (
-            ErrorKind::Denied,
-            Retry::Never,
+        Io::PermissionDenied => Error::denied(
             "the system does not let this process use the address; ports below 1024 need a privilege",
         ),
-        Io::InvalidInput => (
-            ErrorKind::Invalid,
-            Retry::Never,
-            "the system refuses an option of this socket; look at interface and buffer sizes",
-        ),
-        _ => (
-            ErrorKind::Unavailable,
-            Retry::Safe,
+        Io::InvalidInput => {
+            Error::invalid("the system refuses an option of this socket; look at interface and buffer sizes")
+        }
+        _ => Error::unavailable(
             "the socket cannot be opened; look at the network, and at the limit of open files",
         ),
     };
-    Error::new(kind, retry, message).at_target(address).because(cause)
+    error.at_target(address).because(cause)
 }
 
 /// An address that is none, or a name that cannot be resolved.
@@ -93,17 +77,14 @@ pub(crate) fn resolving(cause: io::Error, address: &str) -> Error {
         .at_target(address)
         .because(cause);
     }
-    Error::new(
-        ErrorKind::Unavailable,
-        Retry::Safe,
-        "the host name cannot be resolved; check it, or write an IP address",
-    )
-    .at_target(address)
-    .because(cause)
+    Error::unavailable("the host name cannot be resolved; check it, or write an IP address")
+        .at_target(address)
+        .because(cause)
 }
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
+    use hydrant::ErrorKind;
     use rustix::io::Errno;
 
     use super::*;

@@ -257,7 +257,7 @@ impl View {
             // A refill that lags may have an older snapshot as its newest than the one that is held.
             if !filling.jumps {
                 let message = "the refill source goes back in its ids";
-                return Err(Error::new(ErrorKind::Bug, Retry::Never, message).at(id));
+                return Err(Error::bug(message).at(id));
             }
         };
         let position = self.reader.position;
@@ -304,14 +304,12 @@ impl View {
             "the events {} were lost on the way, and the refill source does not have them yet",
             place(hole)
         );
-        Error::new(ErrorKind::Unavailable, Retry::Safe, message)
-            .at(hole.next.event.id())
-            .at_target(&self.reader.shared.address)
+        Error::unavailable(message).at(hole.next.event.id()).at_target(&self.reader.shared.address)
     }
 
     fn diverged(&self, id: EventId) -> Error {
         let message = "the refill source has another history than what is sent; refill from the same log";
-        Error::new(ErrorKind::Diverged, Retry::Never, message).at(id).at_target(&self.reader.shared.address)
+        Error::diverged(message).at(id).at_target(&self.reader.shared.address)
     }
 }
 

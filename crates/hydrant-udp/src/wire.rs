@@ -219,13 +219,9 @@ fn check_version(version: u64) -> Result<()> {
     match version {
         1 => Ok(()),
         0 => Err(Error::corrupt("the datagram has no format version")),
-        newer => Err(Error::new(
-            hydrant::ErrorKind::Unsupported,
-            hydrant::Retry::Never,
-            format!(
-                "the datagram has format {newer}, this listener reads up to {VERSION}; update the listener"
-            ),
-        )),
+        newer => Err(Error::unsupported(format!(
+            "the datagram has format {newer}, this listener reads up to {VERSION}; update the listener"
+        ))),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The checkpoint: the last event that a sink holds durably, with all before it.
+//! The checkpoint: the newest event that a sink holds durably, together with all before it.
 
 use std::fmt;
 
@@ -6,30 +6,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Digest, Event, EventId};
 
-/// What a sink holds durably, with all before it.
+/// The newest event that a sink holds durably, together with all before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "camelCase")]
 pub enum Checkpoint {
-    /// Nothing yet.
+    /// The sink holds no event yet.
     Empty,
-    /// Everything from the sink's floor to this event.
+    /// The sink holds every event from its floor to this one.
     At {
         /// The last event held.
         id: EventId,
-        /// The hash of that event, by which two histories are told apart.
+        /// The hash of that event. Two histories differ if their hashes at one id differ.
         digest: Digest,
     },
-    /// The sink has no memory: it cannot tell. Wrap it in [`Checkpointed`](crate::Checkpointed).
+    /// The sink has no memory, so it has no checkpoint of its own. Wrap it in [`Checkpointed`](crate::Checkpointed).
     Unknown,
 }
 
 impl Checkpoint {
-    /// The checkpoint of a sink that holds everything up to `event`.
+    /// Returns the checkpoint of a sink that holds everything up to `event`.
     pub fn at(event: &Event) -> Self {
         Self::At { id: event.id(), digest: event.digest() }
     }
 
-    /// The id of the last event held, where there is one.
+    /// Returns the id of the newest event held, if there is one.
     pub fn id(&self) -> Option<EventId> {
         match self {
             Self::At { id, .. } => Some(*id),

@@ -38,7 +38,7 @@ impl ReadFrom {
 }
 
 impl From<Option<EventId>> for ReadFrom {
-    /// Right behind an event, or from the origin.
+    /// Reads after an event, or from the origin.
     fn from(after: Option<EventId>) -> Self {
         after.map_or(Self::Origin, Self::After)
     }
@@ -46,43 +46,47 @@ impl From<Option<EventId>> for ReadFrom {
 
 /// Takes events, in order, at least once.
 ///
-/// Its laws are tests in `hydrant-conformance`. In short: what was acknowledged is held; appending what is
-/// held is `Ok` and changes nothing; a hole is `Gap`; another event under a held id is `Fenced`.
+/// Its laws are tests in `hydrant-conformance`. In short: acknowledged events are held; appending held events is `Ok`
+/// and changes nothing; a hole is `Gap`; another event under a held id is `Fenced`.
 #[async_trait]
 pub trait EventSink: Send + Sync {
-    /// Appends a batch right behind its predecessor. `Ok`: acknowledged, as this sink's page defines it.
+    /// Appends a batch directly after its predecessor. `Ok` means acknowledged, as this sink's page defines it.
     ///
-    /// [`Batch::fresh_after`] gives an author what is still to write.
+    /// An implementation calls [`Batch::fresh_after`] to learn which events it still has to write.
     ///
     /// # Errors
-    /// `Gap` when the predecessor is missing, `Fenced` when another event stands there, `Pruned` below
-    /// the floor, `Invalid` naming an event that this sink can never take, and whatever the server or disk meets.
-    /// [`Retry::Safe`](crate::Retry::Safe) only when nothing was applied.
+    /// - `Gap` if the predecessor is missing;
+    /// - `Fenced` if another event is held under one of the ids;
+    /// - `Pruned` if the batch is below the floor;
+    /// - `Invalid`, naming an event that this sink can never take;
+    /// - any error of the server or disk.
+    ///
+    /// [`Retry::Safe`](crate::Retry::Safe) only if nothing was applied.
     ///
     /// # Cancel safety
-    /// A dropped future leaves all of the batch or none, or else a prefix of it. What it still does ends
-    /// before the next call on this handle begins.
+    /// A dropped future leaves all of the batch or none (with [`Capabilities::ATOMIC`]), else a prefix of it. Work
+    /// that continues after the drop ends before the next call on this handle begins.
     async fn append(&self, batch: Batch<'_>) -> Result<()>;
 
-    /// What this sink holds durably, with all before it.
+    /// Returns the newest event that this sink holds durably, together with all events before it.
     ///
     /// # Errors
-    /// Whatever the server or disk meets.
+    /// Any error of the server or disk.
     ///
     /// # Cancel safety
-    /// It only asks.
+    /// Reads only.
     async fn checkpoint(&self) -> Result<Checkpoint>;
 }
 
-/// Gives events back, in order, each once.
+/// Yields the events of a log, in order, each once.
 pub trait EventSource: Send + Sync {
-    /// Events in order, in bounded memory, up to what was the end of the log when the read began.
+    /// Yields events in order, in bounded memory, up to the end that the log had when the read began.
     ///
-    /// An error is the last item. What begins below the floor is `Pruned`. Nothing is yielded that may be
-    /// taken back.
+    /// An error is the last item. A read that begins below the floor ends with `Pruned`. An event that a crash may
+    /// take back is not yielded.
     fn read(&self, from: ReadFrom) -> EventStream;
 
-    /// The same, and then whatever comes; never ends by itself.
+    /// Like [`read`](Self::read), then yields new events as they are appended. Never ends on its own.
     ///
     /// [`follow_by_reading`](crate::store::follow_by_reading) builds it from `read` for stores without notifications.
     fn follow(&self, from: ReadFrom) -> EventStream;
@@ -93,16 +97,16 @@ pub trait Store: EventSource + EventSink {}
 
 impl<T: EventSource + EventSink + ?Sized> Store for T {}
 
-/// A store that can forget its oldest segments.
+/// A store that can remove its oldest segments.
 #[async_trait]
 pub trait Prune: Store {
-    /// Drops sealed segments that end before `before`, never the newest snapshot. Raises the floor.
+    /// Removes sealed segments that end before `before`, and raises the floor. Keeps the newest snapshot.
     ///
     /// # Errors
-    /// Whatever the server or disk meets; pruning again is safe.
+    /// Any error of the server or disk. Pruning again is safe.
     ///
     /// # Cancel safety
-    /// A dropped future leaves a whole log, with the old floor or a higher one; pruning again is safe.
+    /// A dropped future leaves a whole log, with the old floor or a higher one. Pruning again is safe.
     async fn prune(&self, before: EventId) -> Result<()>;
 }
 
@@ -111,27 +115,27 @@ pub trait Prune: Store {
 /// A [`FanOut`](crate::FanOut) is one too.
 #[async_trait]
 pub trait CommitPoint: Store {
-    /// The newest event that was acknowledged, durable or not: the predecessor of the next batch.
+    /// Returns the newest event that was acknowledged, durable or not: the predecessor of the next batch.
     ///
     /// Equals [`checkpoint`](EventSink::checkpoint) unless `Ok` from `append` means [`Durability::Accepted`].
     ///
     /// # Errors
-    /// Whatever the server or disk meets.
+    /// Any error of the server or disk.
     ///
     /// # Cancel safety
     /// Reads only.
     async fn head(&self) -> Result<Checkpoint>;
 
-    /// The largest event that it takes, in bytes of [`Event::size`].
+    /// Returns the size of the largest event that it takes, in bytes of [`Event::size`].
     fn event_bytes_max(&self) -> usize;
 }
 
 /// A store that is fit to be the commit point of a [`FanOut`](crate::FanOut), and keeps its roster.
 pub trait Primary: CommitPoint {
-    /// The roster of secondaries, kept beside the log.
+    /// Returns the roster of secondaries, which is kept beside the log.
     fn roster(&self) -> Arc<dyn CheckpointStore>;
 
-    /// What `Ok` from `append` means.
+    /// Returns what `Ok` from `append` means.
     fn durability(&self) -> Durability;
 }
 
@@ -176,18 +180,18 @@ impl Capabilities {
 
     const NAMES: [&'static str; 6] = ["Source", "Idempotent", "Fencing", "Atomic", "Memory", "Segments"];
 
-    /// Whether it can do all of `other`.
+    /// Returns whether it can do all of `other`.
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// All of this and of `other`.
+    /// Returns all of this and of `other`.
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// All of this but `other`.
+    /// Returns all of this but `other`.
     #[must_use]
     pub const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)

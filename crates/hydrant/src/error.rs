@@ -138,7 +138,7 @@ impl Error {
     }
 
     /// [`Unavailable`](ErrorKind::Unavailable) with [`Retry::AfterCheckpoint`]: the request was sent, and no
-    /// reply arrived.
+    /// reply arrived, or a write ended at an unknown place.
     pub fn outcome_unknown(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message)
     }

@@ -1,4 +1,4 @@
-//! An event: an id, a time, a JSON payload. Saved, so it happened.
+//! An event: an id, a time, a JSON payload. It has been saved, so it happened.
 
 use std::fmt;
 
@@ -8,32 +8,32 @@ use serde::{Deserialize, Serialize};
 use crate::store::envelope::{self, Parts};
 use crate::{Digest, Error, Result};
 
-/// The position of an event in its log: strictly growing, gaps allowed, starting anywhere.
+/// The id of an event in its log. Ids strictly increase, may have gaps, and may begin anywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct EventId(u64);
 
 impl EventId {
-    /// The id that a log without gaps starts with.
+    /// The first id of a log without gaps.
     pub const ZERO: Self = Self(0);
 
-    /// An id from its number.
+    /// Creates an id from its number.
     pub const fn new(id: u64) -> Self {
         Self(id)
     }
 
-    /// The number.
+    /// Returns the number.
     pub const fn get(self) -> u64 {
         self.0
     }
 
-    /// The id after this one; `None` after the largest id that a log can hold.
+    /// Returns the next id; `None` after the largest id that a log can hold.
     #[must_use]
     pub fn next(self) -> Option<Self> {
         self.0.checked_add(1).map(Self)
     }
 
-    /// The id before this one; `None` before the first.
+    /// Returns the previous id; `None` for the smallest.
     #[must_use]
     pub fn prev(self) -> Option<Self> {
         self.0.checked_sub(1).map(Self)
@@ -52,11 +52,11 @@ impl From<u64> for EventId {
     }
 }
 
-/// One saved event.
+/// An event that was saved.
 ///
-/// Cheap to clone (one reference count): it is a slice of the buffer that it was read or encoded in, in the
-/// form of the [envelope](crate::store::envelope), and every sink writes those same bytes. Payload and metadata
-/// stay byte for byte as they were given: no member is re-ordered, no number rewritten.
+/// Cheap to clone (one reference count): an event is a slice of the buffer in which it was read or encoded, in the
+/// form of the [envelope](crate::store::envelope). Every sink writes those same bytes. Payload and metadata are kept
+/// byte for byte: no member is reordered, and no number is rewritten.
 ///
 /// Two events are equal when id, time text, payload, metadata, the snapshot mark and all other members of
 /// the envelope are, byte for byte.
@@ -82,7 +82,7 @@ pub struct Event {
     layout: Layout,
 }
 
-/// Where the parts of an event lie in its line. For authors of stores that know it without parsing.
+/// The offsets of the parts of an event in its line, for authors of stores that know them without parsing.
 ///
 /// Offsets are in bytes from the start of a line in canonical form (see [`envelope`](crate::store::envelope)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,15 +104,15 @@ pub struct Layout {
 }
 
 impl Event {
-    /// An event with a typed payload and nothing else.
+    /// Creates an event with a typed payload and nothing else.
     ///
     /// # Errors
-    /// `Invalid` when the payload cannot be written as JSON.
+    /// `Invalid` if the payload cannot be written as JSON.
     pub fn new<T: Serialize + ?Sized>(id: EventId, payload: &T) -> Result<Self> {
         Self::builder(id).payload(payload)?.build()
     }
 
-    /// Builds an event from its parts.
+    /// Returns a builder that takes the parts of an event one by one.
     pub fn builder(id: EventId) -> EventBuilder {
         EventBuilder {
             id,
@@ -124,12 +124,12 @@ impl Event {
         }
     }
 
-    /// An event from a line in canonical form whose layout is known, without parsing it again.
+    /// Creates an event from a line in canonical form whose layout is known, without parsing the line again.
     ///
-    /// For stores whose own checksum proves that the line is what they once wrote.
+    /// For stores whose own checksum proves that the line has the bytes that they wrote.
     ///
     /// # Errors
-    /// `Corrupt` when an offset lies outside of the line. What lies between the offsets is not checked.
+    /// `Corrupt` if an offset is outside of the line. The bytes between the offsets are not checked.
     pub fn from_layout(line: Bytes, layout: Layout) -> Result<Self> {
         let inside = |(start, end): (u32, u32)| start <= end && end <= layout.end;
         let fits = layout.end as usize <= line.len()
@@ -140,40 +140,40 @@ impl Event {
         Ok(Self { line, layout })
     }
 
-    /// The id.
+    /// Returns the id.
     pub fn id(&self) -> EventId {
         self.layout.id
     }
 
-    /// The time as it was written; it orders nothing and may fall. Older logs have none.
+    /// Returns the time as it was written. Times order nothing and may go back. Events of older logs have none.
     pub fn time(&self) -> Option<&str> {
         self.time_bytes().and_then(|text| std::str::from_utf8(text).ok())
     }
 
-    /// The payload: one line of JSON, byte for byte.
+    /// Returns the payload: one line of JSON, byte for byte.
     pub fn payload(&self) -> &[u8] {
         self.part(self.layout.payload)
     }
 
-    /// The metadata, one line of JSON: correlation, causation, trace.
+    /// Returns the metadata, one line of JSON: correlation, causation, trace.
     pub fn metadata(&self) -> Option<&[u8]> {
         self.optional(self.layout.metadata)
     }
 
-    /// Whether the event carries the whole aggregated state and opens a segment.
+    /// Returns whether the event carries the whole aggregated state and opens a segment.
     pub fn is_snapshot(&self) -> bool {
         self.layout.is_snapshot
     }
 
-    /// Every other member of the envelope, `"name":value` separated by commas; empty where there is none.
+    /// Returns all other members of the envelope, `"name":value` separated by commas; empty if there is none.
     pub fn members(&self) -> &[u8] {
         self.part(self.layout.members)
     }
 
-    /// The payload as a value.
+    /// Decodes the payload.
     ///
     /// # Errors
-    /// `Invalid`, naming the event, when the payload is not a `T`.
+    /// `Invalid`, naming the event, if the payload is not a `T`.
     pub fn decode<'a, T: Deserialize<'a>>(&'a self) -> Result<T> {
         serde_json::from_slice(self.payload()).map_err(|cause| {
             Error::invalid(format!("the payload is not a {}", std::any::type_name::<T>()))
@@ -182,24 +182,25 @@ impl Event {
         })
     }
 
-    /// A hash of everything that makes two events the same.
+    /// Returns a hash of all parts that make two events equal.
     pub fn digest(&self) -> Digest {
         Digest::of(self)
     }
 
-    /// The envelope up to where its closing brace belongs: whoever writes it adds `}`, or a private
-    /// member and `}`.
+    /// Returns the envelope without its closing brace. The writer adds `}`, or a private member and `}`.
     pub fn open_envelope(&self) -> &[u8] {
         &self.line[..self.layout.end as usize]
     }
 
-    /// Where the parts lie in the [`open_envelope`](Event::open_envelope). For authors of stores that keep
-    /// it beside the event, to give it to [`from_layout`](Event::from_layout) when it is read back.
+    /// Returns the offsets of the parts in [`open_envelope`](Event::open_envelope).
+    ///
+    /// A store may keep them beside the event, and pass them to [`from_layout`](Event::from_layout) when it reads the
+    /// event back.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
 
-    /// The size of the envelope in bytes, closing brace included: what every limit in bytes counts.
+    /// Returns the size of the envelope in bytes, with its closing brace. Every limit in bytes counts this size.
     pub fn size(&self) -> usize {
         self.layout.end as usize + 1
     }
@@ -210,20 +211,20 @@ impl Event {
         out.push(b'}');
     }
 
-    /// The envelope as one JSON object, without a line break.
+    /// Returns the envelope as one JSON object, without a line break.
     pub fn to_vec(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.size());
         self.write_to(&mut out);
         out
     }
 
-    /// The same event in a buffer of its own, so that keeping it does not keep the buffer it was read in.
+    /// Returns the same event in a buffer of its own, so that the buffer in which it was read can be freed.
     #[must_use]
     pub fn detached(&self) -> Self {
         Self { line: Bytes::copy_from_slice(self.open_envelope()), layout: self.layout }
     }
 
-    /// The same event with the snapshot mark set or removed.
+    /// Returns the same event with the snapshot mark set or removed.
     ///
     /// # Errors
     /// `Invalid` if the envelope exceeds 4 GiB.
@@ -270,7 +271,7 @@ impl PartialEq for Event {
 impl Eq for Event {}
 
 impl fmt::Display for Event {
-    /// The envelope as one JSON object.
+    /// Writes the envelope as one JSON object.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}}}", String::from_utf8_lossy(self.open_envelope()))
     }
@@ -294,17 +295,17 @@ pub struct EventBuilder {
 }
 
 impl EventBuilder {
-    /// The time as text, kept as it is; by custom RFC 3339.
+    /// Sets the time as text, which is kept as it is. By custom it is in the format of RFC 3339.
     #[must_use]
     pub fn time(mut self, text: impl Into<String>) -> Self {
         self.time = Some(text.into());
         self
     }
 
-    /// The payload as a typed value.
+    /// Sets the payload to a value, encoded as JSON.
     ///
     /// # Errors
-    /// `Invalid` when the value cannot be written as JSON.
+    /// `Invalid` if the value cannot be written as JSON.
     pub fn payload<T: Serialize + ?Sized>(mut self, payload: &T) -> Result<Self> {
         self.payload = serde_json::to_vec(payload).map_err(|cause| {
             Error::invalid("the payload cannot be written as JSON").at(self.id).because(cause)
@@ -312,14 +313,14 @@ impl EventBuilder {
         Ok(self)
     }
 
-    /// The payload as JSON text, kept byte for byte.
+    /// Sets the payload to JSON text, which is kept byte for byte.
     #[must_use]
     pub fn payload_json(mut self, json: impl Into<Vec<u8>>) -> Self {
         self.payload = json.into();
         self
     }
 
-    /// The metadata as JSON text, kept byte for byte.
+    /// Sets the metadata to JSON text, which is kept byte for byte.
     #[must_use]
     pub fn metadata_json(mut self, json: impl Into<Vec<u8>>) -> Self {
         self.metadata = Some(json.into());
@@ -333,7 +334,7 @@ impl EventBuilder {
         self
     }
 
-    /// Adds another member to the envelope. Names of the envelope itself are refused by `build`.
+    /// Adds another member to the envelope. `build` refuses the names of the envelope itself.
     #[must_use]
     pub fn member(mut self, name: &str, json: &str) -> Self {
         if !self.members.is_empty() {
@@ -345,7 +346,7 @@ impl EventBuilder {
         self
     }
 
-    /// Checks everything and encodes the envelope, once for all sinks.
+    /// Checks all parts and encodes the envelope, once for all sinks.
     ///
     /// # Errors
     /// `Invalid`, naming the event: payload or metadata is not one line of JSON, the time has a character

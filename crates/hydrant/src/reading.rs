@@ -1,4 +1,4 @@
-//! Helpers for sources: following by reading again, and small sugar over a read.
+//! Helpers for sources: `follow` by repeated reads, and convenience methods over a read.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,12 +13,12 @@ use crate::{Event, EventSource, EventStream, ReadFrom, Result};
 
 /// Follows a source by reading it to its end, waiting, and reading again.
 ///
-/// `arm` is called *before* each read, and the future that it returns is awaited after it; the future must
-/// resolve when anything was appended since `arm` was called. (After the read would lose a wake-up.) For a
-/// store without a notification, `arm` is `|| tokio::time::sleep(interval)`.
+/// `arm` is called *before* each read, and the future that it returns is awaited after the read. The future must
+/// resolve once an event was appended after the call of `arm`. (Calling `arm` after the read would lose a wake-up.)
+/// For a store without notifications, `arm` is `|| tokio::time::sleep(interval)`.
 ///
-/// The server may have failed over to another copy of the log. So before the first event of each further read is
-/// yielded, the log must still have the event that was yielded last; else the stream ends with `Diverged`.
+/// Between two reads, the server may fail over to another copy of the log. So each further read first compares the
+/// event that was yielded last. If the log no longer has it, the stream ends with `Diverged`.
 pub fn follow_by_reading<F, W>(source: Arc<dyn EventSource>, from: ReadFrom, arm: F) -> EventStream
 where
     F: FnMut() -> W + Send + 'static,
@@ -38,9 +38,9 @@ struct Follow<F, W> {
     from: ReadFrom,
     /// The event yielded last.
     last: Option<Event>,
-    /// The read under way.
+    /// The read in progress.
     read: Option<EventStream>,
-    /// Resolves when anything was appended since that read began.
+    /// Resolves once an event was appended after that read began.
     wait: Option<Pin<Box<W>>>,
     arm: F,
 }
@@ -73,13 +73,13 @@ impl<F: FnMut() -> W, W: Future<Output = ()>> Follow<F, W> {
     }
 }
 
-/// Sugar over [`EventSource`], for tests and small logs.
+/// Convenience methods for any [`EventSource`], for tests and small logs.
 #[async_trait]
 pub trait EventSourceExt: EventSource {
-    /// Everything from `from` on, in memory.
+    /// Reads all events from `from` on into memory.
     ///
     /// # Errors
-    /// The error that the read ended with.
+    /// The error with which the read ended.
     async fn collect(&self, from: ReadFrom) -> Result<Vec<Event>> {
         let mut events = Vec::new();
         let mut read = self.read(from);

@@ -2,11 +2,12 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Error as IoError, Write};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hydrant::store::envelope;
-use hydrant::{Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, Result, Retry};
+use hydrant::{Batch, Checkpoint, Error, Event, EventId, EventSink, Result};
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout_at;
@@ -26,6 +27,8 @@ pub struct CsvSink {
 struct Table {
     path: PathBuf,
     file: File,
+    /// The first event of the file. One that begins with a snapshot has nothing below it.
+    oldest: Option<EventId>,
     checkpoint: Checkpoint,
     /// The length of the file up to `checkpoint`.
     bytes: u64,
@@ -40,20 +43,34 @@ impl CsvSink {
     /// `Fenced` if another writer has it open, `Corrupt` naming a row that does not decode, `Unavailable` from disk.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
-        let table = spawn_blocking(move || Table::open(path)).await.map_err(bug)??;
+        let table = on_a_thread(move || Table::open(path)).await?;
         Ok(Self { table: Arc::new(Mutex::new(table)) })
+    }
+
+    async fn append_in_turn(&self, batch: Batch<'_>) -> Result<()> {
+        batch.check_size(EVENT_BYTES_MAX)?;
+        let mut table = Arc::clone(&self.table).lock_owned().await;
+        let fresh = batch.fresh_after(&table.checkpoint)?.to_vec(); // what is still to write, or Gap, or Fenced
+        let first = batch.first().id();
+        if let (Some(after), Some(oldest)) = (batch.after(), table.oldest)
+            && after < oldest
+            && first < oldest
+        {
+            return Err(Error::pruned(oldest).at(first));
+        }
+        // What the checkpoint covers must be what the file holds: another event is another history.
+        let path = table.path.clone();
+        let held = async move |ids| on_a_thread(move || held(&path, &ids)).await;
+        batch.check_held_with(&table.checkpoint, held).await?;
+        // The turn goes into the thread that writes. If this future is dropped, the next call waits for it.
+        on_a_thread(move || table.write(&fresh)).await
     }
 }
 
 #[async_trait::async_trait]
 impl EventSink for CsvSink {
     async fn append(&self, batch: Batch<'_>) -> Result<()> {
-        let (after, events) = (batch.after(), batch.events().to_vec());
-        let appended = async {
-            // The turn goes into the thread that writes. If this future is dropped, the next call waits for it.
-            let mut table = Arc::clone(&self.table).lock_owned().await;
-            spawn_blocking(move || table.append(Batch::new(after, &events)?)).await.map_err(bug)?
-        };
+        let appended = self.append_in_turn(batch);
         match batch.deadline() {
             Some(deadline) => timeout_at(deadline, appended).await.unwrap_or_else(|_| Err(late())),
             None => appended.await,
@@ -62,7 +79,7 @@ impl EventSink for CsvSink {
 
     async fn checkpoint(&self) -> Result<Checkpoint> {
         let mut table = Arc::clone(&self.table).lock_owned().await;
-        spawn_blocking(move || table.cut().map(|()| table.checkpoint)).await.map_err(bug)?
+        on_a_thread(move || table.cut().map(|()| table.checkpoint)).await
     }
 }
 
@@ -77,9 +94,11 @@ impl Table {
             Err(TryLockError::Error(cause)) => return Err(disk(cause)),
         }
         // A last row without its line break was never acknowledged: a crash cut it off.
-        let mut table = Self { path, file, checkpoint: Checkpoint::Empty, bytes: 0, failed: true };
+        let mut table =
+            Self { path, file, oldest: None, checkpoint: Checkpoint::Empty, bytes: 0, failed: true };
         for row in rows(&table.path)? {
             let (event, bytes) = row?;
+            table.oldest.get_or_insert(event.id());
             table.checkpoint = Checkpoint::at(&event);
             table.bytes += bytes;
         }
@@ -99,48 +118,32 @@ impl Table {
         Ok(())
     }
 
-    fn append(&mut self, batch: Batch<'_>) -> Result<()> {
+    fn write(&mut self, events: &[Event]) -> Result<()> {
         self.cut()?;
-        batch.check_size(EVENT_BYTES_MAX)?;
-        let new = batch.fresh_after(&self.checkpoint)?; // what is still to write, or Gap, or Fenced
-        self.compare(batch.after(), batch.held_by(&self.checkpoint))?;
+        let Some(last) = events.last() else { return Ok(()) };
         let mut bytes = Vec::new();
-        for event in new {
+        for event in events {
             let envelope = event.to_string().replace('"', "\"\"");
             let time = event.time().unwrap_or_default();
             writeln!(bytes, "{},\"{time}\",\"{envelope}\"", event.id()).map_err(disk)?;
         }
-        if let Some(last) = new.last() {
-            self.failed = true;
-            self.file.write_all(&bytes).and_then(|()| self.file.sync_data()).map_err(disk)?;
-            self.failed = false;
-            self.bytes += bytes.len() as u64;
-            self.checkpoint = Checkpoint::at(last);
-        }
+        self.failed = true;
+        self.file.write_all(&bytes).and_then(|()| self.file.sync_data()).map_err(disk)?;
+        self.failed = false;
+        self.bytes += bytes.len() as u64;
+        self.oldest.get_or_insert(events[0].id());
+        self.checkpoint = Checkpoint::at(last);
         Ok(())
     }
+}
 
-    /// Compares events that the checkpoint says are held: another event is another history.
-    fn compare(&self, after: Option<EventId>, held: &[Event]) -> Result<()> {
-        if held.is_empty() {
-            return Ok(());
-        }
-        let mut stored = rows(&self.path)?.map(|row| row.map(|(event, _)| event)).peekable();
-        // A file that begins with a snapshot has nothing below it.
-        if let Some(Ok(oldest)) = stored.peek()
-            && after.is_some_and(|after| after < oldest.id())
-            && held[0].id() < oldest.id()
-        {
-            return Err(Error::pruned(oldest.id()).at(held[0].id()));
-        }
-        let mut stored = stored.skip_while(|event| matches!(event, Ok(event) if Some(event.id()) <= after));
-        for event in held {
-            if stored.next().transpose()?.as_ref() != Some(event) {
-                return Err(Error::fenced("another event is held under this id").at(event.id()));
-            }
-        }
-        Ok(())
-    }
+/// The events that a file holds under these ids.
+fn held(path: &Path, ids: &RangeInclusive<EventId>) -> Result<Vec<Event>> {
+    let events = rows(path)?.map(|row| row.map(|(event, _)| event));
+    let wanted = events
+        .skip_while(|event| matches!(event, Ok(event) if event.id() < *ids.start()))
+        .take_while(|event| !matches!(event, Ok(event) if event.id() > *ids.end()));
+    wanted.collect()
 }
 
 /// The events of a file with the bytes of their rows, without a last row that has no line break.
@@ -170,13 +173,15 @@ fn event(row: Vec<u8>) -> Result<Event> {
 }
 
 fn disk(cause: IoError) -> Error {
-    Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, "the disk failed").because(cause)
+    Error::outcome_unknown("the disk failed").because(cause)
 }
 
 fn late() -> Error {
-    Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, "the disk did not answer before the deadline")
+    Error::outcome_unknown("the disk did not answer before the deadline")
 }
 
-fn bug(cause: tokio::task::JoinError) -> Error {
-    Error::new(ErrorKind::Bug, Retry::AfterCheckpoint, "the writing thread panicked").because(cause)
+/// Runs what blocks where that blocks no other task.
+async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let panicked = |cause| Err(Error::bug("work on the file panicked").because(cause));
+    spawn_blocking(work).await.unwrap_or_else(panicked)
 }

@@ -1,4 +1,4 @@
-//! The guide shows this package's code, not a copy that has aged.
+//! The guide shows the current code of this package.
 
 const GUIDE: &str = include_str!("../../../docs/writing-a-sink.md");
 

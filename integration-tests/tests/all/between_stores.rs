@@ -10,7 +10,7 @@ use integration_tests::program::{self, Running};
 use tempfile::TempDir;
 use test_servers::Service;
 
-/// A place on each server that is there; what is not is told.
+/// Returns a place on each server that exists. The missing servers are printed.
 async fn places() -> Vec<Place> {
     let mut places = Vec::new();
     for service in Service::ALL {
@@ -36,14 +36,14 @@ fn seeded() -> Rng {
     Rng::with_seed(seed)
 }
 
-/// The log of a hydra-node, in a directory of its own.
+/// Returns the log of a hydra-node, in a new directory.
 fn node(seed: u64) -> (TempDir, HydraNode) {
     let dir = tempfile::tempdir().unwrap();
     let node = HydraNode::new(dir.path(), seed);
     (dir, node)
 }
 
-/// What a run said: its exit code, standard output and standard error.
+/// The result of a run: its exit code, standard output and standard error.
 struct Said {
     code: Option<i32>,
     stdout: String,
@@ -125,7 +125,7 @@ async fn a_copy_that_is_killed_or_stopped_and_run_again_loses_and_doubles_nothin
             } else {
                 copy.terminate();
                 let ended = copy.end().await.code();
-                // 1: stopped before the end; 0: it was there already; none: it had not begun to listen.
+                // 1: stopped before the end; 0: it had ended already; none: it did not handle signals yet.
                 assert!(matches!(ended, Some(0 | 1) | None), "{ended:?}");
             }
             hydrant(&["copy", &head, &to]).await.ends(0);
@@ -164,7 +164,7 @@ async fn a_node_is_relayed_to_all_servers_while_the_relay_is_killed() {
     for place in &places {
         hydrant(&["verify", &place.url("relayed"), "--against", &head]).await.ends(0);
     }
-    // Nothing is left to do, and nothing is put again.
+    // Nothing is left to copy, and nothing is put again.
     hydrant(&args).await.ends(0);
     for place in &places {
         hydrant(&["verify", &place.url("relayed"), "--against", &head]).await.ends(0);
@@ -233,7 +233,7 @@ async fn a_log_on_a_server_is_compacted_and_pruned_by_the_program() {
     remove(places).await;
 }
 
-/// What is wrong with a URL, and words that the error must have.
+/// Returns wrong URLs, each with words that the error must contain.
 fn wrong(place: &Place) -> Vec<(String, Vec<&'static str>)> {
     let url = place.url("wrong");
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
@@ -275,7 +275,7 @@ async fn what_is_wrong_with_a_server_is_told_with_its_name_and_no_password() {
         }
     }
     for place in &places {
-        // A log that was never written is not taken for an empty one.
+        // A log that was never written does not count as an empty one.
         hydrant(&["cat", &place.url("never-written")]).await.ends(3).says(&["never-written"]);
     }
     remove(places).await;

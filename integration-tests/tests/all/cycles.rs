@@ -1,4 +1,4 @@
-//! A thousand times attached and detached: no task, connection or descriptor is left.
+//! A thousand attaches and detaches leave no task, connection or descriptor.
 #![cfg(target_os = "linux")] // descriptors are counted in /proc
 
 use std::time::Duration;
@@ -18,7 +18,7 @@ fn tasks() -> usize {
     tokio::runtime::Handle::current().metrics().num_alive_tasks()
 }
 
-/// Looks again and again: sockets close a moment after they were let go.
+/// Waits until the condition holds: sockets close a moment after they were dropped.
 async fn until(what: &str, is_so: impl Fn() -> bool) {
     for _ in 0..2000 {
         if is_so() {
@@ -29,7 +29,7 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
     panic!("{what}: {} descriptors, {} tasks", descriptors(), tasks());
 }
 
-/// What stays open: sockets close a moment after they were let go.
+/// Returns how many descriptors and tasks remain: sockets close a moment after they were dropped.
 async fn settled() -> (usize, usize) {
     let mut least = (usize::MAX, usize::MAX);
     for _ in 0..200 {
@@ -46,7 +46,7 @@ async fn append(log: &FanOut<FileStore>, id: u64) -> EventId {
     EventId::new(id)
 }
 
-/// Attaches a new handle, waits until it has everything, detaches and closes it.
+/// Attaches a new handle, waits until it has all events, detaches and closes it.
 async fn cycle(log: &FanOut<FileStore>, place: &Place, last: EventId) {
     async fn through<S: EventSink + 'static>(log: &FanOut<FileStore>, sink: S, last: EventId) {
         log.attach("secondary", sink, SecondaryOptions::default()).await.unwrap();
@@ -81,7 +81,7 @@ async fn a_thousand_times_attached_and_detached_leave_nothing_behind() {
         let last = append(&log, id).await;
         let place = &places[usize::try_from(id).unwrap() % places.len()];
         cycle(&log, place, last).await;
-        // After one round everything that is there for good is there.
+        // After one round, everything permanent is open.
         if id + 1 == places.len() as u64 {
             before = Some(settled().await);
         }

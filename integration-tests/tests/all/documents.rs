@@ -1,8 +1,8 @@
-//! The documents of the workspace: what they point to is there.
+//! The documents of the workspace: all files that they link to exist.
 
 use std::path::{Path, PathBuf};
 
-/// All Markdown files below `dir`, but for what is built or hidden.
+/// Finds all Markdown files below `dir`, except built and hidden ones.
 fn documents(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -15,7 +15,7 @@ fn documents(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Where `](...)` and `src="..."` lead within the workspace.
+/// Returns the targets of `](...)` and `src="..."` within the workspace.
 fn links(text: &str) -> impl Iterator<Item = &str> {
     let inline = text.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
     let sources = text.split(" src=\"").skip(1).filter_map(|rest| rest.split_once('"'));

@@ -1,5 +1,5 @@
-//! One log over files with a secondary on every server, each behind a proxy that breaks it: nothing is lost,
-//! and the others do not notice.
+//! One log over files with a secondary on every server, each behind a proxy that breaks it. Nothing is lost,
+//! and the other secondaries are not affected.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,14 +18,14 @@ use test_servers::proxy::{Action, Answer, Fault, Http, Tcp};
 /// The name of the log.
 const LOG: &str = "log";
 
-/// How long a state is waited for; far more than it ever takes.
+/// How long the test waits for a state. It never takes nearly as long.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// A secondary, and what stands between it and its server.
+/// A secondary, and the proxies between it and its server.
 struct Far {
     place: Place,
     tcp: Tcp,
-    /// In front of the other proxy, where the service speaks HTTP.
+    /// A proxy in front of the other one, if the service uses HTTP.
     http: Option<Http>,
 }
 
@@ -43,12 +43,12 @@ impl Far {
         self.place.service().name()
     }
 
-    /// The place behind its proxies.
+    /// Returns the place, reached through its proxies.
     fn proxied(&self) -> Place {
         self.place.through(self.http.as_ref().map_or(self.tcp.address(), Http::address))
     }
 
-    /// Everything that the server holds, and its checkpoint, read past the proxies.
+    /// Returns all events that the server holds, and its checkpoint, read without the proxies.
     async fn held(&self) -> (Vec<Event>, Checkpoint) {
         let (source, sink): (Arc<dyn EventSource>, Arc<dyn EventSink>) = match self.place.service() {
             Service::Postgres => {
@@ -69,7 +69,7 @@ impl Far {
     }
 }
 
-/// Opens the sink of a place, as often as it is asked to.
+/// Opens the sink of a place; can be called repeatedly.
 async fn sink(place: Place) -> hydrant::Result<Arc<dyn EventSink>> {
     Ok(match place.service() {
         Service::Postgres => Arc::new(place.postgres_store(LOG).await?),
@@ -78,7 +78,7 @@ async fn sink(place: Place) -> hydrant::Result<Arc<dyn EventSink>> {
     })
 }
 
-/// The fan-out, and all that it was told.
+/// The fan-out, and all events that were appended to it.
 struct Everywhere {
     log: FanOut<FileStore>,
     far: Vec<Far>,
@@ -88,7 +88,7 @@ struct Everywhere {
 }
 
 impl Everywhere {
-    /// `None` where no server is there.
+    /// Opens the fan-out; `None` if there is no server.
     async fn open(places: Vec<Place>) -> Option<Self> {
         if places.is_empty() {
             return None;
@@ -134,7 +134,7 @@ impl Everywhere {
         status.secondaries.into_iter().find(|secondary| secondary.name == name).unwrap()
     }
 
-    /// Looks again and again until it is so.
+    /// Waits until the status meets the condition.
     async fn until(
         &self,
         name: &str,
@@ -159,7 +159,7 @@ impl Everywhere {
         self.log.delivered(last.id(), PATIENCE).await.unwrap_or_else(|laggards| panic!("{laggards}"));
     }
 
-    /// Breaks one while events are appended. `fails`: whether it must show an error until it is mended.
+    /// Appends events while one secondary is broken. `fails`: whether it must show an error until it is mended.
     async fn breaks(&mut self, broken: usize, what: &str, fails: bool, cause: &[ErrorKind]) {
         let name = self.far[broken].name();
         let others: Vec<&'static str> =
@@ -191,7 +191,7 @@ impl Everywhere {
         }
     }
 
-    /// The cause is gone; who parked is told to go on.
+    /// Removes the cause, and resumes the secondary if it parked.
     async fn mended(&mut self, broken: usize) {
         let far = &self.far[broken];
         if let Some(http) = &far.http {
@@ -204,7 +204,7 @@ impl Everywhere {
         self.all_delivered().await;
     }
 
-    /// Each server holds each event once, in order; checkpoints are true.
+    /// Checks that each server holds each event once, in order, and that checkpoints are right.
     async fn ends(self) {
         self.all_delivered().await;
         assert_eq!(self.log.collect(ReadFrom::Origin).await.unwrap(), self.events);
@@ -257,7 +257,7 @@ async fn a_network_that_breaks_one_secondary_is_not_noticed_by_the_others() {
     all.ends().await;
 }
 
-/// What a service answers, and what it is to be taken for.
+/// Returns replies of a service, each with the kinds of errors that they may become.
 fn answers(service: Service) -> Vec<(Answer, &'static [ErrorKind])> {
     const DOWN: &[ErrorKind] = &[ErrorKind::Unavailable];
     const DENIED: &[ErrorKind] = &[ErrorKind::Denied];

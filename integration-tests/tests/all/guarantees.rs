@@ -9,7 +9,7 @@ struct Source {
 }
 
 impl Source {
-    /// Whether the file has this test: a function with the attribute, or a row in the kit's table of cases.
+    /// Returns whether the file has this test: a function with the attribute, or a row in the kit's table of cases.
     fn has_test(&self, name: &str) -> bool {
         let lines: Vec<_> = self.text.lines().map(str::trim).collect();
         let function = format!("fn {name}(");
@@ -23,7 +23,7 @@ impl Source {
         })
     }
 
-    /// The path as the name of a module, which is how filters name tests.
+    /// Returns the path as the name of a module, which is how filters name tests.
     fn module(&self) -> String {
         self.path.trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::")
     }
@@ -56,12 +56,12 @@ fn page() -> String {
     std::fs::read_to_string(root().join("docs/guarantees.md")).unwrap()
 }
 
-/// What stands between backticks.
+/// Returns the texts between backticks.
 fn code(page: &str) -> impl Iterator<Item = &str> {
     page.split('`').skip(1).step_by(2)
 }
 
-/// The directory of a package of the workspace.
+/// Returns the directory of a package of the workspace.
 fn directory_of(package: &str) -> Option<String> {
     let directories = [format!("crates/{package}"), format!("examples/{package}"), package.to_owned()];
     directories.into_iter().find(|directory| root().join(directory).join("Cargo.toml").exists())

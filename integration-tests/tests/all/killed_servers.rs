@@ -1,4 +1,4 @@
-//! Servers that are killed with -9 under a fan-out, and come back.
+//! Servers that are killed with SIGKILL under a fan-out, and restarted.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -92,7 +92,7 @@ async fn each_server_is_killed_in_turn_and_gets_what_it_missed_when_it_is_back()
             for value in 0..50 {
                 journal.append(&value).await.unwrap();
             }
-            server.kill(); // with whatever is under way
+            server.kill(); // with all calls that are in flight
             let mut last = None;
             for value in 0..50 {
                 last = Some(journal.append(&value).await.unwrap());

@@ -22,7 +22,7 @@ struct Job {
     node: HydraNode,
     rng: Rng,
     listener: Arc<UdpListener>,
-    /// What standard output got, over all runs.
+    /// The lines of standard output, over all runs.
     heard: Vec<String>,
 }
 
@@ -35,8 +35,8 @@ impl Job {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("head")).unwrap();
         let node = HydraNode::new(&dir.path().join("head"), rng.u64(..));
-        // The kernel may drop datagrams of a burst, and those sent before a kill are not sent again: that is
-        // UDP. What the listener finds missing, by ids, it fetches from the log itself.
+        // The kernel may drop datagrams of a burst, and those sent before a kill are not sent again, as always with
+        // UDP. The listener finds the missing ids, and fetches the events from the log itself.
         let log = FileSource::open(dir.path().join("head"), FileSourceOptions::default()).await.unwrap();
         let options = UdpListenerOptions::default().with_refill(Arc::new(log));
         let listener = Arc::new(UdpListener::open("127.0.0.1:0", options).await.unwrap());
@@ -71,14 +71,14 @@ impl Job {
         Running::start(args.iter().chain(more))
     }
 
-    /// Takes what the relay tells until it ends.
+    /// Reads the lines of the relay until it ends.
     async fn hear_all(&mut self, relay: &mut Running) {
         while let Some(line) = relay.line().await {
             self.heard.push(line);
         }
     }
 
-    /// Kills the relay after it has told so many lines.
+    /// Kills the relay after it has printed `lines` lines.
     async fn kill_after_lines(&mut self, mut relay: Running, lines: usize) {
         for _ in 0..lines {
             self.heard.push(relay.line().await.expect("the relay is killed before its end"));
@@ -86,7 +86,7 @@ impl Job {
         self.kill(relay).await;
     }
 
-    /// Kills the relay when the file store has so many bytes more, listening to its standard output meanwhile.
+    /// Kills the relay when the file store has `bytes` more bytes. Reads its standard output meanwhile.
     async fn kill_after_bytes(&mut self, mut relay: Running, bytes: u64) {
         let copy = self.path("copy").join("state");
         let size = || std::fs::metadata(&copy).map_or(0, |state| state.len());
@@ -103,13 +103,13 @@ impl Job {
 
     async fn kill(&mut self, mut relay: Running) {
         relay.kill();
-        // What it had written is in the pipe, and its checkpoint may count it.
+        // What the relay had written is in the pipe, and its checkpoint may count it.
         self.hear_all(&mut relay).await;
         let end = relay.end().await;
         assert!(!end.success(), "it was to be killed, and ended with {end}");
     }
 
-    /// Waits until standard output has told every event that the node has written.
+    /// Waits until standard output has every event that the node has written.
     async fn hear_last(&mut self, relay: &mut Running) {
         let last = self.log().pop().unwrap();
         while self.heard.last() != Some(&last) {
@@ -117,7 +117,8 @@ impl Job {
         }
     }
 
-    /// The whole log, one envelope each. A snapshot, which hydra-node marks in the change, is marked there.
+    /// Returns the whole log, one envelope each. Snapshots are marked in the envelope; hydra-node marks them in the
+    /// change.
     fn log(&self) -> Vec<String> {
         let event = |(number, line): (u64, &String)| {
             envelope::decode_hydra(line.clone().into_bytes().into(), number).unwrap().to_string()
@@ -125,7 +126,7 @@ impl Job {
         (0..).zip(self.node.lines()).map(event).collect()
     }
 
-    /// The names of the files of a log.
+    /// Returns the names of the files of a log.
     fn files(&self, name: &str) -> BTreeSet<String> {
         let names = std::fs::read_dir(self.path(name)).unwrap();
         let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());

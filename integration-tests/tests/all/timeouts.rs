@@ -14,7 +14,7 @@ use hydrant_udp::UdpListenerOptions;
 
 type Table = BTreeMap<(String, String), Duration>;
 
-/// The defaults in the code.
+/// Returns the defaults in the code.
 fn defaults() -> Table {
     let mut table = Table::new();
     macro_rules! of {
@@ -27,8 +27,8 @@ fn defaults() -> Table {
     }
     of! {
         JournalOptions: append_timeout, resolve_timeout, backoff_min, backoff_max;
-        FanOutOptions: call_timeout, resolve_timeout, sync_poll;
-        RelayOptions: call_timeout;
+        FanOutOptions: call_timeout, resolve_timeout, sync_poll, idle_poll, read_timeout;
+        RelayOptions: call_timeout, read_timeout;
         SecondaryOptions: linger_max, call_timeout, backoff_min, backoff_max;
         FileSourceOptions: poll_interval;
         PostgresStoreOptions: poll_interval, call_timeout, lock_timeout;
@@ -49,7 +49,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// The rows of the page.
+/// Returns the rows of the page.
 fn page() -> Table {
     let page = std::fs::read_to_string(root().join("docs/timeouts.md")).unwrap();
     let rows = page.lines().filter_map(|line| {
@@ -76,7 +76,7 @@ fn duration(text: &str) -> Option<Duration> {
     Some(Duration::from_millis(number * millis))
 }
 
-/// The fields of all options in the sources that are durations.
+/// Returns the fields of all options in the sources that are durations.
 fn fields() -> Vec<(String, String)> {
     let mut fields = Vec::new();
     for file in sources(&root().join("crates")) {
@@ -136,6 +136,15 @@ fn inner_defaults_end_before_outer_ones() {
         appends.iter().flat_map(|append| attempts.iter().map(move |attempt| (append, attempt)))
     {
         assert!(append < attempt, "{append:?} of a store, {attempt:?} of its resolver");
+    }
+    let reads = [
+        PostgresStoreOptions::default().call_timeout,
+        S3StoreOptions::default().request_timeout,
+        KinesisSourceOptions::default().call_timeout,
+        KinesisSourceOptions::default().throttled_max,
+    ];
+    for silence in [FanOutOptions::default().read_timeout, RelayOptions::default().read_timeout] {
+        assert!(reads.iter().all(|read| *read < silence), "{reads:?} of stores, {silence:?} of a read");
     }
     assert!(S3StoreOptions::default().request_timeout < S3StoreOptions::default().append_timeout);
     assert!(KinesisSinkOptions::default().put_timeout < KinesisSinkOptions::default().append_timeout);

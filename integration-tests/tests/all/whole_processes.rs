@@ -24,7 +24,7 @@ fn start(primary: &str, count: u64, secondaries: &[Place]) -> Running {
     Running::start_program(EVERYWHERE, args)
 }
 
-/// The ids of a log.
+/// Returns the ids of a log.
 async fn ids(source: &dyn EventSource) -> Vec<u64> {
     let events = source.collect(ReadFrom::Origin).await.unwrap();
     events.iter().map(|event| event.id().get()).collect()
@@ -38,7 +38,7 @@ async fn source(place: &Place) -> Box<dyn EventSource> {
     }
 }
 
-/// Listens until it has told so many events, or ends.
+/// Reads acknowledged ids until there were `most` of them, or the process ends.
 async fn acknowledged(process: &mut Running, most: usize, to: &mut BTreeSet<u64>) {
     for _ in 0..most {
         let Some(line) = process.line().await else { return };
@@ -83,7 +83,7 @@ async fn of_two_processes_with_one_primary_one_wins_and_the_log_is_no_mix() {
         let Some(place) = Place::on(service).await else { continue };
         let mut told = [BTreeSet::new(), BTreeSet::new()];
         let [mut one, mut other] = [0, 1].map(|_| start(&place.to_text(), u64::MAX, &[]));
-        // Whichever is fenced ends; the winner goes on, and is then ended.
+        // The fenced process ends. The winner continues, and is then killed.
         let [first, second] = &mut told;
         let loser = tokio::select! {
             () = acknowledged(&mut one, usize::MAX, first) => 0,

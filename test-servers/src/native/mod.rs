@@ -19,6 +19,9 @@ mod install;
 mod kinesalite;
 mod kinesis_local;
 mod localstack;
+// The same text as in the kit, which this package builds without where no proxy is needed.
+#[path = "../../../crates/hydrant-conformance/src/machine.rs"]
+mod machine;
 mod ministack;
 mod postgres;
 mod process;

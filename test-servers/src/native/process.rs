@@ -8,20 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// Runs a server (`$3`..) with a watcher beside it in its process group, which holds our end of a pipe: when we are
-/// gone, in whatever way, it ends the group with the signal `$1`. A line instead lets the server live on, until the
-/// file `$2` is removed (`cargo clean`).
-const LEASH: &str = r#"
-exec 3<&0 </dev/null
-signal=$1 file=$2
-shift 2
-{
-    read -r _ <&3 && while kill -0 $$ && [ -e "$file" ]; do sleep 5 || exit; done
-    kill -s "$signal" 0
-} >/dev/null 2>&1 &
-exec 3<&-
-exec "$@"
-"#;
+use super::machine::LEASH;
 
 /// How long a process gets to end after its signal, before it is killed.
 const ENDING: Duration = Duration::from_secs(10);

@@ -1,13 +1,14 @@
 //! What all private servers have in common.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use super::machine::is_free;
 use super::process::{Process, until};
-use crate::{Service, random};
+use crate::Service;
 
 /// A loaded machine takes its time; a server that is broken says so before.
 const STARTING: Duration = Duration::from_secs(60);
@@ -226,18 +227,9 @@ pub(super) fn log(name: &str) -> String {
     format!("{name}.log")
 }
 
-/// Whether the port is free.
-fn is_free(port: u16) -> bool {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
-}
-
-/// A port below those that the system gives to clients: none of them takes it while the server restarts.
+/// A port that no client of the system takes while the server restarts.
 pub(super) fn free_port() -> Result<u16, String> {
-    let candidates = (0..100).map(|_| 20_000 + u16::try_from(random() % 12_000).expect("below 12,000"));
-    candidates
-        .into_iter()
-        .find(|port| is_free(*port))
-        .ok_or_else(|| "no free port from 20000 to 31999".to_owned())
+    super::machine::free_port().ok_or_else(|| "no free port from 20000 to 31999".to_owned())
 }
 
 /// Settings as environment variables.

@@ -173,6 +173,17 @@ impl Http {
         self.shared.seen().rules.push(rule);
     }
 
+    /// The actions that wait for a request, except those for all requests.
+    pub fn unfired(&self) -> Vec<String> {
+        let seen = self.shared.seen();
+        let waits = |rule: &&Rule| rule.left > 0 && rule.left < usize::MAX / 2;
+        seen.rules
+            .iter()
+            .filter(waits)
+            .map(|rule| format!("{:?} of {} requests", rule.action, rule.left))
+            .collect()
+    }
+
     /// Forgets all rules. What a gate holds stays until the gate opens.
     pub fn heal(&self) {
         self.shared.seen().rules.clear();

@@ -13,7 +13,7 @@ use crate::root;
 /// The name of the containers that `up` starts.
 pub(crate) const PROJECT: &str = "hydrant";
 
-/// Whether there is an engine, and Compose for it. One that hangs is none.
+/// Returns whether there is an engine with Compose. An engine that hangs does not count.
 pub(crate) fn answers() -> bool {
     may_use_docker()
         && ends_well(Command::new("docker").arg("info"))
@@ -60,7 +60,7 @@ pub(crate) fn down(project: &str) -> Result<(), String> {
     run(compose(project).args(["down", "--volumes"])).map(drop)
 }
 
-/// A process that waits for the end of its input, which is ours, and then ends the project.
+/// Returns a process that waits for the end of its input, which this process holds, and then ends the project.
 pub(crate) fn down_after_us(project: &str) -> Command {
     let compose = compose(project);
     let mut leash = Command::new("/bin/sh");
@@ -73,7 +73,7 @@ pub(crate) fn down_after_us(project: &str) -> Command {
     leash
 }
 
-/// Where a port of a container is on this machine.
+/// Returns the address of a container's port on this machine.
 fn published(project: &str, container: &str, port: u16) -> Result<SocketAddr, String> {
     let output = run(compose(project).args(["port", container, &port.to_string()]))?;
     let said = String::from_utf8_lossy(&output.stdout);
@@ -84,7 +84,7 @@ fn compose(project: &str) -> Command {
     let mut command = Command::new("docker");
     command.args(["compose", "--file", "docker-compose.yml", "--project-name", project]).current_dir(root());
     if project != PROJECT {
-        // Several of them side by side: each on ports that are free.
+        // Several projects may run side by side, so each uses free ports.
         command.envs([("HYDRANT_POSTGRES_PORT", "0"), ("HYDRANT_LOCALSTACK_PORT", "0")]);
     }
     command

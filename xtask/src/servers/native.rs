@@ -9,14 +9,15 @@ use test_servers::{Service, directory};
 
 use super::record::{Process, Record};
 
-/// How long a server gets to end by itself.
+/// How long a server may take to end by itself.
 const ENDING: Duration = Duration::from_secs(10);
 
-/// Starts a server that lives on without us, on the port that it had before, or the customary one, where that is free.
+/// Starts a server that outlives this process. It uses the port that it had before, or the customary one, if that is
+/// free.
 pub(crate) fn up(name: &str) -> Result<Record, String> {
     let before = Record::read(name);
     if let Some(record) = &before {
-        // Its process may be there and not answer.
+        // Its process may exist and not reply.
         end(record)?;
     }
     let dir = directory().join("data").join(name);
@@ -46,12 +47,12 @@ fn record<P: Program>(name: &str, server: &Server<P>) -> Result<Record, String> 
     })
 }
 
-/// Ends the process that was started, if it is still that one, with all that it started.
+/// Ends the process that was started, and all that it started. If the id belongs to another process now, does nothing.
 pub(crate) fn end(record: &Record) -> Result<(), String> {
     let Some(process) = record.process.as_ref().filter(|process| process.is_alive()) else {
         return Ok(());
     };
-    // Postgres waits for its clients at a TERM.
+    // On TERM, Postgres waits for its clients.
     process.signal(if record.name == "postgres" { "INT" } else { "TERM" }, false);
     let ended = || (!process.is_alive()).then_some(());
     if until(ENDING, ended).is_none() {
@@ -60,10 +61,10 @@ pub(crate) fn end(record: &Record) -> Result<(), String> {
     until(ENDING, ended).ok_or_else(|| format!("{}: process {} does not end", record.name, process.id))
 }
 
-/// A server of this run alone: it ends when it is dropped, and when we end in whatever way.
+/// A server of this run only. It ends when it is dropped, and when this process ends in any way.
 pub(crate) type Private = Box<dyn Any + Send>;
 
-/// Starts a server of this run alone.
+/// Starts a server of this run only.
 pub(crate) fn private(service: Service, dir: &Path) -> Result<(Record, Private), String> {
     let (name, dir) = (service.name(), dir.join(service.name()));
     match service {

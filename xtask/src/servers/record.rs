@@ -1,4 +1,4 @@
-//! What is known of a server that `up` started, in a file `target/servers/<name>.up`.
+//! The record of a server that `up` started, in a file `target/servers/<name>.up`.
 
 use std::fmt::{self, Write};
 use std::fs;
@@ -7,18 +7,18 @@ use std::process::{Command, Stdio};
 
 use test_servers::{Service, directory};
 
-/// A server, and how to recognise its process: another one may have its id by now.
+/// A server, and how to recognise its process: another process may have the same id by now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) port: u16,
-    /// None in a container.
+    /// `None` in a container.
     pub(crate) process: Option<Process>,
     pub(crate) urls: Vec<(Service, String)>,
 }
 
-/// An id and when it began, in whatever words this system has for that.
+/// The id of a process and when it began, in the words of this system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Process {
     pub(crate) id: u32,
@@ -44,7 +44,7 @@ impl Record {
         self.process.is_none()
     }
 
-    /// Whether it is the process that was started, and answers.
+    /// Returns whether the process is the one that was started, and the server replies.
     pub(crate) fn is_alive(&self) -> bool {
         self.process.as_ref().is_none_or(Process::is_alive)
             && self.urls.iter().all(|(service, url)| service.answers(url))
@@ -87,7 +87,7 @@ impl fmt::Display for Record {
 }
 
 impl Process {
-    /// The process of this id, if there is one.
+    /// Returns the process of this id, if there is one.
     pub(crate) fn of(id: u32) -> Option<Self> {
         Some(Self { id, began: began(id)? })
     }
@@ -96,17 +96,17 @@ impl Process {
         began(self.id).as_ref() == Some(&self.began)
     }
 
-    /// Sends a signal to it, or to its group.
+    /// Sends a signal to the process, or to its group.
     pub(crate) fn signal(&self, signal: &str, group: bool) {
         let target = format!("{}{}", if group { "-" } else { "" }, self.id);
         let mut kill = Command::new("/bin/sh");
         kill.args(["-c", r#"kill -s "$1" -- "$2""#, "kill", signal, &target]);
-        // It may be gone already.
+        // The process may be gone already.
         drop(kill.stderr(Stdio::null()).status());
     }
 }
 
-/// When a process began. A dead one that nobody has waited for yet has not.
+/// Returns when a process began; `None` if it is dead, also if its parent has not waited for it yet.
 fn began(id: u32) -> Option<String> {
     if let Ok(stat) = fs::read_to_string(format!("/proc/{id}/stat")) {
         return began_in(&stat);
@@ -120,7 +120,8 @@ fn began(id: u32) -> Option<String> {
     (!state.starts_with('Z')).then(|| began.trim().to_owned())
 }
 
-/// The 22nd field of `/proc/<id>/stat`. The second is the program's name, in parentheses, with whatever is in it.
+/// Returns the 22nd field of `/proc/<id>/stat`. The second field is the program's name in parentheses; it may contain
+/// spaces and parentheses.
 fn began_in(stat: &str) -> Option<String> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let is_dead = matches!(fields.next()?, "Z" | "X");

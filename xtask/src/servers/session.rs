@@ -14,11 +14,11 @@ use super::native::Private;
 use super::record::{Process, Record};
 use super::{credentials, docker, native};
 
-/// What became of each service that was missing.
+/// The outcome for each service that was missing.
 type Started = Vec<(Service, Result<Record, String>)>;
 
-/// Servers for the tests: the user's own by the variables, else those of `servers up`, else private ones, which end
-/// with us, in whatever way that is.
+/// Servers for the tests: the user's own by the variables, else those of `servers up`, else private ones. Private
+/// servers end with this process, however it ends.
 #[derive(Default)]
 pub(crate) struct Session {
     variables: Vec<(&'static str, String)>,
@@ -30,7 +30,7 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Finds or starts them all. What cannot be had is a failure only where it is required.
+    /// Finds or starts all servers. A server that cannot start is a failure only if it is required.
     pub(crate) fn open() -> Result<Self, String> {
         let mut session = Self::default();
         let mut missing = Vec::new();
@@ -49,7 +49,7 @@ impl Session {
         }
         session.start(&missing)?;
         let ours = |service: &Service| session.variables.iter().any(|(name, _)| *name == service.variable());
-        // Credentials of ours would get in the way of a user's own.
+        // Test credentials would override the user's own credentials.
         if ours(&Service::S3) && ours(&Service::Kinesis) {
             let unset = |(name, _): &(&str, &str)| env::var_os(name).is_none();
             let set = credentials().into_iter().filter(unset).map(|(name, value)| (name, value.to_owned()));
@@ -89,7 +89,7 @@ impl Session {
     fn natives(&mut self, missing: &[Service], name: &str) -> Started {
         remove_stale();
         let dir = self.dir.insert(directory().join(name));
-        // All at once: most of it is waiting.
+        // In parallel, because most of it is waiting.
         let started: Vec<_> = thread::scope(|scope| {
             let start = |service: &Service| {
                 let (service, dir) = (*service, &*dir);
@@ -109,7 +109,7 @@ impl Session {
     fn containers(&mut self, missing: &[Service], name: &str) -> Result<Started, String> {
         let project = format!("{}-{name}", docker::PROJECT);
         let mut leash = docker::down_after_us(&project);
-        // Ctrl-C is for us; it does its work when we are gone.
+        // Ctrl-C must end this process only. The leash does its work after that.
         let leash =
             leash.process_group(0).spawn().map_err(|cause| format!("{leash:?} did not start: {cause}"))?;
         self.containers = Some(leash);
@@ -122,12 +122,12 @@ impl Session {
         Ok(missing.iter().map(|service| (*service, of(service))).collect())
     }
 
-    /// Tells the tests of them.
+    /// Names the servers in the environment of the tests.
     pub(crate) fn set(&self, command: &mut Command) {
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
     }
 
-    /// A line for each service: which server was used, and where.
+    /// Returns a line for each service: which server was used, and where.
     pub(crate) fn summary(&self) -> String {
         self.lines.iter().fold(String::new(), |mut text, line| {
             writeln!(text, "{line}").expect("a string takes all");
@@ -149,7 +149,7 @@ impl Drop for Session {
     }
 }
 
-/// What runs that were killed have left.
+/// Removes what killed runs have left.
 fn remove_stale() {
     let entries = fs::read_dir(directory()).into_iter().flatten().flatten();
     for entry in entries {
@@ -161,7 +161,7 @@ fn remove_stale() {
     }
 }
 
-/// A URL without its password.
+/// Returns a URL without its password.
 fn shown(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return "a server".to_owned() };
     let end = rest.find(['/', '?']).unwrap_or(rest.len());

@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 use crate::law::{Expected, Verdict, broken};
 use crate::log::{Log, last, name, same_events};
 use crate::resources::{Peak, TRACKS_MEMORY};
-use crate::{Damage, Trial, drop_after};
+use crate::{Damage, Hook, Trial, drop_after};
 
 pub(super) async fn memory(trial: &Trial) -> Verdict {
     if !TRACKS_MEMORY {
@@ -175,7 +175,7 @@ async fn damaged(trial: &Trial, damage: Damage) -> Verdict<Option<Vec<Event>>> {
     if done.expected(|| "the harness damages what is stored".to_owned())? {
         return Ok(Some(events));
     }
-    trial.skip(&format!("damage to stored bytes, {damage:?} (`Harness::damage`)"));
+    trial.skip_without(Hook::Damage(damage));
     Ok(None)
 }
 

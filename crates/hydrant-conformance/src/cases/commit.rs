@@ -2,9 +2,9 @@
 
 use hydrant::{Checkpoint, ErrorKind, Event};
 
-use crate::Trial;
 use crate::law::{Expected, Finding, Verdict, broken};
 use crate::log::{Log, last, name};
+use crate::{Hook, Trial};
 
 pub(super) async fn two_handles(trial: &Trial) -> Verdict {
     let mut generator = trial.generator();
@@ -29,7 +29,7 @@ pub(super) async fn two_handles(trial: &Trial) -> Verdict {
     reports_one_of(&first, &events[..6], 4, "being Fenced").await?;
     first.close().await?;
     second.close().await?;
-    let log = trial.open_once_released().await?;
+    let log = trial.open_once_released(&trial.namespace("")).await?;
     log.holds(&events[..6]).await?;
     log.append(last(&events[..6]), &events[6..]).await?;
     log.holds(&events).await?;
@@ -67,7 +67,7 @@ pub(super) async fn head(trial: &Trial) -> Verdict {
     let events = trial.generator().gapped(None, 24);
     let mut log = trial.open().await?;
     if log.commit_point().is_none() {
-        trial.skip("the head of a commit point (`Opened::primary`, `Opened::with_commit_point`)");
+        trial.skip_without(Hook::CommitPoint);
         return log.close().await;
     }
     head_is(&log, &[]).await?;

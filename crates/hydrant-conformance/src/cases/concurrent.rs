@@ -194,7 +194,7 @@ pub(super) async fn dropped(trial: &Trial) -> Verdict {
         drop((sink, log));
         before.is_restored(trial, "dropping the handle").await?;
     }
-    let log = trial.open_once_released().await?;
+    let log = trial.open_once_released(&trial.namespace("")).await?;
     if trial.has(Capabilities::MEMORY) {
         log.prefix(&events).await.of_law(5)?;
     }
@@ -216,7 +216,7 @@ pub(super) async fn dropped_open(trial: &Trial) -> Verdict {
                 polls = 0;
             }
             // One that was dropped before may still be under way.
-            Some(Err(_)) => trial.open_once_released().await?.close().await?,
+            Some(Err(_)) => trial.open_once_released(&trial.namespace("")).await?.close().await?,
             None => polls += 1,
         }
         before.is_restored(trial, &format!("dropping an open after {polls} polls")).await?;
@@ -226,7 +226,7 @@ pub(super) async fn dropped_open(trial: &Trial) -> Verdict {
 
 /// Nothing keeps the log from being opened, and it holds what it held.
 async fn reopened(trial: &Trial, held: &[Event]) -> Verdict {
-    let log = trial.open_once_released().await?;
+    let log = trial.open_once_released(&trial.namespace("")).await?;
     log.holds(held).await.of_law(1)?;
     log.close().await
 }

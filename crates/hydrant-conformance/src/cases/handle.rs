@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use hydrant::{Batch, Capabilities, Event, ReadFrom, Retry};
+use hydrant::{Batch, Capabilities, ErrorKind, Event, ReadFrom, Retry};
 use tokio::time::{Instant, sleep};
 
 use super::whole::stays;
-use crate::Trial;
 use crate::law::{Expected, Verdict, broken};
 use crate::log::{Log, last};
 use crate::resources::queued;
 use crate::trial::LOOK_AGAIN;
+use crate::{Hook, Trial};
 
 /// A call that holds its thread this long, each time it is tried, blocks it.
 const BLOCKED_MAX: Duration = Duration::from_millis(250);
@@ -25,7 +25,7 @@ pub(super) async fn arm(log: &Log<'_>, n: usize) -> Verdict<bool> {
     let armed = log.trial.harness.fail_next_write(&log.namespace, n).await;
     let armed = armed.expected(|| format!("the harness arms failure {n}"))?;
     if !armed && n == 0 {
-        log.trial.skip("errors of the server or disk (`Harness::fail_next_write`)");
+        log.trial.skip_without(Hook::FailNextWrite);
     }
     Ok(armed)
 }
@@ -60,6 +60,10 @@ pub(super) async fn works_again(trial: &Trial) -> Verdict {
             Ok(()) => trial.step(format!("an append that met failure {n}")),
             Err(error) => trial.step(format!("an append that met failure {n} ({error:?})")),
         }
+        if retry != Retry::Never && trial.harness.stops(n) {
+            continues_when_reopened(log, &events).await?;
+            continue;
+        }
         // A handle that stopped for good says `Never`; a caller opens it again.
         if retry != Retry::Never {
             if trial.has(Capabilities::MEMORY) && trial.is_durable() {
@@ -72,6 +76,25 @@ pub(super) async fn works_again(trial: &Trial) -> Verdict {
         drop(log.close().await);
     }
     Ok(())
+}
+
+/// A handle that a failure stopped says so; once the log is opened again, it takes the rest.
+async fn continues_when_reopened(log: Log<'_>, events: &[Event]) -> Verdict {
+    let trial = log.trial;
+    trial.calling("reading the checkpoint of a handle that stopped");
+    match trial.call(log.opened.sink.checkpoint()).await? {
+        Err(error) if error.kind() == ErrorKind::Closed => {}
+        other => return broken("Closed from a handle that stopped", format!("{other:?}")),
+    }
+    let namespace = log.namespace.clone();
+    // It may report what stopped it once more.
+    drop(log.close().await);
+    let log = trial.open_once_released(&namespace).await?;
+    let held = log.prefix(&events[..8]).await?;
+    send_rest(&log, &events[..8], held).await?;
+    log.append(last(&events[..8]), &events[8..]).await?;
+    log.holds(events).await?;
+    log.close().await
 }
 
 /// The checkpoint, once the handle works again after a retryable error.
@@ -120,7 +143,7 @@ pub(super) async fn deadline(trial: &Trial) -> Verdict {
     if slow.expected(|| "the harness delays answers".to_owned())? {
         ends_by(&log, &mut events, Duration::from_millis(50), delay / 2).await?;
     } else {
-        trial.not_exercised("a deadline that passes before the server answers (`Harness::delay`)");
+        trial.without(Hook::Delay);
     }
     log.close().await
 }
@@ -182,7 +205,7 @@ async fn leaves_its_thread(trial: &Trial) -> Verdict {
         calls_leave_the_thread(&ticker, &log, &mut events).await?;
         trial.harness.heal(&log.namespace).await.expected(|| "the harness ends the delay".to_owned())?;
     } else {
-        trial.not_exercised("a thread that is blocked while a server is slow (`Harness::delay`)");
+        trial.without(Hook::Delay);
     }
     log.close().await
 }

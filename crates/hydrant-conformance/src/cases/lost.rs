@@ -7,9 +7,9 @@ use futures_util::StreamExt;
 use hydrant::{ErrorKind, Event, ReadFrom};
 use tokio::time::timeout;
 
-use crate::Trial;
 use crate::law::{Expected, Verdict, broken};
 use crate::log::{last, same_events};
+use crate::{Hook, Trial};
 
 pub(super) async fn replaced(trial: &Trial) -> Verdict {
     let mut generator = trial.generator();
@@ -26,7 +26,7 @@ pub(super) async fn replaced(trial: &Trial) -> Verdict {
         same_events("a follower", &events, &trial.next(&mut follow, events.len()).await?)?;
         let replaced = trial.harness.replace(&log.namespace, &now).await;
         if !replaced.expected(|| "the harness replaces the log".to_owned())? {
-            trial.skip("a follower of a log that was replaced or lost its tail (`Harness::replace`)");
+            trial.skip_without(Hook::Replace);
             drop(follow);
             return log.close().await;
         }
@@ -52,7 +52,7 @@ pub(super) async fn verify_beside_a_writer(trial: &Trial) -> Verdict {
     let events = trial.generator().rotated(trial.events(200), 5);
     let log = trial.open().await?;
     let Some(verify) = log.verify() else {
-        trial.skip("a verification beside a writer (`Opened::verified_by`)");
+        trial.skip_without(Hook::Verify);
         return log.close().await;
     };
     log.append(None, &events[..1]).await?;

@@ -59,14 +59,12 @@ macro_rules! __cases {
                 5 law_05_a_checkpoint_is_unknown_only_without_memory [NONE] held::unknown_without_memory;
                 5 law_05_two_handles_report_one_log [MEMORY FENCING] commit::two_handles;
                 5 law_05_the_head_is_the_newest_event_acknowledged [MEMORY FENCING] commit::head;
-                5 law_05_the_roster_moves_by_compare_and_swap [MEMORY FENCING] roster::compare_and_swap;
                 6 law_06_an_append_dropped_at_any_await_is_whole [NONE] whole::cancel;
                 6 law_06_an_append_cut_by_a_crash_is_whole [MEMORY] whole::crash;
                 6 law_06_a_rotation_cut_by_a_crash_is_whole [MEMORY] whole::crash_in_a_rotation;
                 6 law_06_a_batch_that_is_refused_is_refused_whole [NONE] whole::refused_whole;
                 6 law_06_a_checkpoint_dropped_at_any_await_harms_nothing [NONE] whole::cancel_checkpoint;
                 6 law_06_a_prune_dropped_at_any_await_harms_nothing [SEGMENTS] whole::cancel_prune;
-                6 law_06_a_swap_dropped_at_any_await_lands_at_once [MEMORY FENCING] roster::dropped_swap;
                 7 law_07_a_refusal_says_what_to_do_next [FENCING] whole::refusals;
                 7 law_07_an_error_that_is_safe_applied_nothing [MEMORY] whole::failing_server;
                 7 law_07_a_handle_works_again_after_a_retryable_error [NONE] handle::works_again;
@@ -116,6 +114,13 @@ macro_rules! __cases {
                 12 law_12_nothing_is_shown_beyond_the_checkpoint [SOURCE MEMORY] bounded::shown_before_the_checkpoint;
                 12 law_12_what_was_shown_of_a_dropped_append_stays [SOURCE MEMORY] bounded::shown_of_a_dropped_append;
                 13 law_13_an_error_is_the_last_item [SOURCE FENCING] bounded::error_is_last;
+            }
+            Roster {
+                5 law_05_the_roster_moves_by_compare_and_swap [NONE] roster::compare_and_swap;
+                5 law_05_the_roster_keeps_entries_of_every_name_in_order [NONE] roster::entries;
+                5 law_05_the_roster_keeps_what_is_beside_a_checkpoint [NONE] roster::beside;
+                6 law_06_a_swap_dropped_at_any_await_lands_at_once [NONE] roster::dropped_swap;
+                8 law_08_of_runners_that_swap_at_once_one_wins [NONE] roster::race;
             }
         }
     };

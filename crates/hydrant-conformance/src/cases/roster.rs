@@ -1,106 +1,234 @@
-//! Laws 5 and 6 for the roster of a primary: checkpoints that it keeps for sinks.
+//! Laws 5, 6 and 8 for checkpoints that a store keeps for sinks: the roster of a primary, or a store of checkpoints alone.
 
-use hydrant::{Checkpoint, CheckpointEntry, CheckpointStore, ErrorKind, Event};
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use hydrant::{Checkpoint, CheckpointEntry, CheckpointStore, Digest, Error, ErrorKind, EventId, Result};
+use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::whole::{LANDING, POLLS_MAX};
 use crate::law::{Expected, Verdict, broken};
 use crate::log::Log;
-use crate::{Trial, drop_after};
+use crate::{Hook, Trial, drop_after};
 
 const NAME: &str = "archive";
 
+/// How many runners swap at once.
+const RIVALS: u64 = 4;
+
+/// How often they do.
+const ROUNDS: u64 = 12;
+
+/// An event id, with a digest that belongs to no event: a store does not look into it.
+fn at(id: u64) -> Checkpoint {
+    Checkpoint::At { id: EventId::new(id), digest: Digest::from([7; 16]) }
+}
+
 /// An entry for `NAME` at this event.
-fn entry(at: &Event) -> CheckpointEntry {
-    CheckpointEntry::new(NAME, "test:archive", Checkpoint::at(at))
+fn entry(id: u64) -> CheckpointEntry {
+    CheckpointEntry::new(NAME, "test:archive", at(id))
 }
 
-/// Whether the store keeps a roster that the kit can try.
-fn is_kept(log: &Log<'_>) -> bool {
-    let kept = log.roster().is_some();
-    if !kept {
-        log.trial.skip("the checkpoints that it keeps for sinks (`Opened::primary`, `Opened::with_roster`)");
+/// The open log, if its store keeps checkpoints that the kit can try.
+async fn opened(trial: &Trial) -> Verdict<Option<Log<'_>>> {
+    let log = trial.open().await?;
+    if log.roster().is_some() {
+        return Ok(Some(log));
     }
-    kept
+    trial.skip_without(Hook::Roster);
+    log.close().await?;
+    Ok(None)
 }
 
-async fn load(log: &Log<'_>) -> Verdict<Option<CheckpointEntry>> {
-    let roster = log.roster().expect("the case asked for it");
-    log.trial.calling("loading the entry");
-    log.trial.call(roster.load(NAME)).await?.expected(|| "the entry, or none".to_owned())
+fn roster(log: &Log<'_>) -> Arc<dyn CheckpointStore> {
+    log.roster().expect("`opened` asked for it")
 }
 
-/// The roster must hold this entry of the name, and list it.
+async fn load(log: &Log<'_>, name: &str) -> Verdict<Option<CheckpointEntry>> {
+    log.trial.calling(format!("loading the entry {name:?}"));
+    log.trial.call(roster(log).load(name)).await?.expected(|| "the entry, or none".to_owned())
+}
+
+async fn list(log: &Log<'_>) -> Verdict<Vec<CheckpointEntry>> {
+    log.trial.calling("listing the entries");
+    log.trial.call(roster(log).list()).await?.expected(|| "the list of entries".to_owned())
+}
+
+/// The store must hold this entry of `NAME`, and list it.
 async fn keeps(log: &Log<'_>, expected: Option<&CheckpointEntry>) -> Verdict {
-    let seen = load(log).await?;
+    let seen = load(log, NAME).await?;
     if seen.as_ref() != expected {
         return broken(format!("the entry {expected:?}"), format!("{seen:?}"));
     }
-    let roster = log.roster().expect("the case asked for it");
-    log.trial.calling("listing the entries");
-    let listed = log.trial.call(roster.list()).await?.expected(|| "the list of entries".to_owned())?;
-    let listed = listed.into_iter().find(|entry| entry.name == NAME);
+    let listed = list(log).await?.into_iter().find(|entry| entry.name == NAME);
     if listed != seen {
         return broken(format!("the list to hold what was loaded, {seen:?}"), format!("{listed:?}"));
     }
     Ok(())
 }
 
-/// Swaps, which must be Ok (`true`) or Fenced.
-async fn swap(
+/// Swaps an entry of this name, which must be Ok or `refused` with an error of this kind.
+async fn swaps(
     log: &Log<'_>,
+    name: &str,
     expected: Option<&CheckpointEntry>,
     new: Option<&CheckpointEntry>,
-    is_ok: bool,
+    refused: Option<ErrorKind>,
 ) -> Verdict {
-    let roster = log.roster().expect("the case asked for it");
     log.trial.calling(format!("swapping {expected:?} for {new:?}"));
-    match log.trial.call(roster.swap(NAME, expected, new)).await? {
-        Ok(()) if is_ok => Ok(()),
-        Err(error) if !is_ok && error.kind() == ErrorKind::Fenced => Ok(()),
-        other => broken(
-            format!("{} for swapping {expected:?} for {new:?}", if is_ok { "Ok" } else { "Fenced" }),
-            format!("{other:?}"),
-        ),
+    let swapped = log.trial.call(roster(log).swap(name, expected, new)).await?;
+    if swapped.as_ref().err().map(Error::kind) == refused {
+        return Ok(());
     }
+    let wanted = refused.map_or_else(|| "Ok".to_owned(), |kind| format!("{kind:?}"));
+    broken(format!("{wanted} for swapping {expected:?} for {new:?}"), format!("{swapped:?}"))
+}
+
+/// Swaps the entry of `NAME`, which must be Ok.
+async fn swap(log: &Log<'_>, expected: Option<&CheckpointEntry>, new: Option<&CheckpointEntry>) -> Verdict {
+    swaps(log, NAME, expected, new, None).await
+}
+
+/// Swaps the entry of `NAME`, which must be Fenced.
+async fn fenced(log: &Log<'_>, expected: Option<&CheckpointEntry>, new: Option<&CheckpointEntry>) -> Verdict {
+    swaps(log, NAME, expected, new, Some(ErrorKind::Fenced)).await
 }
 
 pub(super) async fn compare_and_swap(trial: &Trial) -> Verdict {
-    let events = trial.generator().log(3);
-    let [first, second, third] = [entry(&events[0]), entry(&events[1]), entry(&events[2])];
-    let log = trial.holding(&events).await?;
-    if !is_kept(&log) {
-        return log.close().await;
-    }
+    let [first, second, third] = [entry(1), entry(2), entry(3)];
+    let Some(log) = opened(trial).await? else { return Ok(()) };
     keeps(&log, None).await?;
-    swap(&log, Some(&first), Some(&second), false).await?;
-    swap(&log, None, Some(&first), true).await?;
+    swap(&log, None, None).await?;
+    fenced(&log, Some(&first), Some(&second)).await?;
+    swap(&log, None, Some(&first)).await?;
     keeps(&log, Some(&first)).await?;
-    swap(&log, None, Some(&second), false).await?;
-    swap(&log, Some(&second), Some(&third), false).await?;
-    swap(&log, Some(&second), None, false).await?;
+    let other_target = CheckpointEntry::new(NAME, "test:other", first.checkpoint);
+    let other_digest = Checkpoint::At { id: EventId::new(1), digest: Digest::from([8; 16]) };
+    let other_digest = CheckpointEntry::new(NAME, "test:archive", other_digest);
+    let empty = CheckpointEntry::new(NAME, "test:archive", Checkpoint::Empty);
+    for expected in [None, Some(&second), Some(&other_target), Some(&other_digest), Some(&empty)] {
+        fenced(&log, expected, Some(&third)).await?;
+        fenced(&log, expected, None).await?;
+    }
+    let foreign = CheckpointEntry::new("other", "test:archive", at(2));
+    swaps(&log, NAME, Some(&first), Some(&foreign), Some(ErrorKind::Invalid)).await?;
     keeps(&log, Some(&first)).await?;
-    swap(&log, Some(&first), Some(&second), true).await?;
+    swap(&log, Some(&first), Some(&second)).await?;
     let log = log.reopen().await?;
     keeps(&log, Some(&second)).await?;
-    swap(&log, Some(&second), None, true).await?;
+    // Back as well as forth: the store does not judge.
+    swap(&log, Some(&second), Some(&first)).await?;
+    swap(&log, Some(&first), None).await?;
     keeps(&log, None).await?;
     log.close().await
 }
 
-pub(super) async fn dropped_swap(trial: &Trial) -> Verdict {
-    let events = trial.generator().log(2);
-    let log = trial.holding(&events).await?;
-    if !is_kept(&log) {
-        return log.close().await;
+pub(super) async fn entries(trial: &Trial) -> Verdict {
+    let Some(log) = opened(trial).await? else { return Ok(()) };
+    let long = "x".repeat(200);
+    let names = ["b", "", "../up", "A", "a", "a/b %", ".x", "é'\"\\", "日本/é", long.as_str()];
+    let kinds = [Checkpoint::Empty, at(0), at(u64::MAX), Checkpoint::Unknown, at(1 << 63)];
+    let entry =
+        |nth: usize| CheckpointEntry::new(names[nth], format!("test:{nth}"), kinds[nth % kinds.len()]);
+    let mut expected: Vec<_> = (0..names.len()).map(entry).collect();
+    for entry in &expected {
+        swaps(&log, &entry.name, None, Some(entry), None).await?;
     }
-    let (old, new) = (entry(&events[0]), entry(&events[1]));
-    swap(&log, None, Some(&old), true).await?;
+    let log = log.reopen().await?;
+    for entry in &expected {
+        let seen = load(&log, &entry.name).await?;
+        if seen.as_ref() != Some(entry) {
+            return broken(format!("the entry {entry:?}"), format!("{seen:?}"));
+        }
+    }
+    expected.sort_by(|one, other| one.name.cmp(&other.name));
+    let gone = expected.remove(4);
+    swaps(&log, &gone.name, Some(&gone), None, None).await?;
+    let listed = list(&log).await?;
+    if listed != expected {
+        return broken(format!("the list of entries, by name: {expected:?}"), format!("{listed:?}"));
+    }
+    log.close().await
+}
+
+/// What is kept beside a checkpoint comes back whole, with members that this version does not know.
+pub(super) async fn beside(trial: &Trial) -> Verdict {
+    let Some(log) = opened(trial).await? else { return Ok(()) };
+    let ours = json!({"z": [1, null, "é\u{0}"], "a": {"y": u64::MAX, "x": i64::MIN}});
+    let mut newer = ours.clone();
+    newer["added"] = json!({"by": ["a newer version", {}], "": ""});
+    let held = entry(5).with_beside(newer.clone());
+    swap(&log, None, Some(&held)).await?;
+    keeps(&log, Some(&held)).await?;
+    let log = log.reopen().await?;
+    keeps(&log, Some(&held)).await?;
+    // A save moves the checkpoint and keeps the rest.
+    let moved = entry(6).with_beside(newer);
+    swap(&log, Some(&held), Some(&moved)).await?;
+    keeps(&log, Some(&moved)).await?;
+    for other in [None, Some(Value::Null), Some(ours)] {
+        let other = moved.clone().with_beside(other);
+        fenced(&log, Some(&other), None).await?;
+        swap(&log, Some(&moved), Some(&other)).await?;
+        keeps(&log, Some(&other)).await?;
+        swap(&log, Some(&other), Some(&moved)).await?;
+    }
+    swap(&log, Some(&moved), None).await?;
+    keeps(&log, None).await?;
+    log.close().await
+}
+
+/// Runners that swap at once, each with a handle of its own where the store allows several.
+pub(super) async fn race(trial: &Trial) -> Verdict {
+    let Some(log) = opened(trial).await? else { return Ok(()) };
+    let mut handles = Vec::new();
+    for _ in 0..RIVALS {
+        trial.calling("opening the log once more");
+        handles.extend(
+            trial.call(trial.harness.open(&log.namespace)).await?.ok().map(|other| log.beside(other)),
+        );
+    }
+    let mut held = None;
+    for round in 0..ROUNDS {
+        trial.step(format!("{RIVALS} runners that swap at once, round {round}"));
+        // The last time, all of them remove it.
+        let new = |rival| (round + 1 < ROUNDS).then(|| entry(1 + round * RIVALS + rival));
+        let swaps = (0..RIVALS).map(|rival| {
+            let nth = usize::try_from(rival).unwrap_or(0);
+            let (roster, held, new) = (roster(handles.get(nth).unwrap_or(&log)), held.clone(), new(rival));
+            tokio::spawn(async move { roster.swap(NAME, held.as_ref(), new.as_ref()).await.map(|()| new) })
+        });
+        let swapped: std::result::Result<Vec<_>, _> =
+            trial.timely(join_all(swaps)).await?.into_iter().collect();
+        let swapped = swapped.or_else(|panic| broken("no panic", panic.to_string()))?;
+        let won = swapped.iter().filter(|swapped| swapped.is_ok()).count();
+        let lost = |swapped: &&Result<_>| {
+            swapped.as_ref().is_err_and(|error: &Error| error.kind() == ErrorKind::Fenced)
+        };
+        if won != 1 || swapped.iter().filter(lost).count() != swapped.len() - 1 {
+            return broken("Ok for one of them and Fenced for all others", format!("{swapped:?}"));
+        }
+        held = swapped.into_iter().find_map(Result::ok).flatten();
+        for handle in handles.iter().chain([&log]) {
+            keeps(handle, held.as_ref()).await?;
+        }
+    }
+    for handle in handles {
+        handle.close().await?;
+    }
+    log.close().await
+}
+
+pub(super) async fn dropped_swap(trial: &Trial) -> Verdict {
+    let Some(log) = opened(trial).await? else { return Ok(()) };
+    let (old, new) = (entry(1), entry(2));
+    swap(&log, None, Some(&old)).await?;
     for polls in 0..POLLS_MAX {
         trial.step(format!("a swap dropped at poll {polls}"));
-        let roster = log.roster().expect("the case asked for it");
+        let roster = roster(&log);
         let swapped = drop_after(polls, roster.swap(NAME, Some(&old), Some(&new))).await;
-        let seen = load(&log).await?;
+        let seen = load(&log, NAME).await?;
         if seen.as_ref() != Some(&old) && seen.as_ref() != Some(&new) {
             return broken("the old entry or the new one, whole", format!("{seen:?}"));
         }
@@ -112,7 +240,7 @@ pub(super) async fn dropped_swap(trial: &Trial) -> Verdict {
             return log.close().await;
         }
         if seen.as_ref() == Some(&new) {
-            swap(&log, Some(&new), Some(&old), true).await?;
+            swap(&log, Some(&new), Some(&old)).await?;
         }
     }
     log.close().await

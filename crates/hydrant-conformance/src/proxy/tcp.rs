@@ -1,6 +1,5 @@
 //! A proxy for any protocol over TCP.
 
-use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -231,8 +230,5 @@ async fn accept(
 /// # Panics
 /// If there is none.
 pub fn free_port() -> u16 {
-    let is_free = |port: &u16| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-    let candidate =
-        |nth: u64| 20_000 + u16::try_from(RandomState::new().hash_one(nth) % 12_000).expect("below 12,000");
-    (0..100).map(candidate).find(is_free).expect("a free port from 20000 to 31999")
+    crate::machine::free_port().expect("a free port from 20000 to 31999")
 }

@@ -49,6 +49,10 @@ pub(crate) enum Bug {
     ReportsItsOwnHead,
     HeadIsTheCheckpoint,
     SwapsWithoutComparing,
+    KeepsForeignEntries,
+    FoldsNames,
+    ListsInAnyOrder,
+    KeepsKnownMembers,
     // Law 6
     HalfBatchWhenDropped,
     HalfBatchAfterACrash,
@@ -64,6 +68,7 @@ pub(crate) enum Bug {
     FencedIsSafe,
     KeepsADeadConnection,
     StopsAfterAnError,
+    WorksThoughItStopped,
     CommandLandsLate,
     MissesItsFault,
     IgnoresTheDeadline,
@@ -71,6 +76,7 @@ pub(crate) enum Bug {
     // Law 8
     ReadersBlockTheWriter,
     WritesWithoutTurns,
+    SwapsWithoutTurns,
     UnreadableWhileRotating,
     ShowsHolesWhileWriting,
     BlocksItsThread,

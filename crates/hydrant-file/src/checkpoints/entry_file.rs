@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use hydrant::{CheckpointEntry, Digest, Error, ErrorKind, Result, Retry};
+use hydrant::{CheckpointEntry, Digest, Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
@@ -68,13 +68,9 @@ pub(super) fn decode(bytes: &[u8]) -> Result<CheckpointEntry> {
     let not_ours = |cause| damaged("this is not a checkpoint").because(cause);
     let Version { version } = serde_json::from_slice(bytes).map_err(not_ours)?;
     if version > VERSION {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            Retry::Never,
-            format!(
-                "a newer Hydrant wrote this checkpoint (version {version}, this one reads {VERSION}); upgrade"
-            ),
-        ));
+        return Err(Error::unsupported(format!(
+            "a newer Hydrant wrote this checkpoint (version {version}, this one reads {VERSION}); upgrade"
+        )));
     }
     let sealed: Sealed<'_> = serde_json::from_slice(bytes).map_err(not_ours)?;
     if checksum(sealed.entry.get().as_bytes()) != sealed.checksum {

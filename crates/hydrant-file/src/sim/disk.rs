@@ -132,6 +132,11 @@ impl SimDisk {
         self.world().moments
     }
 
+    /// Returns the planned faults that have not happened.
+    pub fn planned(&self) -> Vec<(When, Fault)> {
+        self.world().planned.clone()
+    }
+
     /// Removes all planned faults. No process is stepped any more.
     pub fn heal(&self) {
         let mut world = self.world();

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hydrant::{
-    Batch, Capabilities, Checkpoint, CheckpointStore, CommitPoint, Durability, Error, ErrorKind, EventSink,
-    EventSource, EventStream, Primary, ReadFrom, Result, Retry,
+    Batch, Capabilities, Checkpoint, CheckpointStore, CommitPoint, Durability, Error, EventSink, EventSource,
+    EventStream, Primary, ReadFrom, Result, Retry,
 };
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -243,8 +243,7 @@ impl FileStore {
         let late = || {
             let message =
                 "the writer did not take the batch before its deadline: other calls wait, or the disk hangs";
-            Error::new(ErrorKind::Unavailable, Retry::Safe, message)
-                .at_target(self.dir().display().to_string())
+            Error::unavailable(message).at_target(self.dir().display().to_string())
         };
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(late());
@@ -305,7 +304,7 @@ fn make(dir: &Directory, create: bool) -> Result<()> {
         let message = format!(
             "{what}, and `create` is off; mount the volume or put the log back, or open with `create` to begin a new log"
         );
-        Err(Error::new(ErrorKind::Unavailable, Retry::Safe, message).at_target(path.display().to_string()))
+        Err(Error::unavailable(message).at_target(path.display().to_string()))
     };
     match dir.disk.stat(&path).map_err(failed)? {
         None if create => dir.disk.create_dir(&path).map_err(failed),
@@ -377,8 +376,7 @@ impl EventSink for FileStore {
             return answer.unwrap_or_else(|_| Err(self.stopped()));
         }
         let message = "the writer did not end the append before its deadline, and may still do so: the disk hangs or is slow";
-        Err(Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message)
-            .at_target(self.dir().display().to_string()))
+        Err(Error::outcome_unknown(message).at_target(self.dir().display().to_string()))
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint> {

@@ -1,6 +1,6 @@
 //! What may be read of a log that this process writes.
 
-use hydrant::{Error, ErrorKind, Result, Retry};
+use hydrant::{Error, Result};
 use tokio::sync::watch;
 
 use crate::stream::{Signal, Views};
@@ -46,7 +46,7 @@ impl Views for Live {
         match &published.stopped {
             None if is_gone && self.is_last => {
                 let what = "the writer of this log failed inside; report it, and open the log again";
-                return Err(Error::new(ErrorKind::Bug, Retry::Never, what));
+                return Err(Error::bug(what));
             }
             None if is_gone => self.is_last = true,
             Some(stopped) if self.is_last || published.view.current.is_none() => return Err(stopped.clone()),
@@ -74,6 +74,8 @@ impl Views for Live {
 
 #[cfg(test)]
 mod tests {
+    use hydrant::ErrorKind;
+
     use super::*;
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 mod append;
 mod compress;
 mod crowd;
+mod laws;
 mod meet;
 mod opening;
 mod power;

@@ -1,6 +1,6 @@
 //! Which file a read continues in, and what it means when that file is not there.
 
-use hydrant::{Checkpoint, Error, ErrorKind, Event, EventId, ReadFrom, Result, Retry};
+use hydrant::{Checkpoint, Error, Event, EventId, ReadFrom, Result};
 
 use super::{Item, Next, Segment, View, Walk};
 use crate::directory::Sealed;
@@ -114,7 +114,7 @@ impl Walk {
                 "{found} where event {id} was read: the log was replaced, cut or rewritten; put the old log back, or \
                  begin anew with this one"
             );
-            Error::new(ErrorKind::Diverged, Retry::Never, message).at(id).at_target(dir.clone())
+            Error::diverged(message).at(id).at_target(dir.clone())
         };
         let Some(oldest) = self.oldest(&view.sealed, view)? else {
             return if is_patient { Ok(false) } else { Err(diverged("the log is empty")) };

@@ -253,11 +253,7 @@ fn foreign_or_flaw(line: &[u8]) -> Result<Line> {
 }
 
 fn written_by_newer() -> Error {
-    Error::new(
-        hydrant::ErrorKind::Unsupported,
-        hydrant::Retry::Never,
-        "the line was written by a newer Hydrant; update this one",
-    )
+    Error::unsupported("the line was written by a newer Hydrant; update this one")
 }
 
 /// Where the parts lie: the canonical envelope leaves no choice, once the lengths are known.

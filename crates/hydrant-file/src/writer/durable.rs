@@ -1,6 +1,6 @@
 //! What the writer does around a write: makes it durable, sees that it stands where it belongs, shows it.
 
-use hydrant::{Error, ErrorKind, Result, Retry};
+use hydrant::{Error, Result, Retry};
 
 use super::{Published, Writer};
 use crate::error::io_error;
@@ -52,9 +52,7 @@ impl Writer {
         match self.dir.disk.stat(&path) {
             Ok(Some(there)) if there.identity == self.identity => Ok(()),
             Ok(_) => {
-                let gone = Error::new(
-                    ErrorKind::Unavailable,
-                    Retry::AfterCheckpoint,
+                let gone = Error::outcome_unknown(
                     "the file was deleted, moved or replaced while it was written to; put it back and reopen the log",
                 );
                 Err(self.stop(&gone.at_target(path.display().to_string())))

@@ -1,11 +1,16 @@
 //! The laws, with each kind of durability but `Never`: the kit waits for what no call asked the disk for.
+//!
+//! A disk that fails, is slow and loses its power is simulated; those laws are in `src/tests/laws.rs`.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hydrant::{Capabilities, Durability, Result};
-use hydrant_conformance::{Damage, Harness, Opened};
-use hydrant_file::{FileStore, FileStoreOptions, Fsync};
+use futures_util::TryStreamExt;
+use hydrant::{Batch, Capabilities, Durability, Event, EventSink, Result};
+use hydrant_conformance::{Damage, Harness, Hook, Opened};
+use hydrant_file::{
+    FileCheckpoints, FileSource, FileSourceOptions, FileStore, FileStoreOptions, Fsync, verify,
+};
 
 /// Logs in directories of one that removes itself.
 struct InFiles {
@@ -21,6 +26,17 @@ impl InFiles {
     fn dir(&self, namespace: &str) -> PathBuf {
         self.root.path().join(namespace)
     }
+
+    async fn store(&self, namespace: &str) -> Result<FileStore> {
+        let options = self.options.clone().with_event_bytes_max(self.limits().event_bytes_max);
+        FileStore::open(self.dir(namespace), options).await
+    }
+}
+
+/// What a verification finds, as text.
+async fn findings(dir: PathBuf) -> Result<Vec<String>> {
+    let found: Vec<_> = verify(dir, &FileSourceOptions::default()).try_collect().await?;
+    Ok(found.iter().map(ToString::to_string).collect())
 }
 
 #[async_trait::async_trait]
@@ -30,9 +46,22 @@ impl Harness for InFiles {
     }
 
     async fn open(&self, namespace: &str) -> Result<Opened> {
-        let options = self.options.clone().with_event_bytes_max(self.limits().event_bytes_max);
-        let store = FileStore::open(self.dir(namespace), options).await?;
-        Ok(Opened::prunable(store.clone()).closed_by(async move { store.close().await }))
+        let store = self.store(namespace).await?;
+        let (dir, closing) = (self.dir(namespace), store.clone());
+        Ok(Opened::primary(store)
+            .verified_by(move || findings(dir.clone()))
+            .closed_by(async move { closing.close().await }))
+    }
+
+    fn impossible(&self, hook: Hook) -> Option<&'static str> {
+        let elsewhere = "a real disk does not do that on command; `tests::laws` simulates one that does";
+        match hook {
+            Hook::Crash | Hook::Delay | Hook::FailNextWrite => Some(elsewhere),
+            Hook::Replace => {
+                Some("its lock keeps others out; a source beside it notices, `conformance::beside_a_writer`")
+            }
+            _ => None,
+        }
     }
 
     fn durability(&self) -> Durability {
@@ -72,6 +101,66 @@ mod always_preallocated {
     hydrant_conformance::store_suite!(InFiles::new(
         FileStoreOptions::default().with_preallocate_bytes(64 << 10)
     ));
+}
+
+/// A source beside the process that writes, whose directory another one may take the place of.
+struct BesideAWriter(InFiles);
+
+#[async_trait::async_trait]
+impl Harness for BesideAWriter {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::SOURCE
+    }
+
+    async fn open(&self, namespace: &str) -> Result<Opened> {
+        let (store, dir) = (self.0.store(namespace).await?, self.0.dir(namespace));
+        let options = FileSourceOptions::default()
+            .with_event_bytes_max(self.limits().event_bytes_max)
+            .with_poll_interval(Duration::from_millis(1));
+        let source = FileSource::open(&dir, options).await?;
+        Ok(Opened::source(source, store.clone())
+            .verified_by(move || findings(dir.clone()))
+            .closed_by(async move { store.close().await }))
+    }
+
+    async fn damage(&self, namespace: &str, damage: Damage) -> Result<bool> {
+        self.0.damage(namespace, damage).await
+    }
+
+    async fn replace(&self, namespace: &str, events: &[Event]) -> Result<bool> {
+        let (new, old) = (format!("{namespace}_new"), format!("{namespace}_old"));
+        let store = self.0.store(&new).await?;
+        store.append(Batch::new(None, events)?).await?;
+        store.close().await?;
+        std::fs::rename(self.0.dir(namespace), self.0.dir(&old)).unwrap();
+        std::fs::rename(self.0.dir(&new), self.0.dir(namespace)).unwrap();
+        Ok(true)
+    }
+}
+
+mod beside_a_writer {
+    use super::*;
+    hydrant_conformance::source_suite!(BesideAWriter(InFiles::new(FileStoreOptions::default())));
+}
+
+/// Checkpoints in directories.
+struct Checkpoints(tempfile::TempDir);
+
+#[async_trait::async_trait]
+impl Harness for Checkpoints {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::NONE
+    }
+
+    async fn open(&self, namespace: &str) -> Result<Opened> {
+        let checkpoints = FileCheckpoints::open(self.0.path().join("a/b").join(namespace)).await?;
+        Ok(Opened::checkpoints(checkpoints))
+    }
+}
+
+mod checkpoints {
+    use super::*;
+    hydrant_conformance::checkpoints_suite!(Checkpoints(tempfile::tempdir().unwrap()));
 }
 
 mod interval {

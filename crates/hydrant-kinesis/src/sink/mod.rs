@@ -302,7 +302,7 @@ impl Shared {
         let answer = answer.map_err(Unanswered::into_error)?;
         let stream = answer.stream_description_summary().ok_or_else(|| {
             let message = "DescribeStreamSummary: the answer describes no stream; check the endpoint";
-            Error::new(ErrorKind::Unavailable, Retry::Safe, message).at_target(&self.name)
+            Error::unavailable(message).at_target(&self.name)
         })?;
         let made = stream.stream_creation_timestamp().secs();
         Ok(format!("{} of {made}, log {}", stream.stream_arn(), self.wire.log))

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aws_sdk_kinesis::primitives::Blob;
-use hydrant::{Error, ErrorKind, Result, Retry};
+use hydrant::{Error, ErrorKind, Result};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Caller, Shared};
@@ -85,6 +85,6 @@ impl Shared {
             "a record was not acknowledged within {:?}; check the network, or raise `put_timeout`",
             self.options.put_timeout
         );
-        Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message).at_target(&self.name)
+        Error::outcome_unknown(message).at_target(&self.name)
     }
 }

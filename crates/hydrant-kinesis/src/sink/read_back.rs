@@ -5,7 +5,7 @@ use std::time::UNIX_EPOCH;
 
 use aws_sdk_kinesis::primitives::DateTime;
 use futures_util::StreamExt;
-use hydrant::{Checkpoint, Error, ErrorKind, Event, Result, Retry};
+use hydrant::{Checkpoint, Error, ErrorKind, Event, Result};
 use tokio::time::{Instant, sleep};
 
 use super::Shared;
@@ -105,7 +105,7 @@ impl Shared {
             sleep(self.options.backoff_max).await;
         }
         let message = "the stream is resharded all the time; wait until it is ACTIVE";
-        Err(Error::new(ErrorKind::Unavailable, Retry::Safe, message).at_target(&self.name))
+        Err(Error::unavailable(message).at_target(&self.name))
     }
 
     fn take(&self, record: &Record, looked: &mut Look) -> Result<()> {

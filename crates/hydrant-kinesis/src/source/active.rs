@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
-use hydrant::{Error, ErrorKind, Result, Retry};
+use hydrant::{Error, Result};
 use tokio::time::{Instant, sleep_until};
 
 use super::lineage::ShardId;
@@ -97,7 +97,7 @@ impl Active {
             self.look = None;
             return Poll::Ready(page);
         }
-        let ended = || Err(Error::new(ErrorKind::Bug, Retry::Never, "a shard was read past its end"));
+        let ended = || Err(Error::bug("a shard was read past its end"));
         self.pages.poll_next_unpin(cx).map(|page| page.unwrap_or_else(ended))
     }
 

@@ -8,7 +8,7 @@ use aws_sdk_kinesis::types::error::SubscribeToShardEventStreamError;
 use aws_sdk_kinesis::types::{ConsumerStatus, SubscribeToShardEvent, SubscribeToShardEventStream};
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
-use hydrant::{Error, ErrorKind, Result, Retry};
+use hydrant::{Error, Result};
 use tokio::time::{Instant, timeout};
 
 use super::lineage::ShardId;
@@ -126,9 +126,7 @@ impl Subscription {
                 Ok(Some(event))
             }
             Ok(Some(_)) => Err(Unanswered::Failed(
-                Error::new(
-                    ErrorKind::Unsupported,
-                    Retry::Never,
+                Error::unsupported(
                     "the subscription says what this version does not know; update the reader",
                 )
                 .at_target(self.upstream.place(&self.shard, None)),
@@ -147,8 +145,7 @@ impl Subscription {
 
     fn broke_off(&self) -> Error {
         let message = "the subscription broke off; subscribing again";
-        Error::new(ErrorKind::Unavailable, Retry::Safe, message)
-            .at_target(self.upstream.place(&self.shard, None))
+        Error::unavailable(message).at_target(self.upstream.place(&self.shard, None))
     }
 
     async fn subscribe(&self) -> Result<Events, Unanswered> {
@@ -218,7 +215,7 @@ async fn consumer(upstream: &Upstream) -> Result<String, Unanswered> {
         };
         let not_yet = not_yet.unwrap_or_else(|| {
             let message = format!("the consumer {name} is not ACTIVE yet; check it, or wait longer");
-            Error::new(ErrorKind::Unavailable, Retry::Safe, message).at_target(upstream.name())
+            Error::unavailable(message).at_target(upstream.name())
         });
         pause.take(not_yet).await.map_err(Unanswered::Failed)?;
     }

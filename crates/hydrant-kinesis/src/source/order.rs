@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
-use hydrant::{Checkpoint, Digest, Error, ErrorKind, EventId, Result, Retry};
+use hydrant::{Checkpoint, Digest, Error, EventId, Result};
 
 use super::lineage::ShardId;
 use super::options::Unnamed;
@@ -163,12 +163,12 @@ fn diverged(id: EventId, what: &str, place: &Place) -> Error {
         "{place}: {what}; two writers share this log, or another log has its partition key: end one, or give \
          each a partition key of its own"
     );
-    Error::new(ErrorKind::Diverged, Retry::Never, message).at(id)
+    Error::diverged(message).at(id)
 }
 
 #[cfg(test)]
 mod tests {
-    use hydrant::Event;
+    use hydrant::{ErrorKind, Event};
 
     use super::*;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
-use hydrant::{Error, ErrorKind, Result, Retry};
+use hydrant::{Error, Result};
 use tokio::time::{Instant, sleep_until};
 
 use super::lineage::ShardId;
@@ -108,10 +108,7 @@ impl Poll {
         let answer = self.upstream.ask("GetShardIterator", ask.send()).await?;
         answer.shard_iterator.ok_or_else(|| {
             let message = "GetShardIterator answered without an iterator";
-            Unanswered::Failed(
-                Error::new(ErrorKind::Unavailable, Retry::Safe, message)
-                    .at_target(self.upstream.place(&self.shard, None)),
-            )
+            Unanswered::Failed(Error::unavailable(message).at_target(self.upstream.place(&self.shard, None)))
         })
     }
 }

@@ -209,7 +209,7 @@ fn failure(answer: Result<Result<()>, Elapsed>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
-    use hydrant::{CheckpointStore, Error, Event, MemoryCheckpoints, Retry};
+    use hydrant::{CheckpointStore, Error, Event, MemoryCheckpoints};
 
     use super::*;
     use crate::KinesisSourceOptions;
@@ -230,7 +230,7 @@ mod tests {
             if self.hangs {
                 std::future::pending::<()>().await;
             }
-            Err(Error::new(ErrorKind::Unavailable, Retry::Safe, "failing for a test"))
+            Err(Error::unavailable("failing for a test"))
         }
     }
 

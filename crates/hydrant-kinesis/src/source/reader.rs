@@ -242,8 +242,7 @@ impl Reader {
             if since.elapsed() > CHILD_LISTED_MAX {
                 let message =
                     "the shard ended, and no shard is listed that goes on; is the stream being deleted?";
-                return Err(Error::new(ErrorKind::Unavailable, Retry::Safe, message)
-                    .at_target(self.upstream.place(&shard, None)));
+                return Err(Error::unavailable(message).at_target(self.upstream.place(&shard, None)));
             }
             sleep(self.upstream.options.poll_interval.max(Duration::from_millis(10))).await;
         }
@@ -373,14 +372,10 @@ impl Reader {
                      shorter than this reader's delay; read from event {before}, or fill the gap from another copy"
                 ),
             ),
-            Ok(true) => Error::new(
-                ErrorKind::Diverged,
-                Retry::Never,
-                format!(
-                    "it was not written behind {last}, and the stream still keeps that one, so nothing expired: \
+            Ok(true) => Error::diverged(format!(
+                "it was not written behind {last}, and the stream still keeps that one, so nothing expired: \
                      another writer, or one that lost events; compare the log with its origin"
-                ),
-            )
+            ))
             .at(before),
         }
     }

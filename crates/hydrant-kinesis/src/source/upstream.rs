@@ -62,8 +62,7 @@ impl Begin {
         let (kind, number, time) = self.iterator();
         let position = StartingPosition::builder().r#type(kind);
         let position = position.set_sequence_number(number).set_timestamp(time).build();
-        position
-            .map_err(|cause| Error::new(ErrorKind::Bug, Retry::Never, "a position of no kind").because(cause))
+        position.map_err(|cause| Error::bug("a position of no kind").because(cause))
     }
 }
 
@@ -212,7 +211,7 @@ impl Upstream {
         let limit = self.options.call_timeout;
         let Ok(answer) = timeout(limit, answer).await else {
             let message = format!("{call} did not answer within {limit:?}; check the network");
-            let error = Error::new(ErrorKind::Unavailable, Retry::Safe, message);
+            let error = Error::unavailable(message);
             return Err(Unanswered::Failed(error.at_target(self.name())));
         };
         answer.map_err(|cause| {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use hydrant::{Error, ErrorKind, EventId, Result, Retry};
+use hydrant::{Error, EventId, Result};
 
 use super::chunk::{Chunk, Whole};
 use super::mark::{Marked, decode_line};
@@ -51,7 +51,7 @@ impl Assembly {
                 "{} bytes are more than `event_bytes_max` = {}; raise it for this reader",
                 of.total_bytes, self.event_bytes_max
             );
-            return Err(Error::new(ErrorKind::Unsupported, Retry::Never, message).at(of.id));
+            return Err(Error::unsupported(message).at(of.id));
         }
         let pieces = self.partial.entry(of).or_default();
         pieces.insert(chunk.index, chunk.piece);
@@ -82,7 +82,7 @@ fn whole(of: &Whole, line: &Bytes) -> Result<Marked> {
 
 #[cfg(test)]
 mod tests {
-    use hydrant::{Event, EventId};
+    use hydrant::{ErrorKind, Event, EventId};
 
     use super::super::mark::{Predecessor, closing};
     use super::super::{chunk, chunk::Chunks};

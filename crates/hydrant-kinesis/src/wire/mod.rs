@@ -7,7 +7,7 @@ mod mark;
 mod pack;
 mod unpack;
 
-use hydrant::{Error, ErrorKind, Result, Retry};
+use hydrant::{Error, Result};
 use md5::{Digest as _, Md5};
 
 pub(crate) use assembly::Assembly;
@@ -32,11 +32,9 @@ fn check_version(version: u64) -> Result<()> {
     match version {
         1..=NEWEST => Ok(()),
         0 => Err(Error::corrupt("the record has no format version")),
-        newer => Err(Error::new(
-            ErrorKind::Unsupported,
-            Retry::Never,
-            format!("the record has format {newer}, this reader reads up to {VERSION}; update the reader"),
-        )),
+        newer => Err(Error::unsupported(format!(
+            "the record has format {newer}, this reader reads up to {VERSION}; update the reader"
+        ))),
     }
 }
 

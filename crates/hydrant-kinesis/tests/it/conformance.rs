@@ -6,10 +6,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_sdk_kinesis::Client;
 use hydrant::{Capabilities, Result};
-use hydrant_conformance::{Harness, Limits, Opened};
+use hydrant_conformance::{Damage, Harness, Hook, Limits, Opened};
 use hydrant_kinesis::{
     ClientOptions, KinesisSink, KinesisSinkOptions, KinesisSource, KinesisSourceOptions, Oversize, Packing,
 };
+use test_servers::proxy::{Action, Answer, Http, operation};
 use tokio::sync::OnceCell;
 
 use crate::raw::RawSource;
@@ -21,6 +22,8 @@ struct Streams {
     with_source: bool,
     reach: Result<ClientOptions, String>,
     client: OnceCell<Client>,
+    /// What is in the way, in cases that break it, and a client by this way.
+    broken: OnceCell<(Http, Client)>,
     options: KinesisSinkOptions,
 }
 
@@ -32,7 +35,13 @@ const EVENT_BYTES_MAX: usize = 300 << 10;
 impl Streams {
     fn on(server: Server, packing: Packing) -> Self {
         let options = server.options().with_packing(packing).with_event_bytes_max(EVENT_BYTES_MAX);
-        Self { with_source: true, reach: server.reach(), client: OnceCell::new(), options }
+        Self {
+            with_source: true,
+            reach: server.reach(),
+            client: OnceCell::new(),
+            broken: OnceCell::new(),
+            options,
+        }
     }
 
     fn in_chunks(mut self) -> Self {
@@ -48,6 +57,25 @@ impl Streams {
     async fn client(&self) -> &Client {
         let reach = self.reach.as_ref().expect("it is unavailable");
         self.client.get_or_init(|| servers::unpooled(reach)).await
+    }
+
+    /// A client for the log of this case, and whether a proxy is in the way.
+    async fn client_for(&self, namespace: &str) -> &Client {
+        if !(namespace.starts_with("law07") || namespace.starts_with("law08")) {
+            return self.client().await;
+        }
+        let reach = self.reach.clone().expect("it is unavailable");
+        let through_a_proxy = || async {
+            let endpoint = reach.endpoint.as_deref().expect("a server on loopback");
+            let proxy = Http::start(endpoint.trim_start_matches("http://").parse().unwrap()).await;
+            let client = servers::unpooled(&reach.clone().with_endpoint(proxy.endpoint())).await;
+            (proxy, client)
+        };
+        &self.broken.get_or_init(through_a_proxy).await.1
+    }
+
+    fn proxy(&self) -> &Http {
+        &self.broken.get().expect("the log is open").0
     }
 }
 
@@ -71,8 +99,8 @@ impl Harness for Streams {
     }
 
     async fn open(&self, namespace: &str) -> Result<Opened> {
-        let client = self.client().await;
-        make_stream(client, namespace, 2).await;
+        let client = self.client_for(namespace).await;
+        make_stream(self.client().await, namespace, 2).await;
         let sink = Arc::new(KinesisSink::open(client.clone(), namespace, LOG, self.options.clone()).await?);
         let (closing, crashing) = (Arc::clone(&sink), Arc::clone(&sink));
         let opened = Opened::sink(sink);
@@ -92,6 +120,54 @@ impl Harness for Streams {
         Ok(opened
             .closed_by(async move { closing.close().await })
             .crashed_by(async move { crashing.close().await }))
+    }
+
+    fn impossible(&self, hook: Hook) -> Option<&'static str> {
+        match hook {
+            Hook::CommitPoint | Hook::Roster => {
+                Some("a stream keeps its events for a time, so it is no primary")
+            }
+            Hook::Damage(Damage::Inside) => Some("a record cannot be changed; `source` puts damaged ones"),
+            Hook::Damage(Damage::TornTail) => Some("a record is there or not"),
+            Hook::Replace => {
+                Some("a stream is never restored; `source_faults` deletes one under its followers")
+            }
+            Hook::Verify => Some("there is none: each read checks each record"),
+            _ => None,
+        }
+    }
+
+    async fn fail_next_write(&self, _namespace: &str, n: usize) -> Result<bool> {
+        let failure = match n {
+            0 => Action::Cut,
+            1 => Action::LoseAnswer,
+            2 => Action::CutAnswer(0),
+            3 => Action::CutAnswer(20),
+            4 => Action::Answer(Answer::kinesis(500, "InternalFailure")),
+            5 => Action::Answer(Answer::kinesis(503, "ServiceUnavailable")),
+            6 => Action::Answer(Answer::new(502, "text/html", "<h1>Bad Gateway</h1>")),
+            7 => Action::Answer(Answer::kinesis(400, "ProvisionedThroughputExceededException")),
+            8 => Action::rewrite(|request| request, |_, _| (500, b"{}".to_vec())),
+            _ => return Ok(false),
+        };
+        self.proxy().next(1, |request| operation(request) == "PutRecord", failure);
+        Ok(true)
+    }
+
+    fn unfired(&self, _namespace: &str) -> Vec<String> {
+        self.proxy().unfired()
+    }
+
+    async fn delay(&self, _namespace: &str, delay: Duration) -> Result<bool> {
+        self.proxy().next(usize::MAX, |_| true, Action::Delay(delay));
+        Ok(true)
+    }
+
+    async fn heal(&self, _namespace: &str) -> Result<()> {
+        if let Some((proxy, _)) = self.broken.get() {
+            proxy.heal();
+        }
+        Ok(())
     }
 
     async fn remove(&self, prefix: &str) -> Result<()> {

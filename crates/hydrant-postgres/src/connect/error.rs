@@ -76,7 +76,7 @@ pub(crate) fn from_pool(cause: PoolError) -> Error {
         PoolError::Closed => Error::closed("the pool was closed; make another, and open anew"),
         cause => {
             let message = "the pool has no connection to give; make it larger, or find out who holds them";
-            Error::new(ErrorKind::Unavailable, Retry::Safe, message).because(cause)
+            Error::unavailable(message).because(cause)
         }
     }
 }

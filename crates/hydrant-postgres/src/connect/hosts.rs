@@ -131,7 +131,7 @@ impl ConnectionString {
         let connected = match limit {
             Some(limit) => timeout(limit, all).await.unwrap_or_else(|_| {
                 let message = format!("no connection within {limit:?}; is this the right host and port?");
-                Err(Error::new(ErrorKind::Unavailable, Retry::Safe, message))
+                Err(Error::unavailable(message))
             }),
             None => all.await,
         };
@@ -253,7 +253,7 @@ impl Server {
         };
         let unknown = || {
             let message = "the name of the host is not known; check it, and the name service";
-            Error::new(ErrorKind::Unavailable, Retry::Safe, message).at_target(self.to_string())
+            Error::unavailable(message).at_target(self.to_string())
         };
         let found = tokio::net::lookup_host((name.as_str(), self.port)).await;
         let found: Vec<_> = found

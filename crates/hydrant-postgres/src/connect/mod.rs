@@ -13,7 +13,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use hydrant::store::caught;
-use hydrant::{Error, ErrorKind, Result, Retry};
+use hydrant::{Error, Result};
 use tokio_postgres::{Config, Notification};
 
 pub use client::PostgresClient;
@@ -146,7 +146,7 @@ impl PostgresConnect {
             }
             Target::Pool { description, .. } => {
                 let message = "a pool does not pass notifications on; follow by polling, or connect by a URL";
-                Err(Error::new(ErrorKind::Unsupported, Retry::Never, message).at_target(description))
+                Err(Error::unsupported(message).at_target(description))
             }
             Target::Wrong(error) => Err(error.clone()),
         }
@@ -214,6 +214,7 @@ impl From<deadpool_postgres::Pool> for PostgresConnect {
 mod tests {
     use deadpool_postgres::{Connect, Manager, ManagerConfig, Pool};
     use futures_util::future::BoxFuture;
+    use hydrant::ErrorKind;
     use tokio::task::JoinHandle;
     use tokio_postgres::{Client, Error as ServerError};
 

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hydrant::{Error, ErrorKind, Retry};
+use hydrant::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_postgres::Config;
@@ -61,7 +61,7 @@ pub(super) async fn not_taken(server: &Server, config: &Config, cause: tokio_pos
     }
     let message =
         "the server did not say whether it offers TLS, as when it has no process to spare; look into its log";
-    Error::new(ErrorKind::Unavailable, Retry::Safe, message).because(OneLine(cause))
+    Error::unavailable(message).because(OneLine(cause))
 }
 
 /// The byte that a server answers to a request for TLS.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hydrant::{Error, ErrorKind, Result, Retry};
+use hydrant::{Error, Result};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
@@ -196,7 +196,7 @@ fn system_roots() -> Result<RootCertStore> {
     let (added, _) = roots.add_parsable_certificates(found.certs);
     if added == 0 {
         let message = "`sslrootcert=system`, but this system has no certificates; install `ca-certificates`, or name a file";
-        let error = Error::new(ErrorKind::Invalid, Retry::Never, message);
+        let error = Error::invalid(message);
         return Err(match found.errors.into_iter().next() {
             Some(cause) => error.because(cause),
             None => error,

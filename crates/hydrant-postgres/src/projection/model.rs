@@ -1,6 +1,6 @@
 //! One version of a projection in the database: its schema, its row, and how it takes the place of the last one.
 
-use hydrant::{Checkpoint, Error, ErrorKind, Result, Retry};
+use hydrant::{Checkpoint, Error, ErrorKind, Result};
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
@@ -125,7 +125,7 @@ impl Model {
                 "the projection's `prepare` ended the transaction that it was given; take COMMIT and ROLLBACK out of \
                  it, and drop what it left: the schema {schema:?}, or tables in another one"
             );
-            return Err(Error::new(ErrorKind::Bug, Retry::Never, message));
+            return Err(Error::bug(message));
         }
         Ok(Standing { version: self.version, state, checkpoint: Checkpoint::Empty })
     }
@@ -175,7 +175,7 @@ impl Model {
             }
         }
         let message = "other versions of this projection go live all the time; end all of them but one";
-        Err(Error::new(ErrorKind::Unavailable, Retry::Safe, message))
+        Err(Error::unavailable(message))
     }
 
     async fn swap(&self, session: &Session, live: Option<Standing>) -> Result<()> {
@@ -274,7 +274,7 @@ pub(super) fn projection_error(what: &str, cause: ProjectionError) -> Error {
     if is_its_own {
         let message =
             format!("{what} failed in the projection's own SQL; correct the model, or the data it meets");
-        return Error::new(ErrorKind::Invalid, Retry::Never, message).because(OneLine(cause));
+        return Error::invalid(message).because(OneLine(cause));
     }
     behind_apply(what, cause)
 }
@@ -290,7 +290,7 @@ pub(super) fn behind_apply(what: &str, cause: tokio_postgres::Error) -> Error {
             "{what} failed: a statement of the projection failed before, and the projection went on; pass its error \
              on with `?`"
         );
-        return Error::new(ErrorKind::Bug, Retry::Never, message).because(OneLine(cause));
+        return Error::bug(message).because(OneLine(cause));
     }
     server_error(Doing::Reading, what, cause)
 }

@@ -6,7 +6,7 @@ use std::future::Future;
 use async_trait::async_trait;
 use futures_util::future::join;
 use hydrant::store::caught;
-use hydrant::{Batch, Capabilities, Checkpoint, Error, ErrorKind, Event, EventSink, Result, Retry};
+use hydrant::{Batch, Capabilities, Checkpoint, Error, ErrorKind, Event, EventSink, Result};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::error::Severity;
@@ -260,8 +260,7 @@ impl<P: Projection> PostgresProjection<P> {
                 if was_kept || session.is_reused() {
                     let message = "a statement may be out of date, prepared before its table was altered; the next \
                                    call makes a new connection";
-                    written =
-                        Err(Error::new(ErrorKind::Unavailable, Retry::Safe, message).because(error.clone()));
+                    written = Err(Error::unavailable(message).because(error.clone()));
                 }
                 false
             }
@@ -312,7 +311,7 @@ impl<P: Projection> PostgresProjection<P> {
         let advance = session.prepared(&self.model.sql.advance).await;
         let advance = advance.map_err(|cause| behind_apply(what, cause))?;
         let Checkpoint::At { id, digest } = new.checkpoint else {
-            return Err(Error::new(ErrorKind::Bug, Retry::Never, "a checkpoint behind no event"));
+            return Err(Error::bug("a checkpoint behind no event"));
         };
         let (id, digest) = (id.to_string(), &digest.as_bytes()[..]);
         let params: [&(dyn ToSql + Sync); 5] =
@@ -330,7 +329,7 @@ impl<P: Projection> PostgresProjection<P> {
                 runner.pending = None;
                 let message = "the projection ended the transaction that it was given, so some of its effects stand \
                                without their checkpoint; take COMMIT and ROLLBACK out of it, and rebuild";
-                Err(Error::new(ErrorKind::Bug, Retry::Never, message))
+                Err(Error::bug(message))
             }
             (Err(cause), _) | (Ok(_), Err(cause)) => {
                 let is_error =

@@ -1,15 +1,20 @@
 //! The laws, for each way in which a batch is written and a connection is had.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use deadpool_postgres::{Manager, Pool};
 use futures_util::future;
 use hydrant::{Capabilities, EventId, Result};
-use hydrant_conformance::{Damage, Harness, Limits, Opened};
-use hydrant_postgres::{PostgresConnect, PostgresStore, PostgresStoreOptions};
-use tokio_postgres::NoTls;
+use hydrant_conformance::{Damage, Harness, Hook, Limits, Opened};
+use hydrant_postgres::{
+    PostgresCheckpoints, PostgresCheckpointsOptions, PostgresConnect, PostgresStore, PostgresStoreOptions,
+};
+use test_servers::proxy::{Fault, Tcp, When};
+use tokio::sync::OnceCell;
+use tokio_postgres::{Config, NoTls};
 
-use crate::support::{self, SCHEMA};
+use crate::support::{self, Place, SCHEMA};
 
 static URL: LazyLock<std::result::Result<String, String>> = LazyLock::new(test_servers::postgres);
 
@@ -19,7 +24,10 @@ const POOLED: usize = 6;
 /// Logs in tables that all tests share.
 struct InPostgres {
     options: PostgresStoreOptions,
-    pool: Option<Pool>,
+    is_pooled: bool,
+    pool: OnceCell<Pool>,
+    /// What is in the way, in cases that break it.
+    proxy: OnceCell<Tcp>,
 }
 
 fn url() -> &'static str {
@@ -31,7 +39,7 @@ impl InPostgres {
         let event_bytes_max = Limits::default().event_bytes_max;
         let options =
             PostgresStoreOptions::default().with_schema(SCHEMA).with_event_bytes_max(event_bytes_max);
-        Self { options, pool: None }
+        Self { options, is_pooled: false, pool: OnceCell::new(), proxy: OnceCell::new() }
     }
 
     /// Every batch by COPY, and pages of few bytes.
@@ -44,23 +52,46 @@ impl InPostgres {
     /// Connections of a pool, and pages of few events.
     fn pooled() -> Self {
         let mut harness = Self::new();
-        if let Ok(url) = &*URL {
-            let manager = Manager::new(url.parse().unwrap(), NoTls);
-            harness.pool = Some(Pool::builder(manager).max_size(POOLED).build().unwrap());
-        }
+        harness.is_pooled = true;
         harness.options = harness.options.with_page_events_max(7);
         harness
     }
 
-    fn connect(&self) -> PostgresConnect {
-        self.pool.clone().map_or_else(|| url().into(), PostgresConnect::from)
+    async fn connect(&self, namespace: &str) -> PostgresConnect {
+        let broken = if is_broken(namespace) {
+            let place = Place { url: url().to_owned(), schema: SCHEMA.to_owned() };
+            let proxy = self.proxy.get_or_init(|| place.proxy()).await;
+            Some(place.config(proxy.address()))
+        } else {
+            None
+        };
+        if !self.is_pooled {
+            return broken.map_or_else(|| url().into(), PostgresConnect::from);
+        }
+        let config = broken.unwrap_or_else(|| url().parse::<Config>().unwrap());
+        let pool = || async {
+            let pool = Pool::builder(Manager::new(config, NoTls)).max_size(POOLED).build().unwrap();
+            // What the pool holds is not the store's: it is there before the store is.
+            drop(future::join_all((0..POOLED).map(|_| pool.get())).await);
+            pool
+        };
+        self.pool.get_or_init(pool).await.clone().into()
     }
 
-    /// Failures are made by triggers, in tables of the case's own.
+    /// Some failures are made by triggers, in tables of the case's own.
     fn options_for(&self, namespace: &str) -> PostgresStoreOptions {
         let options = self.options.clone();
-        if namespace.starts_with("law07") { options.with_table(namespace) } else { options }
+        if is_broken(namespace) {
+            options.with_table(namespace).with_call_timeout(Duration::from_secs(4))
+        } else {
+            options
+        }
     }
+}
+
+/// Whether the case of this namespace breaks or delays what passes between store and server.
+fn is_broken(namespace: &str) -> bool {
+    namespace.starts_with("law07") || namespace.starts_with("law08")
 }
 
 /// Ways in which the server fails in the middle of an append, as SQL for a trigger on each row.
@@ -80,20 +111,29 @@ impl Harness for InPostgres {
     }
 
     async fn open(&self, namespace: &str) -> Result<Opened> {
-        if let Some(pool) = &self.pool {
-            // What the pool holds is not the store's: it is there before the store is.
-            let all = (0..POOLED).map(|_| pool.get());
-            drop(future::join_all(all).await);
-        }
-        let store = PostgresStore::open(self.connect(), namespace, self.options_for(namespace)).await?;
-        Ok(Opened::prunable(store.clone()).closed_by(async move { store.close().await }))
+        let connect = self.connect(namespace).await;
+        let store = PostgresStore::open(connect, namespace, self.options_for(namespace)).await?;
+        Ok(Opened::primary(store.clone()).closed_by(async move { store.close().await }))
     }
 
     fn limits(&self) -> Limits {
         // A server on a busy machine gets more patience than a store in the process.
         Limits::default()
             .with_id_max(EventId::new(i64::MAX.unsigned_abs()))
-            .with_patience(std::time::Duration::from_secs(300))
+            .with_patience(Duration::from_secs(300))
+    }
+
+    fn impossible(&self, hook: Hook) -> Option<&'static str> {
+        match hook {
+            Hook::Crash => {
+                Some("all tests share the server; `server` and `integration-tests` kill one of their own")
+            }
+            Hook::Damage(Damage::TornTail) => {
+                Some("a transaction is there or not; nothing of it is ever torn")
+            }
+            Hook::Verify => Some("there is none: each read checks the digest of each row"),
+            _ => None,
+        }
     }
 
     fn unavailable(&self) -> Option<String> {
@@ -102,7 +142,7 @@ impl Harness for InPostgres {
 
     async fn remove(&self, prefix: &str) -> Result<()> {
         let client = support::client(url()).await;
-        if prefix.starts_with("law07") {
+        if is_broken(prefix) {
             let sql = "SELECT tablename FROM pg_tables WHERE schemaname = $1 AND tablename LIKE $2";
             let found = client.query(sql, &[&SCHEMA, &format!("{prefix}%")]).await.unwrap();
             for table in found.iter().map(|row| row.get::<_, String>(0)) {
@@ -116,9 +156,10 @@ impl Harness for InPostgres {
             }
             return Ok(());
         }
-        for table in ["events", "events_heads"] {
-            let sql = format!("DELETE FROM {SCHEMA}.{table} WHERE log LIKE $1");
-            client.execute(&sql, &[&format!("{prefix}%")]).await.unwrap();
+        for (table, column) in [("events", "log"), ("events_heads", "log"), ("events_roster", "scope")] {
+            let sql = format!("DELETE FROM {SCHEMA}.{table} WHERE {column} LIKE $1");
+            // The table of the roster is there once one has been used.
+            client.execute(&sql, &[&format!("{prefix}%")]).await.ok();
         }
         Ok(())
     }
@@ -132,13 +173,16 @@ impl Harness for InPostgres {
                 support::sql(url(), &damage).await;
                 Ok(true)
             }
-            // A transaction is there or not; nothing of it is ever torn.
             _ => Ok(false),
         }
     }
 
     async fn fail_next_write(&self, namespace: &str, n: usize) -> Result<bool> {
-        let Some(failure) = FAILURES.get(n / 2) else { return Ok(false) };
+        let Some(failure) = FAILURES.get(n / 2) else {
+            // What an append sends names its log.
+            let proxy = self.proxy.get().expect("the log is open");
+            return Ok(proxy.arm(n - 2 * FAILURES.len(), When::Sends(namespace.into())));
+        };
         // In the middle of the statement, or at COMMIT. What a sequence counts is not rolled back.
         let (kind, when) = match n % 2 {
             0 => ("", ""),
@@ -153,6 +197,22 @@ impl Harness for InPostgres {
         );
         support::sql(url(), &arm).await;
         Ok(true)
+    }
+
+    fn unfired(&self, _namespace: &str) -> Vec<String> {
+        self.proxy.get().map(Tcp::unfired).unwrap_or_default()
+    }
+
+    async fn delay(&self, _namespace: &str, delay: Duration) -> Result<bool> {
+        self.proxy.get().expect("the log is open").always(Fault::Delay(delay)).await;
+        Ok(true)
+    }
+
+    async fn heal(&self, _namespace: &str) -> Result<()> {
+        if let Some(proxy) = self.proxy.get() {
+            proxy.heal().await;
+        }
+        Ok(())
     }
 }
 
@@ -169,4 +229,40 @@ mod by_copy {
 mod from_a_pool {
     use super::*;
     hydrant_conformance::store_suite!(InPostgres::pooled());
+}
+
+/// Checkpoints in a table, those of a case under a scope of their own.
+struct Checkpoints;
+
+#[async_trait::async_trait]
+impl Harness for Checkpoints {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::NONE
+    }
+
+    fn limits(&self) -> Limits {
+        Limits::default().with_patience(Duration::from_secs(300))
+    }
+
+    fn unavailable(&self) -> Option<String> {
+        URL.as_ref().err().cloned()
+    }
+
+    async fn open(&self, namespace: &str) -> Result<Opened> {
+        let options = PostgresCheckpointsOptions::default().with_schema(SCHEMA).with_scope(namespace);
+        let checkpoints = PostgresCheckpoints::open(url(), options).await?;
+        Ok(Opened::checkpoints(checkpoints))
+    }
+
+    async fn remove(&self, prefix: &str) -> Result<()> {
+        let client = support::client(url()).await;
+        let sql = format!("DELETE FROM {SCHEMA}.checkpoints WHERE scope LIKE $1");
+        client.execute(&sql, &[&format!("{prefix}%")]).await.unwrap();
+        Ok(())
+    }
+}
+
+mod checkpoints {
+    use super::*;
+    hydrant_conformance::checkpoints_suite!(Checkpoints);
 }

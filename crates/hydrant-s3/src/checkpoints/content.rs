@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use hydrant::{CheckpointEntry, Error, ErrorKind, Result, Retry};
+use hydrant::{CheckpointEntry, Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -72,13 +72,9 @@ pub(super) fn decode(bytes: &[u8], encoded_name: &str) -> Result<Content> {
     let not_ours = |cause| damaged("this is not a checkpoint").because(cause);
     let Version { version } = serde_json::from_slice(bytes).map_err(not_ours)?;
     if version > VERSION {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            Retry::Never,
-            format!(
-                "a newer Hydrant wrote this checkpoint (version {version}, this one reads {VERSION}); upgrade"
-            ),
-        ));
+        return Err(Error::unsupported(format!(
+            "a newer Hydrant wrote this checkpoint (version {version}, this one reads {VERSION}); upgrade"
+        )));
     }
     let sealed: Sealed<'_> = serde_json::from_slice(bytes).map_err(not_ours)?;
     if crc32c::crc32c(sealed.entry.get().as_bytes()) != sealed.crc32c {
@@ -102,7 +98,7 @@ pub(super) fn damaged(what: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use hydrant::Checkpoint;
+    use hydrant::{Checkpoint, ErrorKind};
 
     use super::*;
 

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use aws_sdk_s3::types::ChecksumMode;
-use hydrant::{CheckpointEntry, Error, ErrorKind, Result, Retry};
+use hydrant::{CheckpointEntry, Error, Result};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
@@ -195,6 +195,6 @@ impl Requests {
             "the server ignores `{header}`, so two runners of one sink could both move its checkpoint; take a \
              server with conditional writes, or keep checkpoints elsewhere"
         );
-        Error::new(ErrorKind::Unsupported, Retry::Never, message).at_target(self.url(""))
+        Error::unsupported(message).at_target(self.url(""))
     }
 }

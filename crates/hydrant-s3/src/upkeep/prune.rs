@@ -79,7 +79,7 @@ async fn raise(bucket: &Bucket, replacer: &Replacer<'_>, to: Snapshot) -> Result
         }
     }
     let message = "others keep changing the floor of this log; try again";
-    Err(Error::new(ErrorKind::Unavailable, Retry::Safe, message).at_target(bucket.url(&bucket.keys.log())))
+    Err(Error::unavailable(message).at_target(bucket.url(&bucket.keys.log())))
 }
 
 /// Frees what is below the floor: what is old enough at once, the rest leaves tombstones.
@@ -120,7 +120,7 @@ async fn remove(bucket: &Bucket, places: Vec<Place>) -> Result<()> {
         return Ok(());
     }
     let target = bucket.url(&bucket.keys.log());
-    let incomplete = |cause| Error::new(ErrorKind::Bug, Retry::Never, "an incomplete request").because(cause);
+    let incomplete = |cause| Error::bug("an incomplete request").because(cause);
     let object = |place: &Place| ObjectIdentifier::builder().key(bucket.keys.at(*place)).build();
     let objects = places.iter().map(object).collect::<Result<Vec<_>, _>>().map_err(incomplete)?;
     let delete = Delete::builder().set_objects(Some(objects)).quiet(true).build().map_err(incomplete)?;

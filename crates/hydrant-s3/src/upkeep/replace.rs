@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use hydrant::{Error, ErrorKind, Result, Retry};
+use hydrant::{Error, Result, Retry};
 use tokio::time::{Instant, sleep};
 
 use crate::backoff::Backoff;
@@ -32,8 +32,7 @@ impl<'b> Replacer<'b> {
         }
         let message = "the server ignores conditions of a PUT, without which objects cannot be replaced safely: take \
                        one that holds to `If-Match` and `If-None-Match`, or keep all objects";
-        Err(Error::new(ErrorKind::Unsupported, Retry::Never, message)
-            .at_target(bucket.url(&bucket.keys.log())))
+        Err(Error::unsupported(message).at_target(bucket.url(&bucket.keys.log())))
     }
 
     /// Replaces the version `etag`; `false` where another one stands there now, and nothing was done.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
 use futures_util::{FutureExt, StreamExt};
-use hydrant::{Error, ErrorKind, Result, Retry};
+use hydrant::{Error, ErrorKind, Result};
 
 use super::listing::{Entry, Listing};
 use crate::ahead::Ahead;
@@ -170,9 +170,7 @@ impl<'b, F: Fn(&Entry) -> Want> Walk<'b, F> {
         self.again += 1;
         if self.again > AGAIN_MAX {
             let message = "the log changes faster than it can be walked; try again";
-            return Err(
-                Error::new(ErrorKind::Unavailable, Retry::Safe, message).at_target(self.bucket.url_at(reach))
-            );
+            return Err(Error::unavailable(message).at_target(self.bucket.url_at(reach)));
         }
         let root = root(self.bucket).await?.and_then(|root| root.place);
         let from = match reach {

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
-use futures_util::future::join_all;
 use hydrant::{Checkpoint, CheckpointEntry, CheckpointStore, Digest, ErrorKind, EventId, Retry};
 use hydrant_conformance::drop_after;
 use hydrant_s3::{S3Checkpoints, S3CheckpointsOptions};
 
-use crate::faulty::{Fault, Place};
+use crate::faulty::{Fault, PATIENCE, Place};
 
 fn entry(name: &str, id: u64) -> CheckpointEntry {
     let checkpoint = Checkpoint::At { id: EventId::new(id), digest: Digest::from([7; 16]) };
@@ -16,9 +15,8 @@ fn entry(name: &str, id: u64) -> CheckpointEntry {
 }
 
 async fn open(place: &Place) -> S3Checkpoints {
-    S3Checkpoints::open(place.client.clone(), &place.bucket, &place.prefix, S3CheckpointsOptions::default())
-        .await
-        .unwrap()
+    let options = S3CheckpointsOptions::default().with_request_timeout(PATIENCE);
+    S3Checkpoints::open(place.client.clone(), &place.bucket, &place.prefix, options).await.unwrap()
 }
 
 fn is_put(request: &HttpRequest) -> bool {
@@ -26,76 +24,17 @@ fn is_put(request: &HttpRequest) -> bool {
 }
 
 #[tokio::test]
-async fn entries_move_by_compare_and_swap_and_are_listed_by_name() {
+async fn a_removed_entry_can_be_made_again_and_a_long_name_is_invalid() {
     let Some(place) = Place::find().await else { return };
     let (one, other) = (open(&place).await, open(&place).await);
-    let names = ["b", "a/b %", "", ".x", "日本", "A"];
-    for name in names {
-        assert_eq!(one.load(name).await.unwrap(), None);
-        one.swap(name, None, Some(&entry(name, 1))).await.unwrap();
-        other.swap(name, Some(&entry(name, 1)), Some(&entry(name, 2))).await.unwrap();
-        // Its view is old now.
-        let error = one.swap(name, Some(&entry(name, 1)), Some(&entry(name, 3))).await.unwrap_err();
-        assert_eq!((error.kind(), error.retry()), (ErrorKind::Fenced, Retry::Never));
-        assert_eq!(one.swap(name, None, None).await.unwrap_err().kind(), ErrorKind::Fenced);
-        assert_eq!(one.load(name).await.unwrap(), Some(entry(name, 2)));
-    }
-    let mut sorted = names;
-    sorted.sort_unstable();
-    assert_eq!(one.list().await.unwrap(), sorted.map(|name| entry(name, 2)));
-
+    one.swap("b", None, Some(&entry("b", 2))).await.unwrap();
     one.swap("b", Some(&entry("b", 2)), None).await.unwrap();
     assert_eq!(other.load("b").await.unwrap(), None);
-    assert_eq!(one.list().await.unwrap().len(), names.len() - 1);
     let error = other.swap("b", Some(&entry("b", 2)), Some(&entry("b", 9))).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Fenced);
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::Fenced, Retry::Never));
     other.swap("b", None, Some(&entry("b", 4))).await.unwrap();
     assert_eq!(one.swap("b", None, Some(&entry("b", 5))).await.unwrap_err().kind(), ErrorKind::Fenced);
-    let foreign = one.swap("b", None, Some(&entry("c", 5))).await.unwrap_err();
-    assert_eq!(foreign.kind(), ErrorKind::Invalid);
     assert_eq!(one.load(&"x".repeat(2000)).await.unwrap_err().kind(), ErrorKind::Invalid);
-    one.swap("never", None, None).await.unwrap();
-    place.remove().await;
-}
-
-/// Entries are compared as a whole: what is kept beside a checkpoint comes back, and is compared too.
-#[tokio::test]
-async fn what_is_kept_beside_a_checkpoint_comes_back() {
-    let Some(place) = Place::find().await else { return };
-    let checkpoints = open(&place).await;
-    let positions = serde_json::json!({"z": [1, null, "é\u{0}"], "a": {"y": u64::MAX, "x": i64::MIN}});
-    let held = entry("a", 5).with_beside(positions.clone());
-    checkpoints.swap("a", None, Some(&held)).await.unwrap();
-    assert_eq!(checkpoints.load("a").await.unwrap(), Some(held.clone()));
-    assert_eq!(checkpoints.list().await.unwrap(), std::slice::from_ref(&held));
-    for other in [None, Some(serde_json::Value::Null), Some(serde_json::json!({"z": [1, null, "e"]}))] {
-        let other = held.clone().with_beside(other);
-        let refused = checkpoints.swap("a", Some(&other), None).await.unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::Fenced);
-        checkpoints.swap("a", Some(&held), Some(&other)).await.unwrap();
-        assert_eq!(checkpoints.load("a").await.unwrap(), Some(other.clone()));
-        checkpoints.swap("a", Some(&other), Some(&held)).await.unwrap();
-    }
-    checkpoints.swap("a", Some(&held), None).await.unwrap();
-    place.remove().await;
-}
-
-#[tokio::test]
-async fn of_many_swappers_one_wins_each_round() {
-    let Some(place) = Place::find().await else { return };
-    let handles = join_all((0..8).map(|_| open(&place))).await;
-    let mut held = None;
-    for round in 1..=12 {
-        // The last time, all of them remove it.
-        let new = (round < 12).then(|| entry("race", round));
-        let swaps = handles.iter().map(|handle| handle.swap("race", held.as_ref(), new.as_ref()));
-        let results = join_all(swaps).await;
-        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1, "{results:?}");
-        for error in results.into_iter().filter_map(Result::err) {
-            assert_eq!(error.kind(), ErrorKind::Fenced);
-        }
-        held = new;
-    }
     place.remove().await;
 }
 

@@ -4,10 +4,15 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::ByteStream;
+use futures_util::TryStreamExt;
 use hydrant::{Capabilities, Result};
 use hydrant_conformance::{Damage, Harness, Limits, Opened};
-use hydrant_s3::{Encoding, S3Source, S3Store, S3StoreOptions};
+use hydrant_s3::{
+    Encoding, FindingStream, S3Checkpoints, S3CheckpointsOptions, S3Source, S3Store, S3StoreOptions, connect,
+    verify,
+};
 
 use crate::faults::{Fault, Faults, Kind};
 use crate::support::{Place, objects, remove, shared};
@@ -22,13 +27,31 @@ struct InBucket {
 
 impl InBucket {
     fn new(options: S3StoreOptions, events_max: usize) -> Self {
-        let options = options.with_poll_interval(Duration::from_millis(5));
+        let options = options.with_poll_interval(Duration::from_millis(5)).with_request_timeout(REQUEST_MAX);
         Self { options, events_max, faults: Mutex::default() }
     }
+
+    fn faults(&self, namespace: &str) -> Faults {
+        self.faults.lock().unwrap()[namespace].clone()
+    }
+}
+
+/// What a verification finds, as text.
+async fn findings(found: FindingStream) -> Result<Vec<String>> {
+    let found: Vec<_> = found.try_collect().await?;
+    Ok(found.iter().map(ToString::to_string).collect())
 }
 
 fn place() -> Place {
     shared().expect("the kit asked whether it is there")
+}
+
+/// How long a request may take on a busy machine: less than the kit gives a call.
+const REQUEST_MAX: Duration = Duration::from_secs(40);
+
+/// A client with patience.
+async fn client(place: &Place) -> Client {
+    connect(&place.options().with_attempt_timeout(REQUEST_MAX)).await.unwrap()
 }
 
 #[async_trait::async_trait]
@@ -48,28 +71,30 @@ impl Harness for InBucket {
     async fn open(&self, namespace: &str) -> Result<Opened> {
         let place = place();
         let faults = Faults::new().without_pool();
-        let client = faults.on(&place.client().await);
+        let client = faults.on(&client(&place).await);
         self.faults.lock().unwrap().insert(namespace.to_owned(), faults.clone());
         let options = self.options.clone().with_event_bytes_max(self.limits().event_bytes_max);
         let prefix = format!("{}/{namespace}", place.prefix);
         let store = S3Store::open(client, &place.bucket, &prefix, options).await?;
-        Ok(Opened::prunable(store.clone()).closed_by(async move { store.close().await }).crashed_by(
-            async move {
+        let (closing, verifying) = (store.clone(), store.clone());
+        Ok(Opened::primary(store)
+            .verified_by(move || findings(verifying.verify()))
+            .closed_by(async move { closing.close().await })
+            .crashed_by(async move {
                 faults.crash().await;
                 Ok(())
-            },
-        ))
+            }))
     }
 
     async fn remove(&self, prefix: &str) -> Result<()> {
         let place = place();
-        remove(&place.client().await, &place.bucket, &format!("{}/{prefix}", place.prefix)).await;
+        remove(&client(&place).await, &place.bucket, &format!("{}/{prefix}", place.prefix)).await;
         Ok(())
     }
 
     async fn damage(&self, namespace: &str, damage: Damage) -> Result<bool> {
         let place = place();
-        let client = place.client().await;
+        let client = client(&place).await;
         let log = format!("{}/{namespace}/log/", place.prefix);
         let all = objects(&client, &place.bucket, &log).await;
         match damage {
@@ -98,8 +123,22 @@ impl Harness for InBucket {
         Ok(true)
     }
 
+    fn unfired(&self, namespace: &str) -> Vec<String> {
+        self.faults(namespace).unfired()
+    }
+
+    async fn delay(&self, namespace: &str, delay: Duration) -> Result<bool> {
+        self.faults(namespace).delay(delay);
+        Ok(true)
+    }
+
+    async fn heal(&self, namespace: &str) -> Result<()> {
+        self.faults(namespace).heal();
+        Ok(())
+    }
+
     async fn fail_next_write(&self, namespace: &str, n: usize) -> Result<bool> {
-        let faults = self.faults.lock().unwrap()[namespace].clone();
+        let faults = self.faults(namespace);
         match n {
             0 => faults.next(Kind::Put, Fault::Cut),
             1 => faults.next(Kind::Put, Fault::LoseAnswer),
@@ -158,14 +197,17 @@ impl Harness for ReadAlone {
         let place = place();
         let (prefix, options) = (format!("{}/{namespace}", place.prefix), self.0.options.clone());
         let writer = S3Store::open(
-            place.client().await,
+            client(&place).await,
             &place.bucket,
             &prefix,
             options.clone().with_event_bytes_max(self.limits().event_bytes_max),
         )
         .await?;
-        let source = S3Source::open(reading(&place).await, &place.bucket, &prefix, options).await?;
-        Ok(Opened::source(source, writer.clone()).closed_by(async move { writer.close().await }))
+        let reader = reading(&place).await;
+        let source = S3Source::open(reader.clone(), &place.bucket, &prefix, options.clone()).await?;
+        let verified = move || findings(verify(reader.clone(), &place.bucket, &prefix, options.clone()));
+        let opened = Opened::source(source, writer.clone()).verified_by(verified);
+        Ok(opened.closed_by(async move { writer.close().await }))
     }
 
     async fn remove(&self, prefix: &str) -> Result<()> {
@@ -178,14 +220,50 @@ impl Harness for ReadAlone {
 }
 
 /// A client with the right to read alone.
-async fn reading(place: &Place) -> aws_sdk_s3::Client {
+async fn reading(place: &Place) -> Client {
     let faults = Faults::new().without_pool();
     faults.always(Kind::Put, Fault::Answer(403, "AccessDenied"));
     faults.always_also(Kind::Other, Fault::Answer(403, "AccessDenied"));
-    faults.on(&place.client().await)
+    faults.on(&client(place).await)
 }
 
 mod read_alone {
     use super::*;
     hydrant_conformance::source_suite!(ReadAlone(InBucket::new(S3StoreOptions::default(), 20_000)));
+}
+
+/// Checkpoints in a bucket, each handle with a client of its own.
+struct Checkpoints;
+
+#[async_trait::async_trait]
+impl Harness for Checkpoints {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::NONE
+    }
+
+    fn limits(&self) -> Limits {
+        Limits::default().with_patience(Duration::from_mins(5))
+    }
+
+    fn unavailable(&self) -> Option<String> {
+        shared().err()
+    }
+
+    async fn open(&self, namespace: &str) -> Result<Opened> {
+        let place = place();
+        let (client, prefix) = (client(&place).await, format!("{}/{namespace}", place.prefix));
+        let options = S3CheckpointsOptions::default();
+        Ok(Opened::checkpoints(S3Checkpoints::open(client, &place.bucket, &prefix, options).await?))
+    }
+
+    async fn remove(&self, prefix: &str) -> Result<()> {
+        let place = place();
+        remove(&client(&place).await, &place.bucket, &format!("{}/{prefix}", place.prefix)).await;
+        Ok(())
+    }
+}
+
+mod checkpoints {
+    use super::*;
+    hydrant_conformance::checkpoints_suite!(Checkpoints);
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::SdkBody;
@@ -14,6 +15,7 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_runtime_api::http::StatusCode;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 /// A way in which a request goes wrong.
 #[derive(Clone, Debug)]
@@ -66,6 +68,8 @@ struct Plan {
     under_way: usize,
     is_dead: bool,
     keeps_no_connections: bool,
+    /// How long each answer takes.
+    delay: Option<Duration>,
 }
 
 /// The switch of one client; clones are the same.
@@ -108,6 +112,23 @@ impl Faults {
         self.lock().always.push((kind, fault));
     }
 
+    /// The faults that were queued and met no request yet.
+    pub(crate) fn unfired(&self) -> Vec<String> {
+        self.lock().next.iter().map(|(kind, fault)| format!("{fault:?} at a {kind:?}")).collect()
+    }
+
+    /// Each answer takes so long, until the faults are healed.
+    pub(crate) fn delay(&self, delay: Duration) {
+        self.lock().delay = Some(delay);
+    }
+
+    /// No more faults and no delay; what was to land later lands now.
+    pub(crate) fn heal(&self) {
+        self.clear();
+        self.lock().delay = None;
+        self.land();
+    }
+
     /// No more faults; what was to land later still has not.
     pub(crate) fn clear(&self) {
         let mut plan = self.lock();
@@ -140,7 +161,7 @@ impl Faults {
     pub(crate) async fn crash(&self) {
         self.lock().is_dead = true;
         while self.lock().under_way > 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
@@ -222,6 +243,10 @@ impl HttpConnector for FaultyConnector {
             let fault = faults.draw(&request)?;
             let under_way = UnderWay(faults.clone());
             let mut landing = faults.landing.subscribe();
+            let delay = faults.lock().delay;
+            if let Some(delay) = delay {
+                drop(timeout(delay, landing.changed()).await);
+            }
             match fault {
                 None | Some(Fault::Pass) => {}
                 Some(Fault::Cut) => return Err(broken()),

@@ -158,6 +158,9 @@ impl HttpConnector for FaultyConnector {
     }
 }
 
+/// How long a request may take where no test is about that.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
+
 /// A bucket for tests, and a prefix in it that nobody has used.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
@@ -170,11 +173,9 @@ pub(crate) struct Place {
 impl Place {
     /// `None` where there is no server: the test says so and ends.
     pub(crate) async fn find() -> Option<Self> {
-        Self::find_with(ClientOptions::default().with_attempts_max(1)).await
-    }
-
-    /// The same, with other bounds for requests.
-    pub(crate) async fn find_with(options: ClientOptions) -> Option<Self> {
+        let patient =
+            ClientOptions::default().with_attempt_timeout(PATIENCE).with_operation_timeout(2 * PATIENCE);
+        let options = patient.with_attempts_max(1);
         let url = match test_servers::s3() {
             Ok(url) => StoreUrl::parse(&url),
             Err(reason) => {

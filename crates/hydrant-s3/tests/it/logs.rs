@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use hydrant::{Batch, Event, EventId, EventSink, EventSourceExt, ReadFrom};
 use hydrant_s3::{Finding, S3Store, S3StoreOptions};
 
-use crate::faulty::Place;
+use crate::faulty::{PATIENCE, Place};
 
 /// Events of some ids, those of them that end with a zero as snapshots.
 pub(crate) fn events(ids: impl IntoIterator<Item = u64>) -> Vec<Event> {
@@ -32,7 +32,9 @@ pub(crate) fn options() -> S3StoreOptions {
         .with_seed(7)
 }
 
+/// Opens a log with patience: a request to a server that all tests share takes as long as the machine is busy.
 pub(crate) async fn open(place: &Place, options: S3StoreOptions) -> S3Store {
+    let options = options.with_request_timeout(PATIENCE);
     S3Store::open(place.client.clone(), &place.bucket, &place.prefix, options).await.unwrap()
 }
 

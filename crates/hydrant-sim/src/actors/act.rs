@@ -81,6 +81,10 @@ impl Actor {
                 return "ok";
             }
             Act::ReopenJournal => self.reopen_journal(&up).await,
+            Act::Cling { ms: held } => {
+                tokio::time::sleep(ms(held)).await;
+                Ok(())
+            }
             Act::Follow { events, ms: timeout } => self.follow(&up, events, ms(timeout)).await,
             Act::Read => self.read(&up).await,
             Act::Hydrate => self.hydrate(&up).await.map(drop),
@@ -109,11 +113,14 @@ impl Actor {
         let outcome = outcome(&result);
         if let Err(error) = result {
             world.note(|| format!("     op {}: {error}", op.id));
-            let is_blind = matches!(op.act, Act::AppendBlind { .. });
-            if is_blind || error.kind() != ErrorKind::Fenced || self.system.topology != Topology::FanOut {
+            // Refused for what its caller knew, not because another writer took over.
+            let is_outdated = matches!(op.act, Act::AppendBlind { .. } | Act::Snapshot);
+            // Another writer took over, or took this id.
+            let reopens = up.is_fenced() || self.system.topology == Topology::FanOut;
+            if is_outdated || error.kind() != ErrorKind::Fenced || !reopens {
                 self.recover(up, &error).await;
             } else {
-                self.system.reopen(up, true).await; // another writer took over, or took this id
+                self.system.reopen(up, true).await;
             }
         }
         outcome
@@ -128,7 +135,9 @@ impl Actor {
         } else if up.store.is_some() && is_stopped(error) {
             self.system.reopen(up, true).await; // a file log that stopped is opened again
         } else if self.system.topology == Topology::Journal && error.kind() == ErrorKind::Closed {
-            *up.journal.lock().await = None;
+            let mut journal = up.journal.lock().await;
+            let has_ended = |journal: &mut hydrant::Journal<Saved>| matches!(journal.try_reserve(), Err(error) if error.kind() == ErrorKind::Closed);
+            drop(journal.take_if(has_ended));
         }
     }
 
@@ -158,18 +167,25 @@ impl Actor {
 
     pub(super) async fn append_batch(
         &self,
-        log: &impl EventSink,
+        log: &hydrant::FanOut<Arc<dyn crate::world::AnyPrimary>>,
         after: Option<EventId>,
         events: &[Event],
         deadline: Option<Instant>,
     ) -> Result<()> {
+        let published = log.status().head;
         let batch = Batch::new(after, events)?.with_deadline(deadline);
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let bound = left.map_or_else(|| self.append_bound(), |left| left + Duration::from_millis(2));
         let appended =
             self.system.bounds.within(&self.system.world, "append", bound, log.append(batch)).await;
         let appended = appended.unwrap_or_else(|| Err(crate::world::process::unknown()));
+        check::is_new(&self.system.world, published, events[0].id(), &appended);
+        let is_broken = self.system.world.is_broken(Broken::AppendsStayOpen);
+        let appended = if is_broken { Err(crate::world::process::unknown()) } else { appended };
         check::refused(&self.system.world, &appended, events.iter().map(fact));
+        if deadline.is_none() {
+            check::resolved(&self.system.world, &appended, log.status().stopped.is_some());
+        }
         appended?;
         check::acknowledged(&self.system.world, events.iter().map(fact));
         Ok(())
@@ -199,10 +215,14 @@ impl Actor {
         let pad = "x".repeat(usize::from(bytes));
         let saved: Vec<_> = facts.iter().map(|&n| Saved { n, pad: pad.clone(), state: None }).collect();
         let bound = self.append_bound();
+        let published = up.engine.status().head;
         let append = journal.append_all(&saved);
         let appended = self.system.bounds.within(&self.system.world, "journal append", bound, append).await;
         let appended = appended.unwrap_or_else(|| Err(crate::world::process::unknown()));
         check::refused(&self.system.world, &appended, facts.iter().copied());
+        check::is_the_only_writer(&self.system.world, up, &appended);
+        let first = appended.as_ref().map_or(EventId::ZERO, |ids| *ids.start());
+        check::is_new(&self.system.world, published, first, &appended);
         let ids = self.system.ids(appended?);
         check::acknowledged(&self.system.world, facts.iter().copied());
         check::ids(&self.system.world, &ids, facts);
@@ -258,7 +278,6 @@ impl Actor {
             self.system.bounds.within(&self.system.world, "detach", self.system.bounds.roster, detach).await;
         drop(busy);
         if let Some(Ok(())) = detached.as_ref().filter(|_| is_alone) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
             check::no_handle_left(&self.system.world, up, sink, round);
         }
         detached.unwrap_or(Ok(()))
@@ -294,10 +313,17 @@ impl Actor {
             return Ok(());
         }
         let journal = up.journal.lock().await.take();
+        let was_unsure = up.journal_is_unsure.load(Ordering::SeqCst);
         if let Some(journal) = journal {
             let closing = journal.close();
             let bound = self.append_bound();
+            // Dropped here, it still commits what it has, while another journal is opened.
+            up.journal_is_unsure.store(true, Ordering::SeqCst);
             drop(self.system.bounds.within(&self.system.world, "close journal", bound, closing).await);
+        }
+        // Another caller may have opened one meanwhile, at a head that was not the last.
+        if up.journal.lock().await.is_none() {
+            up.journal_is_unsure.store(was_unsure, Ordering::SeqCst);
         }
         self.system.journal(up).await.map(drop)
     }

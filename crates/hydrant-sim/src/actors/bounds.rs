@@ -56,6 +56,7 @@ impl Bounds {
         call: impl Future<Output = T>,
     ) -> Option<T> {
         let is_broken = world.is_broken(Broken::CallsHang);
+        let call = Box::pin(call);
         let call = async {
             if is_broken {
                 std::future::pending::<()>().await;

@@ -1,4 +1,4 @@
-//! Actors that lie, for the tests of the checkers.
+//! Actors that report what is not so, for the tests of the checkers.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;

@@ -92,12 +92,20 @@ fn ended(error: Error, is_outside: bool) -> Result<()> {
 pub(super) fn watch(up: &Up) {
     let is_broken = up.process.world.is_broken(Broken::WatchStops);
     let watcher = Arc::new(Watcher::default());
-    up.watchers.lock().unwrap_or_else(PoisonError::into_inner).push(watcher.clone());
+    let nth = {
+        let mut watchers = up.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        watchers.push(watcher.clone());
+        watchers.len()
+    };
+    // One of two looks at every change.
+    let pause = if nth % 2 == 0 { LOOK_EVERY } else { Duration::ZERO };
     let mut statuses = up.engine.watch();
     tokio::spawn(async move {
         while let Some(status) = statuses.next().await {
             watcher.head.store(status.head.map_or(0, |head| head.get() + 1), Ordering::Relaxed);
-            tokio::time::sleep(LOOK_EVERY).await;
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
             if is_broken {
                 return;
             }

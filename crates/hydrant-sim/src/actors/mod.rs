@@ -94,7 +94,9 @@ impl Actor {
             }
         });
         let process = up.process.clone();
-        let acting = AssertUnwindSafe(droppable(self.act(up, op), op.patience)).catch_unwind();
+        // On the heap: a step is large, and would be copied by each layer around it.
+        let step = Box::pin(self.act(up, op));
+        let acting = AssertUnwindSafe(droppable(step, op.patience)).catch_unwind();
         let ended = tokio::select! {
             biased;
             () = process.death() => Ended::Crashed,

@@ -73,6 +73,7 @@ impl Actor {
             let durable = self.system.bounds.within(&self.system.world, "durable", bound, durable).await;
             let durable = durable.unwrap_or_else(|| Err(unknown()));
             check::refused(&self.system.world, &durable, facts.iter().copied());
+            check::is_the_only_writer(&self.system.world, up, &durable);
             match durable {
                 Ok(()) if is_at_once && failed.is_err() => {
                     self.system.world.fail("ids", "a submission is durable, and one before it failed");

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::bounds::Bounds;
 use super::build;
 use super::tokens::Tokens;
-use crate::plan::{Store, Topology};
+use crate::plan::{Broken, Store, Topology};
 use crate::world::bell::Bell;
 use crate::world::held::Alive;
 use crate::world::{AnyPrimary, FileLog, FileReader, ModelPrimary, ModelRoster, Process, World};
@@ -118,6 +118,8 @@ pub struct Up {
     pub engine: Engine,
     /// The primary, where it is a file log.
     pub store: Option<FileLog>,
+    /// The fence of the primary when it was opened.
+    fence: u64,
     pub opened_at: Instant,
     _opening: Alive,
     pub journal: tokio::sync::Mutex<Option<Journal<Saved>>>,
@@ -128,13 +130,20 @@ pub struct Up {
     /// Calls under way that hold handles of sinks themselves.
     pub busy: AtomicU32,
     closed: AtomicBool,
+    /// A journal was dropped while it may still commit.
+    pub journal_is_unsure: AtomicBool,
     pub watchers: Mutex<Vec<Arc<Watcher>>>,
 }
 
 impl Up {
     /// Whether a `close` has returned.
     pub fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
+        self.closed.load(Ordering::SeqCst) || self.process.world.is_broken(Broken::CountsAsClosed)
+    }
+
+    /// Whether another writer took the primary over since it was opened.
+    pub fn is_fenced(&self) -> bool {
+        self.process.world.lock().log(Store::Primary).fence != self.fence
     }
 
     /// Counts a call as long as the result lives.
@@ -281,14 +290,16 @@ impl System {
             return;
         }
         let again = async {
+            let timeout = Duration::from_secs(1);
+            let begun = Instant::now();
             if close {
-                drop(self.close(&up, Duration::from_secs(1)).await);
+                drop(self.close(&up, timeout).await);
             } else {
                 // A reader may still hold the old one, whose pumps then go on.
                 self.world.lock().roster_is_unsure = true;
             }
-            if up.busy.load(Ordering::SeqCst) > 0 {
-                // An attach under way may still enter the roster, after the next program has read it.
+            if up.busy.load(Ordering::SeqCst) > 0 && (!close || begun.elapsed() >= timeout) {
+                // An attach that `close` did not wait for may enter the roster after the next program has read it.
                 self.world.lock().roster_is_unsure = true;
             }
             self.slot().up = None;
@@ -351,6 +362,7 @@ impl System {
         };
         let seed = self.world.seed.wrapping_add(u64::from(generation));
         let (topology, has_files) = (self.topology, config.files.is_some());
+        let fence = self.world.lock().log(Store::Primary).fence;
         let opening = async {
             let mut store = None;
             let engine = match topology {
@@ -384,6 +396,7 @@ impl System {
             process: process.clone(),
             engine,
             store,
+            fence,
             opened_at: Instant::now(),
             _opening: process.held.opening(),
             journal: tokio::sync::Mutex::default(),
@@ -391,6 +404,7 @@ impl System {
             tokens: Tokens::default(),
             busy: AtomicU32::new(0),
             closed: AtomicBool::new(false),
+            journal_is_unsure: AtomicBool::new(false),
             watchers: Mutex::default(),
         };
         for sink in wanted {
@@ -423,6 +437,10 @@ impl System {
         match self.bounds.within(&self.world, "attach", self.bounds.roster, attach).await {
             Some(Ok(())) if was_closed => {
                 self.world.fail("attach", "a sink was attached to a log that was closed");
+                Ok(())
+            }
+            Some(Ok(())) if up.is_closed() => {
+                self.world.fail("attach", "`close` had returned, and then a sink was attached");
                 Ok(())
             }
             Some(attached) => {

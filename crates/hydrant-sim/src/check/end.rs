@@ -89,12 +89,11 @@ async fn close_with_work_left(system: &Arc<System>) {
     let act = Act::Append { events: LAST_EVENTS, bytes: 1, gaps: false };
     Actor::new(system.clone()).step(&Op { id: LAST_OP + 50, actor: 99, act, patience: None }).await;
     let laggards = system.close(&up, CLOSE_TIMEOUT).await;
-    // What was accepted and lost still counts as missing; and a nested fan-out may wait for a secondary of its own.
+    // A nested fan-out may wait for a secondary of its own.
     let state = system.world.lock();
-    let has_lost = state.config.accepts_ms.is_some() && !state.truth.lost.is_empty();
     let is_excused = |laggard: &hydrant::Laggard| {
         let kind = crate::world::sink_of(&laggard.name).map(|sink| state.kind(sink));
-        has_lost || laggard.state == SecondaryState::Parked || kind == Some(SinkKind::Nested)
+        laggard.state == SecondaryState::Parked || kind == Some(SinkKind::Nested)
     };
     let late = laggards.iter().find(|laggard| !is_excused(laggard)).cloned();
     drop(state);

@@ -6,7 +6,7 @@ use hydrant::{Error, ErrorKind, EventId, FanOutStatus, SecondaryState, Secondary
 use tokio::time::Instant;
 
 use crate::actors::system::Up;
-use crate::plan::{Effect, SinkKind, Store, Topology};
+use crate::plan::{SinkKind, Store, Topology};
 use crate::world::truth::fact;
 use crate::world::{State, World};
 
@@ -61,7 +61,7 @@ fn wrong_age(state: &State, up: &Up, topology: Topology, secondary: &SecondarySt
     let now = Instant::now();
     let age = state.durable_at(missing.id()).map(|at| now.duration_since(at));
     let oldest = age.map_or(Duration::MAX, |age| age + TOLERANCE);
-    // Whoever acknowledged it has published it, if that was this opening and not a foreign writer.
+    // An opening that acknowledged the event has published it. A foreign writer has not.
     let acknowledged = state
         .acknowledged_at
         .get(&fact(missing))
@@ -98,7 +98,7 @@ fn check_state(state: &mut State, sink: u8, secondary: &SecondaryStatus) {
 fn false_alarm(state: &State, sink: u8, secondary: &SecondaryStatus) -> Option<String> {
     let error = secondary.last_error.as_ref().filter(|error| error.kind() == ErrorKind::Diverged)?;
     // A source that ends early is a log that is shorter than it was.
-    let ended = state.fired.keys().any(|(_, effect)| *effect == Effect::End.name());
+    let ended = state.has_ended_early();
     let is_relay = state.config.topology == Topology::Relay || state.roster_is_unsure;
     let shaken = state.sinks[usize::from(sink)].shaken || !state.truth.lost.is_empty();
     let has_reason = shaken || is_relay && ended || state.kind(sink) == SinkKind::Nested;
@@ -134,7 +134,7 @@ pub fn stale(world: &World, status: &FanOutStatus) {
         let state = world.lock();
         let forgot = state.sinks.iter().any(|sink| sink.shaken);
         // A source that ends early is a log that is shorter than it was.
-        let ended = state.fired.keys().any(|(_, effect)| *effect == Effect::End.name());
+        let ended = state.has_ended_early();
         drop(state);
         if !forgot && !ended {
             world.fail("stale", "the status says that the primary is stale, and nothing was lost");

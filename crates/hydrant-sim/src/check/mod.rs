@@ -13,9 +13,9 @@ use std::time::Duration;
 use hydrant::{Error, ErrorKind, Event, EventId, FanOutStatus, ReadFrom, Result, Retry, SecondaryState};
 
 use crate::actors::system::{Folded, Up};
-use crate::plan::{SinkKind, Store};
-use crate::world::World;
+use crate::plan::{Broken, SinkKind, Store, Topology};
 use crate::world::truth::{Fact, fact};
+use crate::world::{State, World};
 
 pub use end::settle;
 pub use lag::{lag, stale};
@@ -123,6 +123,38 @@ pub fn refused<T>(world: &World, result: &Result<T>, facts: impl IntoIterator<It
     });
 }
 
+/// A log takes no other event in the place of one that it has published: its primary lost that one.
+pub fn is_new<T>(world: &World, published: Option<EventId>, first: EventId, appended: &Result<T>) {
+    let is_broken = world.is_broken(Broken::IdsComeAgain);
+    if appended.is_ok() && Some(first) <= published.or(is_broken.then_some(first)) {
+        world.fail(
+            "new",
+            format!("event {first} was appended, and the log had published up to {published:?}"),
+        );
+    }
+}
+
+/// An append without a deadline has a known outcome, or the log has stopped.
+pub fn resolved(world: &World, result: &Result<()>, has_stopped: bool) {
+    let Err(error) = result else { return };
+    let is_open = error.retry() == Retry::AfterCheckpoint && error.kind() != ErrorKind::Gap;
+    if is_open && !has_stopped {
+        world.fail("resolved", format!("the outcome of an append is open, and the log takes more: {error}"));
+    }
+}
+
+/// A journal is fenced only by another writer.
+pub fn is_the_only_writer<T>(world: &World, up: &Up, result: &Result<T>) {
+    let Err(error) = result else { return };
+    let is_unsure = up.journal_is_unsure.load(Ordering::SeqCst);
+    world.with(|state| {
+        let was_alone = state.truth.lost.is_empty() && !state.roster_is_unsure && !is_unsure;
+        if error.kind() == ErrorKind::Fenced && was_alone {
+            state.fail("alarm", format!("the journal was fenced, and no other writer wrote: {error}"));
+        }
+    });
+}
+
 /// A read yields one history, in order, without a hole.
 pub fn read(world: &World, events: &[Event]) {
     world.with(|state| {
@@ -157,7 +189,7 @@ pub fn hydrated(world: &World, folded: Folded, head: Option<EventId>) {
 /// What the primary has is shown, also after an unknown outcome and without another append.
 pub fn is_published(world: &World, status: &FanOutStatus) {
     world.with(|state| {
-        let durable = state.log(Store::Primary).checkpoint().id();
+        let durable = state.log(Store::Primary).durable_id();
         if status.stopped.is_none() && !state.was_damaged && !state.roster_is_unsure && status.head < durable
         {
             let head = status.head;
@@ -244,6 +276,13 @@ pub fn status(world: &World, status: &FanOutStatus) {
                 );
                 state.fail("status", message);
             }
+            let end = state.logs[&Store::Primary].events.last().map(Event::id);
+            let is_ahead = secondary.checkpoint > end && status.head <= end && config.is_exact();
+            if is_live && is_ahead && !state.roster_is_unsure && is_durable_fan_out(state) {
+                let (name, at, head) = (&secondary.name, secondary.checkpoint, status.head);
+                state
+                    .fail("live", format!("{name} is shown as live at {at:?}, and the log ends at {head:?}"));
+            }
             let slow = LIVE_LAG_MAX + Duration::from_millis(config.linger_ms);
             if is_live && secondary.lag > slow {
                 let message = format!("{} is shown as live, and lags by {:?}", secondary.name, secondary.lag);
@@ -251,6 +290,12 @@ pub fn status(world: &World, status: &FanOutStatus) {
             }
         }
     });
+}
+
+/// The head of a relay is what it has read, which a sink may have from before. A pump that reads a primary that accepts
+/// first may be ahead of what is published.
+fn is_durable_fan_out(state: &State) -> bool {
+    state.config.topology != Topology::Relay && state.config.accepts_ms.is_none()
 }
 
 /// After `detach`, no pump holds a sink that was attached before it.

@@ -75,6 +75,10 @@ pub enum Act {
         close: bool,
     },
     ReopenJournal,
+    /// Holds a handle of the log, whatever the program opens meanwhile.
+    Cling {
+        ms: u64,
+    },
     /// Follows from behind what this reader has.
     Follow {
         events: u8,
@@ -131,6 +135,7 @@ impl Act {
             Self::Close { .. } => "close",
             Self::Reopen { .. } => "reopen",
             Self::ReopenJournal => "reopen journal",
+            Self::Cling { .. } => "cling",
             Self::Follow { .. } => "follow",
             Self::Read => "read",
             Self::Hydrate => "hydrate",
@@ -146,6 +151,7 @@ impl Act {
         !matches!(
             self,
             Self::Pause { .. }
+                | Self::Cling { .. }
                 | Self::Clock { .. }
                 | Self::Cure { .. }
                 | Self::Open { .. }

@@ -1,4 +1,4 @@
-//! Models that break their own contract, and actors that lie: each checker is shown one that it sees.
+//! Models that break their own contract, and actors that report what is not so: each checker is shown one that it sees.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,12 @@ pub enum Broken {
     PrimaryRefuses,
     /// The primary applies a batch, and says that it applied nothing.
     PrimaryDeniesWrite,
+    /// Appends end with an open outcome, and the log continues.
+    AppendsStayOpen,
+    /// Each id counts as published before.
+    IdsComeAgain,
+    /// A log that is open counts as closed.
+    CountsAsClosed,
     /// The primary reports another event in the place of its newest.
     PrimaryReportsOther,
     /// The primary prunes up to its head.

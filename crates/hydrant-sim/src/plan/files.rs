@@ -165,7 +165,7 @@ pub(super) fn move_to_disk(plan: &mut Plan) {
     config.sinks.iter_mut().for_each(|sink| sink.call_ms = sink.call_ms.max(200));
     // What models of a primary do and files do not: that is in the faults of the disk.
     plan.faults.retain(|fault| {
-        !(fault.site.store == Store::Primary && fault.effect.is_disaster()) && fault.site.call != Call::Open
+        !(fault.site.store == Store::Primary && fault.effect.loses()) && fault.site.call != Call::Open
     });
     if rng.bool() {
         // Half of the plans leave the store alone, so that what happens is the disk's doing.

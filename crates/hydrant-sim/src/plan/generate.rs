@@ -2,10 +2,7 @@
 
 use fastrand::Rng;
 
-use super::{
-    Act, Begin, Call, Config, Effect, Fault, Op, Patience, Plan, SinkConfig, SinkKind, Site, Start, Store,
-    Topology,
-};
+use super::{Act, Begin, Config, Op, Patience, Plan, SinkConfig, SinkKind, Start, Topology};
 
 /// A pause that never ends by itself.
 const HUGE_MS: u64 = 1 << 40;
@@ -31,13 +28,26 @@ pub fn generate(seed: u64) -> Plan {
     // A run without a death shows that no task is left at its end.
     let dies = rng.u8(..3) > 0;
     let ops = ops(&mut rng, &config, dies);
-    let faults = faults(&mut rng, &config, dies);
+    let faults = super::faults::faults(&mut rng, &config, dies);
+    let mut config = config;
+    if faults.iter().any(|fault| fault.effect.loses()) {
+        slow_down(&mut config);
+    }
     let mut plan = Plan { seed, config, ops, faults, disk_faults: Vec::new() };
     super::files::move_to_disk(&mut plan);
     plan
 }
 
-fn pick<T: Copy>(rng: &mut Rng, choices: &[T]) -> T {
+/// A sink may wait for a lost event until the end: with pauses of a millisecond, that is millions of calls.
+fn slow_down(config: &mut Config) {
+    for sink in &mut config.sinks {
+        if sink.backoff_ms.1 < 100 {
+            sink.backoff_ms = (10, 100);
+        }
+    }
+}
+
+pub(super) fn pick<T: Copy>(rng: &mut Rng, choices: &[T]) -> T {
     choices[rng.usize(..choices.len())]
 }
 
@@ -76,6 +86,9 @@ fn sink(rng: &mut Rng, is_slow: bool) -> SinkConfig {
     let keeps_all = matches!(kind, SinkKind::Plain | SinkKind::Buffered | SinkKind::Nested);
     let tiny_ms = if is_slow { 20 } else { 1 };
     let starts = [Start::After(0), Start::After(3), Start::After(40), Start::After(100_000)];
+    let lag_events = (rng.u8(..4) == 0).then(|| pick(rng, &[0, 1, 5, 40, u64::MAX]));
+    // An open journal waits for back-pressure as long as its sink pauses.
+    let huge_ms = if lag_events.is_some() { 3_000 } else { HUGE_MS };
     SinkConfig {
         kind,
         deferred: rng.u8(..6) == 0,
@@ -98,11 +111,11 @@ fn sink(rng: &mut Rng, is_slow: bool) -> SinkConfig {
                 (10, 100),
                 (100, 2_000),
                 (100, 2_000),
-                (0, HUGE_MS),
-                (HUGE_MS, HUGE_MS),
+                (0, huge_ms),
+                (huge_ms, huge_ms),
             ],
         ),
-        lag_events: (rng.u8(..4) == 0).then(|| pick(rng, &[0, 1, 5, 40, u64::MAX])),
+        lag_events,
         start: (kind == SinkKind::Forgetful && rng.u8(..4) > 0).then(|| match rng.u8(..4) {
             0 => Start::Head,
             1 => Start::OldestSnapshot,
@@ -126,7 +139,7 @@ fn ops(rng: &mut Rng, config: &Config, dies: bool) -> Vec<Op> {
     let callers = rng.u8(1..=3);
     let bursts = config.topology == Topology::Relay;
     for actor in 0..callers {
-        add(rng, actor, 170 / usize::from(callers), &|rng| caller(rng, bursts), 12);
+        add(rng, actor, 152 / usize::from(callers), &|rng| caller(rng, bursts), 12);
     }
     let sinks = u8::try_from(config.sinks.len()).unwrap_or(1);
     for actor in 10..10 + rng.u8(1..=2) {
@@ -134,6 +147,15 @@ fn ops(rng: &mut Rng, config: &Config, dies: bool) -> Vec<Op> {
     }
     add(rng, 20, 40, &reader, 20);
     add(rng, 22, 30, &keeper, 20);
+    if rng.u8(..6) == 0 {
+        for actor in 24..27 {
+            add(rng, actor, 14, &|rng| racer(rng, sinks), 25);
+        }
+    }
+    if !dies && rng.u8(..3) == 0 {
+        twins(rng, &mut add);
+        return ops;
+    }
     add(rng, 21, 12, &|rng| janitor(rng, dies), 10);
     ops
 }
@@ -141,7 +163,7 @@ fn ops(rng: &mut Rng, config: &Config, dies: bool) -> Vec<Op> {
 fn caller(rng: &mut Rng, bursts: bool) -> Act {
     match rng.u8(..100) {
         // Another program writes faster than a relay reads.
-        0..4 if bursts => Act::Append { events: 90, bytes: 200, gaps: false },
+        0..2 if bursts => Act::Append { events: 90, bytes: 200, gaps: false },
         0..48 => {
             Act::Append { events: rng.u8(1..8), bytes: pick(rng, &[0, 10, 200]), gaps: rng.u8(..4) == 0 }
         }
@@ -177,12 +199,35 @@ fn operator(rng: &mut Rng, sinks: u8) -> Act {
 
 fn reader(rng: &mut Rng) -> Act {
     match rng.u8(..100) {
-        0..35 => Act::Follow { events: rng.u8(1..40), ms: pick(rng, &[1, 200, 3_000]) },
-        35..45 => Act::Read,
-        45..55 => Act::Hydrate,
+        0..30 => Act::Follow { events: rng.u8(1..40), ms: pick(rng, &[1, 200, 3_000]) },
+        30..46 => Act::Read,
+        46..52 => Act::Hydrate,
+        52..55 => Act::Cling { ms: pick(rng, &[900, 9_000]) },
         55..60 => Act::Finished { ms: pick(rng, &[10, 3_000, 20_000]) },
         60..75 => Act::Status,
         _ => Act::Pause { ms: pick(rng, &[1, 30, 500, 4_000]) },
+    }
+}
+
+/// One opening of the program is left open beside the next one, and their pumps share sinks and roster.
+fn twins(rng: &mut Rng, add: &mut impl FnMut(&mut Rng, u8, usize, &dyn Fn(&mut Rng) -> Act, u8)) {
+    let ms = pick(rng, &[100, 700, 2_500, 6_000]);
+    add(rng, 27, 1, &|_| Act::Cling { ms: ms + 9_000 }, 0);
+    add(rng, 28, 1, &|_| Act::Pause { ms }, 0);
+    add(rng, 28, 1, &|_| Act::Reopen { close: false }, 0);
+}
+
+/// Operators who attach, detach and close at once.
+fn racer(rng: &mut Rng, sinks: u8) -> Act {
+    let sink = rng.u8(..sinks);
+    match rng.u8(..100) {
+        0..25 => Act::Attach { sink },
+        25..45 => Act::Detach { sink },
+        45..55 => Act::Close { ms: pick(rng, &[0, 1, 200]) },
+        55..62 => Act::Reopen { close: rng.bool() },
+        62..70 => Act::ReopenJournal,
+        70..76 => Act::Cling { ms: pick(rng, &[20, 900, 9_000]) },
+        _ => Act::Pause { ms: pick(rng, &[0, 1, 15, 120, 900]) },
     }
 }
 
@@ -206,111 +251,11 @@ fn janitor(rng: &mut Rng, dies: bool) -> Act {
     match rng.u8(..100) {
         0..14 => Act::Close { ms: pick(rng, &[0, 20, 1_000]) },
         14..24 => Act::Reopen { close: rng.bool() },
-        24..36 => Act::ReopenJournal,
-        36..42 if dies => Act::Crash,
+        24..37 => Act::ReopenJournal,
+        37..42 if dies => Act::Crash,
         42..52 => {
             Act::Clock { seconds: pick(rng, &[-1, 1, 3_600, -86_400 * 400, 1 << 36, -(1 << 37), i64::MIN]) }
         }
         _ => Act::Pause { ms: pick(rng, &[10, 500, 3_000, 10_000]) },
-    }
-}
-
-fn faults(rng: &mut Rng, config: &Config, dies: bool) -> Vec<Fault> {
-    let count = if rng.u8(..10) == 0 { 0 } else { rng.u32(6..26) };
-    // A run with every disaster at once shows little: most have one sort or two.
-    // With `retain_bytes`, the event that histories are compared by may be pruned.
-    let disasters = if config.retain_bytes.is_some() { 0 } else { pick(rng, &[0_u8, 0, 8, 25]) };
-    (0..count)
-        .map(|id| {
-            let site = site(rng, config);
-            let nth = match site.call {
-                Call::Load | Call::List | Call::Prune | Call::Open | Call::Head => rng.u32(..14),
-                _ => rng.u32(..70),
-            };
-            let effect = if rng.u8(..100) < disasters { disaster(rng, site, config) } else { None };
-            let effect = effect.unwrap_or_else(|| ordinary(rng, site, dies));
-            Fault { id, site, nth, effect }
-        })
-        .collect()
-}
-
-fn site(rng: &mut Rng, config: &Config) -> Site {
-    let index = rng.usize(..config.sinks.len());
-    let sink = u8::try_from(index).unwrap_or_default();
-    let inner = match config.sinks[index].kind {
-        SinkKind::Nested => pick(rng, &[Store::Inner(sink), Store::InnerRoster(sink)]),
-        SinkKind::Checkpointed | SinkKind::Filtered | SinkKind::Mapped => Store::Cell(sink),
-        SinkKind::DeadLetter => pick(rng, &[Store::Cell(sink), Store::Dead(sink)]),
-        _ => Store::Sink(sink),
-    };
-    let store = match rng.u8(..20) {
-        0..6 => Store::Primary,
-        6..9 => Store::Roster,
-        9..13 => Store::Sink(sink),
-        _ => inner,
-    };
-    let call = match store {
-        Store::Primary if config.topology == Topology::Relay => Call::Read,
-        Store::Primary => pick(
-            rng,
-            &[
-                Call::Append,
-                Call::Append,
-                Call::Append,
-                Call::Checkpoint,
-                Call::Head,
-                Call::Read,
-                Call::Read,
-                Call::Prune,
-            ],
-        ),
-        Store::Inner(_) => pick(rng, &[Call::Append, Call::Append, Call::Checkpoint, Call::Read]),
-        Store::Sink(_) | Store::Dead(_) => pick(rng, &[Call::Append, Call::Append, Call::Checkpoint]),
-        Store::Roster | Store::InnerRoster(_) => pick(rng, &[Call::Load, Call::List, Call::Swap, Call::Swap]),
-        Store::Cell(_) => pick(rng, &[Call::Load, Call::Swap, Call::Swap]),
-    };
-    Site { store, call }
-}
-
-/// What stores may do that lose something, where the code under test has to notice it.
-fn disaster(rng: &mut Rng, site: Site, config: &Config) -> Option<Effect> {
-    let events = pick(rng, &[1, 3, 9]);
-    match (site.store, site.call) {
-        (Store::Primary, Call::Append | Call::Checkpoint | Call::Read) => Some(pick(
-            rng,
-            &[Effect::Lose { events }, Effect::Lose { events }, Effect::Fork { events }, Effect::Restore],
-        )),
-        (Store::Sink(sink), Call::Append | Call::Checkpoint) => match config.sinks[usize::from(sink)].kind {
-            SinkKind::Plain | SinkKind::Buffered | SinkKind::Checkpointed => {
-                Some(pick(rng, &[Effect::Lose { events }, Effect::Forget]))
-            }
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-fn ordinary(rng: &mut Rng, site: Site, dies: bool) -> Effect {
-    let ms = pick(rng, &[1, 30, 400, 3_000]);
-    let effects = [
-        Effect::Refuse,
-        Effect::Deny,
-        Effect::Fail,
-        Effect::FailAfter,
-        Effect::Hang,
-        Effect::HangAfter,
-        Effect::Slow { ms },
-        Effect::SlowAfter { ms },
-        Effect::Late { ms },
-        Effect::Panic,
-        Effect::PanicAfter,
-        Effect::Crash,
-        Effect::CrashAfter,
-    ];
-    match (site.store, site.call) {
-        (_, Call::Read) if rng.u8(..4) == 0 => Effect::End,
-        (Store::Sink(_), Call::Append) if rng.u8(..10) == 0 => Effect::Partial,
-        _ if !dies => pick(rng, &effects[..effects.len() - 2]),
-        _ => pick(rng, &effects),
     }
 }

@@ -4,6 +4,7 @@
 
 mod act;
 mod broken;
+mod faults;
 mod files;
 mod generate;
 
@@ -201,6 +202,10 @@ pub enum Call {
 pub enum Effect {
     /// Fails, and nothing was applied.
     Refuse,
+    /// Fails later, and nothing was applied.
+    RefuseLate {
+        ms: u64,
+    },
     /// Fails in a way that retrying does not help, until an operator resumes.
     Deny,
     /// Fails with an unknown outcome before the effect.
@@ -244,8 +249,8 @@ pub enum Effect {
 }
 
 impl Effect {
-    /// Whether the store loses or changes what it held.
-    pub fn is_disaster(self) -> bool {
+    /// Whether a store loses or changes what it held.
+    pub fn loses(self) -> bool {
         matches!(self, Self::Lose { .. } | Self::Fork { .. } | Self::Restore | Self::Forget)
     }
 
@@ -253,6 +258,7 @@ impl Effect {
     pub fn name(self) -> &'static str {
         match self {
             Self::Refuse => "refuse",
+            Self::RefuseLate { .. } => "refuse-late",
             Self::Deny => "deny",
             Self::Fail => "fail",
             Self::FailAfter => "fail-after",

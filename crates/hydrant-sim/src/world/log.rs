@@ -32,6 +32,11 @@ impl Log {
         }
     }
 
+    /// The id of the newest durable event.
+    pub fn durable_id(&self) -> Option<EventId> {
+        self.durable.checked_sub(1).map(|last| self.events[last].id())
+    }
+
     pub fn event(&self, id: EventId) -> Option<&Event> {
         let index = self.events.binary_search_by_key(&id, Event::id).ok()?;
         self.events.get(index)
@@ -57,12 +62,6 @@ impl Log {
         // In buffers of their own: what the code under test holds is counted.
         self.events.extend(fresh.iter().map(Event::detached));
         Ok(fresh.len())
-    }
-
-    /// Makes everything durable and wakes the followers.
-    pub fn sync(&mut self) {
-        self.durable = self.events.len();
-        self.changed.ring();
     }
 
     /// The index of the first event behind `after`.

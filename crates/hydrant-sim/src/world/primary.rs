@@ -11,9 +11,11 @@ use hydrant::{
 };
 
 use super::sink::detached;
+use tokio::time::Instant;
+
 use super::state::State;
 use super::{ModelRoster, Process, read, sink, truth};
-use crate::plan::{Broken, Call, Site, Store};
+use crate::plan::{Broken, Call, SinkKind, Site, Store};
 
 /// A handle of one process.
 #[derive(Clone)]
@@ -45,7 +47,7 @@ impl ModelPrimary {
             tokio::spawn(async move {
                 tokio::time::sleep(Duration::from_millis(ms)).await;
                 if !process.is_dead() {
-                    process.world.with(State::sync_primary);
+                    process.world.with(|state| state.sync_accepted(Duration::from_millis(ms)));
                 }
             });
         }
@@ -57,7 +59,7 @@ fn newest_shown(state: &mut State, store: Store) -> Checkpoint {
     let is_broken = state.config.broken == Some(Broken::PrimaryShowsUndurable);
     let is_other = state.config.broken == Some(Broken::PrimaryReportsOther);
     let log = state.log(store);
-    if let Some(id) = log.checkpoint().id().filter(|id| is_other && id.get() > 20) {
+    if let Some(id) = log.durable_id().filter(|id| is_other && id.get() > 20) {
         return Event::new(id, "another").map_or(Checkpoint::Empty, |other| Checkpoint::at(&other));
     }
     if is_broken { log.head() } else { log.checkpoint() }
@@ -91,6 +93,9 @@ pub fn commit(state: &mut State, after: Option<EventId>, events: &[Event], durab
     }
     if durable {
         state.sync_primary();
+    } else {
+        let length = state.log(Store::Primary).events.len();
+        state.accepted.push((Instant::now(), length));
     }
     let length = state.log(Store::Primary).events.len();
     if before / 16 != length / 16 {
@@ -174,6 +179,13 @@ pub(super) fn check_floor(state: &mut State, store: Store) {
         let facts = &state.sinks[usize::from(sink)];
         // Events that a wrapper does not give its sink count as delivered.
         let is_whole = state.is_exact(sink);
+        let durable = state.logs[&Store::Sink(sink)].durable_id();
+        let is_buffered = state.kind(sink) == SinkKind::Buffered && state.truth.lost.is_empty();
+        if is_buffered && durable < Some(floor) && !facts.forgot && !facts.left {
+            let name = &entry.name;
+            state.fail("prune", format!("events up to {floor} went, and {name} holds {durable:?} durably"));
+            return;
+        }
         if is_whole && facts.acknowledged < Some(floor) && !facts.forgot && !facts.left {
             let message = format!(
                 "events up to {floor} went, and {} in the roster has acknowledged {:?}",

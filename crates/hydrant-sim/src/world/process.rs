@@ -11,7 +11,7 @@ use super::World;
 use super::bell::Bell;
 use super::held::Held;
 use super::state::State;
-use crate::plan::{Effect, Site};
+use crate::plan::{Call, Effect, Site};
 
 /// The token that every handle of a process holds.
 pub struct Process {
@@ -126,6 +126,10 @@ impl Process {
         let Some(effect) = effect else { return self.apply(site, nth, apply).await };
         match effect {
             Effect::Refuse => Err(refused()),
+            Effect::RefuseLate { ms } => {
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+                Err(refused())
+            }
             Effect::Partial => {
                 self.world.lock().partial = true;
                 self.apply(site, nth, apply).await
@@ -172,6 +176,15 @@ impl Process {
                 drop(self.apply(site, nth, apply).await);
                 self.kill();
                 pending().await
+            }
+            // The connection breaks, and the copy takes writes of the old writer.
+            Effect::Fork { events } if events % 2 == 0 && site.call == Call::Append => {
+                self.world.with(|state| {
+                    let fence = state.log(site.store).fence;
+                    state.shift(site, effect);
+                    state.log(site.store).fence = fence;
+                });
+                Err(unknown())
             }
             Effect::Lose { .. } | Effect::Fork { .. } | Effect::Restore | Effect::Forget => {
                 self.world.with(|state| state.shift(site, effect));

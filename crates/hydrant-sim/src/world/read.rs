@@ -67,7 +67,7 @@ async fn open(process: Arc<Process>, store: Store, from: ReadFrom) -> Result<Rea
     nth %= 4; // the fault strikes at the first event, or a little later
     let (position, end, epoch) = process.world.with(|state| {
         let log = state.log(store);
-        log.start(from).map(|start| (start, log.checkpoint().id(), log.epoch))
+        log.start(from).map(|start| (start, log.durable_id(), log.epoch))
     })?;
     Ok(Reading { process, store, position, end, epoch, fault: effect.map(|effect| (nth, effect)) })
 }

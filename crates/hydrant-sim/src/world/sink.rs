@@ -34,7 +34,7 @@ impl ModelSink {
     }
 
     fn of(process: Arc<Process>, store: Store, sink: u8, token: Arc<()>) -> Self {
-        let opened_at = process.world.lock().log(Store::Primary).checkpoint().id();
+        let opened_at = process.world.lock().log(Store::Primary).durable_id();
         if process.world.is_broken(Broken::SinkIsKept) {
             std::mem::forget(token.clone());
         }
@@ -67,15 +67,15 @@ impl EventSink for ModelSink {
             if kind == SinkKind::Forgetful && store == Store::Sink(sink) {
                 return Ok(Checkpoint::Unknown);
             }
+            if kind == SinkKind::Buffered && store == Store::Sink(sink) {
+                // What was there when it was asked before is durable now.
+                let length = state.log(store).events.len();
+                let requested = std::mem::replace(&mut state.sinks[usize::from(sink)].requested, length);
+                sync_to(state, store, sink, requested.min(length));
+            }
             let is_ahead = state.config.broken == Some(Broken::SinkReportsAhead);
             let log = state.log(store);
             let checkpoint = if is_ahead { log.head() } else { log.checkpoint() };
-            if is_ahead {
-                return Ok(checkpoint);
-            }
-            if kind == SinkKind::Buffered {
-                sync(state, store, sink); // what is asked for now is durable the next time
-            }
             Ok(checkpoint)
         };
         self.process.call(Site { store, call: Call::Checkpoint }, ask).await
@@ -162,10 +162,19 @@ fn compare_held(log: &[Event], batch: &Batch<'_>, head: &Checkpoint) -> Result<(
 }
 
 fn sync(state: &mut State, store: Store, sink: u8) {
+    let length = state.log(store).events.len();
+    sync_to(state, store, sink, length);
+}
+
+/// Makes so many events durable.
+fn sync_to(state: &mut State, store: Store, sink: u8, length: usize) {
     let log = state.logs.get_mut(&store).expect("every store has a log");
-    let facts = &mut state.sinks[usize::from(sink)];
-    facts.held.extend(log.events[log.durable..].iter().map(truth::fact));
-    log.sync();
+    if length > log.durable {
+        let facts = &mut state.sinks[usize::from(sink)];
+        facts.held.extend(log.events[log.durable..length].iter().map(truth::fact));
+        log.durable = length;
+        log.changed.ring();
+    }
 }
 
 /// Each event comes right after its true predecessor: no gap, no other history.
@@ -182,7 +191,11 @@ pub(super) fn check_lineage(state: &mut State, store: Store, sink: u8, fresh: us
         let before = index.checked_sub(1).map(|before| truth::fact(&log.events[before]));
         let parent = state.truth.parent(truth::fact(event), |fact| keeps(kind, fact));
         let opens = before.is_none() && event.is_snapshot();
-        if before != parent && !opens {
+        // Its newest event is gone from the primary, which kept it as long as the roster had the sink.
+        let before_id = index.checked_sub(1).map(|before| log.events[before].id());
+        let is_unknown =
+            state.sinks[usize::from(sink)].left && before_id <= state.logs[&Store::Primary].after;
+        if before != parent && !opens && !is_unknown {
             wrong = Some(format!(
                 "{store:?} ({kind:?}) holds event {} (n={}) behind n={before:?}, the primary has it behind n={parent:?}",
                 event.id(),
@@ -206,7 +219,10 @@ fn check_start(state: &mut State, sink: u8, first: &Event, has_begun: bool, open
         None => parent.is_none(),
         Some(Start::OldestSnapshot) => parent.is_none() || first.is_snapshot(),
         Some(Start::After(id)) => parent_id <= Some(EventId::new(id)) && EventId::new(id) < first.id(),
-        Some(Start::Head) => parent_id >= opened_at || !state.truth.lost.is_empty(),
+        // A source that ends early, or was restored, has its head there.
+        Some(Start::Head) => {
+            parent_id >= opened_at || !state.truth.lost.is_empty() || state.has_ended_early()
+        }
     };
     if !is_known && (has_begun || !begins) {
         state.fail("history", format!("Sink({sink}) begins with n={fact}, behind n={parent:?}"));

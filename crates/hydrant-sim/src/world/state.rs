@@ -1,6 +1,7 @@
 //! The durable world: what survives a crash of the process, and what the checkers know.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use hydrant::{CheckpointEntry, Event, EventId};
 use serde::{Deserialize, Serialize};
@@ -66,6 +67,8 @@ pub struct State {
     pub durable_max: Option<EventId>,
     /// When the log of the primary was durable up to each event.
     durable_at: Vec<(EventId, Instant)>,
+    /// How long the log of the primary was when it accepted something that is not durable yet.
+    pub accepted: Vec<(Instant, usize)>,
     /// When each event was acknowledged to its caller.
     pub acknowledged_at: BTreeMap<truth::Fact, Instant>,
 }
@@ -90,6 +93,8 @@ pub struct SinkFacts {
     pub shaken: bool,
     /// It lost events that it held durably.
     pub forgot: bool,
+    /// How many events a sink that is durable later was asked to make durable.
+    pub requested: usize,
     /// It takes now what it refused.
     pub cured: bool,
     /// It left the roster at some time, so that events that it needs may be gone.
@@ -149,6 +154,7 @@ impl State {
             roster_is_unsure: false,
             durable_max: None,
             durable_at: Vec::new(),
+            accepted: Vec::new(),
             acknowledged_at: BTreeMap::new(),
         }
     }
@@ -300,12 +306,29 @@ impl State {
 
     /// Makes everything durable that the primary accepted.
     pub fn sync_primary(&mut self) {
+        self.accepted.clear();
+        self.sync_primary_to(usize::MAX);
+    }
+
+    /// Makes durable what the primary accepted so long ago.
+    pub fn sync_accepted(&mut self, age: Duration) {
+        let now = Instant::now();
+        let due = self.accepted.partition_point(|(at, _)| *at + age <= now);
+        let newest = self.accepted.drain(..due).next_back();
+        if let Some((_, length)) = newest {
+            self.sync_primary_to(length);
+        }
+    }
+
+    fn sync_primary_to(&mut self, length: usize) {
         let log = self.logs.get_mut(&Store::Primary).expect("the primary has a log");
-        for event in &log.events[log.durable..] {
+        let length = length.min(log.events.len()).max(log.durable);
+        for event in &log.events[log.durable..length] {
             self.truth.sync(event);
         }
-        log.sync();
-        let durable = log.checkpoint().id();
+        log.durable = length;
+        log.changed.ring();
+        let durable = log.durable_id();
         self.durable_max = self.durable_max.max(durable);
         self.durable_at.extend(durable.map(|id| (id, Instant::now())));
     }
@@ -318,7 +341,7 @@ impl State {
 
     /// Remembers what a backup would hold now.
     pub fn back_up(&mut self) {
-        let head = self.logs[&Store::Primary].checkpoint().id();
+        let head = self.logs[&Store::Primary].durable_id();
         self.backup = Some((head, self.rosters[&Store::Roster].clone()));
     }
 
@@ -352,6 +375,11 @@ impl State {
 
     pub fn kind(&self, sink: u8) -> SinkKind {
         self.config.sinks[usize::from(sink)].kind
+    }
+
+    /// Whether a read has ended before the end of its log.
+    pub fn has_ended_early(&self) -> bool {
+        self.fired.keys().any(|(_, effect)| *effect == Effect::End.name())
     }
 
     /// Whether the sink gets every event from the origin or a snapshot on.

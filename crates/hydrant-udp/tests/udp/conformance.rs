@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::FutureExt;
 use hydrant::{Batch, Capabilities, Checkpoint, EventSink, EventSource, EventStream, ReadFrom, Result};
-use hydrant_conformance::{Harness, Limits, Opened};
+use hydrant_conformance::{Harness, Hook, Limits, Opened};
 use hydrant_udp::{Oversize, UdpListener, UdpListenerOptions, UdpSink, UdpSinkOptions};
 
 /// What one append of the pace sends: little enough for the smallest receive buffer of a Linux machine.
@@ -80,6 +80,15 @@ impl Harness for Udp {
         Limits::default().with_event_bytes_max(100 << 10).with_events_max(2000)
     }
 
+    fn impossible(&self, hook: Hook) -> Option<&'static str> {
+        match hook {
+            Hook::FailNextWrite | Hook::Delay => {
+                Some("a send is over when the kernel has it, and it has it at once")
+            }
+            _ => None,
+        }
+    }
+
     async fn open(&self, namespace: &str) -> Result<Opened> {
         let open = self.listeners.lock().unwrap().get(namespace).cloned();
         let listener = if let Some(listener) = open {
@@ -106,8 +115,8 @@ mod with_a_refill {
     use hydrant::MemoryStore;
 
     use super::{
-        Arc, Batch, Capabilities, Checkpoint, Duration, EventSink, Harness, HashMap, Limits, Mutex, Opened,
-        Oversize, Result, UdpListener, UdpListenerOptions, UdpSink, UdpSinkOptions, async_trait,
+        Arc, Batch, Capabilities, Checkpoint, Duration, EventSink, Harness, HashMap, Hook, Limits, Mutex,
+        Opened, Oversize, Result, UdpListener, UdpListenerOptions, UdpSink, UdpSinkOptions, async_trait,
     };
     use crate::network::{Faults, Network};
 
@@ -142,6 +151,14 @@ mod with_a_refill {
 
         fn limits(&self) -> Limits {
             Limits::default().with_events_max(5000)
+        }
+
+        fn impossible(&self, hook: Hook) -> Option<&'static str> {
+            match hook {
+                Hook::Damage(_) | Hook::Verify => Some("a listener stores nothing"),
+                Hook::Replace => Some("its refill is in memory; `refill` gives it another history"),
+                _ => None,
+            }
         }
 
         async fn open(&self, namespace: &str) -> Result<Opened> {

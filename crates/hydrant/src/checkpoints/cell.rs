@@ -127,6 +127,18 @@ impl CheckpointCell {
         self.replace(Some(new)).await
     }
 
+    /// Moves the entry to `checkpoint`, and keeps what is beside it: another version may have written that.
+    ///
+    /// # Errors
+    /// As [`swap`](Self::swap).
+    ///
+    /// # Cancel safety
+    /// As [`swap`](Self::swap).
+    pub async fn advance(&mut self, checkpoint: Checkpoint) -> Result<()> {
+        let beside = self.load().await?.and_then(|entry| entry.beside.clone());
+        self.swap(checkpoint, beside).await
+    }
+
     /// Removes the entry, whatever its target. Without an entry, does nothing.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use super::cell::moved;
 use super::{CheckpointEntry, CheckpointStore};
-use crate::Result;
+use crate::{Error, Result};
 
 /// Keeps checkpoints in memory, shared by clones. For tests, and for logs that end with the process.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +37,11 @@ impl CheckpointStore for MemoryCheckpoints {
         expected: Option<&CheckpointEntry>,
         new: Option<&CheckpointEntry>,
     ) -> Result<()> {
+        if let Some(new) = new
+            && new.name != name
+        {
+            return Err(Error::invalid(format!("the entry is named {:?}, not {name:?}", new.name)));
+        }
         let mut entries = self.lock();
         if entries.get(name) != expected {
             return Err(moved(name));

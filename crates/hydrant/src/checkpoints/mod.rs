@@ -80,7 +80,7 @@ pub trait CheckpointStore: Send + Sync {
     /// Replaces the entry `name` by `new` (`None` removes it), durably, if it still equals `expected`.
     ///
     /// # Errors
-    /// `Fenced` if the entry differs from `expected`: another runner moved it.
+    /// `Fenced` if the entry differs from `expected`: another runner moved it. `Invalid` if `new` has another name.
     ///
     /// # Cancel safety
     /// A dropped future leaves the old entry or the new one, whole; [`load`](CheckpointStore::load) returns it.

@@ -64,8 +64,10 @@ pub(crate) struct Committer<P> {
     rng: fastrand::Rng,
     /// The primary failed: from now on it may be another copy of the log.
     in_doubt: bool,
-    /// The newest event that the primary may hold, if it is not published.
-    unsettled: Option<EventId>,
+    /// The newest event that the primary has acknowledged, if it is not published.
+    accepted: Option<EventId>,
+    /// The newest event of a write with an unknown outcome, if it is not published.
+    unknown: Option<EventId>,
     /// When events were accepted or published last. The longer ago, the rarer the looks at the primary.
     progress_at: Instant,
     next_look: Instant,
@@ -82,15 +84,15 @@ impl<P: Primary> Committer<P> {
         accepted: Option<EventId>,
     ) -> Self {
         let now = Instant::now();
-        let unsettled = accepted.filter(|accepted| Some(*accepted) > hub.feed.head());
         Self {
             rng: hub.rng(),
+            accepted: accepted.filter(|accepted| Some(*accepted) > hub.feed.head()),
+            unknown: None,
             primary,
             hub,
             options,
             durability,
             in_doubt: false,
-            unsettled,
             progress_at: now,
             next_look: now,
             look_fails: false,
@@ -103,11 +105,20 @@ impl<P: Primary> Committer<P> {
             let command = tokio::select! {
                 biased;
                 // Looks come first: they are rare, and a full queue must not keep events from being published.
-                () = tokio::time::sleep_until(self.next_look), if self.unsettled.is_some() => {
+                () = tokio::time::sleep_until(self.next_look), if self.is_unsettled() => {
                     self.look().await;
                     continue;
                 }
                 command = commands.recv() => command,
+                // A command that comes meanwhile does not wait for it.
+                looked = self.idle_look(), if !self.is_unsettled() && self.hub.feed.stopped().is_none() => {
+                    let looked = match looked {
+                        Ok(checkpoint) => self.take(checkpoint, later(self.options.call_timeout)).await,
+                        Err(error) => Err(error),
+                    };
+                    self.log_look(looked.err().as_ref());
+                    continue;
+                }
             };
             let Some(command) = command else { return };
             // A caller that is gone does not want its reply: what was done stays done.
@@ -131,7 +142,8 @@ impl<P: Primary> Committer<P> {
     }
 
     async fn serve(&mut self, append: Append) {
-        if append.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        let is_late = append.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        if is_late && !mutant("no-claim") {
             append.reply.send(Err(late())).ok();
         } else if append.claim.take() || mutant("no-claim") {
             let span = tracing::debug_span!("append", after = ?append.after, events = append.events.len());
@@ -151,7 +163,8 @@ impl<P: Primary> Committer<P> {
             Ok(()) => self.accepted(batch),
             Err(error) => {
                 if is_unknown(&error) {
-                    self.opens(self.unsettled.max(Some(batch.last().id())));
+                    self.unknown = self.unknown.max(Some(batch.last().id()));
+                    self.look_soon();
                 }
                 Err(error)
             }
@@ -211,22 +224,28 @@ impl<P: Primary> Committer<P> {
     /// Stages what the primary took, and publishes it if that means that it is durable.
     fn accepted(&mut self, batch: Batch<'_>) -> Result<()> {
         let feed = &self.hub.feed;
-        feed.stage(batch.after(), batch.events()).map_err(|error| self.stop(error))?;
         let last = batch.last();
-        if self.durability == Durability::Accepted && !mutant("publish-accepted") {
-            let newest = feed.newest().filter(|newest| Some(*newest) > feed.head());
-            self.opens(newest);
-        } else if Some(last.id()) > feed.head() {
+        if Some(last.id()) > feed.newest() {
             // What else was open is at or below this event, or was never applied.
-            self.unsettled = None;
+            self.unknown = None;
+        }
+        feed.stage(batch.after(), batch.events()).map_err(|error| self.stop(error))?;
+        if self.durability == Durability::Accepted && !mutant("publish-accepted") {
+            self.accepted = feed.newest().max(self.accepted).filter(|newest| Some(*newest) > feed.head());
+            self.look_soon();
+        } else if Some(last.id()) > feed.head() {
             feed.publish(Place::Event(last.clone())).map_err(|error| self.stop(error))?;
         }
         Ok(())
     }
 
-    /// Looks from now on how far the primary is durable, until that is this event.
-    fn opens(&mut self, unsettled: Option<EventId>) {
-        self.unsettled = unsettled;
+    /// Whether the primary may hold events that are not published.
+    fn is_unsettled(&self) -> bool {
+        self.accepted.is_some() || self.unknown.is_some()
+    }
+
+    /// Looks from now on how far the primary is durable, at first soon and then ever more rarely.
+    fn look_soon(&mut self) {
         self.progress_at = Instant::now();
         self.next_look = self.next_look.min(later(self.poll_pause()));
     }
@@ -241,18 +260,55 @@ impl<P: Primary> Committer<P> {
     /// Asks the primary how far it is durable, and publishes that. A log that lost events stops; the checkpoint is what
     /// the primary has all the same.
     async fn checkpoint(&mut self, deadline: Instant) -> Result<Checkpoint> {
-        let asked = guarded_until("the primary's checkpoint", deadline, || self.primary.checkpoint());
-        let checkpoint = asked.await?;
+        let checkpoint = self.ask(deadline).await?;
+        self.take(checkpoint, deadline).await
+    }
+
+    async fn ask(&self, deadline: Instant) -> Result<Checkpoint> {
+        guarded_until("the primary's checkpoint", deadline, || self.primary.checkpoint()).await
+    }
+
+    /// Asks the primary after a while without a command, so that a lost tail is found also then.
+    ///
+    /// # Cancel safety
+    /// Reads only.
+    async fn idle_look(&self) -> Result<Checkpoint> {
+        tokio::time::sleep_until(later(self.options.idle_poll)).await;
+        self.ask(later(self.options.call_timeout)).await
+    }
+
+    /// Publishes how far the primary is durable.
+    async fn take(&mut self, checkpoint: Checkpoint, deadline: Instant) -> Result<Checkpoint> {
         match self.publish(Place::of(checkpoint), deadline).await {
-            Ok(()) => self.unsettled = self.unsettled.filter(|open| Some(*open) > checkpoint.id()),
+            Ok(()) => self.settled(checkpoint.id()),
             Err(error) if error.kind() == ErrorKind::Diverged => drop(self.stop(error)),
             // It cannot be compared yet: the next look does.
             Err(error) => {
                 tracing::warn!(%error, "the primary's newest events cannot be published yet");
-                self.opens(self.unsettled.max(checkpoint.id()));
+                self.unknown = self.unknown.max(checkpoint.id());
+                self.look_soon();
             }
         }
         Ok(checkpoint)
+    }
+
+    /// Everything up to `id` is published.
+    fn settled(&mut self, id: Option<EventId>) {
+        self.accepted = self.accepted.filter(|open| Some(*open) > id);
+        self.unknown = self.unknown.filter(|open| Some(*open) > id);
+    }
+
+    /// Forgets the accepted events that the primary does not have any more, so that no call waits for them.
+    async fn lose_what_is_lost(&mut self, deadline: Instant) -> Result<()> {
+        let asked = guarded_until("the primary's head", deadline, || self.primary.head());
+        let newest = Place::of(asked.await?);
+        let id = lineage::id_of(newest.as_ref());
+        if id < self.accepted {
+            tracing::warn!(accepted = ?self.accepted, newest = ?id, "the primary lost events that it had accepted");
+            self.accepted = id.filter(|id| Some(*id) > self.hub.feed.head());
+        }
+        self.hub.feed.lose_after(newest);
+        Ok(())
     }
 
     /// Publishes the primary's head, once it is seen to be of the same history as what was published before.
@@ -267,7 +323,7 @@ impl<P: Primary> Committer<P> {
         };
         if let Some(published) = published
             && published.id() < head.id()
-            && !feed.has_staged(&head)?
+            && !feed.has(&head)
             && !mutant("unstaged-head-unchecked")
         {
             let check = || lineage::check(&*self.hub.source, &published);
@@ -276,23 +332,32 @@ impl<P: Primary> Committer<P> {
         feed.publish(head)
     }
 
-    /// Looks how far the primary is durable. A failure is logged once, until a look succeeds.
+    /// Looks how far the primary is durable.
     async fn look(&mut self) {
         let before = self.hub.feed.head();
-        let looked = self.checkpoint(later(self.options.call_timeout)).await;
-        match &looked {
-            Err(error) if !self.look_fails => {
-                tracing::warn!(%error, "the primary does not report its checkpoint: retrying");
-            }
-            Ok(_) if self.look_fails => tracing::info!("the primary reports its checkpoint again"),
-            _ => {}
+        let deadline = later(self.options.call_timeout);
+        let mut looked = self.checkpoint(deadline).await.map(drop);
+        if looked.is_ok() && self.accepted.is_some() && self.hub.feed.head() == before {
+            looked = self.lose_what_is_lost(deadline).await;
         }
-        self.look_fails = looked.is_err();
+        self.log_look(looked.err().as_ref());
         if self.hub.feed.head() != before {
             self.progress_at = Instant::now();
         }
         let pause = (self.progress_at.elapsed() / 8).min(LOOK_PAUSE_MAX);
         self.next_look = later(pause.max(self.poll_pause()));
+    }
+
+    /// Logs the first failure, and the first success after it.
+    fn log_look(&mut self, failed: Option<&Error>) {
+        match failed {
+            Some(error) if !self.look_fails => {
+                tracing::warn!(%error, "the primary does not report its checkpoint: retrying");
+            }
+            None if self.look_fails => tracing::info!("the primary reports its checkpoint again"),
+            _ => {}
+        }
+        self.look_fails = failed.is_some();
     }
 
     fn poll_pause(&self) -> Duration {
@@ -301,11 +366,10 @@ impl<P: Primary> Committer<P> {
 
     /// Waits until everything that was acknowledged is durable, and published.
     async fn finish(&mut self) {
-        // After an unknown outcome there may be nothing to wait for.
-        let waits = self.durability == Durability::Accepted && self.hub.feed.stopped().is_none();
-        while self.unsettled.is_some() && !mutant("close-without-sync") {
+        while self.is_unsettled() && !mutant("close-without-sync") {
             self.look().await;
-            if !waits {
+            // After an unknown outcome there may be nothing to wait for.
+            if self.accepted.is_none() || self.hub.feed.stopped().is_some() {
                 return;
             }
             tokio::time::sleep_until(self.next_look).await;

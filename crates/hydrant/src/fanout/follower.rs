@@ -48,6 +48,10 @@ impl Follower {
         lineage::id_of(self.position.as_ref())
     }
 
+    pub(crate) fn place(&self) -> Option<&Place> {
+        self.position.as_ref()
+    }
+
     /// Moves past an event that was acknowledged.
     pub(crate) fn advance(&mut self, event: Event) {
         self.position = Some(Place::Event(event));
@@ -111,7 +115,7 @@ impl Follower {
                     for event in events {
                         bytes += event.size();
                         // A look yields one event at least, however large it is; a snapshot opens the next batch.
-                        if bytes > bytes_max || event.is_snapshot() && !mutant("linger-over-snapshot") {
+                        if bytes > bytes_max || event.is_snapshot() {
                             return;
                         }
                         chunk.push(event);

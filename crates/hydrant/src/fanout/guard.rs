@@ -65,12 +65,28 @@ where
 }
 
 /// Capped exponential backoff with full jitter: the pause before retry number `attempt`, from 0. Never zero: a loop
-/// without a pause starves its runtime.
+/// without a pause starves its runtime. And a first pause of zero grows like one of a millisecond.
 pub(crate) fn backoff(rng: &mut fastrand::Rng, attempt: u32, min: Duration, max: Duration) -> Duration {
-    let ceiling = min.saturating_mul(1_u32.checked_shl(attempt).unwrap_or(u32::MAX)).min(max);
-    ceiling.mul_f64(rng.f64()).max(Duration::from_millis(1))
+    const LEAST: Duration = Duration::from_millis(1);
+    let ceiling = min.max(LEAST).saturating_mul(1_u32.checked_shl(attempt).unwrap_or(u32::MAX)).min(max);
+    ceiling.mul_f64(rng.f64()).max(LEAST)
 }
 
 pub(crate) fn rng(seed: Option<u64>) -> fastrand::Rng {
     seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_first_pause_of_zero_grows_too() {
+        let mut rng = rng(Some(7));
+        let max = Duration::from_secs(10);
+        let pauses: Vec<_> = (0..40).map(|attempt| backoff(&mut rng, attempt, Duration::ZERO, max)).collect();
+        assert!(pauses.iter().all(|pause| (Duration::from_millis(1)..=max).contains(pause)), "{pauses:?}");
+        assert!(pauses[20..].iter().any(|pause| *pause > Duration::from_secs(1)), "{pauses:?}");
+        assert_eq!(backoff(&mut rng, 40, Duration::ZERO, Duration::ZERO), Duration::from_millis(1));
+    }
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::feed::Feed;
 use super::guard::{guarded, rng};
+use super::patient::Patient;
 use super::secondary::{Secondary, Wanted};
 use super::signal::{Signal, Watched};
 use super::status::{FanOutStatus, Laggards, SecondaryState, SecondaryStatus};
@@ -29,6 +30,8 @@ pub(crate) struct Hub {
     /// Wakes all tasks that wait for the log or its secondaries.
     pub(crate) signal: Signal,
     pub(crate) settings: Settings,
+    /// The reads of `prune`.
+    pub(super) pruned: Patient,
     /// Held while the roster gains or loses a name.
     pub(super) roster_turn: tokio::sync::Mutex<()>,
     pub(super) members: Watched<Members>,
@@ -40,6 +43,7 @@ pub(crate) struct Hub {
 pub(crate) struct Settings {
     pub(crate) target: Option<String>,
     pub(crate) call_timeout: Duration,
+    pub(crate) read_timeout: Duration,
     pub(crate) clock: Clock,
     pub(crate) seed: Option<u64>,
 }
@@ -80,6 +84,7 @@ impl Hub {
         let absent = entries.into_iter().map(|entry| (entry.name.clone(), entry.into())).collect();
         let members = Members { absent, ..Members::default() };
         let hub = Arc::new(Self {
+            pruned: Patient::new(source.clone(), settings.read_timeout),
             feed: Arc::new(feed),
             source,
             roster,
@@ -97,6 +102,11 @@ impl Hub {
 
     pub(crate) fn rng(&self) -> fastrand::Rng {
         self.rng.lock().unwrap_or_else(PoisonError::into_inner).fork()
+    }
+
+    /// The source, with a time-out for reads that yield nothing.
+    pub(crate) fn patient(&self) -> Patient {
+        Patient::new(self.source.clone(), self.settings.read_timeout)
     }
 
     pub(crate) fn now(&self) -> SystemTime {
@@ -245,7 +255,12 @@ impl Hub {
         // Pumps deliver what is left, record their progress, and end.
         self.feed.close();
         let all_ended = || mutant("close-without-waiting") || self.running().is_empty();
-        let drained = tokio::time::timeout_at(deadline, self.signal.until(all_ended)).await;
+        let drained = async {
+            self.signal.until(all_ended).await;
+            // The next program must not find a roster that an attach or a detach under way still changes.
+            drop(self.roster_turn.lock().await);
+        };
+        let drained = tokio::time::timeout_at(deadline, drained).await;
         let laggards = self.laggards();
         if drained.is_err() && mutant("close-without-abort") {
             self.signal.until(all_ended).await;

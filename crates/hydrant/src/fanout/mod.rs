@@ -1,6 +1,7 @@
 //! The fan-out: one primary that commits, many secondaries that follow, each from its own checkpoint.
 
 mod commit;
+mod delivery;
 mod feed;
 mod follower;
 pub(crate) mod guard;
@@ -8,10 +9,12 @@ mod hub;
 pub(crate) mod lineage;
 mod marks;
 mod options;
+mod patient;
 mod progress;
 mod prune;
 mod pump;
 mod relay;
+mod ring;
 mod roster;
 mod secondary;
 mod signal;
@@ -133,6 +136,7 @@ impl<P: Primary + 'static> FanOut<P> {
         let settings = Settings {
             target: options.target.clone(),
             call_timeout: timeout,
+            read_timeout: options.read_timeout,
             clock: options.clock.clone(),
             seed: options.seed,
         };
@@ -222,8 +226,8 @@ impl<P: Primary + 'static> FanOut<P> {
         self.hub.watch()
     }
 
-    /// Takes no more appends, waits until acknowledged events are durable, lets the secondaries drain, and ends all tasks.
-    /// Reports the acknowledged events that each secondary does not have.
+    /// Takes no more appends, waits until acknowledged events are durable, lets the secondaries drain and an `attach` or
+    /// `detach` under way end, and ends all tasks. Reports the acknowledged events that each secondary does not have.
     ///
     /// Returns within `timeout` (100 ms if it is less), and another 100 ms if tasks had to be aborted. An append in
     /// flight that hangs for so long has an unknown outcome. Of several calls at once, the shortest time-out counts.

@@ -23,6 +23,12 @@ pub struct FanOutOptions {
     /// How often to ask how far the primary is durable, while acknowledged events are not. The longer that takes, the
     /// rarer it is asked, up to once a second. Default: 5 ms.
     pub sync_poll: Duration,
+    /// How often to ask the primary of an idle log for its checkpoint, so that a primary that lost events is noticed
+    /// without an append. Default: 1 minute.
+    pub idle_poll: Duration,
+    /// How long a read of the primary may yield nothing before it fails, and is begun anew. It doubles while reads fail
+    /// so, for a source that takes long to find a place. Default: 2 minutes.
+    pub read_timeout: Duration,
     /// A secondary with more than so many bytes of backlog no longer holds back `prune`: it parks as `Pruned` instead.
     /// Default: off, nothing is pruned that a secondary still needs.
     pub retain_bytes_max: Option<u64>,
@@ -46,6 +52,8 @@ impl Default for FanOutOptions {
             call_timeout: Duration::from_secs(30),
             resolve_timeout: Duration::from_secs(120),
             sync_poll: Duration::from_millis(5),
+            idle_poll: Duration::from_secs(60),
+            read_timeout: Duration::from_secs(120),
             retain_bytes_max: None,
             stop_if_stale: false,
             target: None,
@@ -81,6 +89,20 @@ impl FanOutOptions {
     #[must_use]
     pub fn with_sync_poll(mut self, interval: Duration) -> Self {
         self.sync_poll = interval;
+        self
+    }
+
+    /// Sets how often the primary of an idle log is asked for its checkpoint.
+    #[must_use]
+    pub fn with_idle_poll(mut self, interval: Duration) -> Self {
+        self.idle_poll = interval;
+        self
+    }
+
+    /// Sets how long a read of the primary may yield nothing.
+    #[must_use]
+    pub fn with_read_timeout(mut self, timeout: Duration) -> Self {
+        self.read_timeout = timeout;
         self
     }
 
@@ -132,6 +154,9 @@ pub struct RelayOptions {
     pub follow: bool,
     /// How long one call into the roster may take. Default: 30 s.
     pub call_timeout: Duration,
+    /// How long a read of the source may yield nothing before it fails, and is begun anew. It doubles while reads fail
+    /// so, for a source that takes long to find a place. A source that is followed may be silent. Default: 2 minutes.
+    pub read_timeout: Duration,
     /// What the log is kept in, for the status: for example its URL without secrets. Default: none.
     pub target: Option<String>,
     /// The clock that the times of errors are read from. Default: the machine's clock.
@@ -147,6 +172,7 @@ impl Default for RelayOptions {
             ring_bytes_max: 16 << 20,
             follow: true,
             call_timeout: Duration::from_secs(30),
+            read_timeout: Duration::from_secs(120),
             target: None,
             clock: Clock::system(),
             seed: None,
@@ -173,6 +199,13 @@ impl RelayOptions {
     #[must_use]
     pub fn with_call_timeout(mut self, timeout: Duration) -> Self {
         self.call_timeout = timeout;
+        self
+    }
+
+    /// Sets how long a read of the source may yield nothing.
+    #[must_use]
+    pub fn with_read_timeout(mut self, timeout: Duration) -> Self {
+        self.read_timeout = timeout;
         self
     }
 

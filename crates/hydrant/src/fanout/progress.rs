@@ -1,70 +1,145 @@
-//! A secondary's entry in the roster, as its pump moves it.
+//! A secondary's entry in the roster, as its pump moves it beside the deliveries.
 
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::guard::guarded;
 use crate::store::CheckpointCell;
-use crate::{Checkpoint, ErrorKind, Result};
+use crate::{Checkpoint, Error, ErrorKind, Result};
+
+/// How often progress is recorded in the roster, whose checkpoints are lower bounds.
+pub(super) const ROSTER_INTERVAL: Duration = Duration::from_secs(1);
 
 /// For this long after a secondary starts, another runner may move its entry without being an error: one that was
 /// dropped or killed may have a swap under way, and records once more as it ends.
 const HANDOVER: Duration = Duration::from_secs(5);
 
-pub(crate) struct RosterEntry {
+/// The checkpoint that the roster has to have, from the deliveries to what records it. A newer one replaces it.
+#[derive(Default)]
+pub(super) struct Outbox {
+    checkpoint: Mutex<Option<Checkpoint>>,
+    filled: Notify,
+}
+
+impl Outbox {
+    fn lock(&self) -> MutexGuard<'_, Option<Checkpoint>> {
+        self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn put(&self, checkpoint: Checkpoint) {
+        *self.lock() = Some(checkpoint);
+        self.filled.notify_one();
+    }
+
+    fn get(&self) -> Option<Checkpoint> {
+        *self.lock()
+    }
+
+    fn recorded(&self, checkpoint: Checkpoint) {
+        let mut kept = self.lock();
+        if *kept == Some(checkpoint) {
+            *kept = None;
+        }
+    }
+
+    /// # Cancel safety
+    /// Takes nothing out.
+    async fn wait(&self) -> Checkpoint {
+        loop {
+            if let Some(checkpoint) = self.get() {
+                return checkpoint;
+            }
+            self.filled.notified().await;
+        }
+    }
+}
+
+pub(super) struct RosterEntry {
     cell: CheckpointCell,
+    outbox: Arc<Outbox>,
     timeout: Duration,
-    touched_at: Instant,
     /// When the secondary was attached or resumed.
     started_at: Instant,
+    /// Whether it may make the entry: `attach` made it, and so does the first record after a resume.
+    may_enter: bool,
 }
 
 impl RosterEntry {
-    pub(crate) fn new(cell: CheckpointCell, timeout: Duration) -> Self {
-        let now = Instant::now();
-        Self { cell, timeout, touched_at: now, started_at: now }
+    pub(super) fn new(cell: CheckpointCell, timeout: Duration) -> Self {
+        Self { cell, outbox: Arc::default(), timeout, started_at: Instant::now(), may_enter: false }
+    }
+
+    pub(super) fn outbox(&self) -> Arc<Outbox> {
+        self.outbox.clone()
     }
 
     /// The checkpoint that the roster has, as far as it is known.
-    pub(crate) fn checkpoint(&self) -> Checkpoint {
+    pub(super) fn checkpoint(&self) -> Checkpoint {
         self.cell.entry().map_or(Checkpoint::Empty, |entry| entry.checkpoint)
     }
 
-    /// When the entry was read or written last.
-    pub(crate) fn touched_at(&self) -> Instant {
-        self.touched_at
-    }
-
-    pub(crate) fn age(&self) -> Duration {
-        self.touched_at.elapsed()
-    }
-
-    pub(crate) fn touch(&mut self) {
-        self.touched_at = Instant::now();
-    }
-
-    /// Forgets what is known of the roster's entry, when an operator resumes the secondary.
-    pub(crate) fn forget(&mut self) {
+    /// Continues from what the roster has by now, when an operator resumes the secondary.
+    pub(super) fn resume(&mut self) {
         self.cell.forget();
         self.started_at = Instant::now();
+        self.may_enter = true;
     }
 
-    /// Records how far the sink is. Returns whether the roster has it.
+    /// Records what is put into the outbox, and tries again after a failure.
     ///
     /// # Errors
-    /// `Fenced` if another process runs this secondary too. Any other failure is logged.
+    /// `Fenced` if another process runs this secondary too, or has detached it.
     ///
     /// # Cancel safety
     /// The next call finds out what became of a swap that was dropped.
-    pub(crate) async fn record(&mut self, checkpoint: Checkpoint) -> Result<bool> {
-        self.touch();
-        let swapped = guarded("the roster", self.timeout, || self.cell.swap(checkpoint, None)).await;
-        let Err(error) = swapped else { return Ok(true) };
-        if error.kind() == ErrorKind::Fenced && self.started_at.elapsed() >= HANDOVER {
-            return Err(error);
+    pub(super) async fn keep_recording(&mut self) -> Result<Infallible> {
+        let outbox = self.outbox.clone();
+        loop {
+            outbox.wait().await;
+            if !self.record().await? {
+                tokio::time::sleep(ROSTER_INTERVAL).await;
+            }
         }
-        tracing::warn!(error = %error, "the newest progress is not in the roster yet");
-        Ok(false)
+    }
+
+    /// Records what is in the outbox. Returns whether nothing is left there that can be recorded now.
+    ///
+    /// # Errors
+    /// `Fenced` if another process runs this secondary too, or has detached it. Any other failure is logged.
+    ///
+    /// # Cancel safety
+    /// As [`keep_recording`](Self::keep_recording).
+    pub(super) async fn record(&mut self) -> Result<bool> {
+        let Some(checkpoint) = self.outbox.get() else { return Ok(true) };
+        let (cell, may_enter) = (&mut self.cell, self.may_enter);
+        let recording = guarded("the roster", self.timeout, || async {
+            if cell.load().await?.is_none() && !may_enter {
+                return Ok(false);
+            }
+            cell.advance(checkpoint).await.map(|()| true)
+        });
+        match recording.await {
+            Ok(true) => {
+                self.may_enter = false;
+                self.outbox.recorded(checkpoint);
+                Ok(true)
+            }
+            Ok(false) => {
+                let message = "the roster does not have this secondary any more: another runner detached it; end one of \
+                               the two, then resume or detach it here";
+                Err(Error::fenced(message).at_target(self.cell.name()))
+            }
+            Err(error) if error.kind() == ErrorKind::Fenced && self.started_at.elapsed() >= HANDOVER => {
+                Err(error)
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, "the newest progress is not in the roster yet");
+                Ok(false)
+            }
+        }
     }
 }

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use super::guard::guarded;
 use super::hub::Hub;
 use crate::mutants::mutant;
-use crate::{CheckpointEntry, ErrorKind, EventId, Result};
+use crate::{CheckpointEntry, ErrorKind, EventId, EventSource, Result};
 
 /// How long a sink may take to report its checkpoint.
 const SINK_PATIENCE: Duration = Duration::from_secs(1);
@@ -29,9 +29,10 @@ pub(crate) async fn needed(
     positions.sort();
     for (position, name) in positions {
         let left_behind = match retain_bytes_max {
-            Some(bytes_max) => exceeds(hub, position, bytes_max).await?,
+            Some(bytes_max) => exceeds(&hub.pruned, position, bytes_max).await?,
             None => false,
         };
+        hub.pruned.progressed();
         if !left_behind {
             // The event of the checkpoint is kept too: histories are compared by it.
             return Ok(position);
@@ -64,8 +65,8 @@ async fn position(hub: &Hub, entry: &CheckpointEntry) -> Option<EventId> {
 }
 
 /// Whether the events after `position` have more than so many bytes.
-async fn exceeds(hub: &Hub, position: Option<EventId>, bytes_max: u64) -> Result<bool> {
-    let mut events = hub.source.read(position.into());
+async fn exceeds(source: &dyn EventSource, position: Option<EventId>, bytes_max: u64) -> Result<bool> {
+    let mut events = source.read(position.into());
     let mut bytes = 0;
     while let Some(event) = events.next().await {
         match event {

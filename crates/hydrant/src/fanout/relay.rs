@@ -12,8 +12,9 @@ use super::feed::Feed;
 use super::guard::{backoff, caught, later, rng};
 use super::hub::{Hub, Owner, Settings};
 use super::lineage::{self, Place, id_of};
-use super::options::{RelayOptions, SecondaryOptions};
-use super::secondary::Position;
+use super::options::{RelayOptions, SecondaryOptions, StartAt};
+use super::patient::Patient;
+use super::secondary::Reached;
 use super::signal::Signal;
 use super::start::end;
 use super::status::{FanOutStatus, Laggards};
@@ -71,6 +72,7 @@ impl Relay {
         let settings = Settings {
             target: options.target.clone(),
             call_timeout: options.call_timeout,
+            read_timeout: options.read_timeout,
             clock: options.clock.clone(),
             seed: options.seed,
         };
@@ -184,9 +186,10 @@ async fn feed_from_source(hub: Arc<Hub>, options: RelayOptions) {
     // Do not read the log before a secondary is attached, nor what the fastest one has.
     hub.signal.until(|| fastest(&hub).is_some()).await;
     let mut fed = None;
+    let source = hub.patient();
     loop {
         let before = hub.feed.head();
-        let ended = caught("the source", || feed(&hub, &options, &mut fed)).await;
+        let ended = caught("the source", || feed(&hub, &source, &options, &mut fed)).await;
         if hub.feed.head() != before {
             attempt = 0;
         }
@@ -208,42 +211,65 @@ type Fed = Option<Place>;
 
 /// Reads the source until it ends or fails. It may be another copy of the log than before, as after a failover. So the
 /// read begins with the event that came last, and compares it.
-async fn feed(hub: &Hub, options: &RelayOptions, fed: &mut Option<Fed>) -> Result<()> {
+async fn feed(hub: &Hub, source: &Patient, options: &RelayOptions, fed: &mut Option<Fed>) -> Result<()> {
     let fed = if let Some(fed) = fed {
         fed
     } else {
-        let start = start(hub).await?;
+        let start = start(hub, source).await?;
         hub.feed.restart(start.clone());
         fed.insert(start)
     };
-    let read = |from: ReadFrom| if options.follow { hub.source.follow(from) } else { hub.source.read(from) };
-    let mut source = lineage::open(read, fed.as_ref()).await?.fuse();
-    while let Some(chunk) = next_ready(&mut source, options.ring_bytes_max.min(CHUNK_BYTES)).await {
+    let read = |from: ReadFrom| if options.follow { source.follow(from) } else { source.read(from) };
+    let mut events = lineage::open(read, fed.as_ref()).await?.fuse();
+    while let Some(chunk) = next_ready(&mut events, options.ring_bytes_max.min(CHUNK_BYTES)).await {
         if let Some(last) = chunk.events.last().cloned() {
-            hub.signal.until(|| hub.feed.has_room_above(fastest(hub).flatten())).await;
+            let has_room = || hub.feed.has_room_above(fastest(hub).flatten().map(|place| place.id()));
+            hub.signal.until(has_room).await;
             hub.feed.stage(id_of(fed.as_ref()), &chunk.events)?;
             hub.feed.publish(Place::Event(last.clone()))?;
             *fed = Some(Place::Event(last));
+            source.progressed();
         }
         // The events before the error were fed first.
         if let Some(error) = chunk.error {
-            return Err(error);
+            return Err(or_begin_later(hub, fed, error));
         }
     }
     Ok(())
 }
 
+/// A log that was empty may begin at a snapshot with a higher id. A secondary that may start there does, and so the ring
+/// begins there; the others park.
+fn or_begin_later(hub: &Hub, fed: &mut Fed, error: Error) -> Error {
+    let may_begin = || hub.secondaries().iter().any(|secondary| secondary.start == StartAt::OldestSnapshot);
+    match error.kind() {
+        ErrorKind::Pruned { oldest } if fed.is_none() && may_begin() => {
+            *fed = oldest.prev().map(Place::Id);
+            hub.feed.restart(fed.clone());
+            error.with_retry(Retry::Safe)
+        }
+        _ => error,
+    }
+}
+
 /// Where to begin: at the fastest secondary, or at the end of a log that does not reach so far yet.
-async fn start(hub: &Hub) -> Result<Fed> {
+///
+/// # Errors
+/// `Diverged` if the log has lost the event of that secondary since it was compared; any error of the source.
+async fn start(hub: &Hub, source: &dyn EventSource) -> Result<Fed> {
     let Some(fastest) = fastest(hub).flatten() else { return Ok(None) };
-    match hub.source.read(ReadFrom::At(fastest)).next().await {
-        Some(Ok(event)) if event.id() == fastest => Ok(Some(Place::Event(event))),
-        // A start that an operator named, between two events; or the event was pruned.
-        Some(Ok(_)) => Ok(Some(Place::Id(fastest))),
-        Some(Err(error)) if matches!(error.kind(), ErrorKind::Pruned { .. }) => Ok(Some(Place::Id(fastest))),
+    if fastest.digest().is_some() {
+        lineage::check(source, &fastest).await?;
+        return Ok(Some(fastest));
+    }
+    // A start that an operator named, perhaps between two events.
+    match source.read(ReadFrom::At(fastest.id())).next().await {
+        Some(Ok(event)) if event.id() == fastest.id() => Ok(Some(Place::Event(event))),
+        Some(Ok(_)) => Ok(Some(fastest)),
+        Some(Err(error)) if matches!(error.kind(), ErrorKind::Pruned { .. }) => Ok(Some(fastest)),
         Some(Err(error)) => Err(error),
-        None if mutant("start-beyond-the-end") => Ok(Some(Place::Id(fastest))),
-        None => end(&*hub.source, None).await,
+        None if mutant("start-beyond-the-end") => Ok(Some(fastest)),
+        None => end(source, None).await,
     }
 }
 
@@ -283,6 +309,7 @@ async fn next_ready(source: &mut Fuse<EventStream>, bytes_max: usize) -> Option<
 }
 
 /// How far the fastest secondary is; `None` until one has reported its checkpoint.
-fn fastest(hub: &Hub) -> Option<Position> {
-    hub.secondaries().iter().filter_map(|secondary| secondary.position()).max()
+fn fastest(hub: &Hub) -> Option<Reached> {
+    let places = hub.secondaries().into_iter().filter_map(|secondary| secondary.reached());
+    places.max_by_key(|place| id_of(place.as_ref()))
 }

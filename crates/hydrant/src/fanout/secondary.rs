@@ -11,14 +11,18 @@ use tokio::time::Instant;
 
 use super::feed::Feed;
 use super::guard::guarded;
-use super::options::SecondaryOptions;
+use super::lineage::{Place, id_of};
+use super::options::{SecondaryOptions, StartAt};
 use super::signal::{Signal, Watched};
 use super::status::{Laggard, SecondaryState, SecondaryStatus};
 use crate::mutants::mutant;
-use crate::{Checkpoint, Error, ErrorKind, EventId, EventSink, Result};
+use crate::{Checkpoint, Error, ErrorKind, Event, EventId, EventSink, Result};
 
 /// The newest event that was disposed of, with all before it; `None` before the first.
 pub(crate) type Position = Option<EventId>;
+
+/// The place of a [`Position`], with the digest of the event where that is known.
+pub(crate) type Reached = Option<Place>;
 
 /// A secondary is live as long as the oldest event that it does not have is younger than this.
 const LIVE_LAG_MAX: Duration = Duration::from_secs(1);
@@ -37,6 +41,7 @@ pub(crate) enum Wanted {
 pub(crate) struct Secondary {
     pub(crate) name: String,
     pub(crate) target: String,
+    pub(crate) start: StartAt,
     pub(crate) lag_events_max: Option<u64>,
     pub(crate) wanted: watch::Sender<Wanted>,
     /// Aborts the pump's task.
@@ -62,7 +67,7 @@ pub(crate) enum Phase {
 struct Progress {
     phase: Phase,
     /// `Some` once the sink has reported its checkpoint.
-    position: Option<Position>,
+    reached: Option<Reached>,
     floor: Option<EventId>,
     last_error: Option<Error>,
     last_error_at: Option<SystemTime>,
@@ -99,7 +104,7 @@ impl Secondary {
         };
         let progress = Progress {
             phase: Phase::Starting,
-            position: None,
+            reached: None,
             floor: None,
             last_error: None,
             last_error_at: None,
@@ -110,6 +115,7 @@ impl Secondary {
         Self {
             name: name.to_owned(),
             target: target.to_owned(),
+            start: options.start,
             lag_events_max: options.lag_events_max,
             wanted: watch::Sender::new(Wanted::Run),
             abort: OnceLock::new(),
@@ -175,20 +181,20 @@ impl Secondary {
     }
 
     /// The sink reported its checkpoint, which is of the primary's history.
-    pub(crate) fn begins(&self, position: Position, floor: Option<EventId>) {
+    pub(crate) fn begins(&self, reached: Reached, floor: Option<EventId>) {
         self.progress.update(|progress| {
             progress.phase = Phase::Running;
-            progress.position = Some(position);
+            progress.reached = Some(reached);
             progress.floor = floor.or(progress.floor);
             progress.has_diverged = false;
         });
     }
 
-    /// The sink acknowledged so many events, up to `id`.
-    pub(crate) fn advanced(&self, id: EventId, events: usize) {
+    /// The sink acknowledged so many events, up to this one.
+    pub(crate) fn advanced(&self, last: &Event, events: usize) {
         self.meters.events.increment(events as u64);
         let recovered = self.progress.update(|progress| {
-            progress.position = Some(Some(id));
+            progress.reached = Some(Some(Place::Event(last.clone())));
             progress.last_error.take_if(|_| !mutant("keeps-last-error"))
         });
         self.log_recovery(recovered);
@@ -231,7 +237,7 @@ impl Secondary {
 
     /// Whether the sink contradicts the primary. `None` if it has no checkpoint, or has not reported it.
     pub(crate) fn has_diverged(&self) -> Option<bool> {
-        self.progress.read(|progress| match progress.position {
+        self.progress.read(|progress| match &progress.reached {
             _ if progress.has_diverged => Some(true),
             Some(Some(_)) => Some(false),
             _ => None,
@@ -240,7 +246,12 @@ impl Secondary {
 
     /// How far it is; `None` until the sink has reported its checkpoint.
     pub(crate) fn position(&self) -> Option<Position> {
-        self.progress.read(|progress| progress.position)
+        self.progress.read(|progress| progress.reached.as_ref().map(|reached| id_of(reached.as_ref())))
+    }
+
+    /// The place of its position, with the digest where it is known.
+    pub(crate) fn reached(&self) -> Option<Reached> {
+        self.progress.read(|progress| progress.reached.clone())
     }
 
     /// How far its sink holds everything durably, if that is less than it acknowledged; `None` until the sink has
@@ -267,7 +278,7 @@ impl Secondary {
 
     pub(crate) fn status(&self, feed: &Feed) -> SecondaryStatus {
         self.progress.read(|progress| {
-            let position = progress.position.flatten();
+            let position = progress.reached.as_ref().and_then(|reached| id_of(reached.as_ref()));
             let (lag_events, since) = feed.lag(position);
             let lag = since.map_or(Duration::ZERO, |since| Instant::now().duration_since(since));
             let live_lag_max = LIVE_LAG_MAX.saturating_add(self.linger_max);

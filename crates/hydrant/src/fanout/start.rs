@@ -20,7 +20,7 @@ impl Begin {
     }
 }
 
-/// Where to continue, by the sink's checkpoint and the options of the secondary.
+/// Where to continue, by the sink's checkpoint and the options of the secondary. `recorded` is what the roster has.
 ///
 /// # Errors
 /// `Diverged` if sink and primary have different histories, `Unsupported` if a sink without memory was given no
@@ -31,12 +31,13 @@ impl Begin {
 pub(crate) async fn begin(
     source: &dyn EventSource,
     checkpoint: Checkpoint,
+    recorded: Checkpoint,
     start: StartAt,
     head: Option<EventId>,
 ) -> Result<Begin> {
     match (checkpoint, start) {
         (Checkpoint::At { id, digest }, _) => {
-            compare(source, id, digest, head).await?;
+            compare(source, id, digest, recorded, head).await?;
             Ok(Begin::after(Place::of(checkpoint)))
         }
         (Checkpoint::Empty | Checkpoint::Unknown, StartAt::OldestSnapshot) => oldest_snapshot(source).await,
@@ -69,7 +70,16 @@ pub(crate) async fn end(source: &dyn EventSource, head: Option<EventId>) -> Resu
 }
 
 /// Lineage: the event that the sink ends with must be the primary's event of that id.
-async fn compare(source: &dyn EventSource, id: EventId, digest: Digest, head: Option<EventId>) -> Result<()> {
+///
+/// If that event was pruned, the roster may still know it, which recorded the checkpoint of the sink once it was compared.
+/// If the roster is older, nothing is left to compare with.
+async fn compare(
+    source: &dyn EventSource,
+    id: EventId,
+    digest: Digest,
+    recorded: Checkpoint,
+    head: Option<EventId>,
+) -> Result<()> {
     if mutant("no-lineage") {
         return Ok(());
     }
@@ -93,6 +103,14 @@ async fn compare(source: &dyn EventSource, id: EventId, digest: Digest, head: Op
         )),
         Some(Ok(_)) => Ok(()),
         Some(Err(error)) if matches!(error.kind(), ErrorKind::Pruned { .. }) => {
+            if let Checkpoint::At { id: same, digest: known } = recorded
+                && same == id
+                && known != digest
+            {
+                return diverged(format!(
+                    "event {id}, which was pruned, has the digest {digest} in the sink and {known} in the roster"
+                ));
+            }
             // The event itself was pruned. Everything after it may still be there.
             match source.read(ReadFrom::After(id)).next().await {
                 Some(Err(error)) => Err(error),

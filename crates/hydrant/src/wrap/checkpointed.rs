@@ -110,7 +110,7 @@ impl<S: EventSink> Checkpointed<S> {
             Err(gap) if gap.kind() == ErrorKind::Gap => return Err(self.diverged(gap)),
             appended => appended?,
         }
-        let swapped = memory.cell.swap(Checkpoint::at(batch.last()), None).await;
+        let swapped = memory.cell.advance(Checkpoint::at(batch.last())).await;
         // The sink applied the batch, whatever became of the swap.
         memory.seen(swapped).map_err(Error::maybe_applied)
     }

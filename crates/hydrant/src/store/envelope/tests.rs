@@ -27,7 +27,7 @@ fn a_checkpoint_change_is_a_snapshot_when_read_as_hydra() {
 }
 
 #[test]
-fn any_order_and_spacing_is_read_and_the_bytes_of_each_part_stay() {
+fn any_order_and_spacing_is_read_and_each_part_keeps_its_bytes() {
     let event = read(
         r#" { "x\u0041" : [1, 2] , "time":"t", "stateChanged" : {"b": 1.0,"a":9007199254740993,"c":1e400} ,"eventId" : 5, "y":null } "#,
     )

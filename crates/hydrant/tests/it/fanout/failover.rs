@@ -187,3 +187,39 @@ async fn a_copy_that_ends_early_is_read_again_with_pauses() {
         assert_eq!(slow.copy().collect(ReadFrom::Origin).await.unwrap(), events(0..110));
     }
 }
+
+/// Fails one read, and then has another history, without the event that the sink ends with.
+#[tokio::test(start_paused = true)]
+async fn a_relay_begins_only_where_its_fastest_sink_is() {
+    #[derive(Clone)]
+    struct Source(Server, Arc<Mutex<u32>>, MemoryStore);
+
+    impl EventSource for Source {
+        fn read(&self, from: ReadFrom) -> EventStream {
+            let mut reads = self.1.lock().unwrap();
+            *reads += 1;
+            if *reads == 2 {
+                self.0.fail_over(&self.2);
+                return stream::once(async { Err(safe()) }).boxed();
+            }
+            self.0.read(from)
+        }
+
+        fn follow(&self, from: ReadFrom) -> EventStream {
+            self.0.follow(from)
+        }
+    }
+
+    let server = Server::holding(&events(0..10)).await;
+    let other = copy_of(&events(0..8)).await;
+    let skips = [event(10), event(11)];
+    other.append(hydrant::Batch::new(Some(id(7)), &skips).unwrap()).await.unwrap();
+    let source = Source(server, Arc::default(), other);
+    let roster = Arc::new(MemoryCheckpoints::default());
+    let relay = Relay::open(source, roster, RelayOptions::default().with_seed(1)).await.unwrap();
+    let sink = copy_of(&events(0..10)).await;
+    relay.attach("a", sink.clone(), SecondaryOptions::default()).await.unwrap();
+    let ended = tokio::time::timeout(SOON, relay.finished()).await.expect("it does not end");
+    assert_eq!(ended.unwrap_err().kind(), ErrorKind::Diverged);
+    assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), events(0..10));
+}

@@ -81,3 +81,29 @@ async fn a_secondary_right_below_the_floor_continues() {
     log.delivered(id(3), SOON).await.unwrap();
     assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap().len(), 4);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_log_that_begins_at_a_snapshot_is_followed() {
+    let log = FanOut::open(MemoryStore::default(), FanOutOptions::default()).await.unwrap();
+    let (sink, strict) = (MemoryStore::default(), MemoryStore::default());
+    let options = SecondaryOptions::default().with_start(StartAt::OldestSnapshot);
+    log.attach("lenient", sink.clone(), options).await.unwrap();
+    log.attach("strict", strict, SecondaryOptions::default()).await.unwrap();
+    until(&log, "lenient", SecondaryState::Live).await;
+    until(&log, "strict", SecondaryState::Live).await;
+    // As a nested log whose outer one was pruned.
+    let first = [snapshot(7), event(8)];
+    log.append(hydrant::Batch::new(Some(id(6)), &first).unwrap()).await.unwrap();
+    tokio::time::timeout(SOON, async {
+        while sink.checkpoint().await.unwrap().id() != Some(id(8)) {
+            tokio::time::sleep(SOON / 100).await;
+        }
+    })
+    .await
+    .expect("it does not begin");
+    let live = until(&log, "lenient", SecondaryState::Live).await;
+    assert_eq!((live.checkpoint, live.floor), (Some(id(8)), Some(id(7))));
+    assert_eq!(sink.collect(ReadFrom::Snapshot).await.unwrap(), first);
+    let error = until(&log, "strict", SecondaryState::Parked).await.last_error.unwrap();
+    assert_eq!(error.kind(), hydrant::ErrorKind::Pruned { oldest: id(7) });
+}

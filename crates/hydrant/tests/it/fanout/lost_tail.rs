@@ -232,3 +232,49 @@ async fn a_failover_and_back_between_appends_changes_nothing() {
     log.delivered(id(11), SOON).await.unwrap();
     assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), events(0..12));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_log_finds_its_lost_tail() {
+    for copy in [events(0..7), other_from(7, 10), vec![]] {
+        let (primary, log, sink) = log_of_ten().await;
+        primary.fail_over(&copy).await;
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        assert_stopped(&log, &sink).await;
+    }
+}
+
+/// A look at an idle log is rare, and ends once there is something to do.
+#[tokio::test(start_paused = true)]
+async fn a_look_at_an_idle_log_delays_no_append() {
+    let (primary, log, _) = log_of_ten().await;
+    let calls = primary.checkpoints();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let calls = primary.checkpoints() - calls;
+    assert!((30..=61).contains(&calls), "{calls} looks in an hour");
+    primary.checkpoint.set(Act::Hang);
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    let begun = tokio::time::Instant::now();
+    log.append(batch(&[event(10)])).await.unwrap();
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+}
+
+/// A sink that fails over to a copy of the same length, with another event at its end, and breaks no call.
+#[tokio::test(start_paused = true)]
+async fn a_sink_replaced_by_a_copy_of_its_length_parks() {
+    for idle in [Duration::ZERO, Duration::from_secs(3600)] {
+        let log = FanOut::open(MemoryStore::default(), FanOutOptions::default().with_seed(1)).await.unwrap();
+        let sink = Server::default();
+        log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
+        log.append(batch(&events(0..10))).await.unwrap();
+        log.delivered(id(9), SOON).await.unwrap();
+        tokio::time::sleep(idle).await;
+        sink.fail_over(&other_from(7, 10)).await;
+        if !idle.is_zero() {
+            log.append(batch(&[event(10)])).await.unwrap();
+        }
+        let parked = tokio::time::timeout(SOON, until(&log, "sink", SecondaryState::Parked));
+        let error = parked.await.expect("it is not found").last_error.unwrap();
+        assert_eq!(error.kind(), ErrorKind::Diverged, "{error}");
+        assert_eq!(sink.copy().collect(ReadFrom::Origin).await.unwrap(), other_from(7, 10));
+    }
+}

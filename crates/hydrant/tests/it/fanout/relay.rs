@@ -365,3 +365,36 @@ async fn sinks_that_start_at_different_places_all_finish() {
     assert_eq!(*some.0.lock().unwrap(), [46, 47, 48, 49]);
     assert!(none.0.lock().unwrap().is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_source_that_begins_at_a_snapshot_is_relayed() {
+    let log = MemoryStore::default();
+    let relay = relay(&log, RelayOptions::default().with_seed(1)).await;
+    let oldest = SecondaryOptions::default().with_start(StartAt::OldestSnapshot);
+    let sink = MemoryStore::default();
+    relay.attach("oldest", sink.clone(), oldest).await.unwrap();
+    relay.attach("strict", MemoryStore::default(), SecondaryOptions::default()).await.unwrap();
+    tokio::time::sleep(SOON).await;
+    let first = [snapshot(7), event(8)];
+    log.append(hydrant::Batch::new(Some(id(6)), &first).unwrap()).await.unwrap();
+    while sink.checkpoint().await.unwrap().id() != Some(id(8)) {
+        assert_eq!(relay.status().stopped.map(|error| error.to_string()), None);
+        tokio::time::sleep(SOON / 100).await;
+    }
+    log.append(batch(&[event(9)])).await.unwrap();
+    tokio::time::sleep(SOON).await;
+    assert_eq!(sink.collect(ReadFrom::Snapshot).await.unwrap().len(), 3);
+    let strict = relay.status().secondaries.pop().unwrap();
+    assert_eq!(strict.last_error.unwrap().kind(), ErrorKind::Pruned { oldest: id(7) });
+}
+
+/// One that was pruned before it is relayed.
+#[tokio::test(start_paused = true)]
+async fn a_pruned_source_ends_a_relay_from_its_origin() {
+    let log = MemoryStore::default();
+    log.append(hydrant::Batch::new(Some(id(6)), &[snapshot(7)]).unwrap()).await.unwrap();
+    let relay = relay(&log, RelayOptions::default()).await;
+    relay.attach("strict", MemoryStore::default(), SecondaryOptions::default()).await.unwrap();
+    let error = tokio::time::timeout(SOON, relay.finished()).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Pruned { oldest: id(7) });
+}

@@ -272,7 +272,11 @@ impl Accepting {
     pub async fn restore(&self, log: &[Event]) {
         for copy in [&self.accepted, &self.durable] {
             let restored = MemoryStore::default();
-            append_log(&restored, log).await;
+            let mut after = None;
+            for part in Batch::segments(log) {
+                restored.append(Batch::new(after, part).unwrap()).await.unwrap();
+                after = part.last().map(Event::id);
+            }
             *copy.lock().unwrap() = restored;
         }
     }

@@ -121,3 +121,36 @@ async fn a_name_belongs_to_one_target_until_it_is_detached() {
     log.detach("archive").await.unwrap();
     assert!(log.detach("archive").await.is_err());
 }
+
+/// The event that the sink ends with was pruned: only the roster still knows its digest.
+#[tokio::test(start_paused = true)]
+async fn a_pruned_checkpoint_is_compared_with_the_roster() {
+    for is_other in [false, true] {
+        let primary = MemoryStore::default();
+        let log = FanOut::open(primary.clone(), FanOutOptions::default()).await.unwrap();
+        let mut sink = MemoryStore::default();
+        log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
+        log.append(batch(&[vec![snapshot(0)], events(1..10)].concat())).await.unwrap();
+        log.delivered(id(9), SOON).await.unwrap();
+        drop(log.close(SOON).await);
+
+        let options = FanOutOptions::default().with_retain_bytes_max(10).with_ring(1, 10_000);
+        let log = FanOut::open(primary.clone(), options).await.unwrap();
+        log.append(batch(&[vec![snapshot(10)], events(11..20)].concat())).await.unwrap();
+        log.prune(id(10)).await.unwrap();
+        assert_eq!(oldest(&primary).await, 10);
+        if is_other {
+            let other = hydrant::Event::new(id(9), "other").unwrap();
+            sink = MemoryStore::default();
+            append_log(&sink, &[vec![snapshot(0)], events(1..9), vec![other]].concat()).await;
+        }
+        log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
+        if is_other {
+            let error = until(&log, "sink", SecondaryState::Parked).await.last_error.unwrap();
+            assert_eq!(error.kind(), hydrant::ErrorKind::Diverged, "{error}");
+            assert_eq!(sink.checkpoint().await.unwrap().id(), Some(id(9)), "nothing was written");
+        } else {
+            log.delivered(id(19), SOON).await.unwrap();
+        }
+    }
+}

@@ -317,3 +317,85 @@ async fn a_sink_that_lost_its_events_is_filled_again() {
     assert_eq!(sink.copy().collect(ReadFrom::Origin).await.unwrap(), events(0..7));
     assert_eq!(sink.checkpoint().await.unwrap().id(), Some(id(6)));
 }
+
+/// Runner `b` still delivers after `a` has detached the sink: what it records must not bring the entry back.
+#[tokio::test(start_paused = true)]
+async fn a_detached_name_is_not_entered_by_another_runner() {
+    for age in [SECOND, SECOND * 20] {
+        let primary = Server::default();
+        let sink = MemoryStore::default();
+        let (a, b) = (open(&primary).await, open(&primary).await);
+        for log in [&a, &b] {
+            log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
+        }
+        tokio::time::sleep(age).await;
+        a.detach("sink").await.unwrap();
+        assert!(primary.roster.inner.list().await.unwrap().is_empty());
+        for at in 0..3 {
+            b.append(batch(&[event(at)])).await.unwrap();
+            tokio::time::sleep(SECOND * 2).await;
+            assert!(primary.roster.inner.list().await.unwrap().is_empty(), "{age:?}, event {at}");
+        }
+        let error = until(&b, "sink", SecondaryState::Parked).await.last_error.unwrap();
+        assert_eq!(error.kind(), ErrorKind::Fenced, "{error}");
+        // An operator who resumes it wants it in the roster.
+        b.resume("sink").unwrap();
+        b.delivered(id(2), SOON).await.unwrap();
+        tokio::time::sleep(SECOND * 2).await;
+        assert_eq!(primary.roster.inner.list().await.unwrap()[0].checkpoint.id(), Some(id(2)));
+        assert_eq!(status(&b, "sink").state, SecondaryState::Live);
+    }
+}
+
+/// The next program reads the roster once `close` has returned.
+#[tokio::test(start_paused = true)]
+async fn after_close_no_attach_or_detach_changes_the_roster() {
+    for attaches in [true, false] {
+        let primary = Server::default();
+        let log = open(&primary).await;
+        log.attach("old", MemoryStore::default(), SecondaryOptions::default()).await.unwrap();
+        primary.roster.swap.set(Act::Slow(SECOND));
+        let changing = tokio::spawn({
+            let log = log.clone();
+            async move {
+                if attaches {
+                    log.attach("new", MemoryStore::default(), SecondaryOptions::default()).await
+                } else {
+                    log.detach("old").await
+                }
+            }
+        });
+        tokio::time::sleep(SECOND / 2).await;
+        drop(log.close(SOON).await);
+        let listed = primary.roster.inner.list().await.unwrap();
+        tokio::time::sleep(SECOND * 10).await;
+        assert_eq!(primary.roster.inner.list().await.unwrap(), listed, "attaches: {attaches}");
+        assert_eq!(changing.await.unwrap().is_ok(), !attaches);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hung_roster_delays_no_delivery() {
+    for act in [Act::Hang, Act::Slow(SECOND * 3), Act::Fail(unknown())] {
+        let primary = Server::default();
+        let log = open(&primary).await;
+        let sink = MemoryStore::default();
+        log.append(batch(&events(0..3))).await.unwrap();
+        sink.append(batch(&events(0..2))).await.unwrap();
+        log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
+        primary.roster.swap.set(act.clone());
+        primary.roster.load.set(act.clone());
+        for at in 3..40 {
+            let begun = Instant::now();
+            log.append(batch(&[event(at)])).await.unwrap();
+            log.delivered(id(at), SOON).await.unwrap();
+            assert_eq!(begun.elapsed(), Duration::ZERO, "{act:?}, event {at}");
+            tokio::time::sleep(SECOND / 3 * 2).await;
+        }
+        primary.roster.swap.set(Act::Fine);
+        primary.roster.load.set(Act::Fine);
+        tokio::time::sleep(LIMIT + SECOND * 3).await;
+        let entry = primary.roster.inner.load("sink").await.unwrap().unwrap();
+        assert_eq!(entry.checkpoint.id(), Some(id(39)), "{act:?}");
+    }
+}

@@ -139,3 +139,60 @@ async fn progress_is_recorded_during_a_slow_read() {
     // is read once more: 30 s here.)
     assert!(start.elapsed() < Duration::from_secs(480), "{:?}", start.elapsed());
 }
+
+/// A source of which some reads hang: these, counted from the first.
+#[derive(Clone)]
+struct Hanging {
+    store: MemoryStore,
+    reads: Arc<Mutex<u32>>,
+    hangs: fn(u32) -> bool,
+}
+
+impl EventSource for Hanging {
+    fn read(&self, from: ReadFrom) -> EventStream {
+        let mut reads = self.reads.lock().unwrap();
+        *reads += 1;
+        // Begins, and hangs after two events.
+        let taken = if (self.hangs)(*reads) { 2 } else { usize::MAX };
+        let hung = stream::pending::<Result<hydrant::Event>>().take(usize::from(taken == 2));
+        self.store.read(from).take(taken).chain(hung).boxed()
+    }
+
+    fn follow(&self, from: ReadFrom) -> EventStream {
+        self.store.follow(from)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_hangs_is_begun_anew() {
+    let cases: [fn(u32) -> bool; 4] =
+        [|read| read == 1, |read| read == 2, |read| read == 3, |read| read % 3 == 0];
+    for hangs in cases {
+        let store = MemoryStore::default();
+        store.append(batch(&events(0..10))).await.unwrap();
+        let source = Hanging { store, reads: Arc::default(), hangs };
+        let roster = Arc::new(MemoryCheckpoints::default());
+        let options = RelayOptions::default().with_ring(1, 1 << 20).with_seed(1);
+        let relay = Relay::open(source, roster, options).await.unwrap();
+        let sink = MemoryStore::default();
+        relay.attach("a", sink.clone(), SecondaryOptions::default()).await.unwrap();
+        relay.delivered(id(9), LONG).await.unwrap();
+        assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), events(0..10));
+    }
+}
+
+/// Far slower than the time-out of a read: it gets through all the same.
+#[tokio::test(start_paused = true)]
+async fn a_very_slow_source_does_not_begin_anew_for_ever() {
+    let relay = relay(Duration::from_secs(20 * 60), Duration::ZERO).await;
+    let (new, old) = (MemoryStore::default(), MemoryStore::default());
+    old.append(batch(&events(0..4))).await.unwrap();
+    for (name, sink) in [("new", &new), ("old", &old)] {
+        let options = SecondaryOptions::default().with_batch(2, 1 << 20);
+        relay.attach(name, sink.clone(), options).await.unwrap();
+    }
+    relay.delivered(id(9), LONG * 24).await.unwrap();
+    for sink in [new, old] {
+        assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), events(0..10));
+    }
+}

@@ -134,3 +134,60 @@ async fn a_held_batch_sent_again_keeps_the_rest_in_view() {
     log.delivered(id(8), SOON).await.unwrap();
     assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), events(0..9));
 }
+
+/// A log of three durable events, with six more that are accepted, and a ring of two.
+async fn with_accepted_tail(primary: &Accepting) -> (FanOut<Accepting>, MemoryStore) {
+    let options = FanOutOptions::default().with_ring(2, 1 << 20).with_seed(1);
+    let log = FanOut::open(primary.clone(), options).await.unwrap();
+    let sink = MemoryStore::default();
+    log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
+    log.append(batch(&events(0..3))).await.unwrap();
+    primary.sync().await;
+    log.delivered(id(2), SOON).await.unwrap();
+    log.append(batch(&events(3..9))).await.unwrap();
+    (log, sink)
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_does_not_report_accepted_events_that_are_lost() {
+    for kept in [events(0..3), events(0..5)] {
+        let primary = Accepting::default();
+        let (log, sink) = with_accepted_tail(&primary).await;
+        primary.restore(&kept).await;
+        let begun = tokio::time::Instant::now();
+        let laggards = log.close(SOON).await;
+        assert!(laggards.is_empty(), "{laggards}");
+        assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+        assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), kept);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn accepted_events_lost_beyond_the_ring_are_replaced() {
+    let other = |ids: std::ops::Range<u64>| -> Vec<_> {
+        ids.map(|at| Event::new(id(at), &format!("other {at}")).unwrap()).collect()
+    };
+    // What is appended instead ends before, at and after the ring's base, and after its end.
+    for end in [4, 5, 6, 7, 8, 9, 12] {
+        for syncs in [false, true] {
+            let primary = Accepting::default();
+            let (log, sink) = with_accepted_tail(&primary).await;
+            primary.lose_tail().await;
+            let other = other(3..end + 2);
+            let at = usize::try_from(end - 3).unwrap();
+            log.append(batch(&other[..at])).await.unwrap();
+            if syncs {
+                primary.sync().await;
+                log.delivered(id(end - 1), SOON).await.unwrap();
+            }
+            log.append(batch(&other[at..])).await.unwrap();
+            primary.sync().await;
+            log.delivered(id(end + 1), SOON).await.unwrap_or_else(|late| panic!("{late}: {end}"));
+            assert_eq!(log.status().stopped.map(|error| error.to_string()), None, "up to {end}");
+            let laggards = log.close(SOON).await;
+            assert!(laggards.is_empty(), "{laggards}: {end}");
+            let expected = [events(0..3), other].concat();
+            assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), expected, "up to {end}");
+        }
+    }
+}

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hydrant::{
-    Batch, Checkpoint, CheckpointStore, CommitPoint, Durability, Error, ErrorKind, EventId, EventSink,
+    Batch, Checkpoint, CheckpointStore, CommitPoint, Durability, Error, ErrorKind, Event, EventId, EventSink,
     EventSource, EventSourceExt, EventStream, FanOut, FanOutOptions, Journal, MemoryStore, Primary, ReadFrom,
     Result, Retry,
 };
 
 use super::{append_each, open, options, settle};
+use crate::fanout::rig;
 use crate::support::poll_once;
 
 /// Compare-and-append over everything accepted; durable and visible as far as `sync` was called.
@@ -189,4 +190,39 @@ async fn open_is_bounded_and_catches_a_panic() {
     assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Safe));
     let error = Journal::<String>::open(Broken(true), options()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Bug);
+}
+
+/// The store fails over while `hydrate` waits, with two events folded.
+#[tokio::test(start_paused = true)]
+async fn hydrate_never_folds_two_histories() {
+    let event = |at: u64, text: &str| Event::new(EventId::new(at), text).unwrap();
+    let other = [event(1, "other"), event(2, "x"), event(3, "y")];
+    let cases = [
+        (2, &other[1..], None),
+        (1, &other[..], Some(ErrorKind::Diverged)),
+        (1, &other[1..], Some(ErrorKind::Diverged)),
+        (1, &[], Some(ErrorKind::Unavailable)),
+    ];
+    for (kept, others, expected) in cases {
+        for tasks in [0, 2] {
+            let store = rig::Accepting::default();
+            let options = options().with_hydrate_tasks(tasks);
+            let journal: Journal<String> = Journal::open(store.clone(), options).await.unwrap();
+            append_each(&journal, &["a", "b"]).await;
+            store.sync().await;
+            append_each(&journal, &["c", "d"]).await;
+            let mut hydrate = Box::pin(texts(&journal));
+            for _ in 0..5 {
+                assert!(poll_once(&mut hydrate).await.is_pending());
+                settle().await;
+            }
+            let held = store.collect(ReadFrom::Origin).await.unwrap();
+            store.restore(&[&held[..kept], others].concat()).await;
+            match (hydrate.await, expected) {
+                (Ok(state), None) => assert_eq!(state, ["a", "b", "x", "y"]),
+                (Err(error), Some(kind)) => assert_eq!(error.kind(), kind, "{error}"),
+                (hydrated, expected) => panic!("{hydrated:?}, not {expected:?}"),
+            }
+        }
+    }
 }

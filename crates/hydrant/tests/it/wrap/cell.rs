@@ -132,18 +132,20 @@ async fn it_reads_once_and_keeps_what_stands_beside() {
     let mut cell = store.cell();
     assert_eq!(cell.load().await.unwrap(), None);
     let beside = serde_json::json!({"shard-0": "49"});
-    cell.swap(at(1), Some(beside.clone())).await.unwrap();
-    assert_eq!(cell.load().await.unwrap(), Some(&entry(1).with_beside(beside)));
+    cell.swap(at(0), Some(beside.clone())).await.unwrap();
+    assert_eq!(cell.load().await.unwrap(), Some(&entry(0).with_beside(beside.clone())));
     assert_eq!(cell.entry().cloned(), store.held().await);
+    cell.advance(at(1)).await.unwrap();
+    assert_eq!(store.held().await, Some(entry(1).with_beside(beside)), "what is beside stays");
     cell.swap(at(1), None).await.unwrap();
-    assert_eq!((store.held().await, store.swaps()), (Some(entry(1)), 2));
+    assert_eq!((store.held().await, store.swaps()), (Some(entry(1)), 3));
     cell.swap(at(1), None).await.unwrap();
-    assert_eq!(store.swaps(), 2, "nothing changed, so nothing was written");
+    assert_eq!(store.swaps(), 3, "nothing changed, so nothing was written");
     *store.load_failures.lock().unwrap() = 1;
     assert_eq!(cell.load().await.unwrap(), Some(&entry(1)), "known, so not read");
     cell.remove().await.unwrap();
     cell.remove().await.unwrap();
-    assert_eq!((store.held().await, store.swaps()), (None, 3));
+    assert_eq!((store.held().await, store.swaps()), (None, 4));
 }
 
 #[tokio::test]

@@ -155,7 +155,20 @@ async fn a_swap_of_unknown_outcome_does_not_fence_its_own_runner() {
 }
 
 #[tokio::test]
-async fn a_swap_of_unknown_outcome_is_fenced_if_somebody_else_moved_the_entry_since() {
+async fn what_another_version_keeps_beside_the_checkpoint_stays() {
+    let store = MemoryCheckpoints::default();
+    let log = events(0..3);
+    let entry = |at| {
+        let theirs = serde_json::json!({"added": ["by", "a newer version"]});
+        CheckpointEntry::new("listener", "udp://a", Checkpoint::at(&log[at])).with_beside(theirs)
+    };
+    store.swap("listener", None, Some(&entry(0))).await.unwrap();
+    open(Forgetful::default(), &store).await.append(batch(&log)).await.unwrap();
+    assert_eq!(store.load("listener").await.unwrap(), Some(entry(2)));
+}
+
+#[tokio::test]
+async fn an_unknown_swap_is_fenced_if_another_runner_moved_the_entry() {
     let store = Shaky::default(); // its first swap is lost
     let open = || Checkpointed::open(Forgetful::default(), Arc::new(store.clone()), "listener", "udp://a");
     let wrapped = open().await.unwrap();
@@ -193,7 +206,7 @@ impl CheckpointStore for Full {
 
 /// That the swap may safely be made again says nothing of the append: the sink took it.
 #[tokio::test]
-async fn a_checkpoint_that_cannot_be_written_does_not_make_the_append_safe() {
+async fn an_append_is_not_safe_if_its_checkpoint_is_not_written() {
     let sink = Forgetful::default();
     let wrapped = Checkpointed::open(sink.clone(), Arc::new(Full), "listener", "udp://a").await.unwrap();
     let error = wrapped.append(batch(&events(0..2))).await.unwrap_err();

@@ -189,7 +189,7 @@ async fn a_sink_that_opens_slower_than_the_call_time_out_opens_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_secondary_that_is_down_at_the_start_is_named_and_catches_up_and_one_that_refuses_parks() {
+async fn down_at_the_start_a_secondary_catches_up_refused_it_parks() {
     let (late, refusing) =
         (MemoryStore::default(), Deferred::new(|| async { Err::<MemoryStore, _>(down(Retry::Never)) }));
     let log = FanOut::open(MemoryStore::default(), FanOutOptions::default()).await.unwrap();

@@ -1,0 +1,182 @@
+//! A source whose reads fail when they yield nothing for too long.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use tokio::time::{Instant, Sleep};
+
+use super::guard::later;
+use crate::{Error, Event, EventSource, EventStream, ReadFrom, Result};
+
+/// A poll that comes so much after the time-out was over is of a reader that did not wait meanwhile.
+const LATE: Duration = Duration::from_secs(1);
+
+/// Bounds the silence of a read, and not the read: as long as it yields events, it may take any time.
+///
+/// The time-out doubles with each read that fails so, and follows the slowest wait that led to progress. So a source that
+/// searches for an hour before its first event gets through, and a read that hangs is begun anew.
+pub(crate) struct Patient {
+    source: Arc<dyn EventSource>,
+    patience: Arc<Mutex<Patience>>,
+}
+
+struct Patience {
+    least: Duration,
+    now: Duration,
+    /// The longest wait for an event since the last progress.
+    slowest: Duration,
+}
+
+impl Patient {
+    pub(crate) fn new(source: Arc<dyn EventSource>, least: Duration) -> Self {
+        let patience = Patience { least, now: least, slowest: Duration::ZERO };
+        Self { source, patience: Arc::new(Mutex::new(patience)) }
+    }
+
+    /// What was read led to progress: from now on, the time-out is what that needed.
+    pub(crate) fn progressed(&self) {
+        with(&self.patience, |patience| {
+            patience.now = patience.slowest.saturating_mul(2).max(patience.least);
+            patience.slowest = Duration::ZERO;
+        });
+    }
+}
+
+fn with<R>(patience: &Mutex<Patience>, change: impl FnOnce(&mut Patience) -> R) -> R {
+    change(&mut patience.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+impl EventSource for Patient {
+    fn read(&self, from: ReadFrom) -> EventStream {
+        let events = Some(self.source.read(from));
+        Bounded { events, patience: self.patience.clone(), wait: None }.boxed()
+    }
+
+    /// Not bounded: a log may be silent.
+    fn follow(&self, from: ReadFrom) -> EventStream {
+        self.source.follow(from)
+    }
+}
+
+struct Bounded {
+    /// `None` once it has failed.
+    events: Option<EventStream>,
+    patience: Arc<Mutex<Patience>>,
+    wait: Option<Wait>,
+}
+
+/// A wait for the next event.
+struct Wait {
+    begun: Instant,
+    timeout: Duration,
+    over: Pin<Box<Sleep>>,
+}
+
+impl Wait {
+    fn begin(patience: &Mutex<Patience>) -> Self {
+        let timeout = with(patience, |patience| patience.now);
+        Self { begun: Instant::now(), timeout, over: Box::pin(tokio::time::sleep_until(later(timeout))) }
+    }
+}
+
+impl Stream for Bounded {
+    type Item = Result<Event>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        let Some(events) = &mut this.events else { return Poll::Ready(None) };
+        if let Poll::Ready(next) = events.poll_next_unpin(context) {
+            if let Some(wait) = this.wait.take() {
+                let waited = wait.begun.elapsed();
+                with(&this.patience, |patience| patience.slowest = patience.slowest.max(waited));
+            }
+            return Poll::Ready(next);
+        }
+        loop {
+            let wait = this.wait.get_or_insert_with(|| Wait::begin(&this.patience));
+            if wait.over.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            if wait.over.deadline().elapsed() < LATE {
+                break;
+            }
+            this.wait = None;
+        }
+        this.events = None;
+        let timeout = this.wait.take().map_or(Duration::ZERO, |wait| wait.timeout);
+        with(&this.patience, |patience| patience.now = timeout.saturating_mul(2).max(patience.now));
+        let message = format!("a read of the log yielded nothing for {timeout:?}; it is begun anew");
+        Poll::Ready(Some(Err(Error::unavailable(message))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+    use crate::EventId;
+
+    /// Yields one event after each of these pauses.
+    struct Slow(Vec<Duration>);
+
+    impl EventSource for Slow {
+        fn read(&self, _: ReadFrom) -> EventStream {
+            let pauses = stream::iter(self.0.clone().into_iter().zip(0..));
+            let events = pauses.then(async |(pause, id)| {
+                tokio::time::sleep(pause).await;
+                Event::new(EventId::new(id), &id)
+            });
+            events.boxed()
+        }
+
+        fn follow(&self, from: ReadFrom) -> EventStream {
+            self.read(from)
+        }
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    async fn read(source: &Patient) -> (usize, Option<Duration>) {
+        let begun = Instant::now();
+        let events: Vec<_> = source.read(ReadFrom::Origin).collect().await;
+        let failed = events.last().is_some_and(Result::is_err);
+        (events.iter().filter(|event| event.is_ok()).count(), failed.then(|| begun.elapsed()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_silence_is_bounded() {
+        let source = Patient::new(Arc::new(Slow(vec![SECOND * 9; 100])), SECOND * 10);
+        assert_eq!(read(&source).await, (100, None));
+        let source = Patient::new(Arc::new(Slow(vec![SECOND * 9, SECOND * 11])), SECOND * 10);
+        assert_eq!(read(&source).await, (1, Some(SECOND * 19)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_out_follows_what_progress_needs() {
+        let source = Patient::new(Arc::new(Slow(vec![SECOND * 35])), SECOND * 10);
+        assert_eq!(read(&source).await, (0, Some(SECOND * 10)));
+        assert_eq!(read(&source).await, (0, Some(SECOND * 20)));
+        assert_eq!(read(&source).await, (1, None), "within 40 s");
+        source.progressed();
+        let slower =
+            Patient { source: Arc::new(Slow(vec![SECOND * 100])), patience: source.patience.clone() };
+        assert_eq!(read(&slower).await, (0, Some(SECOND * 70)), "twice 35 s");
+        source.progressed();
+        assert_eq!(read(&slower).await, (0, Some(SECOND * 10)), "nothing was waited for");
+    }
+
+    /// A reader that looks once, and comes back after the time-out.
+    #[tokio::test(start_paused = true)]
+    async fn time_without_a_waiting_reader_does_not_count() {
+        use futures_util::FutureExt;
+        let source = Patient::new(Arc::new(Slow(vec![SECOND * 65])), SECOND * 10);
+        let mut events = source.read(ReadFrom::Origin);
+        assert!(events.next().now_or_never().is_none());
+        tokio::time::sleep(SECOND * 60).await;
+        assert!(events.next().await.unwrap().is_ok());
+    }
+}

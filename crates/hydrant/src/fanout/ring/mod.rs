@@ -1,0 +1,313 @@
+//! The ring: the newest events of a log, of one history.
+
+use std::collections::VecDeque;
+
+use tokio::time::Instant;
+
+use super::lineage::{self, Place, id_of};
+use super::marks::Marks;
+use crate::mutants::mutant;
+use crate::{Event, EventId, Result};
+
+/// Every event with `base < id <= newest`, bounded in events and bytes, and the newest durable event.
+///
+/// Events are staged in order, evicted from the oldest on, and seen once `publish` says that they are durable.
+/// Eviction may run ahead of publication: a follower below `base` reads the primary.
+///
+/// What was published never changes: another event in its place is `Diverged`, and nothing of it is seen. What is
+/// only staged was accepted and may be lost: then it is replaced, because the primary decides what happened.
+pub(super) struct Ring {
+    /// The newest event that is not in the ring any more, or never was.
+    base: Option<Place>,
+    events: VecDeque<Event>,
+    bytes: usize,
+    /// The newest event that may be seen.
+    head: Option<Place>,
+    marks: Marks,
+    events_max: usize,
+    bytes_max: usize,
+}
+
+/// What a follower sees from its position.
+pub(crate) enum Look {
+    /// The next events, at least one.
+    Events(Vec<Event>),
+    /// Nothing yet: wait for the head to move.
+    AtHead,
+    /// The ring no longer has the next event: read the primary.
+    Below,
+}
+
+/// What the ring knows of a place in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Same,
+    /// The ring has another event there.
+    Other,
+    /// Evicted, or never here: the primary knows.
+    Below,
+    /// Newer than all in the ring.
+    Beyond,
+}
+
+impl Ring {
+    pub(super) fn new(head: Option<Place>, events_max: usize, bytes_max: usize) -> Self {
+        let mut marks = Marks::new();
+        if let Some(head) = &head {
+            marks.add(head.id());
+        }
+        Self { base: head.clone(), events: VecDeque::new(), bytes: 0, head, marks, events_max, bytes_max }
+    }
+
+    /// Starts after `head`, without an event.
+    pub(super) fn restart(&mut self, head: Option<Place>) {
+        self.clear(head.clone());
+        if let Some(head) = &head {
+            self.marks.add(head.id());
+        }
+        self.head = head;
+    }
+
+    /// Adds the events that are newer than the ring's, which the log has right after `after`, and evicts the oldest.
+    ///
+    /// If events are missing between the ring and `after`, the ring starts anew: followers read the primary there.
+    ///
+    /// # Errors
+    /// `Diverged` if a published event has another event in its place.
+    pub(super) fn stage(&mut self, after: Option<EventId>, events: &[Event]) -> Result<()> {
+        let replaces = |place: &Option<Place>| {
+            let place = place.as_ref().filter(|_| !mutant("lost-tail"))?;
+            Some(lineage::replaced(place, replacement(place, after, events)?))
+        };
+        if let Some(replaced) = replaces(&self.head) {
+            return Err(replaced);
+        }
+        if let Some(replaced) = replaces(&self.base) {
+            if id_of(self.base.as_ref()) <= self.head_id() {
+                return Err(replaced);
+            }
+            // Accepted, evicted and lost.
+            self.clear(after.map(Place::Id));
+        }
+        if self.newest() < after {
+            self.clear(after.map(Place::Id));
+        }
+        let base = id_of(self.base.as_ref());
+        let events = &events[events.partition_point(|event| Some(event.id()) <= base)..];
+        let from = after.max(base);
+        let common = self.common(from, events);
+        let kept = self.index_after(from) + common;
+        if let Some(lost) = self.events.get(kept)
+            && let Some(other) = events.get(common)
+        {
+            if mutant("lost-tail") {
+                return Ok(());
+            }
+            if Some(lost.id()) <= self.head_id() {
+                return Err(lineage::replaced(&Place::Event(lost.clone()), other));
+            }
+            self.truncate(kept);
+        }
+        for event in &events[common..] {
+            self.bytes += event.size();
+            self.events.push_back(event.clone());
+        }
+        self.evict();
+        Ok(())
+    }
+
+    /// Lets everything up to `head` be seen. Only what is durable may be published.
+    ///
+    /// # Errors
+    /// `Diverged` if the log ends before what was published, or has another event in its place.
+    pub(super) fn publish(&mut self, head: Place) -> Result<()> {
+        if let Some(published) = &self.head {
+            if head.is_same(published) {
+                return Ok(());
+            }
+            if mutant("lost-tail") && head.id() <= published.id() {
+                return Ok(());
+            }
+            if head.id() < published.id() {
+                let what = format!("the log ends at event {}, and had this event before", head.id());
+                return Err(lineage::diverged(published.id(), what));
+            }
+            if head.id() == published.id() {
+                let what = "the log has another event in the place of this one, which was acknowledged";
+                return Err(lineage::diverged(head.id(), what));
+            }
+        }
+        match self.find(&head) {
+            Found::Same | Found::Below => {}
+            Found::Beyond if mutant("publish-unstaged") => {}
+            // An append whose outcome was unknown reached the log, or an accepted one was lost: followers read it there.
+            Found::Beyond | Found::Other => self.clear(Some(head.clone())),
+        }
+        self.marks.add(head.id());
+        self.head = Some(head);
+        Ok(())
+    }
+
+    /// Forgets what was staged and is lost: the newest event of the primary, durable or not, is `newest`.
+    ///
+    /// What was published stays.
+    pub(super) fn lose_after(&mut self, newest: Option<Place>) {
+        let found = newest.filter(|newest| Some(newest.id()) > self.head_id());
+        let kept = match found.map(|newest| (self.find(&newest), newest)) {
+            Some((Found::Beyond, _)) => return,
+            Some((Found::Same | Found::Below, newest)) => Some(newest),
+            Some((Found::Other, _)) | None => self.head.clone(),
+        };
+        let id = id_of(kept.as_ref());
+        if id < id_of(self.base.as_ref()) {
+            self.clear(kept);
+        } else {
+            self.truncate(self.index_after(id));
+        }
+    }
+
+    /// Whether the ring has this event.
+    pub(super) fn has(&self, place: &Place) -> bool {
+        self.find(place) == Found::Same
+    }
+
+    /// Whether the ring has the events after `position`, and can take more without evicting one of them.
+    pub(super) fn has_room_above(&self, position: Option<EventId>) -> bool {
+        let full = self.events.len() >= self.events_max || self.bytes >= self.bytes_max;
+        let is_useful = id_of(self.base.as_ref()) <= position;
+        is_useful && (!full || self.events.front().is_none_or(|oldest| Some(oldest.id()) <= position))
+    }
+
+    /// The newest event that may be seen.
+    pub(super) fn head(&self) -> Option<&Place> {
+        self.head.as_ref()
+    }
+
+    pub(super) fn head_id(&self) -> Option<EventId> {
+        id_of(self.head.as_ref())
+    }
+
+    /// The newest event that was acknowledged, durable or not.
+    pub(super) fn newest(&self) -> Option<EventId> {
+        let staged = self.events.back().map(Event::id).max(id_of(self.base.as_ref()));
+        staged.max(self.head_id())
+    }
+
+    /// The events after `position`: at most so many events and, but for the first, bytes.
+    ///
+    /// # Errors
+    /// `Diverged` if the ring has another event at `position`.
+    pub(super) fn look(&self, position: Option<&Place>, events_max: usize, bytes_max: usize) -> Result<Look> {
+        let (at, head) = (id_of(position), self.head_id());
+        if at >= head {
+            return Ok(Look::AtHead);
+        }
+        if at < id_of(self.base.as_ref()) {
+            return Ok(Look::Below);
+        }
+        if let Some(position) = position.filter(|_| !mutant("mixed-histories"))
+            && self.find(position) == Found::Other
+        {
+            let what = "the log has another event in the place of this one";
+            return Err(lineage::diverged(position.id(), what));
+        }
+        let mut bytes = 0;
+        let fits = |event: &&Event| {
+            bytes += event.size();
+            (Some(event.id()) <= head || mutant("show-staged"))
+                && (bytes <= bytes_max || bytes == event.size())
+        };
+        let events = self.events.range(self.index_after(at)..).take(events_max.max(1)).take_while(fits);
+        Ok(Look::Events(events.cloned().collect()))
+    }
+
+    /// How many events a follower has not got yet, and since when the oldest of them is published.
+    ///
+    /// Exact within the ring. Below it ids are counted instead, an upper bound where they have gaps.
+    pub(super) fn lag(&self, position: Option<EventId>) -> (u64, Option<Instant>) {
+        let head = self.head_id();
+        if position >= head || mutant("lag-is-zero") {
+            return (0, None);
+        }
+        (self.count(position, head), Some(self.marks.since(position)))
+    }
+
+    /// How many events are after `position`, up to `end`.
+    pub(super) fn count(&self, position: Option<EventId>, end: Option<EventId>) -> u64 {
+        if position >= end {
+            return 0;
+        }
+        let below = match (id_of(self.base.as_ref()).min(end), position) {
+            (Some(base), Some(position)) => base.get().saturating_sub(position.get()),
+            (Some(base), None) => base.get().saturating_add(1),
+            (None, _) => 0,
+        };
+        below + self.index_after(end).saturating_sub(self.index_after(position)) as u64
+    }
+
+    fn find(&self, place: &Place) -> Found {
+        let id = Some(place.id());
+        if id > self.newest() {
+            return Found::Beyond;
+        }
+        let ours = match &self.base {
+            Some(base) if Some(base.id()) > id => return Found::Below,
+            Some(base) if Some(base.id()) == id => base.clone(),
+            _ => match self.index_after(id).checked_sub(1).map(|index| &self.events[index]) {
+                Some(event) if event.id() == place.id() => Place::Event(event.clone()),
+                // A start between two events, named by an operator.
+                _ if place.digest().is_none() => return Found::Same,
+                _ => return Found::Other,
+            },
+        };
+        if ours.is_same(place) { Found::Same } else { Found::Other }
+    }
+
+    /// The index of the first event after `id`.
+    fn index_after(&self, id: Option<EventId>) -> usize {
+        self.events.partition_point(|event| Some(event.id()) <= id)
+    }
+
+    /// How many of `events`, which stand after `from`, the ring has already.
+    fn common(&self, from: Option<EventId>, events: &[Event]) -> usize {
+        let held = self.events.range(self.index_after(from)..);
+        held.zip(events).take_while(|(held, event)| held == event).count()
+    }
+
+    fn clear(&mut self, base: Option<Place>) {
+        self.events.clear();
+        (self.base, self.bytes) = (base, 0);
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.bytes -= self.events.range(len..).map(Event::size).sum::<usize>();
+        self.events.truncate(len);
+    }
+
+    fn evict(&mut self) {
+        let is_full = |ring: &Self| ring.events.len() > ring.events_max || ring.bytes > ring.bytes_max;
+        while is_full(self) && !mutant("ring-unbounded") {
+            let Some(evicted) = self.events.pop_front() else { break };
+            self.bytes -= evicted.size();
+            self.base = Some(Place::Event(evicted));
+        }
+    }
+}
+
+/// The event that a log has in the place of this one, if `events`, which it has right after `after`, show that.
+fn replacement<'a>(place: &Place, after: Option<EventId>, events: &'a [Event]) -> Option<&'a Event> {
+    if after >= Some(place.id()) {
+        return None;
+    }
+    let there = events.get(events.partition_point(|event| event.id() < place.id()))?;
+    let is_same = if there.id() == place.id() {
+        place.is_same(&Place::Event(there.clone()))
+    } else {
+        // A start between two events, named by an operator.
+        place.digest().is_none()
+    };
+    (!is_same).then_some(there)
+}
+
+#[cfg(test)]
+mod tests;
