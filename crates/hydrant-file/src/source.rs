@@ -198,7 +198,8 @@ impl Views for DirectoryViews {
             let sealed = listing.sealed.into();
             let Some((file, stat)) = state else {
                 if let Some(missing) = Record::of(&self.dir)?.and_then(|record| record.misses(&path)) {
-                    return Err(missing);
+                    // A writer may have created the file after the look, and synced it before the record was read.
+                    return if self.dir.stat(&path)?.is_none() { Err(missing) } else { Ok(None) };
                 }
                 self.has_shown = true;
                 return Ok(Some(View { sealed, current: None }));

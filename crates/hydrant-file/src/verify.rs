@@ -130,8 +130,21 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
         }
         match state {
             Some((file, stat)) => self.state(&file, &stat),
-            None => Ok(()),
+            None => self.missing(),
         }
+    }
+
+    /// Reports a `state` that is missing, and was synced.
+    fn missing(&mut self) -> Result<()> {
+        let path = self.dir.state();
+        let missing = Record::of(self.dir)?.and_then(|record| record.misses(&path));
+        // A writer may have created the file after the look, and synced it before the record was read.
+        if let Some(missing) = missing
+            && self.dir.stat(&path)?.is_none()
+        {
+            self.report(At { path: &path, line: 0, offset: 0 }, missing.message());
+        }
+        Ok(())
     }
 
     /// Checks a sealed segment.

@@ -160,7 +160,12 @@ impl SimDisk {
 
     /// Returns what was changed or synced so far, a line each.
     pub fn steps(&self) -> Vec<String> {
-        self.world().steps.clone()
+        self.steps_from(0)
+    }
+
+    /// Returns what happened so far, without the first `from` steps.
+    pub fn steps_from(&self, from: usize) -> Vec<String> {
+        self.world().steps.get(from..).unwrap_or_default().to_vec()
     }
 
     /// Cuts the power and returns the disk as it is found afterwards: locks are gone, and of what was not synced a part

@@ -1,6 +1,8 @@
 //! What the simulator found in the opening of a log.
 
 use std::io::ErrorKind as Io;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -60,4 +62,40 @@ async fn a_full_disk_leaves_no_half_copy_of_a_torn_tail() {
     let store = open(&disk).await.unwrap();
     assert_eq!((asides(&disk), store.recovered().len()), (1, 1));
     assert_eq!(text(&disk, "state.torn-1").as_bytes(), torn);
+}
+
+/// Lets another process create a log of five events at each moment of a check.
+async fn while_a_log_is_created(mut check: impl AsyncFnMut(&SimDisk, usize)) {
+    let written = disk_of(&[]);
+    let store = open(&written).await.unwrap();
+    store.append(Batch::new(None, &events(0..5)).unwrap()).await.unwrap();
+    for moment in 0.. {
+        let disk = disk_of(&[]);
+        let done = Arc::new(AtomicBool::new(false));
+        let (other, acted, files) = (disk.process(), done.clone(), written.files());
+        disk.interrupt_at(moment, move || {
+            acted.store(true, SeqCst);
+            files.iter().for_each(|(path, bytes)| other.put(path, bytes));
+        });
+        check(&disk, moment).await;
+        if !done.load(SeqCst) {
+            assert!(moment > 3, "met at {moment} moments");
+            return;
+        }
+    }
+}
+
+/// A `state` that is created between a look and the look at the record is not missing.
+#[tokio::test(start_paused = true)]
+async fn a_read_meets_the_first_append_of_a_log() {
+    while_a_log_is_created(async |disk, moment| {
+        let read = count(disk).await;
+        assert!(matches!(read, Ok(0 | 5)), "at moment {moment}: {read:?}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn verify_meets_the_first_append_of_a_log() {
+    while_a_log_is_created(async |disk, moment| assert_eq!(findings(disk), [], "at moment {moment}")).await;
 }

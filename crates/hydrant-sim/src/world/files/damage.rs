@@ -82,6 +82,11 @@ impl State {
                 files.disk.remove_dir(Path::new("/broken"));
             }
         }
+        // The log is not opened before there is space, and the faults do not stop before the log was opened.
+        if is_time && error.is_some_and(|error| error.kind() == ErrorKind::Full) {
+            self.note(|| "##   the operator makes space".to_owned());
+            files.disk.set_capacity(None);
+        }
         let is_hopeless = self.healed && files.failed_opens > HOPELESS;
         self.files = Some(files);
         self.look_at_files();

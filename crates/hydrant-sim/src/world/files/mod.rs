@@ -215,11 +215,10 @@ impl State {
 
     fn count_struck(&mut self, files: &mut Files) {
         if self.traced {
-            let steps = files.disk.steps();
-            for step in steps.iter().skip(files.steps) {
+            for step in files.disk.steps_from(files.steps) {
                 self.note(|| format!("     disk: {step}"));
+                files.steps += 1;
             }
-            files.steps = steps.len();
         }
         for (what, fault) in files.disk.take_struck() {
             self.note(|| format!("**   disk: {what}: {fault:?}"));
