@@ -10,6 +10,7 @@ use hydrant_sim::child::{self, Runner, Worker};
 use hydrant_sim::coverage;
 use hydrant_sim::minimise::minimise;
 use hydrant_sim::mutants::{MUTANTS, Mutant, hunt};
+use hydrant_sim::one_cpu;
 use hydrant_sim::plan::{Plan, generate};
 use hydrant_sim::report::{self, Totals};
 use hydrant_sim::run::{Outcome, catch_panics, run};
@@ -142,6 +143,7 @@ fn replay(path: &str) -> ExitCode {
 
 /// Runs the plans on standard input, one a line, and prints an outcome for each.
 fn answer() -> ExitCode {
+    one_cpu::pin(0);
     for line in std::io::stdin().lines() {
         let plan = line.map_err(|cause| cause.to_string());
         match plan.and_then(|line| serde_json::from_str::<Plan>(&line).map_err(|cause| cause.to_string())) {
@@ -157,6 +159,7 @@ fn answer() -> ExitCode {
 
 /// Runs every `step`th seed until the parent ends this process.
 fn serve(from: u64, step: u64) -> ExitCode {
+    one_cpu::pin(from);
     let mut seed = from;
     while print_outcome(&run(&generate(seed), false)) {
         seed += step;

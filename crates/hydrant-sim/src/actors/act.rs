@@ -112,18 +112,23 @@ impl Actor {
         };
         let outcome = outcome(&result);
         if let Err(error) = result {
-            world.note(|| format!("     op {}: {error}", op.id));
-            // Refused for what its caller knew, not because another writer took over.
-            let is_outdated = matches!(op.act, Act::AppendBlind { .. } | Act::Snapshot);
-            // Another writer took over, or took this id.
-            let reopens = up.is_fenced() || self.system.topology == Topology::FanOut;
-            if is_outdated || error.kind() != ErrorKind::Fenced || !reopens {
-                self.recover(up, &error).await;
-            } else {
-                self.system.reopen(up, true).await;
-            }
+            self.after_error(up, op, &error).await;
         }
         outcome
+    }
+
+    /// What a program does after an error.
+    async fn after_error(&self, up: Arc<Up>, op: &Op, error: &Error) {
+        self.system.world.note(|| format!("     op {}: {error}", op.id));
+        // Refused for what its caller knew, not because another writer took over.
+        let is_outdated = matches!(op.act, Act::AppendBlind { .. } | Act::Snapshot);
+        // Another writer took over, or took this id.
+        let reopens = up.is_fenced() || self.system.topology == Topology::FanOut;
+        if is_outdated || error.kind() != ErrorKind::Fenced || !reopens {
+            self.recover(up, error).await;
+        } else {
+            self.system.reopen(up, true).await;
+        }
     }
 
     /// What a program does when its log or its journal has stopped: it opens it again.
