@@ -143,7 +143,7 @@ impl FileSource {
             .run(move || {
                 let end = views.view()?.and_then(|view| view.current).map(|current| current.end);
                 let len = views.seen.as_ref().and_then(|seen| seen.own);
-                Ok(end.zip(len).filter(|(end, len)| end < len).map(|(end, len)| end..len))
+                Ok(end.zip(len).filter(|(end, (len, _))| end < len).map(|(end, (len, _))| end..len))
             })
             .await
     }
@@ -181,8 +181,9 @@ struct DirectoryViews {
 struct Seen {
     sealed: Arc<[Sealed]>,
     current: Current,
-    /// The length that `state` had when the reader found its end by itself.
-    own: Option<u64>,
+    /// The length that `state` had when the reader found its end by itself, and the record of the lock. The length alone
+    /// is not enough: a writer may write over space that the one before had preallocated.
+    own: Option<(u64, Option<Record>)>,
 }
 
 impl Views for DirectoryViews {
@@ -234,7 +235,7 @@ impl DirectoryViews {
         let (dir, path) = (&self.dir, self.dir.state());
         let unread = |cause| dir.unread(&path, cause);
         let lock = dir.file("lock");
-        let (vouched, stat) = vouched(dir, &*current.file)?;
+        let (record, vouched, stat) = vouched(dir, &*current.file)?;
         let is_cut = vouched.is_some_and(|vouched| vouched.synced > stat.len);
         if let Some(vouched) = vouched.filter(|_| is_cut && !self.has_shown) {
             return Err(cut(dir, &*current.file, stat.len, vouched.synced));
@@ -243,7 +244,7 @@ impl DirectoryViews {
         let vouched = vouched.filter(|_| !is_cut);
         let end = match vouched {
             Some(vouched) if vouched.is_final || stat.len == vouched.synced => vouched.synced,
-            _ if *own == Some(stat.len) => current.end,
+            _ if *own == Some((stat.len, record)) => current.end,
             _ if !is_cut && dir.disk.is_locked(&lock).map_err(|cause| dir.unread(&lock, cause))? => {
                 // Taken meanwhile by a writer that opens the log?
                 let is_opening = Record::of(dir)?.is_some_and(|record| record.phase == Phase::Opening);
@@ -255,7 +256,7 @@ impl DirectoryViews {
             }
             _ => {
                 sync_foreign(&*current.file).map_err(unread)?;
-                *own = Some(stat.len);
+                *own = Some((stat.len, record));
                 let synced = vouched.map_or(0, |vouched| vouched.synced);
                 examine(dir, &path, &current.file, stat.len, synced)?.end
             }
@@ -274,8 +275,8 @@ struct Vouched {
     is_final: bool,
 }
 
-/// Reads what the lock's record says about this `state`, and how long the file is.
-fn vouched(dir: &Directory, file: &dyn DiskFile) -> Result<(Option<Vouched>, Stat)> {
+/// Reads the lock's record, what it says about this `state`, and how long the file is.
+fn vouched(dir: &Directory, file: &dyn DiskFile) -> Result<(Option<Record>, Option<Vouched>, Stat)> {
     let unread = |cause| dir.unread(&dir.state(), cause);
     let mut looks = 0;
     loop {
@@ -291,7 +292,7 @@ fn vouched(dir: &Directory, file: &dyn DiskFile) -> Result<(Option<Vouched>, Sta
         looks += 1;
         // A repair may have cut the file right behind the look at its record.
         if looks == RECORDS_MAX || vouched.is_none_or(|vouched| vouched.synced <= stat.len) {
-            return Ok((vouched, stat));
+            return Ok((record, vouched, stat));
         }
     }
 }

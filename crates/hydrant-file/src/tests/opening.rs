@@ -99,3 +99,33 @@ async fn a_read_meets_the_first_append_of_a_log() {
 async fn verify_meets_the_first_append_of_a_log() {
     while_a_log_is_created(async |disk, moment| assert_eq!(findings(disk), [], "at moment {moment}")).await;
 }
+
+/// The space that a writer preallocated is written over by the next one, so that the file keeps its length.
+#[tokio::test(start_paused = true)]
+async fn a_follower_sees_what_is_written_over_preallocated_space() {
+    let disk = disk_of(&[]);
+    let open = async |disk: &SimDisk| {
+        let options = FileStoreOptions::default().with_preallocate_bytes(4096);
+        let roster = Arc::new(MemoryCheckpoints::default());
+        FileStore::open_on(Arc::new(disk.clone()), &dir(), roster, options).await.unwrap()
+    };
+    let len = || disk.files()[&dir().join("state")].len();
+    let first = disk.process();
+    let store = open(&first).await;
+    store.append(Batch::new(None, &events(0..3)).unwrap()).await.unwrap();
+    let len_before = len();
+    first.kill();
+    let reader = Arc::new(disk.process());
+    let source = FileSource::open_on(reader, &dir(), FileSourceOptions::default()).await.unwrap();
+    let mut events_read = source.follow(ReadFrom::Origin);
+    for _ in 0..3 {
+        events_read.next().await.unwrap().unwrap();
+    }
+    let waiting = tokio::time::timeout(Duration::from_secs(5), events_read.next()).await;
+    assert!(waiting.is_err(), "it waits: {waiting:?}");
+    let store = open(&disk.process()).await;
+    store.append(Batch::new(Some(EventId::new(2)), &events(3..5)).unwrap()).await.unwrap();
+    assert_eq!(len(), len_before);
+    let next = tokio::time::timeout(Duration::from_secs(60), events_read.next()).await;
+    assert_eq!(next.expect("it sees the next event").unwrap().unwrap().id(), EventId::new(3));
+}

@@ -50,6 +50,13 @@ pub async fn settle(system: Arc<System>) {
         let up = system.up().await;
         if let Some(stopped) = up.engine.status().stopped {
             crate::check::stopped(&world, &stopped);
+            if Instant::now() > until {
+                // Files that were damaged are so for all who read them, also for a relay.
+                if !world.lock().was_damaged {
+                    world.fail("deliver", format!("the log stops each time it is opened: {stopped}"));
+                }
+                return;
+            }
             system.reopen(up, true).await;
             sleep(Duration::from_secs(1)).await;
             continue;
