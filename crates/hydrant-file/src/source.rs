@@ -226,6 +226,9 @@ impl Views for DirectoryViews {
 /// How often the lock's record is read again if it speaks of more than the file has.
 const RECORDS_MAX: u32 = 3;
 
+/// How often the end of `state` is looked for while the record changes, before the reader waits.
+const LOOKS_MAX: u32 = 8;
+
 impl DirectoryViews {
     /// How far `state` is durable.
     fn find_end(&mut self) -> Result<Option<View>> {
@@ -235,35 +238,45 @@ impl DirectoryViews {
         let (dir, path) = (&self.dir, self.dir.state());
         let unread = |cause| dir.unread(&path, cause);
         let lock = dir.file("lock");
-        let (record, vouched, stat) = vouched(dir, &*current.file)?;
-        let is_cut = vouched.is_some_and(|vouched| vouched.synced > stat.len);
-        if let Some(vouched) = vouched.filter(|_| is_cut && !self.has_shown) {
-            return Err(cut(dir, &*current.file, stat.len, vouched.synced));
-        }
-        // Of a file that was cut under a reader, the record says nothing: the reader compares it with what it read.
-        let vouched = vouched.filter(|_| !is_cut);
-        let end = match vouched {
-            Some(vouched) if vouched.is_final || stat.len == vouched.synced => vouched.synced,
-            _ if *own == Some((stat.len, record)) => current.end,
-            _ if !is_cut && dir.disk.is_locked(&lock).map_err(|cause| dir.unread(&lock, cause))? => {
-                // Taken meanwhile by a writer that opens the log?
-                let is_opening = Record::of(dir)?.is_some_and(|record| record.phase == Phase::Opening);
-                match vouched.filter(|_| !is_opening) {
-                    Some(_) if mutant("read-past-sync") => stat.len,
-                    Some(vouched) => vouched.synced,
-                    None => return Ok(None), // a writer opens the log, or rotates
+        for _ in 0..LOOKS_MAX {
+            let (record, vouched, stat) = vouched(dir, &*current.file)?;
+            let is_cut = vouched.is_some_and(|vouched| vouched.synced > stat.len);
+            if let Some(vouched) = vouched.filter(|_| is_cut && !self.has_shown) {
+                return Err(cut(dir, &*current.file, stat.len, vouched.synced));
+            }
+            // Of a file that was cut under a reader, the record says nothing: the reader compares it with what it read.
+            let vouched = vouched.filter(|_| !is_cut);
+            let end = match vouched {
+                Some(vouched) if vouched.is_final || stat.len == vouched.synced => vouched.synced,
+                _ if *own == Some((stat.len, record)) => current.end,
+                _ if !is_cut && dir.disk.is_locked(&lock).map_err(|cause| dir.unread(&lock, cause))? => {
+                    let now = Record::of(dir)?;
+                    if now.is_some_and(|record| record.phase == Phase::Opening) {
+                        return Ok(None); // a writer opens the log
+                    }
+                    // The record may be that of a writer before the one that has the lock: a power cut may have taken
+                    // back what it said.
+                    if now != record && !mutant("read-past-sync") {
+                        continue;
+                    }
+                    match vouched {
+                        Some(_) if mutant("read-past-sync") => stat.len,
+                        Some(vouched) => vouched.synced,
+                        None => return Ok(None), // a writer opens the log, or rotates
+                    }
                 }
-            }
-            _ => {
-                sync_foreign(&*current.file).map_err(unread)?;
-                *own = Some((stat.len, record));
-                let synced = vouched.map_or(0, |vouched| vouched.synced);
-                examine(dir, &path, &current.file, stat.len, synced)?.end
-            }
-        };
-        // What was shown once is durable: an older record of a writer takes nothing back.
-        current.end = current.end.max(end);
-        Ok(Some(View { sealed: sealed.clone(), current: Some(current.clone()) }))
+                _ => {
+                    sync_foreign(&*current.file).map_err(unread)?;
+                    *own = Some((stat.len, record));
+                    let synced = vouched.map_or(0, |vouched| vouched.synced);
+                    examine(dir, &path, &current.file, stat.len, synced)?.end
+                }
+            };
+            // What was shown once is durable: an older record of a writer takes nothing back.
+            current.end = current.end.max(end);
+            return Ok(Some(View { sealed: sealed.clone(), current: Some(current.clone()) }));
+        }
+        Ok(None) // the record changes at each look
     }
 }
 

@@ -210,6 +210,10 @@ fn is_excused(state: &State, sink: u8, shown: &SecondaryStatus) -> bool {
     if state.kind(sink) == SinkKind::Nested && (lost || facts.forgot) {
         return true; // its own secondary diverged, which the outer status does not show
     }
+    // It waits for the rest of a log that was replaced by a shorter one.
+    if state.was_damaged && shown.checkpoint > state.logs[&Store::Primary].head().id() {
+        return true;
+    }
     let Some(error) = shown.last_error.as_ref().filter(|_| shown.state == SecondaryState::Parked) else {
         return false;
     };

@@ -75,7 +75,9 @@ pub fn seen(world: &World, before: Option<Option<Fact>>, event: &Event) {
             );
         }
         let parent = state.truth.parent(fact, |_| true);
-        if let Some(before) = before.filter(|before| *before != parent) {
+        // Where another log was copied over this one, what follows is of both.
+        let is_mixed = state.files.as_ref().is_some_and(|files| files.is_overwritten);
+        if let Some(before) = before.filter(|before| *before != parent && !is_mixed) {
             let message = format!(
                 "a follower sees n={fact} behind n={before:?}, the primary has it behind n={parent:?}"
             );
@@ -148,7 +150,9 @@ pub fn is_the_only_writer<T>(world: &World, up: &Up, result: &Result<T>) {
     let Err(error) = result else { return };
     let is_unsure = up.journal_is_unsure.load(Ordering::SeqCst);
     world.with(|state| {
-        let was_alone = state.truth.lost.is_empty() && !state.roster_is_unsure && !is_unsure;
+        // The store takes damage from outside for another writer.
+        let is_intact = state.truth.lost.is_empty() && !state.was_damaged;
+        let was_alone = is_intact && !state.roster_is_unsure && !is_unsure;
         if error.kind() == ErrorKind::Fenced && was_alone {
             state.fail("alarm", format!("the journal was fenced, and no other writer wrote: {error}"));
         }

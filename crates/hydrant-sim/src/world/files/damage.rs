@@ -76,7 +76,9 @@ impl State {
             }
             let is_back = files.put_back();
             self.note(|| format!("##   the operator puts back what was lost: {is_back}"));
-            if !is_back && files.failed_opens > 3 * PATIENCE {
+            // At the end only a few appends are tried.
+            let tries_max = if self.healed { 2 } else { 3 * PATIENCE };
+            if !is_back && files.failed_opens > tries_max {
                 self.note(|| "##   the operator begins anew".to_owned());
                 files.disk.move_tree(dir, Path::new("/broken"));
                 files.disk.remove_dir(Path::new("/broken"));

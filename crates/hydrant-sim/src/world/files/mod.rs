@@ -51,6 +51,9 @@ pub struct Files {
     pub is_overwritten: bool,
     /// A fault met the file by which readers in other processes know how far they may read.
     pub lock_failed: bool,
+    /// A power cut may have taken back the record in `lock`, and no writer has opened the log since. Between its lock and
+    /// its first record, a reader takes the old record for that of this writer, and ends too early.
+    record_is_old: bool,
     has_backup: bool,
     failed_opens: u32,
 }
@@ -100,6 +103,7 @@ impl Files {
             was_damaged: false,
             is_overwritten: false,
             lock_failed: false,
+            record_is_old: false,
             has_backup: false,
             failed_opens: 0,
         })
@@ -151,7 +155,7 @@ impl Files {
     fn power_cut(&mut self, crashes: u32) {
         let mut random = Rng::with_seed(self.seed ^ (u64::from(crashes) << 32));
         self.disk = self.disk.reboot(&mut random);
-        self.steps = 0;
+        (self.steps, self.record_is_old) = (0, true);
         if self.accepts_ms.is_some() {
             self.shadows.values_mut().for_each(|shadow| shadow.acknowledged = None);
         }

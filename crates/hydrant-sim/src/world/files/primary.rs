@@ -49,7 +49,12 @@ impl FileLog {
         survive(&process).await;
         match opened {
             Ok(inner) => {
-                process.world.with(|state| state.files.iter_mut().for_each(|files| files.failed_opens = 0));
+                process.world.with(|state| {
+                    if let Some(files) = &mut state.files {
+                        files.failed_opens = 0;
+                        files.record_is_old &= store != Store::Primary;
+                    }
+                });
                 for recovered in inner.recovered() {
                     process.world.note(|| format!("     {store:?} set aside: {recovered:?}"));
                 }

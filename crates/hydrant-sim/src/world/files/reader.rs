@@ -180,7 +180,8 @@ impl Reading {
 impl Files {
     /// What a read that begins now must come to, unless it fails.
     fn expected(&mut self, store: Store, kind: Kind) -> Option<EventId> {
-        if kind == Kind::Beside && (self.lock_failed || self.config.capacity.is_some()) {
+        if kind == Kind::Beside && (self.lock_failed || self.record_is_old || self.config.capacity.is_some())
+        {
             return None;
         }
         self.shadow(store).acknowledged
@@ -205,8 +206,11 @@ impl State {
             );
         }
         let parent = self.truth.parent(fact, |_| true);
+        // Where another log was copied over this one, what follows is of both.
+        let is_mixed = self.files.as_ref().is_some_and(|files| files.is_overwritten);
         if let Some(before) = before
             && parent != Some(before)
+            && !is_mixed
         {
             self.fail(
                 "read",
