@@ -25,10 +25,12 @@ pub(crate) fn read(shared: Arc<Shared>, from: ReadFrom) -> EventStream {
     }))
 }
 
-/// The same, and then whatever comes, in one history: where the event that came last is not the log's any more, what
-/// is behind it now is not told.
+/// Like `read`, then yields new events as they are appended, of one history.
 ///
-/// `arm` is called before each read, and what it gives is awaited behind it, so that no wake-up is lost.
+/// If the log continues without the event that was yielded last, the stream ends with `Diverged`. If the log ends before
+/// that event, it ends with `Unavailable`: a standby may still catch up.
+///
+/// `arm` is called before each read, and its future is awaited after the read, so that no wake-up is lost.
 pub(crate) fn follow<W: Future<Output = ()> + Send + 'static>(
     shared: Arc<Shared>,
     from: ReadFrom,
@@ -254,8 +256,10 @@ fn decode(rows: &[Row], at: Position, end: Option<EventId>) -> Result<Page> {
         return Err(Error::unavailable(message));
     }
     let is_same = rows.first().is_none_or(|row| row.get(3));
-    // At the floor it was pruned. A head below it is that of a server that is behind, or may become so: nothing is
-    // told of it.
+    if at.digest.is_some() && at.after > head {
+        return Err(behind(at.after));
+    }
+    // At the floor the event was pruned.
     if !is_same && floor_after < at.after && at.after <= head {
         return Err(diverged(at.after));
     }
@@ -288,6 +292,17 @@ fn diverged(after: Option<EventId>) -> Error {
         "the log has lost this event, which was read from it, and went on without it, as behind a failover to a standby \
          that did not have it yet; undo what came of the events that were lost, then read on behind the last one that \
          both have",
+    );
+    match after {
+        Some(after) => error.at(after),
+        None => error,
+    }
+}
+
+/// The log ends before the event that was read last.
+fn behind(after: Option<EventId>) -> Error {
+    let error = Error::unavailable(
+        "this server's log ends before this event, which was read from it; a standby may still catch up",
     );
     match after {
         Some(after) => error.at(after),

@@ -128,16 +128,13 @@ impl S3Source {
         Ok(view.head)
     }
 
-    /// Whether the log still ends where a follower stands: one request of the cheapest kind, while it was not
-    /// too long ago that a listing said so, which alone tells a hole from the end.
-    async fn ends_at(&self, from: ReadFrom) -> Result<bool> {
-        let seen = self.seen();
-        match from.exclusive() {
-            ReadFrom::After(id) if Some(id) == seen.end() && seen.is_fresh(&self.bucket().options) => {
-                Ok(self.bucket().head(seen.end()).await?.is_none())
-            }
-            _ => Ok(false),
-        }
+    /// Whether nothing follows the end that was seen last: one request of the cheapest kind. Once that was longer ago than
+    /// `view_age_max`, only a listing can tell a hole from the end.
+    async fn is_unchanged(&self) -> bool {
+        let (seen, bucket) = (self.seen(), self.bucket());
+        self.check_open().is_ok()
+            && seen.is_fresh(&bucket.options)
+            && bucket.head(seen.end()).await.is_ok_and(|next| next.is_none())
     }
 }
 
@@ -161,33 +158,18 @@ impl EventSource for S3Source {
     fn follow(&self, from: ReadFrom) -> EventStream {
         let interval = self.bucket().options.poll_interval;
         let mut changed = self.shared.seen.subscribe();
-        follow_by_reading(Arc::new(Polled(self.clone())), from, move || {
+        let source = self.clone();
+        follow_by_reading(Arc::new(self.clone()), from, move || {
             changed.mark_unchanged();
-            let mut changed = changed.clone();
+            let (mut changed, source) = (changed.clone(), source.clone());
             async move {
-                // Whichever comes first; the sender lives as long as the log that is read.
-                drop(tokio::time::timeout(interval, changed.changed()).await);
+                // The sender lives as long as the log that is read.
+                while tokio::time::timeout(interval, changed.changed()).await.is_err() {
+                    if !source.is_unchanged().await {
+                        return;
+                    }
+                }
             }
         })
-    }
-}
-
-/// A log that is asked again and again: where nothing came, it says so at little cost.
-struct Polled(S3Source);
-
-impl EventSource for Polled {
-    fn read(&self, from: ReadFrom) -> EventStream {
-        let source = self.0.clone();
-        let begun = async move {
-            source.check_open()?;
-            Ok(if source.ends_at(from).await? { stream::empty().boxed() } else { source.read(from) })
-        };
-        stream::once(begun.map(|begun| begun.unwrap_or_else(|error| stream::iter([Err(error)]).boxed())))
-            .flatten()
-            .boxed()
-    }
-
-    fn follow(&self, from: ReadFrom) -> EventStream {
-        self.0.follow(from)
     }
 }

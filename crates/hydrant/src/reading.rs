@@ -17,8 +17,9 @@ use crate::{Event, EventSource, EventStream, ReadFrom, Result};
 /// resolve once an event was appended after the call of `arm`. (Calling `arm` after the read would lose a wake-up.)
 /// For a store without notifications, `arm` is `|| tokio::time::sleep(interval)`.
 ///
-/// Between two reads, the server may fail over to another copy of the log. So each further read first compares the
-/// event that was yielded last. If the log no longer has it, the stream ends with `Diverged`.
+/// Between two reads, the server may fail over to another copy of the log, or lose its end. So each further read begins
+/// at the event that was yielded last, and compares it. If the log continues without that event, the stream ends with
+/// `Diverged`. If the log ends before it, the stream ends with `Unavailable`: a standby may still catch up.
 pub fn follow_by_reading<F, W>(source: Arc<dyn EventSource>, from: ReadFrom, arm: F) -> EventStream
 where
     F: FnMut() -> W + Send + 'static,
@@ -37,7 +38,7 @@ struct Follow<F, W> {
     source: Arc<dyn EventSource>,
     from: ReadFrom,
     /// The event yielded last.
-    last: Option<Event>,
+    last: Option<Place>,
     /// The read in progress.
     read: Option<EventStream>,
     /// Resolves once an event was appended after that read began.
@@ -48,27 +49,35 @@ struct Follow<F, W> {
 impl<F: FnMut() -> W, W: Future<Output = ()>> Follow<F, W> {
     async fn next(&mut self) -> Result<Event> {
         loop {
-            let is_new = self.read.is_none();
-            let from = self.last.as_ref().map_or(self.from, |last| ReadFrom::After(last.id()));
-            if is_new {
+            if self.read.is_none() {
                 self.wait = Some(Box::pin((self.arm)()));
+                self.read = Some(self.open().await?);
             }
-            let read = self.read.get_or_insert_with(|| self.source.read(from));
-            if let Some(event) = read.next().await {
+            if let Some(read) = &mut self.read
+                && let Some(event) = read.next().await
+            {
                 let event = event?;
-                if is_new
-                    && let Some(last) = &self.last
-                    && !mutant("follow-into-another-log")
-                {
-                    lineage::check(&*self.source, &Place::Event(last.clone())).await?;
-                }
-                self.last = Some(event.clone());
+                self.last = Some(Place::Event(event.clone()));
                 return Ok(event);
             }
             self.read = None;
             if let Some(wait) = self.wait.take() {
                 wait.await;
             }
+        }
+    }
+
+    /// Opens a read after the event yielded last, which the log must still have.
+    async fn open(&mut self) -> Result<EventStream> {
+        match &self.last {
+            Some(last) if mutant("follow-into-another-log") => {
+                Ok(self.source.read(ReadFrom::After(last.id())))
+            }
+            Some(last) => {
+                let source = &self.source;
+                lineage::open(|from| source.read(from), Some(last)).await
+            }
+            None => Ok(self.source.read(self.from)),
         }
     }
 }

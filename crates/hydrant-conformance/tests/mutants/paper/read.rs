@@ -1,11 +1,11 @@
 //! Laws 8 and 10 to 13: reads and followers.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use hydrant::store::follow_by_reading;
-use hydrant::{Error, ErrorKind, Event, EventId, EventSource, EventStream, ReadFrom, Result, Retry};
+use hydrant::{Error, Event, EventId, EventSource, EventStream, ReadFrom, Result};
 
 use super::{Page, Paper};
 use crate::bugs::Bug;
@@ -91,42 +91,33 @@ impl EventSource for Paper {
                 }
             }
         };
-        let source = SameLog { paper: self.clone(), last: Arc::default() };
-        let last = Arc::clone(&source.last);
-        let note = move |event: &Result<Event>| {
-            let event = event.as_ref().ok().cloned();
-            *last.lock().unwrap_or_else(PoisonError::into_inner) = event;
+        let follow = if self.shared.bug == Bug::FollowsAnotherLog {
+            self.clone().follow_unchecked(from)
+        } else {
+            follow_by_reading(Arc::new(self.clone()), from, tick)
         };
-        let follow = follow_by_reading(Arc::new(source), from, tick).inspect(note).boxed();
         crate::bugs::follow(self, follow, from)
     }
 }
 
-/// Reads on only while the event that a follower returned last is still there.
-struct SameLog {
-    paper: Paper,
-    last: Arc<Mutex<Option<Event>>>,
-}
-
-impl EventSource for SameLog {
-    fn read(&self, from: ReadFrom) -> EventStream {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(last) = last.filter(|_| self.paper.shared.bug != Bug::FollowsAnotherLog) else {
-            return self.paper.read(from);
-        };
-        let page = self.paper.shared.page();
-        let is_there = page.events.contains(&last) || Some(last.id()) <= page.floor_after;
-        drop(page);
-        if is_there { self.paper.read(from) } else { stream::iter([Err(diverged(&last))]).boxed() }
+impl Paper {
+    /// Reads again and again, without a look at the event returned last.
+    fn follow_unchecked(self, from: ReadFrom) -> EventStream {
+        let state = (self.read(from), from, self);
+        stream::unfold(state, |(mut read, mut from, paper)| async move {
+            loop {
+                if let Some(event) = read.next().await {
+                    if let Ok(event) = &event {
+                        from = ReadFrom::After(event.id());
+                    }
+                    return Some((event, (read, from, paper)));
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                read = paper.read(from);
+            }
+        })
+        .boxed()
     }
-
-    fn follow(&self, from: ReadFrom) -> EventStream {
-        self.paper.follow(from)
-    }
-}
-
-fn diverged(last: &Event) -> Error {
-    Error::new(ErrorKind::Diverged, Retry::Never, "the event that was returned last is gone").at(last.id())
 }
 
 impl Paper {
@@ -135,7 +126,7 @@ impl Paper {
         let bug = self.shared.bug;
         let mut page = self.shared.page();
         if page.busy && bug == Bug::UnreadableWhileRotating {
-            return Err(Error::new(ErrorKind::Unavailable, Retry::Safe, "the page is being turned"));
+            return Err(Error::unavailable("the page is being turned"));
         }
         if page.pruning && bug == Bug::PruneTearsReads {
             return Err(Error::corrupt("a segment is missing"));
@@ -166,7 +157,7 @@ impl Paper {
                     Bug::SkipsWhatIsDamaged => {}
                     Bug::EndsAtDamage => return Ok(chunk),
                     Bug::DamageIsUnavailable => {
-                        chunk.push(Err(Error::new(ErrorKind::Unavailable, Retry::Safe, "try again")));
+                        chunk.push(Err(Error::unavailable("try again")));
                     }
                     _ => chunk.push(Err(error)),
                 }
