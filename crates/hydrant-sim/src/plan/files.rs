@@ -208,11 +208,11 @@ fn others(rng: &mut Rng, plan: &mut Plan, is_damaged: bool) {
     };
     for actor in 30..30 + rng.u8(1..=2) {
         add(rng, actor, 25, &|rng| match rng.u8(..100) {
-            0..35 => Act::Files(FileAct::Follow { events: rng.u8(1..60), ms: pick(rng, &[1, 200, 3_000]) }),
-            35..55 => Act::Files(FileAct::Read {
+            0..30 => Act::Files(FileAct::Follow { events: rng.u8(1..60), ms: pick(rng, &[1, 200, 3_000]) }),
+            30..48 => Act::Files(FileAct::Read {
                 from: pick(rng, &[ReadAt::Origin, ReadAt::Snapshot, ReadAt::Seen]),
             }),
-            55..65 => Act::Files(FileAct::Verify),
+            48..65 => Act::Files(FileAct::Verify),
             65..72 => Act::Files(FileAct::Checkpoint),
             _ => Act::Pause { ms: pick(rng, &[1, 30, 500, 4_000]) },
         });
