@@ -14,7 +14,7 @@ pub fn pin(number: u64) {
     let mut one = CpuSet::new();
     one.set(cpus[usize::try_from(index).unwrap_or_default()]);
     // Only the speed depends on it.
-    drop(sched_setaffinity(None, &one));
+    let _ = sched_setaffinity(None, &one);
 }
 
 /// Does nothing where the system cannot.

@@ -75,7 +75,9 @@ async fn while_a_log_is_created(mut check: impl AsyncFnMut(&SimDisk, usize)) {
         let (other, acted, files) = (disk.process(), done.clone(), written.files());
         disk.interrupt_at(moment, move || {
             acted.store(true, SeqCst);
-            files.iter().for_each(|(path, bytes)| other.put(path, bytes));
+            for (path, bytes) in &files {
+                other.put(path, bytes);
+            }
         });
         check(&disk, moment).await;
         if !done.load(SeqCst) {
