@@ -20,7 +20,7 @@ const WORDS_MAX: usize = 501;
 const NAME_CHARS_MAX: usize = 60;
 
 /// How many longer names the project may have.
-const LONG_NAMES_MAX: usize = 147;
+const LONG_NAMES_MAX: usize = 142;
 
 /// The counted words and names of the project, with their places.
 #[derive(Debug, Default, PartialEq)]

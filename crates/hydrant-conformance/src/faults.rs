@@ -1,7 +1,7 @@
 //! Sinks and sources that fail on command.
 //!
 //! [`Faulty`] wraps any sink, source or store; [`Faults`] is the switch, cloned into the test, which turns
-//! faults on and off while it runs. Wrappers nest. All waiting is tokio's, so that paused time works, and
+//! faults on and off while it runs. Wrappers nest. All waits use tokio's clock, so that paused time works, and
 //! all chance is seeded, so that one seed replays a run. A fault that was queued with [`Faults::next`] and met no call
 //! fails the test when the last clone of the switch is dropped; [`Faults::clear`] forgets it.
 //!
@@ -95,7 +95,7 @@ impl Faults {
         Self { plan: Arc::new(Mutex::new(plan)), cleared: watch::Sender::new(0) }
     }
 
-    /// Makes the next call fail like this; several queue up, before all others.
+    /// Makes the next call fail like this. Several faults queue up, before those of the methods below.
     pub fn next(&self, fault: Fault) {
         self.lock().next.push_back(fault);
     }

@@ -1,4 +1,4 @@
-//! What an author writes to enrol a store: how to open it, what it promises, and how to break it.
+//! What the author of a store writes to enrol it: how to open it, what it promises, and how to break it.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use hydrant::{Capabilities, Durability, Event, EventId, Result};
 
 use crate::Opened;
 
-/// How the kit reaches a store. Two methods are enough; each hook lets the kit try more laws in earnest.
+/// Opens a store for the kit. Two methods are enough; with each hook the kit tries more of the laws.
 ///
 /// What is not declared or has no hook is reported in the run, in a line of its own.
 #[async_trait]
@@ -34,15 +34,16 @@ pub trait Harness: Send + Sync + 'static {
         Limits::default()
     }
 
-    /// Why the store cannot be tried here, for example because its server is missing. Every test then prints
-    /// `skipped: <reason>`. A harness whose server is required panics instead.
+    /// Returns why the store cannot be tried here, for example because its server is missing.
+    ///
+    /// Every test then prints `skipped: <reason>`. A harness whose server is required panics instead.
     fn unavailable(&self) -> Option<String> {
         None
     }
 
-    /// Why the store cannot have this hook, for example because nothing of a transaction is ever torn.
+    /// Returns why the store cannot have this hook, for example because a transaction is never torn.
     ///
-    /// The run prints the reason with what was not tried. A hook that is only missing has none: `None`.
+    /// The run prints the reason with what was not tried. `None` if the hook is only missing.
     fn impossible(&self, _hook: Hook) -> Option<&'static str> {
         None
     }
@@ -56,7 +57,7 @@ pub trait Harness: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Hook for law 13: damages what is stored in a namespace that is closed. `false`: there is no way.
+    /// Hook for law 13: damages what is stored in a namespace that is closed. Returns `false` if that is impossible.
     ///
     /// # Errors
     /// What went wrong while damaging.
@@ -65,7 +66,7 @@ pub trait Harness: Send + Sync + 'static {
     }
 
     /// Hook for law 13: replaces all that is stored in a namespace, which is open and followed, by `events`, as a
-    /// restore from a backup or a failover to another copy does. `false`: there is no way.
+    /// restore from a backup or a failover to another copy does. Returns `false` if that is not possible.
     ///
     /// # Errors
     /// What went wrong while replacing.
@@ -73,11 +74,12 @@ pub trait Harness: Send + Sync + 'static {
         Ok(false)
     }
 
-    /// Hook for law 7: makes the next write to the server or disk fail, in a namespace that is open. The `n`th
-    /// kind of failure that the harness knows, from 0; `false`: there are no more.
+    /// Hook for law 7: makes the next write to the server or disk fail, in a namespace that is open.
     ///
-    /// `Tcp::arm` of the proxy (feature `proxy`) knows the kinds of a connection. The append after this call must
-    /// meet the fault; [`unfired`](Harness::unfired) proves it.
+    /// `n` numbers the kinds of failure that the harness knows, from 0. Returns `false` if there are no more.
+    ///
+    /// `Tcp::arm` of the proxy (feature `proxy`) has the kinds of failure of a connection. The append after this call
+    /// must meet the fault; [`unfired`](Harness::unfired) proves it.
     ///
     /// # Errors
     /// What went wrong while arming.
@@ -85,21 +87,24 @@ pub trait Harness: Send + Sync + 'static {
         Ok(false)
     }
 
-    /// The faults of [`fail_next_write`](Harness::fail_next_write) that are armed and did not fire. The kit asks after
-    /// the append that had to meet them, and fails if there are any: a fault that misses proves nothing.
+    /// Returns the faults of [`fail_next_write`](Harness::fail_next_write) that are armed and did not fire.
+    ///
+    /// The kit asks after the append that had to meet them, and fails if there are any: a fault that does not fire
+    /// proves nothing.
     fn unfired(&self, _namespace: &str) -> Vec<String> {
         Vec::new()
     }
 
-    /// Whether failure `n` stops the handle for good although its error is retryable: what the store holds is unknown
-    /// until it is opened again, for example after a sync that failed. The store's page must say so. The kit then
-    /// expects `Closed` from the handle, and opens the log again.
+    /// Whether failure `n` stops the handle for good although its error is retryable.
+    ///
+    /// For example, after a sync that failed, what the store holds is unknown until it is opened again. The store's
+    /// page must say so. The kit then expects `Closed` from the handle, and opens the log again.
     fn stops(&self, _n: usize) -> bool {
         false
     }
 
     /// Hook for laws 7 and 8: makes each answer of the server or disk take this long, in a namespace that is open.
-    /// `false`: there is no way.
+    /// Returns `false` if that is not possible.
     ///
     /// # Errors
     /// What went wrong while arming.
@@ -117,7 +122,7 @@ pub trait Harness: Send + Sync + 'static {
     }
 }
 
-/// A hook, with which the kit tries a law in earnest.
+/// A hook of a harness or an open log, with which the kit tries more of a law.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Hook {
@@ -142,7 +147,7 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// What is tried with it, and its name.
+    /// What the kit tries with the hook, and the hook's name.
     pub(crate) fn tries(self) -> &'static str {
         match self {
             Self::CommitPoint => {

@@ -64,7 +64,7 @@
 //!
 //! # Hooks
 //!
-//! Two methods enrol a store. More laws are tried in earnest with these:
+//! Two methods enrol a store. With these the kit tries more of the laws:
 //!
 //! | hook | tries |
 //! |---|---|
@@ -80,7 +80,7 @@
 //! | [`Harness::delay`] | law 7: a deadline before the server answers; law 8: a thread that waits for it |
 //! | [`Harness::durability`] | `Accepted` for weaker durability: nothing may be shown before it is durable |
 //! | [`Harness::impossible`] | none: says why the store cannot have one of these |
-//! | [`Harness::unavailable`], [`Harness::remove`] | none: for a store on a server that may be missing, and remembers |
+//! | [`Harness::unavailable`], [`Harness::remove`] | none: for a store on a server that may be missing, and keeps what tests left |
 //! | [`Harness::limits`] | the largest event, batch, id and log of a case, and how long one may take |
 //!
 //! For a store on a server, the feature `proxy` gives most of them: `proxy::Tcp` breaks connections in each way, and
@@ -88,11 +88,11 @@
 //!
 //! # What a run reports
 //!
-//! What a store does not declare is no failure, and is reported. Past the capture of the test runner the
+//! What a store does not declare is no failure, and is reported. Past the capture of the test runner, the
 //! run prints `not declared: Fencing (law_04_a_hole_is_a_gap)` for each case that had nothing to try, and
 //! `not exercised: ...` for what needs a hook, or `not possible: ...` with the reason of [`Harness::impossible`]. A test
-//! that has nothing declared to try also prints `skipped: ...` into its own output. All that is declared is tried; in the
-//! wrong suite, a test fails.
+//! that has nothing declared to try also prints `skipped: ...` into its own output. Everything that a store declares is
+//! tried: if its suite cannot try it, a test fails.
 //!
 //! A failure names the law, its sentence, what was expected, what was seen, the operations before it, and the seed:
 //!

@@ -15,7 +15,7 @@ use crate::opened::{Ending, Verify};
 use crate::trial::LOOK_AGAIN;
 use crate::{Hook, Opened, Trial};
 
-/// How long a dropped call may still work where nothing cuts it off.
+/// How long a dropped call may continue if no crash ends it.
 const LANDING: Duration = Duration::from_millis(20);
 
 /// An open log of a trial.
@@ -54,7 +54,7 @@ impl<'t> Log<'t> {
         self.opened.verify.clone()
     }
 
-    /// Appends one batch that may fail, but must return.
+    /// Appends one batch. The append may fail, but must return.
     pub(crate) async fn appended(&self, batch: Batch<'_>) -> Verdict<Result<()>> {
         self.trial.calling(format!("appending {}", name_batch(batch.after(), batch.events())));
         self.trial.call(self.opened.sink.append(batch)).await
@@ -137,12 +137,12 @@ impl<'t> Log<'t> {
         }
     }
 
-    /// Everything from `from` on.
+    /// Reads everything from `from` on.
     pub(crate) async fn read(&self, from: ReadFrom) -> Verdict<Vec<Event>> {
         self.try_read(from).await?.expected(|| format!("a read from {from:?} without an error"))
     }
 
-    /// The read from `from` must yield exactly these events.
+    /// Checks that a read from `from` yields exactly these events.
     pub(crate) async fn reads(&self, from: ReadFrom, expected: &[Event]) -> Verdict {
         let look = || async {
             let found = same_events(&format!("a read from {from:?}"), expected, &self.read(from).await?);
@@ -152,12 +152,12 @@ impl<'t> Log<'t> {
         self.trial.settled(self.trial.shows_late(), look).await
     }
 
-    /// The log must hold exactly these events, by everything that it lets be seen.
+    /// Checks that the log holds exactly these events, in every way in which it can be seen.
     pub(crate) async fn holds(&self, expected: &[Event]) -> Verdict {
         self.trial.settled(self.trial.shows_late(), || self.holds_now(expected)).await
     }
 
-    /// All that a read shows, also of a log that begins above its first event.
+    /// Reads all that the log shows, even if it begins above its first event.
     async fn shown(&self, first: Option<&Event>) -> Verdict<Vec<Event>> {
         match (self.try_read(ReadFrom::Origin).await?, first) {
             // A sink that started at a snapshot has no origin.
@@ -186,7 +186,7 @@ impl<'t> Log<'t> {
         Ok(())
     }
 
-    /// How many of `events` the log holds, which must be the first of them and nothing else.
+    /// Returns how many of `events` the log holds. It must hold the first of them and nothing else.
     pub(crate) async fn prefix(&self, events: &[Event]) -> Verdict<usize> {
         let held = Mutex::new(0);
         let look = || async {
@@ -201,7 +201,7 @@ impl<'t> Log<'t> {
             };
             *held.lock().unwrap_or_else(PoisonError::into_inner) = count;
             let found = self.holds_now(&events[..count]).await;
-            // Accepted events may become durable between the two looks; other events stay wrong.
+            // Accepted events may become durable between the two looks; no wait makes other events right.
             let is_prefix = match &self.opened.source {
                 Some(_) if found.is_err() => events.starts_with(&self.shown(events.first()).await?),
                 _ => true,
@@ -217,7 +217,7 @@ impl<'t> Log<'t> {
         Log { trial: self.trial, namespace: self.namespace.clone(), opened }
     }
 
-    /// Closes the log as its author says, or by dropping it.
+    /// Closes the log as its harness says, or by dropping it.
     pub(crate) async fn close(self) -> Verdict {
         let Log { trial, opened, .. } = self;
         match opened.into_close() {
@@ -249,7 +249,7 @@ impl<'t> Log<'t> {
         } else {
             trial.without(Hook::Crash);
             drop(opened);
-            // Only a crash cuts off a dropped call; here it ends on its own.
+            // Only a crash ends a dropped call at once; here the call ends on its own.
             sleep(LANDING).await;
         }
         // A dropped handle releases the log when its last call ends.

@@ -1,4 +1,4 @@
-//! What a server for a test needs of the machine: a free port, and a leash.
+//! What a server for a test needs from the machine: a free port, and a shell script that ends it with the test.
 //!
 //! Std only. The package `test-servers` includes this file, because the command that starts servers builds without
 //! the kit.
@@ -6,10 +6,10 @@
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, TcpListener};
 
-/// Runs a server (`$3`..) with a watcher in its process group, which holds our end of a pipe.
+/// Runs a server (`$3`..) with a watcher in its process group. The watcher reads a pipe that the test holds open.
 ///
-/// When the test is gone, in whatever way, the watcher ends the group with the signal `$1`. A line in the pipe instead
-/// lets the server live on, until the file `$2` is removed.
+/// When the pipe is closed, because the test ended in any way, the watcher ends the group with the signal `$1`. If it
+/// reads a line instead, the server continues until the file `$2` is removed.
 #[cfg(unix)]
 pub(crate) const LEASH: &str = r#"
 exec 3<&0 </dev/null

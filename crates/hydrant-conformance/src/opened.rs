@@ -13,7 +13,7 @@ use hydrant::{
     Primary, Prune, ReadFrom, Result, Store,
 };
 
-/// A future that the author gave; never locked: the mutex only makes it shareable.
+/// A future from the author of the store. The mutex makes it `Sync` and is never locked.
 pub(crate) type Ending = Mutex<BoxFuture<'static, Result<()>>>;
 
 /// One run of a verification: the findings, as text.
@@ -103,21 +103,21 @@ impl Opened {
         self.seen_through(Held(Arc::new(held)))
     }
 
-    /// Tries the store as a commit point as well: its `head` and `event_bytes_max`.
+    /// Lets the kit try the store as a commit point as well: its `head` and `event_bytes_max`.
     #[must_use]
     pub fn with_commit_point(mut self, store: impl CommitPoint + 'static) -> Self {
         self.commit_point = Some(Arc::new(store));
         self
     }
 
-    /// Tries the checkpoints that the store keeps for sinks.
+    /// Lets the kit try the checkpoints that the store keeps for sinks.
     #[must_use]
     pub fn with_roster(mut self, roster: impl CheckpointStore + 'static) -> Self {
         self.roster = Some(Arc::new(roster));
         self
     }
 
-    /// Tries the store's own verification, which returns one line for each finding.
+    /// Lets the kit try the store's own verification, which returns one line for each finding.
     #[must_use]
     pub fn verified_by<F>(mut self, verify: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
@@ -127,16 +127,19 @@ impl Opened {
         self
     }
 
-    /// Closes the log, usually `async move { store.close().await }`. Runs when all other handles that the kit had are
-    /// dropped. Without it, dropping must be enough.
+    /// Sets what closes the log, usually `async move { store.close().await }`.
+    ///
+    /// The kit first drops all other handles. Without this hook, dropping them must be enough.
     #[must_use]
     pub fn closed_by(mut self, close: impl Future<Output = Result<()>> + Send + 'static) -> Self {
         self.close = Some(Mutex::new(Box::pin(close)));
         self
     }
 
-    /// Crashes the log. When the future ends, opening the namespace again must find what a power cut at that instant
-    /// would leave, and the work of old handles must not be seen. Without it, a drop without close stands in.
+    /// Sets what crashes the log.
+    ///
+    /// When the future ends, opening the namespace again must find what a power cut at that instant would leave, and
+    /// the work of old handles must not be seen. Without this hook, the kit drops the log without closing it.
     #[must_use]
     pub fn crashed_by(mut self, crash: impl Future<Output = Result<()>> + Send + 'static) -> Self {
         self.crash = Some(Mutex::new(Box::pin(crash)));

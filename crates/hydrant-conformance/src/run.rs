@@ -37,7 +37,7 @@ pub struct Report {
     pub not_exercised: Vec<String>,
     /// What the store cannot have, and why ([`Harness::impossible`]).
     pub not_possible: Vec<String>,
-    /// Whether nothing was left to try.
+    /// Whether the case had nothing to try.
     pub skipped: bool,
 }
 
@@ -60,7 +60,7 @@ pub fn check<H: Harness>(
     case: &'static Case,
     seed: u64,
 ) -> Result<Report, Violation> {
-    // The lock comes first: what the harness opens counts too.
+    // Lock before the harness opens anything: the case counts that too.
     let shared;
     let alone;
     if case.runs_alone() {
@@ -135,8 +135,8 @@ pub fn run<H: Harness>(harness: impl FnOnce() -> H, name: &str) {
             }
             if let Some(missing) = report.not_declared {
                 say(&format!("not declared: {missing} ({name})"));
-                // In the captured output, where `cargo test -- --show-output` finds it and a tally can count
-                // it as skipped: it passes, and has tried nothing.
+                // Also in the captured output, where `cargo test -- --show-output` shows it, so that a tally can
+                // count the test as skipped: it passes without having tried anything.
                 println!("skipped: not declared: {missing}");
             }
             for what in report.not_exercised {
@@ -175,13 +175,13 @@ pub fn declare<H: Harness>(harness: impl FnOnce() -> H, sides: &[Side]) {
     );
 }
 
-/// Past the capture of the test runner, which hides what a passing test prints.
+/// Prints a line past the capture of the test runner, which hides the output of a passing test.
 fn say(line: &str) {
-    // A run without a terminal or pipe to write to is still a run.
+    // A run without an open standard error is valid, so the line may be lost.
     drop(writeln!(std::io::stderr(), "{line}"));
 }
 
-/// Short, because some systems allow 63 bytes for a name; never used before, because servers remember.
+/// Returns a short name, because some systems allow 63 bytes, that was never used before, because servers keep data.
 fn namespace(case: &'static Case) -> String {
     let index = CASES.iter().position(|other| other.name == case.name).unwrap_or(CASES.len());
     let unique = RandomState::new().hash_one(index);

@@ -42,7 +42,7 @@ const ASKS_EVERY: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Server {
     child: Child,
-    /// Closing it ends the group.
+    /// The pipe of the watcher: closing it ends the group.
     leash: Option<ChildStdin>,
     log: Arc<Mutex<VecDeque<String>>>,
     name: String,
@@ -52,7 +52,7 @@ impl Server {
     /// Starts a program with its arguments, environment and directory; standard output and error are its log.
     ///
     /// # Errors
-    /// If the shell or the process cannot be started. A program that is missing is reported by the log.
+    /// If the shell cannot be started. If the program is missing, the server's log reports it.
     pub fn start(program: &Command) -> io::Result<Self> {
         let mut command = Command::new("/bin/sh");
         command

@@ -14,7 +14,7 @@ use crate::{Generator, Harness, Hook, Limits};
 /// How often the kit looks again for events that may take a moment to show.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
-/// One run of one case: the store under test, a namespace of its own, and a seed.
+/// One run of one case: the store under test, the run's own namespace, and a seed.
 pub(crate) struct Trial {
     pub(crate) harness: Arc<dyn Harness>,
     pub(crate) limits: Limits,
@@ -130,7 +130,7 @@ impl Trial {
         lock(&self.done).call = call.into();
     }
 
-    /// The operations before this moment.
+    /// Describes the operations before this moment.
     pub(crate) fn after(&self) -> String {
         let done = lock(&self.done);
         match (done.step.as_str(), done.call.as_str()) {
@@ -145,7 +145,7 @@ impl Trial {
         self.limits.patience / 6
     }
 
-    /// How long acknowledged events may take to be seen, and dropped handles to be gone.
+    /// How long it may take until acknowledged events are seen, and dropped handles are gone.
     pub(crate) fn settle_max(&self) -> Duration {
         self.limits.patience / 12
     }
@@ -207,9 +207,9 @@ impl Trial {
         Ok(log)
     }
 
-    /// Looks until the expected is there, if that may take a moment.
+    /// Looks again until the verdict is good, if that may take a moment (`late`).
     ///
-    /// A finding that waiting does not change ends it at once.
+    /// Returns at once with a finding that waiting does not change.
     pub(crate) async fn settled<F>(&self, late: bool, mut look: impl FnMut() -> F) -> Verdict
     where
         F: Future<Output = Verdict>,

@@ -1,4 +1,4 @@
-//! Runs in processes of their own, so that one that gets stuck inside of a poll takes no other with it.
+//! Executes runs in child processes, so that a run that gets stuck inside a poll ends no other.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
@@ -11,7 +11,7 @@ use crate::world::Failure;
 /// The checker of a run whose process had to be ended.
 pub const STUCK: &str = "stuck";
 
-/// A process that runs the plans it is given, and is started again when one got it stuck.
+/// A child process that runs the plans that it is given. It is started again when a plan got it stuck.
 #[derive(Default)]
 pub struct Runner {
     process: Option<(Child, BufReader<std::process::ChildStdout>)>,

@@ -1,4 +1,4 @@
-//! What runs reached, as tables; and the cells that many runs must reach.
+//! Shows as tables what runs reached, and lists the cells that many runs must reach.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::Store;
 
-/// So many seeds from the fixed beginning must reach every cell that [`required`] lists.
+/// This many seeds from the fixed beginning must reach every cell that `required` lists.
 pub const SEEDS: u64 = 6_000;
 
 /// What the rows and columns of a table are.

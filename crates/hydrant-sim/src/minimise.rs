@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::plan::{Act, Plan, SinkKind};
 use crate::world::Failure;
 
-/// The smallest plan found within so many runs, and its failure. `run` returns how a plan fails.
+/// Returns the smallest plan found within the given number of runs, and its failure. `run` returns how a plan fails.
 #[expect(clippy::disallowed_methods, reason = "an engineer waits for it")]
 pub fn minimise(
     plan: &Plan,
@@ -114,7 +114,7 @@ impl Search<'_> {
         self.offer(candidate);
     }
 
-    /// The newest sinks go first, so that numbers stay.
+    /// Removes the last sinks first, so that the numbers of the others are kept.
     fn drop_sinks(&mut self) {
         while self.best.config.sinks.len() > 1 {
             let last = u8::try_from(self.best.config.sinks.len() - 1).unwrap_or(u8::MAX);

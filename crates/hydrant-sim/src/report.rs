@@ -34,7 +34,7 @@ impl Totals {
     }
 }
 
-/// A failure as an engineer reads it.
+/// Formats a failure for an engineer.
 pub fn failure(plan: &Plan, failure: &Failure, trace: &[String], lines_max: usize) -> String {
     let mut text = format!("FAILED {}: {}\n", failure.checker, failure.message);
     let _ = writeln!(text, "config: {:?}", plan.config);

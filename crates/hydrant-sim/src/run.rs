@@ -17,7 +17,7 @@ use crate::plan::{Op, Plan};
 use crate::watchdog;
 use crate::world::{Failure, World};
 
-/// A run that is not over after so much simulated time hangs.
+/// A run hangs if it is not over after this much simulated time.
 const RUN_MAX: Duration = Duration::from_secs(48 * 3600);
 /// Programs that poll files are slow to simulate.
 const RUN_WITH_FILES_MAX: Duration = Duration::from_secs(2 * 3600);
@@ -54,7 +54,7 @@ pub fn catch_panics() {
     });
 }
 
-/// What to say of a panic, unless it is one that a model store makes on purpose.
+/// Describes a panic, unless a model store made it on purpose.
 fn unplanned(info: &panic::PanicHookInfo<'_>) -> Option<String> {
     let payload = info.payload();
     let text = payload.downcast_ref::<&str>().copied();

@@ -1,4 +1,4 @@
-//! Detects a busy loop: simulated time does not move while the machine's does.
+//! Detects a busy loop: simulated time does not advance while the time of the machine does.
 //!
 //! A task that is polled again and again never lets the runtime park, so time never advances. The run then fails. A
 //! task that does not even return from its poll cannot be stopped: the plan is printed, and the process ends.
@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use crate::plan::Plan;
 use crate::world::World;
 
-/// How long a run may compute without waiting once, in processor time. Runs take some ten milliseconds in all.
+/// How much processor time a run may use without waiting once. A whole run takes about ten milliseconds.
 const PATIENCE: Duration = Duration::from_millis(700);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How the process ends where a poll does not return.

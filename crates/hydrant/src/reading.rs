@@ -37,7 +37,7 @@ where
 struct Follow<F, W> {
     source: Arc<dyn EventSource>,
     from: ReadFrom,
-    /// The event yielded last.
+    /// The event that was yielded last.
     last: Option<Place>,
     /// The read in progress.
     read: Option<EventStream>,
@@ -67,7 +67,7 @@ impl<F: FnMut() -> W, W: Future<Output = ()>> Follow<F, W> {
         }
     }
 
-    /// Opens a read after the event yielded last, which the log must still have.
+    /// Opens a read after the event that was yielded last, which the log must still have.
     async fn open(&mut self) -> Result<EventStream> {
         match &self.last {
             Some(last) if mutant("follow-into-another-log") => {

@@ -66,7 +66,7 @@ async fn sink(place: Place) -> hydrant::Result<Arc<dyn EventSink>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_server_is_killed_in_turn_and_gets_what_it_missed_when_it_is_back() {
+async fn each_server_killed_in_turn_gets_what_it_missed() {
     let dir = tempfile::tempdir().unwrap();
     let store = FileStore::open(dir.path(), FileStoreOptions::default()).await.unwrap();
     let log = FanOut::open(store, FanOutOptions::default()).await.unwrap();

@@ -47,7 +47,7 @@ async fn acknowledged(process: &mut Running, most: usize, to: &mut BTreeSet<u64>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_with_all_stores_attached_nothing_that_was_acknowledged_is_lost() {
+async fn a_kill_with_all_stores_attached_loses_no_acknowledged_event() {
     let (mut places, mut rng) = (Vec::new(), seeded());
     for service in Service::ALL {
         places.extend(Place::on(service).await);
@@ -78,7 +78,7 @@ async fn killed_with_all_stores_attached_nothing_that_was_acknowledged_is_lost()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_processes_with_one_primary_one_wins_and_the_log_is_no_mix() {
+async fn of_two_processes_with_one_primary_one_wins() {
     for service in [Service::Postgres, Service::S3] {
         let Some(place) = Place::on(service).await else { continue };
         let mut told = [BTreeSet::new(), BTreeSet::new()];

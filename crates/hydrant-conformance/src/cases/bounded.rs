@@ -37,7 +37,7 @@ pub(super) async fn memory(trial: &Trial) -> Verdict {
             let mut stream = if name == "read" { source.read(from) } else { source.follow(from) };
             let expected = || format!("at most {allowed} bytes for a {name} of a log of {log_bytes} bytes");
             if stalled {
-                // A source that reads ahead without a bound does so while the reader takes nothing.
+                // While the reader takes nothing, a source without a bound reads ahead.
                 trial.next(&mut stream, 1).await?;
                 sleep(Duration::from_millis(100)).await;
             } else {
@@ -93,7 +93,7 @@ pub(super) async fn shown_is_durable(trial: &Trial) -> Verdict {
     while held < events.len() {
         let mut follow = log.source().follow(ReadFrom::Origin);
         log.append(last(&events[..held]), &events[held..held + 4]).await?;
-        // Whatever may be seen at this moment, by a read or by a follower.
+        // What a read or a follower sees at this moment.
         let mut shown = log.read(ReadFrom::Origin).await?;
         let mut followed = Vec::new();
         while let Ok(Some(event)) = timeout(Duration::from_millis(5), follow.next()).await {
@@ -228,7 +228,7 @@ pub(super) async fn torn_tail(trial: &Trial) -> Verdict {
     let Some(events) = damaged(trial, Damage::TornTail).await? else { return Ok(()) };
     let log: Log<'_> = match trial.open().await {
         Ok(log) => log,
-        // Some stores refuse even that: then an operator decides, and nothing is lost.
+        // Some stores refuse to open such a log: then an operator decides, and nothing is lost.
         Err(_)
             if trial
                 .harness

@@ -20,7 +20,7 @@ pub(super) async fn two_handles(trial: &Trial) -> Verdict {
     };
     first.append(last(&events[..2]), &events[2..4]).await?;
     reports_one_of(&second, &events[..4], 2, "the other handle's append").await?;
-    // Taking what is held, the second handle sees how far the log is.
+    // The second handle is sent a batch that the log holds, and so sees where the log ends.
     second.append(last(&events[..2]), &events[2..4]).await?;
     reports_one_of(&second, &events[..4], 4, "taking the same batch").await?;
     second.append(last(&events[..4]), &events[4..6]).await?;
@@ -36,7 +36,7 @@ pub(super) async fn two_handles(trial: &Trial) -> Verdict {
     log.close().await
 }
 
-/// The handle must report the last of `events`, or an earlier one from the `least`th on. A handle that was shut out
+/// Checks that the handle reports one of `events`, from the `least`th on, as its checkpoint. A handle that was fenced
 /// may refuse to report instead.
 async fn reports_one_of(log: &Log<'_>, events: &[Event], least: usize, after: &str) -> Verdict {
     let late = !log.trial.is_durable();
@@ -86,7 +86,7 @@ pub(super) async fn head(trial: &Trial) -> Verdict {
     log.close().await
 }
 
-/// The head is the last event that was acknowledged, and the checkpoint is not beyond it.
+/// Checks that the head is the last event that was acknowledged, and that the checkpoint is not beyond it.
 async fn head_is(log: &Log<'_>, acknowledged: &[Event]) -> Verdict {
     let point = log.commit_point().expect("the case asked for it");
     log.trial.calling("reading the head");

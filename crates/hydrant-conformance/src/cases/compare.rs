@@ -11,7 +11,7 @@ fn id(id: u64) -> Option<EventId> {
     Some(EventId::new(id))
 }
 
-/// The log must take the next event: a refusal left it whole.
+/// Checks that the log takes the next event: a refusal left it whole.
 async fn continues(log: Log<'_>, held: &[Event], next: Event) -> Verdict {
     log.holds(held).await?;
     let mut all = held.to_vec();
@@ -167,7 +167,7 @@ pub(super) async fn second_writer(trial: &Trial) -> Verdict {
     let first = trial.holding(&events[..1]).await?;
     let opened = trial.harness.open(&first.namespace).await;
     let second = match opened {
-        // A lock refuses it at the door.
+        // A lock refuses the second writer when it opens the log.
         Err(error) if error.kind() == ErrorKind::Fenced => {
             return continues(first, &events[..1], events[1].clone()).await;
         }
@@ -180,7 +180,7 @@ pub(super) async fn second_writer(trial: &Trial) -> Verdict {
     let other = [generator.event(1)];
     first.fenced(id(0), &other).await?;
     second.append(id(1), &events[2..3]).await?;
-    // The first may also have been shut out for good: either way nothing of it is held.
+    // The first writer may also be fenced for good. In both cases the log holds nothing of it.
     let behind = [generator.event(2)];
     first.fenced(id(1), &behind).await?;
     second.holds(&events[..3]).await?;
@@ -222,7 +222,7 @@ pub(super) async fn starts_at_a_snapshot(trial: &Trial) -> Verdict {
     let log = log.reopen().await?;
     log.append(id(8), &events[2..]).await?;
     log.holds(&events).await?;
-    // The snapshot is the floor: the sink cannot compare what is below, and says so.
+    // The snapshot is the floor: the sink cannot compare what is below it, and returns `Pruned`.
     let below = [generator.event(3)];
     let pruned = |kind| kind == ErrorKind::Pruned { oldest: events[0].id() };
     log.refused(id(2), &below, "Pruned, naming 7 as the oldest,", pruned).await?;

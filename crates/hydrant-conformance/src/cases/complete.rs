@@ -98,7 +98,7 @@ pub(super) async fn at_the_floor(trial: &Trial) -> Verdict {
     log.close().await
 }
 
-/// Reads that begin at any moment of a prune are whole, or Pruned.
+/// Checks that reads that begin at any moment of a prune are whole, or end with `Pruned`.
 pub(super) async fn prune_meets_reads(trial: &Trial) -> Verdict {
     let events = Arc::new(trial.generator().rotated(trial.events(300), 10));
     let log = trial.holding(&events).await?;
@@ -128,7 +128,7 @@ pub(super) async fn prune_meets_reads(trial: &Trial) -> Verdict {
     log.close().await
 }
 
-/// Reads to the end: all events from the `from`th on, or Pruned after some of them.
+/// Checks that a read yields all events from the `from`th on, or `Pruned` after some of them.
 async fn read_or_pruned(mut read: EventStream, events: &[Event], from: u64) -> Verdict {
     let first = usize::try_from(from).unwrap_or(0).min(events.len());
     let mut next = first;
@@ -179,7 +179,7 @@ pub(super) async fn rotated_is_unrotated(trial: &Trial) -> Verdict {
     unrotated.append_all(None, &plain, 11).await?;
     let log = log.reopen().await?;
     let unrotated = unrotated.reopen().await?;
-    // Across every seal, from every position beside one, the same events come. `after_is_exclusive` reads from all.
+    // From each position beside a seal, both logs yield the same events. `after_is_exclusive` reads from all of them.
     let is_beside_a_seal = |at: &usize| {
         let beside = &rotated[at.saturating_sub(1)..rotated.len().min(at + 2)];
         *at == 0 || beside.iter().any(Event::is_snapshot)
@@ -198,7 +198,7 @@ pub(super) async fn rotated_is_unrotated(trial: &Trial) -> Verdict {
 pub(super) async fn floor(trial: &Trial) -> Verdict {
     let events = trial.generator().rotated(35, 10);
     let log = trial.holding(&events).await?;
-    // A segment that does not end before 20 stays.
+    // A segment that does not end before the id is kept.
     for (before, floor) in [(0, 0), (5, 0), (19, 10), (20, 20), (20, 20), (15, 20)] {
         log.pruned(before).await?;
         check_floor(&log, &events, floor).await?;

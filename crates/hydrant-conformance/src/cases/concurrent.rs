@@ -105,7 +105,7 @@ pub(super) async fn stalled_reader(trial: &Trial) -> Verdict {
     let mut follow = log.source().follow(ReadFrom::Origin);
     trial.next(&mut read, 1).await?;
     trial.next(&mut follow, 1).await?;
-    // Both stand still while the writer goes on.
+    // Neither is polled while the writer continues.
     let appends = log.append_all(last(&events[..half]), &events[half..], 100);
     match timeout(trial.limits.patience / 2, appends).await {
         Ok(appended) => appended?,

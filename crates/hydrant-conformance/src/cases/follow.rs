@@ -11,7 +11,7 @@ use crate::Trial;
 use crate::law::{Verdict, broken};
 use crate::log::{last, next_events, same_events};
 
-/// Long enough to see something that should not come; what is right never waits for it to pass.
+/// How long the kit looks for events that must not come.
 const QUIET: Duration = Duration::from_millis(30);
 
 pub(super) async fn history_then_live(trial: &Trial) -> Verdict {
@@ -25,7 +25,7 @@ pub(super) async fn history_then_live(trial: &Trial) -> Verdict {
         seen.extend(trial.next(&mut follow, 1).await?);
         same_events("a follower, live,", &events[..=at], &seen)?;
     }
-    // Falling behind, then going on.
+    // The follower falls behind, then continues.
     log.append_all(last(&events[..60]), &events[60..], 4).await?;
     seen.extend(trial.next(&mut follow, 30).await?);
     same_events("a follower that fell behind", &events, &seen)?;

@@ -14,13 +14,13 @@ use crate::resources::queued;
 use crate::trial::LOOK_AGAIN;
 use crate::{Hook, Trial};
 
-/// A call that holds its thread this long, each time it is tried, blocks it.
+/// A call blocks its thread if it holds the thread this long in each try.
 const BLOCKED_MAX: Duration = Duration::from_millis(250);
 
 /// How often a call that seemed to block its thread is tried again.
 const TRIES: usize = 3;
 
-/// Arms failure `n` of the harness; `false`: there are no more.
+/// Arms failure `n` of the harness. Returns `false` if there are no more.
 pub(super) async fn arm(log: &Log<'_>, n: usize) -> Verdict<bool> {
     let armed = log.trial.harness.fail_next_write(&log.namespace, n).await;
     let armed = armed.expected(|| format!("the harness arms failure {n}"))?;
@@ -78,7 +78,7 @@ pub(super) async fn works_again(trial: &Trial) -> Verdict {
     Ok(())
 }
 
-/// A handle that a failure stopped says so; once the log is opened again, it takes the rest.
+/// Checks that a handle that a failure stopped reports so, and that the log takes the rest once it is opened again.
 async fn continues_when_reopened(log: Log<'_>, events: &[Event]) -> Verdict {
     let trial = log.trial;
     trial.calling("reading the checkpoint of a handle that stopped");
@@ -87,7 +87,7 @@ async fn continues_when_reopened(log: Log<'_>, events: &[Event]) -> Verdict {
         other => return broken("Closed from a handle that stopped", format!("{other:?}")),
     }
     let namespace = log.namespace.clone();
-    // It may report what stopped it once more.
+    // The close may report once more what stopped the handle.
     drop(log.close().await);
     let log = trial.open_once_released(&namespace).await?;
     let held = log.prefix(&events[..8]).await?;
@@ -97,7 +97,7 @@ async fn continues_when_reopened(log: Log<'_>, events: &[Event]) -> Verdict {
     log.close().await
 }
 
-/// The checkpoint, once the handle works again after a retryable error.
+/// Returns the checkpoint, once the handle works again after a retryable error.
 async fn reported(log: &Log<'_>) -> Verdict<hydrant::Checkpoint> {
     let deadline = Instant::now() + log.trial.settle_max();
     loop {
@@ -111,8 +111,9 @@ async fn reported(log: &Log<'_>) -> Verdict<hydrant::Checkpoint> {
     }
 }
 
-/// Appends what the log does not hold of `events`, of which `before` were acknowledged, as a pump does: on the same
-/// handle, again while the error is retryable.
+/// Appends what the log does not hold of `events`, of which `before` were acknowledged.
+///
+/// Like a pump, uses the same handle, and tries again as long as the error is retryable.
 async fn send_rest(log: &Log<'_>, events: &[Event], before: usize) -> Verdict {
     let from = if log.trial.has(Capabilities::IDEMPOTENT) { before } else { log.prefix(events).await? };
     let deadline = Instant::now() + log.trial.settle_max();
@@ -148,7 +149,7 @@ pub(super) async fn deadline(trial: &Trial) -> Verdict {
     log.close().await
 }
 
-/// Appends five events with a deadline, which must return soon after it; then the handle works on.
+/// Appends five events with a deadline. The append must return soon after it, and the handle must work afterwards.
 async fn ends_by(log: &Log<'_>, events: &mut Vec<Event>, remaining: Duration, grace: Duration) -> Verdict {
     let before = events.len();
     let mut generator = log.trial.generator();
@@ -225,7 +226,7 @@ async fn calls_leave_the_thread(ticker: &Ticker, log: &Log<'_>, events: &mut Vec
     Ok(())
 }
 
-/// A task that wakes each millisecond, and measures how long it could not although a processor was free.
+/// A task that wakes each millisecond, and measures how late it ran although a processor was free.
 struct Ticker {
     late_ms: Arc<AtomicU64>,
     task: tokio::task::JoinHandle<()>,
@@ -246,12 +247,12 @@ impl Ticker {
         Self { late_ms, task }
     }
 
-    /// Makes a call, which must leave the thread to the ticker in one of a few tries.
+    /// Makes a call, which must leave the thread to the ticker in at least one of [`TRIES`] tries.
     async fn free(&self, name: &str, mut call: impl AsyncFnMut() -> Verdict) -> Verdict {
         for nth in 1..=TRIES {
             self.late_ms.store(0, Ordering::Relaxed);
             call().await?;
-            // The ticker notices when it runs.
+            // The ticker measures the delay once it runs again.
             sleep(Duration::from_millis(2)).await;
             let late = Duration::from_millis(self.late_ms.load(Ordering::Relaxed));
             if late < BLOCKED_MAX {

@@ -26,7 +26,7 @@ async fn in_memory(events: &[Event]) -> Verdict<MemoryStore> {
     Ok(store)
 }
 
-/// A relay from `primary` to `sink`, at work until `done` says that it is where it should be.
+/// Runs a relay from `primary` to `sink` until `done` accepts its status.
 async fn relay(
     trial: &Trial,
     primary: impl EventSource + 'static,
@@ -52,7 +52,7 @@ async fn relay(
     verdict
 }
 
-/// Parked as `Diverged`, naming the event that both sides are compared at.
+/// Whether the secondary is parked as `Diverged`, with an error that names the event that is compared.
 fn diverged(at: &Event) -> impl Fn(&SecondaryStatus) -> bool {
     let id = at.id();
     move |status| {

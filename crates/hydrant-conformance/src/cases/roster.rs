@@ -1,4 +1,4 @@
-//! Laws 5, 6 and 8 for checkpoints that a store keeps for sinks: the roster of a primary, or a store of checkpoints alone.
+//! Laws 5, 6 and 8 for checkpoints that are kept for sinks: by the roster of a primary, or a store of checkpoints.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ const NAME: &str = "archive";
 /// How many runners swap at once.
 const RIVALS: u64 = 4;
 
-/// How often they do.
+/// How often these runners swap.
 const ROUNDS: u64 = 12;
 
 /// An event id, with a digest that belongs to no event: a store does not look into it.
@@ -30,7 +30,7 @@ fn entry(id: u64) -> CheckpointEntry {
     CheckpointEntry::new(NAME, "test:archive", at(id))
 }
 
-/// The open log, if its store keeps checkpoints that the kit can try.
+/// Opens the log. Returns it if its store keeps checkpoints that the kit can try.
 async fn opened(trial: &Trial) -> Verdict<Option<Log<'_>>> {
     let log = trial.open().await?;
     if log.roster().is_some() {
@@ -55,7 +55,7 @@ async fn list(log: &Log<'_>) -> Verdict<Vec<CheckpointEntry>> {
     log.trial.call(roster(log).list()).await?.expected(|| "the list of entries".to_owned())
 }
 
-/// The store must hold this entry of `NAME`, and list it.
+/// Checks that the store holds this entry of `NAME`, and lists it.
 async fn keeps(log: &Log<'_>, expected: Option<&CheckpointEntry>) -> Verdict {
     let seen = load(log, NAME).await?;
     if seen.as_ref() != expected {
@@ -117,7 +117,7 @@ pub(super) async fn compare_and_swap(trial: &Trial) -> Verdict {
     swap(&log, Some(&first), Some(&second)).await?;
     let log = log.reopen().await?;
     keeps(&log, Some(&second)).await?;
-    // Back as well as forth: the store does not judge.
+    // A checkpoint may also move back: the store does not compare positions.
     swap(&log, Some(&second), Some(&first)).await?;
     swap(&log, Some(&first), None).await?;
     keeps(&log, None).await?;
@@ -179,7 +179,7 @@ pub(super) async fn beside(trial: &Trial) -> Verdict {
     log.close().await
 }
 
-/// Runners that swap at once, each with a handle of its own where the store allows several.
+/// Checks runners that swap at once, each with a handle of its own where the store allows several.
 pub(super) async fn race(trial: &Trial) -> Verdict {
     let Some(log) = opened(trial).await? else { return Ok(()) };
     let mut handles = Vec::new();
@@ -192,7 +192,7 @@ pub(super) async fn race(trial: &Trial) -> Verdict {
     let mut held = None;
     for round in 0..ROUNDS {
         trial.step(format!("{RIVALS} runners that swap at once, round {round}"));
-        // The last time, all of them remove it.
+        // In the last round, all of them remove the entry.
         let new = |rival| (round + 1 < ROUNDS).then(|| entry(1 + round * RIVALS + rival));
         let swaps = (0..RIVALS).map(|rival| {
             let nth = usize::try_from(rival).unwrap_or(0);

@@ -11,13 +11,13 @@ use crate::law::{Expected, Verdict, broken};
 use crate::log::{Log, last, name, same_events};
 use crate::{Trial, drop_after};
 
-/// More awaits than an append has; one that has more is never dropped after these.
+/// At how many of its awaits a call is dropped, one after the other. An append has fewer.
 pub(super) const POLLS_MAX: usize = 64;
 
-/// Long enough to see a dropped append land that should not; a store that is right never waits for it.
+/// How long the kit looks for a dropped call that lands late.
 pub(super) const LANDING: Duration = Duration::from_millis(100);
 
-/// The checkpoint that a handle reported must stay: what a call before it still did has ended.
+/// Checks that the checkpoint that a handle reported does not change: the work of earlier calls has ended.
 pub(super) async fn stays(log: &Log<'_>, reported: Checkpoint) -> Verdict {
     sleep(LANDING).await;
     let seen = log.checkpoint().await?;
@@ -116,7 +116,7 @@ pub(super) async fn cancel_prune(trial: &Trial) -> Verdict {
         log.append(last(&events[..30]), &events[30..]).await?;
         log.reads(ReadFrom::Snapshot, &events[30..]).await?;
         log.reads(ReadFrom::After(EventId::new(19)), &events[20..]).await?;
-        // A log that is pruned in part is Pruned; nothing is skipped.
+        // A log that was pruned in part reports `Pruned`; nothing is skipped.
         match log.try_read(ReadFrom::Origin).await? {
             Ok(seen) => same_events("an origin that was not pruned", &events, &seen)?,
             Err(error) if matches!(error.kind(), ErrorKind::Pruned { .. }) => {}

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 /// How a connection breaks.
 ///
-/// A request is what a client sends up to the server's next bytes, an exchange is a request and its answer. If
-/// requests are pipelined, the first bytes of an answer are those of an earlier one.
+/// A request is what a client sends until the server sends bytes; an exchange is a request and its answer. If requests
+/// are pipelined, the first bytes of an answer may belong to an earlier request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
@@ -13,21 +13,21 @@ pub enum Fault {
     Refuse,
     /// Closes the connection when a request arrives, before the server sees any of it.
     CutBefore,
-    /// Passes so many bytes of the request to the server, then closes the connection; a shorter request passes.
+    /// Passes this many bytes of the request to the server, then closes the connection. A shorter request passes.
     CutWithin(usize),
     /// Passes what arrived of the request at once, and closes the connection without waiting for an answer.
     CutAfter,
-    /// Passes the request; when its answer comes, closes the connection, and the client sees nothing of it.
+    /// Passes the request. When its answer comes, closes the connection; the client receives nothing of the answer.
     LoseAnswer,
-    /// Passes so many bytes of the answer to the client, then closes the connection; a shorter answer passes.
+    /// Passes this many bytes of the answer to the client, then closes the connection. A shorter answer passes.
     CutAnswer(usize),
-    /// Closes the client's connection when a request arrives, and passes what arrived of it at once to the server
-    /// that much later: after the client reconnected, perhaps.
+    /// Closes the client's connection when a request arrives. Passes the bytes that arrived at once to the server this
+    /// much later, perhaps after the client has reconnected.
     ArriveLate(Duration),
-    /// Delays each request that much.
+    /// Delays each request by this much.
     Delay(Duration),
-    /// Passes nothing in either direction and closes nothing, until [`Tcp::heal`](super::Tcp::heal); then continues,
-    /// as a network does that is up again. Armed once, it holds the client's bytes alone.
+    /// Passes nothing in either direction and closes nothing, until [`Tcp::heal`](super::Tcp::heal). Then continues,
+    /// like a network that is up again. If it is armed once, it holds only the client's bytes.
     BlackHole,
     /// Resets the client's connection (RST) when a request arrives, before the server sees any of it.
     Reset,
@@ -49,14 +49,14 @@ impl Fault {
     ];
 }
 
-/// When a fault that happens once does.
+/// When a fault that is armed once fires.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum When {
     /// With the next new connection: [`Fault::Refuse`] resets it, any other fault breaks its first request.
     Connection,
     /// With the n-th request from now on, of any connection; 1 is the next.
     Exchange(u64),
-    /// With the next bytes of a client that contain these, and arrive together.
+    /// With the next bytes of a client that contain these bytes in one read.
     Sends(Vec<u8>),
 }
 
@@ -66,7 +66,7 @@ pub(super) struct Acting {
     pub(super) fault: Fault,
     /// `None`: it acts on all connections.
     pub(super) nth: Option<u64>,
-    /// How often the proxy was healed before it came to act.
+    /// How often the proxy had been healed when the fault began to act.
     pub(super) heals: u64,
 }
 
@@ -90,7 +90,7 @@ struct One {
     nth: u64,
     when: When,
     fault: Fault,
-    /// Its request came, and it waits for the byte to break at.
+    /// Whether its request came, so that it waits for the byte at which to break.
     acts: bool,
 }
 
@@ -107,7 +107,7 @@ impl Armed {
         self.heals
     }
 
-    /// Notes that a fault broke something.
+    /// Records that a fault fired.
     pub(super) fn fired(&mut self, acting: Acting) {
         self.all.retain(|one| Some(one.nth) != acting.nth);
     }

@@ -77,7 +77,7 @@ struct Link<'a> {
 }
 
 struct Answer {
-    /// The server has sent something since the client's last bytes: the next ones begin a request.
+    /// Whether the server has sent bytes since the client's last ones: the client's next bytes begin a request.
     heard: bool,
     /// How the answer to the current request breaks.
     acting: Option<Acting>,
@@ -91,7 +91,7 @@ impl Link<'_> {
         mut first: Option<Acting>,
     ) -> Result<(), End> {
         let mut buffer = vec![0; 64 << 10];
-        // What a `CutWithin` still passes.
+        // How many bytes a `CutWithin` still passes.
         let mut left: Option<(Acting, usize)> = None;
         loop {
             let n = client.read(&mut buffer).await.map_err(|_| End::Close)?;
@@ -103,7 +103,7 @@ impl Link<'_> {
                 let mut answer = self.answer.lock().expect("no holder panics");
                 let begins = std::mem::take(&mut answer.heard);
                 if begins {
-                    // The last exchange ended before it could break; the next one is another.
+                    // The last exchange ended before the fault could break it. This is another exchange.
                     (left, answer.acting) = (None, None);
                 }
                 begins
@@ -129,7 +129,7 @@ impl Link<'_> {
         }
     }
 
-    /// Breaks a request. `Ok`: it still goes to the server.
+    /// Breaks a request. Returns `Ok` if the request still goes to the server.
     async fn act(
         &self,
         acting: Acting,
@@ -198,7 +198,7 @@ impl Link<'_> {
     }
 }
 
-/// Replaces a text wherever it is; `false`: it is not there.
+/// Replaces a text wherever it occurs. Returns `false` if it does not occur.
 fn replace(bytes: &mut [u8], from: &[u8], to: &[u8]) -> bool {
     assert_eq!(from.len(), to.len(), "lengths are on the wire");
     let mut replaced = false;
@@ -216,7 +216,7 @@ async fn forward(to: &mut WriteHalf<'_>, bytes: &[u8]) -> Result<(), End> {
     written.map_err(|_| End::Close)
 }
 
-/// Closes it with RST instead of FIN, when it is dropped.
+/// Lets the connection end with RST instead of FIN when it is dropped.
 pub(super) fn reset(client: &TcpStream) {
     drop(client.set_zero_linger());
 }

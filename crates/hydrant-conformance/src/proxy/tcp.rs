@@ -90,15 +90,15 @@ impl Tcp {
         settled.expect("no other process took the port");
     }
 
-    /// Breaks one exchange. Several armed faults wait together, each for its own moment.
+    /// Breaks one exchange. Several armed faults wait at once, each for its own moment.
     pub fn once(&self, when: When, fault: Fault) {
         self.shared.state().armed.push(when, fault);
     }
 
-    /// Arms the `n`th kind of failure of a connection, from 0; `false`: there are no more.
+    /// Arms the `n`th kind of failure of a connection, from 0. Returns `false` if there are no more.
     ///
-    /// Cut before the request, inside and after it; the answer lost, and cut inside; the request arrives late, after
-    /// the connection was closed; a black hole until [`heal`](Tcp::heal); a reset. For
+    /// The kinds: cut before, inside and after the request; the answer lost, and cut inside; the request arrives late,
+    /// after the connection was closed; a black hole until [`heal`](Tcp::heal); a reset. Use it for
     /// [`Harness::fail_next_write`](crate::Harness::fail_next_write).
     pub fn arm(&self, n: usize, when: When) -> bool {
         let fault = Fault::KINDS.get(n);
@@ -108,7 +108,7 @@ impl Tcp {
         fault.is_some()
     }
 
-    /// The faults that were armed with [`once`](Tcp::once) or [`arm`](Tcp::arm) and did not fire yet, as text.
+    /// Returns the faults that were armed with [`once`](Tcp::once) or [`arm`](Tcp::arm) and did not fire yet, as text.
     pub fn unfired(&self) -> Vec<String> {
         self.shared.state().armed.unfired()
     }

@@ -122,7 +122,7 @@ pub(crate) enum Bug {
     DigestOfNothing,
 }
 
-/// What a store that changes events on the way makes of them.
+/// Changes events as a broken store does.
 pub(crate) fn altered(events: &[Event], bug: Bug) -> Vec<Event> {
     let mut altered: Vec<_> = events.iter().map(|event| alter(event, bug)).collect();
     match bug {

@@ -156,7 +156,7 @@ mutants! {
     one_whose_inclusive_after_confuses_histories: AfterIsInclusive is caught by law_14_a_primary_knows_its_own_sinks;
 }
 
-/// What a sink on a server was found to do wrong while the kit was green, and the case that catches it now.
+/// Faults of a sink on a server that the kit once missed, and the cases that catch them now.
 const FOUND_ON_A_SERVER: [(Bug, &str); 5] = [
     (Bug::KeepsADeadConnection, "law_07_a_handle_works_again_after_a_retryable_error"),
     (Bug::CommandLandsLate, "law_07_a_handle_works_again_after_a_retryable_error"),
@@ -165,8 +165,8 @@ const FOUND_ON_A_SERVER: [(Bug, &str); 5] = [
     (Bug::BlocksItsThread, "law_08_no_call_blocks_its_thread"),
 ];
 
-/// Mutants that show only where the kit cannot read the sink itself, and looks again for what may show late. With the
-/// patience that a harness has by default, each fails in seconds; `--show-output` prints them.
+/// Tests mutants of a sink that the kit cannot read, so that it has to look again for what may show late. With the
+/// default patience, each fails in seconds; `--show-output` prints the seconds.
 #[test]
 fn a_sink_alone_is_caught_in_seconds() {
     let dropped = (Bug::LandsLate, "law_06_an_append_dropped_at_any_await_is_whole");

@@ -12,7 +12,7 @@ use super::*;
 use crate::sim::{self, Fault, When};
 use crate::{FileStore, FileStoreOptions, Fsync};
 
-/// How the disk fails: the step that it meets, and what becomes of it.
+/// How the disk fails: the step that fails, and what happens to it.
 const FAILURES: [(&str, Fault); 4] = [
     ("write", Fault::Error(std::io::ErrorKind::Other)),
     ("write", Fault::Error(std::io::ErrorKind::StorageFull)),

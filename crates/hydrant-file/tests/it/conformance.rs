@@ -1,6 +1,6 @@
-//! The laws, with each kind of durability but `Never`: the kit waits for what no call asked the disk for.
+//! The laws, with each kind of durability except `Never`, which never asks for the sync that the kit would wait for.
 //!
-//! A disk that fails, is slow and loses its power is simulated; those laws are in `src/tests/laws.rs`.
+//! `src/tests/laws.rs` tests the laws on a simulated disk that fails, is slow, and loses its power.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use hydrant_file::{
     FileCheckpoints, FileSource, FileSourceOptions, FileStore, FileStoreOptions, Fsync, verify,
 };
 
-/// Logs in directories of one that removes itself.
+/// Logs in subdirectories of a temporary directory.
 struct InFiles {
     root: tempfile::TempDir,
     options: FileStoreOptions,
@@ -103,7 +103,7 @@ mod always_preallocated {
     ));
 }
 
-/// A source beside the process that writes, whose directory another one may take the place of.
+/// A source beside the process that writes. Its directory may be replaced by another one.
 struct BesideAWriter(InFiles);
 
 #[async_trait::async_trait]

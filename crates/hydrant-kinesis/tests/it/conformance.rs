@@ -16,20 +16,20 @@ use tokio::sync::OnceCell;
 use crate::raw::RawSource;
 use crate::servers::{self, Server, make_stream, remove_streams};
 
-/// Every namespace is a stream of its own, with one log.
+/// Each namespace is a stream with one log.
 struct Streams {
-    /// Seen through the crate's own source, or through a reader that shares nothing with it.
+    /// Whether the kit reads through the crate's own source, or through a reader that shares no code with it.
     with_source: bool,
     reach: Result<ClientOptions, String>,
     client: OnceCell<Client>,
-    /// What is in the way, in cases that break it, and a client by this way.
+    /// A proxy for the cases that break the connection, and a client that connects through it.
     broken: OnceCell<(Http, Client)>,
     options: KinesisSinkOptions,
 }
 
 const LOG: &str = "the log";
 
-/// Large enough for chunks of the largest record that a test puts.
+/// Large enough for events in chunks of the largest record that a test puts.
 const EVENT_BYTES_MAX: usize = 300 << 10;
 
 impl Streams {
@@ -59,7 +59,7 @@ impl Streams {
         self.client.get_or_init(|| servers::unpooled(reach)).await
     }
 
-    /// A client for the log of this case, and whether a proxy is in the way.
+    /// Returns a client for the log of this case, through the proxy if the case breaks the connection.
     async fn client_for(&self, namespace: &str) -> &Client {
         if !(namespace.starts_with("law07") || namespace.starts_with("law08")) {
             return self.client().await;
@@ -91,7 +91,7 @@ impl Harness for Streams {
     }
 
     fn limits(&self) -> Limits {
-        // These servers take some milliseconds a request.
+        // These servers need some milliseconds for each request.
         Limits::default()
             .with_event_bytes_max(EVENT_BYTES_MAX)
             .with_events_max(if self.options.packing == Packing::Single { 150 } else { 2_000 })
@@ -116,7 +116,7 @@ impl Harness for Streams {
             let stream = namespace.to_owned();
             opened.seen_through(RawSource { client: client.clone(), stream, log: LOG.to_owned() })
         };
-        // What was sent before a crash arrives or not, but not after it: that has a test of its own.
+        // What was sent before a crash arrives before it or not at all. Another test covers what arrives later.
         Ok(opened
             .closed_by(async move { closing.close().await })
             .crashed_by(async move { crashing.close().await }))

@@ -1,4 +1,4 @@
-//! The laws, for each way in which a batch is written and a connection is had.
+//! The laws, for each way in which a batch is written and a connection is made.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -26,7 +26,7 @@ struct InPostgres {
     options: PostgresStoreOptions,
     is_pooled: bool,
     pool: OnceCell<Pool>,
-    /// What is in the way, in cases that break it.
+    /// The proxy to the server, in cases that break the connection.
     proxy: OnceCell<Tcp>,
 }
 
@@ -71,7 +71,7 @@ impl InPostgres {
         let config = broken.unwrap_or_else(|| url().parse::<Config>().unwrap());
         let pool = || async {
             let pool = Pool::builder(Manager::new(config, NoTls)).max_size(POOLED).build().unwrap();
-            // What the pool holds is not the store's: it is there before the store is.
+            // The pool's connections do not belong to the store: open them before the store.
             drop(future::join_all((0..POOLED).map(|_| pool.get())).await);
             pool
         };
@@ -94,7 +94,7 @@ fn is_replaced(namespace: &str) -> bool {
     namespace.starts_with("law13")
 }
 
-/// Whether the case of this namespace breaks or delays what passes between store and server.
+/// Whether the case of this namespace breaks or delays the traffic between store and server.
 fn is_broken(namespace: &str) -> bool {
     namespace.starts_with("law07") || namespace.starts_with("law08")
 }
@@ -163,7 +163,7 @@ impl Harness for InPostgres {
         }
         for (table, column) in [("events", "log"), ("events_heads", "log"), ("events_roster", "scope")] {
             let sql = format!("DELETE FROM {SCHEMA}.{table} WHERE {column} LIKE $1");
-            // The table of the roster is there once one has been used.
+            // The table of the roster exists once a roster has been used.
             client.execute(&sql, &[&format!("{prefix}%")]).await.ok();
         }
         Ok(())
@@ -202,7 +202,7 @@ impl Harness for InPostgres {
 
     async fn fail_next_write(&self, namespace: &str, n: usize) -> Result<bool> {
         let Some(failure) = FAILURES.get(n / 2) else {
-            // What an append sends names its log.
+            // An append sends the name of its log.
             let proxy = self.proxy.get().expect("the log is open");
             return Ok(proxy.arm(n - 2 * FAILURES.len(), When::Sends(namespace.into())));
         };
@@ -254,7 +254,7 @@ mod from_a_pool {
     hydrant_conformance::store_suite!(InPostgres::pooled());
 }
 
-/// Checkpoints in a table, those of a case under a scope of their own.
+/// Checkpoints in a table, those of each case under their own scope.
 struct Checkpoints;
 
 #[async_trait::async_trait]

@@ -301,7 +301,7 @@ impl Drop for Small<'_> {
 }
 
 #[test]
-fn a_full_disk_is_told_and_the_same_handle_goes_on_when_there_is_space() {
+fn a_full_disk_is_reported_and_the_handle_continues() {
     let dir = tempfile::tempdir().unwrap();
     let Some(small) = Small::mount(dir.path()) else {
         return println!("skipped: no permission to mount a small file system");

@@ -21,13 +21,13 @@ use crate::support::{Place, objects, remove, shared};
 struct InBucket {
     options: S3StoreOptions,
     events_max: usize,
-    /// What is in the way of the handle that was opened last.
+    /// The faults of the handle that was opened last.
     faults: Mutex<HashMap<String, Faults>>,
 }
 
 impl InBucket {
     fn new(options: S3StoreOptions, events_max: usize) -> Self {
-        // A follower finds that the log got shorter by a listing, once its view is that old.
+        // A follower lists the bucket once its view is this old, and so finds that the log got shorter.
         let options = options.with_view_age_max(Duration::from_secs(1));
         let options = options.with_poll_interval(Duration::from_millis(5)).with_request_timeout(REQUEST_MAX);
         Self { options, events_max, faults: Mutex::default() }
@@ -48,10 +48,10 @@ fn place() -> Place {
     shared().expect("the kit asked whether it is there")
 }
 
-/// How long a request may take on a busy machine: less than the kit gives a call.
+/// How long a request may take on a busy machine: less than the kit allows for a call.
 const REQUEST_MAX: Duration = Duration::from_secs(40);
 
-/// A client with patience.
+/// A client with long time-outs.
 async fn client(place: &Place) -> Client {
     connect(&place.options().with_attempt_timeout(REQUEST_MAX)).await.unwrap()
 }
@@ -110,7 +110,7 @@ impl Harness for InBucket {
                 let put = client.put_object().bucket(&place.bucket).key(key).set_metadata(metadata);
                 put.body(ByteStream::from(body)).send().await.unwrap();
             }
-            // What a killed writer leaves of a large object: parts that nobody put together.
+            // What a killed writer leaves of a large object: parts of an upload that was not completed.
             Damage::TornTail => {
                 let key = format!("{log}{:020}", 59);
                 let begun =
@@ -163,7 +163,7 @@ impl Harness for InBucket {
             8 => faults.next(Kind::Put, Fault::Answer(400, "ExpiredToken")),
             9 => faults.next(Kind::Put, Fault::Answer(507, "InsufficientStorage")),
             10 => faults.next(Kind::Put, Fault::LandLater),
-            // Done, but the look at it fails, with all attempts of the SDK.
+            // The write is applied, but the look at it fails, in all attempts of the SDK.
             11 => {
                 faults.next(Kind::Put, Fault::LoseAnswer);
                 (0..3).for_each(|_| faults.next(Kind::List, Fault::Answer(503, "SlowDown")));
@@ -179,7 +179,7 @@ mod compressed {
     hydrant_conformance::store_suite!(InBucket::new(S3StoreOptions::default(), 50_000));
 }
 
-/// As plain lines, and with pages and bounds so small that each is met.
+/// As plain lines, and with pages and bounds so small that each is reached.
 mod plain_in_small_pages {
     use super::*;
     hydrant_conformance::store_suite!(InBucket::new(
@@ -235,7 +235,7 @@ impl Harness for ReadAlone {
     }
 }
 
-/// A client with the right to read alone.
+/// A client that may only read.
 async fn reading(place: &Place) -> Client {
     let faults = Faults::new().without_pool();
     faults.always(Kind::Put, Fault::Answer(403, "AccessDenied"));

@@ -17,7 +17,7 @@ use crate::check;
 use crate::plan::{Act, Broken, Op, Store, Topology};
 use crate::world::truth::{fact, payload};
 
-/// What a read from outside may take: a source that hangs is bounded by nothing else.
+/// How long a read from outside may take: nothing else bounds a source that hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Actor {
@@ -163,7 +163,7 @@ impl Actor {
         }
     }
 
-    /// The head, as a caller that chooses ids asks for it.
+    /// Asks for the head, as a caller that chooses ids does.
     pub(super) async fn head(&self, log: &impl CommitPoint) -> Result<Option<EventId>> {
         let bounds = &self.system.bounds;
         let head = bounds.within(&self.system.world, "head", bounds.call, log.head()).await;
@@ -293,7 +293,7 @@ impl Actor {
         let head = up.engine.status().head.map_or(0, EventId::get);
         let _busy = up.busy();
         let prune = log.prune(EventId::new(head.saturating_sub(behind)));
-        // Pruning takes as long as the store takes, and holds up nothing meanwhile.
+        // A prune takes as long as the store needs, and delays nothing else.
         tokio::time::timeout(PATIENCE, prune).await.unwrap_or(Ok(()))
     }
 
@@ -347,7 +347,7 @@ impl Actor {
                     is_known = true;
                 }
                 Ok(Some(Err(error))) => {
-                    // Events that this reader has may be gone, or too old: it begins anew, as its operator would.
+                    // The events that this reader has may be lost or pruned: it begins anew, as its operator would.
                     if error.retry() == hydrant::Retry::Never {
                         (self.seen, self.seen_fact) = (None, None);
                     }

@@ -11,9 +11,9 @@ use crate::world::World;
 pub struct Bounds {
     /// One call into the primary, served behind the appends in flight.
     pub call: Duration,
-    /// An append: each append before it may first be resolved.
+    /// An append: each append before it may have to be resolved first.
     pub append: Duration,
-    /// An append that waits for secondaries: they retry until the sink is well.
+    /// An append that waits for secondaries, which retry until their sinks work again.
     pub append_with_back_pressure: Duration,
     /// Attach, detach, open and prune: calls to the roster and the sinks.
     pub roster: Duration,

@@ -43,7 +43,7 @@ impl System {
         shifted(*ids.start())..=shifted(*ids.end())
     }
 
-    /// A task or an actor that should not be.
+    /// Makes this actor misbehave, or starts a task that does.
     pub(super) async fn misbehave(&self) {
         let Some(broken) = self.world.lock().config.broken else { return };
         match broken {

@@ -83,7 +83,7 @@ impl Actor {
     }
 }
 
-/// A reader from outside says nothing about the log of this process.
+/// Drops the error of a reader from outside: it is no fault of the log of this process.
 fn ended(error: Error, is_outside: bool) -> Result<()> {
     if is_outside { Ok(()) } else { Err(error) }
 }
@@ -97,7 +97,7 @@ pub(super) fn watch(up: &Up) {
         watchers.push(watcher.clone());
         watchers.len()
     };
-    // One of two looks at every change.
+    // Every second watcher sees every change.
     let pause = if nth % 2 == 0 { LOOK_EVERY } else { Duration::ZERO };
     let mut statuses = up.engine.watch();
     tokio::spawn(async move {

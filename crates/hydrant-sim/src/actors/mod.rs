@@ -94,7 +94,7 @@ impl Actor {
             }
         });
         let process = up.process.clone();
-        // On the heap: a step is large, and would be copied by each layer around it.
+        // On the heap, because each layer around this large future would copy it.
         let step = Box::pin(self.act(up, op));
         let acting = AssertUnwindSafe(droppable(step, op.patience)).catch_unwind();
         let ended = tokio::select! {
@@ -121,7 +121,7 @@ impl Actor {
                 Ended::Crashed => format!("<-   op {} died with its process", op.id),
                 Ended::Panicked => format!("<-   op {} panicked", op.id),
             });
-            // A panic in a read reaches its reader. All other calls catch it.
+            // A panic in a read reaches its reader. All other calls catch the panic.
             if matches!(ended, Ended::Panicked)
                 && !matches!(
                     op.act,

@@ -102,7 +102,7 @@ impl Actor {
     }
 
     async fn reserve(&self, journal: &hydrant::Journal<Saved>) -> Result<Slot<Saved>> {
-        // The room of appends under way, and slots that others hold.
+        // Appends under way, and slots that other callers hold, take room.
         let bound = 4 * self.append_bound();
         let reserved =
             self.system.bounds.within(&self.system.world, "reserve", bound, journal.reserve()).await;
@@ -110,7 +110,7 @@ impl Actor {
     }
 }
 
-/// Ids are assigned in the order of the calls; without a gap, if no other caller came between.
+/// Checks that ids are assigned in the order of the calls, without a gap if no other caller came between.
 fn check_order<'a>(actor: &Actor, all: impl Iterator<Item = &'a RangeInclusive<EventId>>, is_at_once: bool) {
     let all: Vec<_> = all.collect();
     for pair in all.windows(2) {

@@ -55,7 +55,7 @@ pub enum Engine {
     Relay(Relay),
 }
 
-/// Forwards a call to whichever of the two it is.
+/// Forwards a call to the fan-out or the relay.
 macro_rules! either {
     ($self:ident, $log:ident => $call:expr) => {
         match $self {
@@ -123,14 +123,14 @@ pub struct Up {
     pub opened_at: Instant,
     _opening: Alive,
     pub journal: tokio::sync::Mutex<Option<Journal<Saved>>>,
-    /// What a caller that chooses ids knows of the head; `None` while an outcome is open.
+    /// The head as a caller that chooses ids knows it; `None` while an outcome is open.
     pub writer: tokio::sync::Mutex<Option<Option<EventId>>>,
     /// Counts the handles of each sink that are alive.
     pub tokens: Tokens,
     /// Calls under way that hold handles of sinks themselves.
     pub busy: AtomicU32,
     closed: AtomicBool,
-    /// A journal was dropped while it may still commit.
+    /// Whether a journal was dropped that may still commit.
     pub journal_is_unsure: AtomicBool,
     pub watchers: Mutex<Vec<Arc<Watcher>>>,
 }
@@ -184,7 +184,7 @@ struct Slot {
     up: Option<Arc<Up>>,
     generation: u32,
     wanted: BTreeSet<u8>,
-    /// What dead processes held: zombies, not dropped before the faults stop.
+    /// What dead processes held. It is dropped only once the faults have stopped, because their tasks are zombies.
     graveyard: Vec<Arc<Up>>,
 }
 
@@ -272,7 +272,7 @@ impl System {
 
     /// Closes or only drops what is open, and opens it again, unless that has happened meanwhile.
     ///
-    /// A caller that drops this future leaves the work to the program.
+    /// If a caller drops this future, the program still does the work.
     pub async fn reopen(self: &Arc<Self>, up: Arc<Up>, close: bool) {
         let process = up.process.clone();
         let opening = tokio::spawn(self.clone().open_again(up, close));
@@ -295,7 +295,7 @@ impl System {
             if close {
                 drop(self.close(&up, timeout).await);
             } else {
-                // A reader may still hold the old one, whose pumps then go on.
+                // A reader may still hold the old opening, whose pumps then continue.
                 self.world.lock().roster_is_unsure = true;
             }
             if up.busy.load(Ordering::SeqCst) > 0 && (!close || begun.elapsed() >= timeout) {
@@ -316,7 +316,7 @@ impl System {
         }
     }
 
-    /// Closes, and checks that no handle of a sink is left behind. Returns what the secondaries have not got.
+    /// Closes the log, and checks that no handle of a sink is left. Returns the sinks that miss events.
     pub async fn close(&self, up: &Up, timeout: Duration) -> Laggards {
         let bound = timeout + self.bounds.close;
         let closed = self.bounds.within(&self.world, "close", bound, up.engine.close(timeout)).await;
@@ -422,7 +422,7 @@ impl System {
     pub async fn attach(&self, up: &Up, sink: u8) -> Result<()> {
         let _busy = up.busy();
         let token = up.tokens.of(sink);
-        // What a program opens by itself has no time-out but its own.
+        // No option bounds what the program opens itself.
         let patience = Duration::from_secs(10);
         let opening = AssertUnwindSafe(build::sink(&up.process, sink, &token)).catch_unwind();
         let opened = tokio::time::timeout(patience, opening).await;
@@ -445,7 +445,7 @@ impl System {
             }
             Some(attached) => {
                 if attached.is_err() {
-                    // What it does not keep in the roster may be pruned.
+                    // The sink may not be in the roster, so what it needs may be pruned.
                     self.world.lock().sinks[usize::from(sink)].left = true;
                 }
                 attached
@@ -454,7 +454,7 @@ impl System {
         }
     }
 
-    /// The journal, opened where it is not.
+    /// Returns the journal, and opens it first if it is not open.
     pub async fn journal(&self, up: &Up) -> Result<Journal<Saved>> {
         let mut slot = up.journal.lock().await;
         if let Some(journal) = &*slot {

@@ -15,9 +15,9 @@ use crate::world::{State, World};
 
 /// The id of the operations that the end makes.
 const LAST_OP: u32 = 9_000;
-/// More time than healthy sinks need, and less than the longest linger time.
+/// The time-out of the last `close`: more than healthy sinks need, and less than the longest linger time.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
-/// The task that opens the program again.
+/// Tasks of the simulator: the one that opens the program again.
 const OWN_TASKS: usize = 1;
 /// More events than a failover loses, so that a log that lost some grows past its old head.
 const LAST_EVENTS: u8 = 12;
@@ -89,7 +89,7 @@ pub async fn settle(system: Arc<System>) {
     super::quiet::no_task_left(&system, OWN_TASKS).await;
 }
 
-/// A `close` with enough time delivers what was just acknowledged.
+/// Checks that a `close` with enough time delivers what was just acknowledged.
 async fn close_with_work_left(system: &Arc<System>) {
     let up = system.up().await;
     crate::check::status(&system.world, &up.engine.status());
@@ -109,7 +109,7 @@ async fn close_with_work_left(system: &Arc<System>) {
     }
 }
 
-/// The last event must be acknowledged: what stopped was opened again.
+/// Appends the last events, which must be acknowledged once the log that stopped is open again.
 async fn append_last(system: &Arc<System>) -> bool {
     let mut actor = Actor::new(system.clone());
     for attempt in 0..6 {

@@ -1,6 +1,6 @@
 //! The checkers. Each names itself, so that the minimiser keeps the failure that was found.
 //!
-//! What a sink is given is checked in `world/sink.rs`, where it is written.
+//! `world/sink.rs` checks what a sink is given, where the sink takes it.
 
 mod end;
 mod lag;
@@ -23,7 +23,7 @@ pub use lag::{lag, stale};
 /// How long a sink may be shown as live while an event waits for it.
 const LIVE_LAG_MAX: Duration = Duration::from_secs(2);
 
-/// What was acknowledged is in the primary, durably where it promises that.
+/// What was acknowledged is in the primary, durably if the primary promises that.
 pub fn acknowledged(world: &World, facts: impl IntoIterator<Item = Fact>) {
     world.with(|state| {
         let durable = state.config.accepts_ms.is_none();

@@ -16,15 +16,15 @@ use crate::watchdog;
 use crate::world::World;
 use crate::world::truth::fact;
 
-/// What a log of a dead process that is not over yet may add.
+/// How many wake-ups the log of a dead process may add.
 const WAKES_OF_A_LOG_MAX: u64 = 40;
 /// How long an idle log is observed.
 const IDLE: Duration = Duration::from_secs(5);
-/// A log reports once a second, and looks at its primary and its sinks no more often.
+/// How often an idle log may wake: it reports, and looks at its primary and its sinks, at most once a second.
 const WAKES_MAX: u64 = 20;
 const WAKES_OF_A_SINK_MAX: u64 = 8;
 
-/// Everything was delivered: tasks sleep, errors are gone, watchers have seen it.
+/// Checks a log that has delivered everything: tasks sleep, errors are cleared, watchers have seen the last status.
 pub(super) async fn idle(world: &World, up: &Up) {
     let is_quiet = |one: &SecondaryStatus| {
         use SecondaryState::{Detached, Live, Parked};
@@ -69,7 +69,7 @@ pub(super) async fn idle(world: &World, up: &Up) {
     }
 }
 
-/// A follower that waits at the head sees the last event.
+/// Checks that a follower that waits at the head sees the last event.
 pub(super) async fn follower(world: &World, up: &Up) {
     let Engine::FanOut(log) = &up.engine else { return };
     let Some(head) = log.status().head else { return };
@@ -92,7 +92,7 @@ pub(super) async fn follower(world: &World, up: &Up) {
     }
 }
 
-/// Once everything is closed and dropped, no task is left.
+/// Checks that no task is left once everything is closed and dropped.
 pub(super) async fn no_task_left(system: &System, own: usize) {
     let world = &system.world;
     system.drop_all();

@@ -6,13 +6,13 @@ use super::FileAct;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Act {
-    /// Appends so many events, with holes between ids where `gaps` (only a fan-out's callers choose ids).
+    /// Appends events, with holes between their ids if `gaps` is set (only callers of a fan-out choose ids).
     Append {
         events: u8,
         bytes: u16,
         gaps: bool,
     },
-    /// Appends without asking first what the head is: from what this caller knows.
+    /// Appends after the head that this caller knows, without asking for the head first.
     AppendBlind {
         events: u8,
     },
@@ -22,11 +22,11 @@ pub enum Act {
         events: u8,
         ms: u64,
     },
-    /// Reserves room in the journal, submits so many times, and waits for the outcomes or drops them.
+    /// Reserves room in the journal, submits `count` times, and waits for the outcomes or drops them.
     Submit {
         events: u8,
         count: u8,
-        /// Takes room only if it is there.
+        /// Takes room only if some is free, without waiting.
         tries: bool,
         /// How long each slot is held before it is used.
         hold_ms: u64,
@@ -39,11 +39,11 @@ pub enum Act {
     Pause {
         ms: u64,
     },
-    /// The system clock jumps by so many seconds.
+    /// Lets the system clock jump.
     Clock {
         seconds: i64,
     },
-    /// A sink takes from now on what it refused, and is resumed.
+    /// Lets a sink take from now on what it refused, and resumes it.
     Cure {
         sink: u8,
     },
@@ -60,7 +60,7 @@ pub enum Act {
         sink: u8,
     },
     ResumeAll,
-    /// Prunes up to so many events before the head.
+    /// Prunes up to `behind` events before the head.
     Prune {
         behind: u64,
     },
@@ -70,7 +70,7 @@ pub enum Act {
     Close {
         ms: u64,
     },
-    /// Closes, or only drops, all handles and opens anew.
+    /// Closes, or only drops, all handles, and opens the program again.
     Reopen {
         close: bool,
     },
@@ -171,7 +171,7 @@ impl Act {
 pub enum Begin {
     Origin,
     Snapshot,
-    /// So many events before the head, which ids with gaps may not hit.
+    /// At the id this far before the head; with gaps in ids, the log may not have it.
     At(u64),
     After(u64),
 }

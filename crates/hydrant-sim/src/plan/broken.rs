@@ -19,11 +19,11 @@ pub enum Broken {
     PrimaryStoresNothing,
     /// The primary shows what is not durable.
     PrimaryShowsUndurable,
-    /// The primary stores each batch twice.
+    /// The primary stores the first event of each batch twice.
     PrimaryRepeats,
     /// The primary refuses everything.
     PrimaryRefuses,
-    /// The primary applies a batch, and says that it applied nothing.
+    /// The primary applies a batch, and reports that it applied nothing.
     PrimaryDeniesWrite,
     /// Appends end with an open outcome, and the log continues.
     AppendsStayOpen,
@@ -37,7 +37,7 @@ pub enum Broken {
     PrimaryPrunesAll,
     /// Reads keep all that they returned in memory.
     ReadsHoard,
-    /// The journal returns ids that are too high.
+    /// The journal returns ids that are too low by one.
     IdsAreShifted,
     /// Followers lose their second event.
     FollowSkips,
@@ -61,7 +61,7 @@ pub enum Broken {
     ShowsNoHead,
     /// A log that was closed is shown as open.
     ShowsOpen,
-    /// Watchers of the status see the first one alone.
+    /// Watchers of the status see only the first one.
     WatchStops,
     /// Calls never return.
     CallsHang,

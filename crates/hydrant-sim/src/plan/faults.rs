@@ -7,7 +7,7 @@ use super::{Call, Config, Effect, Fault, SinkKind, Site, Store, Topology};
 
 pub(super) fn faults(rng: &mut Rng, config: &Config, dies: bool) -> Vec<Fault> {
     let count = if rng.u8(..10) == 0 { 0 } else { rng.u32(6..26) };
-    // A run with every disaster at once shows little: most have one sort or two.
+    // A run with every kind of loss at once shows little: most runs have one or two kinds.
     // With `retain_bytes`, the event that histories are compared by may be pruned.
     let disasters = if config.retain_bytes.is_some() { 0 } else { pick(rng, &[0_u8, 0, 8, 25]) };
     let mut faults: Vec<Fault> = (0..count)
@@ -30,7 +30,7 @@ pub(super) fn faults(rng: &mut Rng, config: &Config, dies: bool) -> Vec<Fault> {
     faults
 }
 
-/// More faults of one kind, in the seeds that have a theme: what is rare together becomes frequent.
+/// Adds faults of one kind in the seeds that have a theme, so that rare combinations become frequent.
 fn themed(rng: &mut Rng, config: &Config, dies: bool) -> Vec<(Site, Effect)> {
     let primary = |call| Site { store: Store::Primary, call };
     let roster = |call| Site { store: Store::Roster, call };
@@ -122,7 +122,7 @@ fn site(rng: &mut Rng, config: &Config) -> Site {
     Site { store, call }
 }
 
-/// What stores may do that lose something, where the code under test has to notice it.
+/// Draws the effects by which stores lose events, where the code under test has to notice the loss.
 fn disaster(rng: &mut Rng, site: Site, config: &Config) -> Option<Effect> {
     let events = pick(rng, &[1, 3, 9]);
     match (site.store, site.call) {

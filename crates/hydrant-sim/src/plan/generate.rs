@@ -25,7 +25,7 @@ const KINDS: [SinkKind; 11] = [
 pub fn generate(seed: u64) -> Plan {
     let mut rng = Rng::with_seed(seed);
     let config = config(&mut rng);
-    // A run without a death shows that no task is left at its end.
+    // Only a run without a crash can show that no task is left at its end.
     let dies = rng.u8(..3) > 0;
     let ops = ops(&mut rng, &config, dies);
     let faults = super::faults::faults(&mut rng, &config, dies);
@@ -38,7 +38,8 @@ pub fn generate(seed: u64) -> Plan {
     plan
 }
 
-/// A sink may wait for a lost event until the end: with pauses of a millisecond, that is millions of calls.
+/// Lengthens short pauses. A sink may wait for a lost event until the end: with pauses of a millisecond, that would be
+/// millions of calls.
 fn slow_down(config: &mut Config) {
     for sink in &mut config.sinks {
         if sink.backoff_ms.1 < 100 {
@@ -209,7 +210,7 @@ fn reader(rng: &mut Rng) -> Act {
     }
 }
 
-/// One opening of the program is left open beside the next one, and their pumps share sinks and roster.
+/// Leaves one opening of the program open beside the next one. Their pumps share sinks and roster.
 fn twins(rng: &mut Rng, add: &mut impl FnMut(&mut Rng, u8, usize, &dyn Fn(&mut Rng) -> Act, u8)) {
     let ms = pick(rng, &[100, 700, 2_500, 6_000]);
     add(rng, 27, 1, &|_| Act::Cling { ms: ms + 9_000 }, 0);
@@ -231,7 +232,7 @@ fn racer(rng: &mut Rng, sinks: u8) -> Act {
     }
 }
 
-/// A reader that keeps its follower, across whatever happens to the log.
+/// A reader that keeps its follower while other actors change the log.
 fn keeper(rng: &mut Rng) -> Act {
     let behind = pick(rng, &[0, 1, 7, 50]);
     match rng.u8(..100) {

@@ -33,7 +33,7 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
     pub topology: Topology,
-    /// `Some`: the primary accepts first, and a batch is durable so many milliseconds later.
+    /// `Some`: the primary accepts first, and a batch is durable this many milliseconds later.
     pub accepts_ms: Option<u64>,
     pub ring_events: usize,
     pub ring_bytes: usize,
@@ -145,7 +145,7 @@ pub struct Op {
     pub patience: Option<Patience>,
 }
 
-/// A future is dropped after so many polls or so much time, whichever comes first.
+/// Drops a future after this many polls or milliseconds, whichever comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Patience {
     pub polls: u32,
@@ -217,7 +217,7 @@ pub enum Effect {
     Slow {
         ms: u64,
     },
-    /// Takes effect at once and answers late.
+    /// Takes effect at once, and replies late.
     SlowAfter {
         ms: u64,
     },
@@ -300,7 +300,7 @@ impl Store {
     pub const NAMES: [&'static str; 7] =
         ["primary", "roster", "sink", "dead letters", "cell", "inner primary", "inner roster"];
 
-    /// The sink that this belongs to.
+    /// The sink that this store belongs to.
     pub fn sink(self) -> Option<u8> {
         match self {
             Self::Primary | Self::Roster => None,

@@ -1,4 +1,4 @@
-//! Counts the events that a process holds in memory, of those that it has read.
+//! Counts the events that a process has read and holds in memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,7 +36,7 @@ impl Drop for Alive {
 }
 
 impl Held {
-    /// A reader whose chunks no option bounds.
+    /// Counts a reader whose chunks no option bounds.
     pub fn reader(self: &Arc<Self>) -> Alive {
         Alive::new(self, |held| &held.readers)
     }
@@ -61,7 +61,7 @@ impl Held {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// A copy of the event that counts as long as any clone of it lives.
+    /// Returns a copy of the event, which counts as long as any clone of it lives.
     pub fn copy(self: &Arc<Self>, event: &Event) -> Event {
         let line = event.open_envelope().to_vec();
         self.events.fetch_add(1, Ordering::Relaxed);

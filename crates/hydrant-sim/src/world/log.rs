@@ -59,7 +59,7 @@ impl Log {
         if self.events.is_empty() {
             self.after = batch.after();
         }
-        // In buffers of their own: what the code under test holds is counted.
+        // Copied: the events that the code under test holds are counted by their buffers.
         self.events.extend(fresh.iter().map(Event::detached));
         Ok(fresh.len())
     }

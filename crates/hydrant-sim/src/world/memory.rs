@@ -1,4 +1,4 @@
-//! How much of what was read the code under test may hold.
+//! Bounds what the code under test may hold in memory of what it read.
 
 use super::held::Held;
 use super::state::State;
@@ -6,9 +6,9 @@ use crate::plan::{Config, SinkKind, Topology};
 
 /// No event of a run is larger.
 const EVENT_BYTES: usize = 600;
-/// What a pump holds beside its batch: its position, one event that did not fit, one that is compared.
+/// How many events a pump holds beside its batch: its position, one that did not fit, one that is compared.
 const PUMP_EVENTS: usize = 8;
-/// What the log itself holds beside its ring.
+/// How many events the log itself holds beside its ring.
 const LOG_EVENTS: usize = 12;
 /// What a relay takes from its source at once.
 const CHUNK_EVENTS: usize = 256;

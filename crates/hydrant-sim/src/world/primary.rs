@@ -54,7 +54,7 @@ impl ModelPrimary {
     }
 }
 
-/// What a store says is durable.
+/// Returns the newest event that a store reports as durable.
 fn newest_shown(state: &mut State, store: Store) -> Checkpoint {
     let is_broken = state.config.broken == Some(Broken::PrimaryShowsUndurable);
     let is_other = state.config.broken == Some(Broken::PrimaryReportsOther);
@@ -121,7 +121,7 @@ impl EventSink for ModelPrimary {
                 _ => commit(state, after, &events, durable),
             }
         };
-        // The sync comes also where the answer is lost.
+        // The sync also happens if the answer is lost.
         self.sync_later();
         let appended = self.process.call(self.site(Call::Append), append).await;
         self.sync_later();

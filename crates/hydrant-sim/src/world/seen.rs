@@ -1,4 +1,4 @@
-//! Which states were seen, for the tables of coverage.
+//! Counts the states that were seen, for the tables of coverage.
 
 use hydrant::{ErrorKind, FanOutStatus, SecondaryState};
 

@@ -68,7 +68,7 @@ impl EventSink for ModelSink {
                 return Ok(Checkpoint::Unknown);
             }
             if kind == SinkKind::Buffered && store == Store::Sink(sink) {
-                // What was there when it was asked before is durable now.
+                // What the sink had at the last look is durable now.
                 let length = state.log(store).events.len();
                 let requested = std::mem::replace(&mut state.sinks[usize::from(sink)].requested, length);
                 sync_to(state, store, sink, requested.min(length));
@@ -82,7 +82,7 @@ impl EventSink for ModelSink {
     }
 }
 
-/// The events of a batch in buffers of their own: what the code under test holds is counted.
+/// Copies the events of a batch: the events that the code under test holds are counted by their buffers.
 pub fn detached(batch: &Batch<'_>) -> Vec<Event> {
     batch.events().iter().map(Event::detached).collect()
 }
@@ -133,7 +133,7 @@ pub fn take(
     let is_picky = kind == SinkKind::Picky && !state.healed && !state.sinks[usize::from(sink)].cured;
     let log = state.log(store);
     if is_picky || kind == SinkKind::DeadLetter && store == Store::Sink(sink) {
-        // As a server judges: what is held is compared first, and only what is new is looked at.
+        // As a server does: compares what it holds first, and looks only at what is new.
         let fresh = batch.fresh_after(&log.head())?;
         if let Some(poison) = fresh.iter().find(|event| is_poison(truth::fact(event))) {
             let id = poison.id();
@@ -191,7 +191,7 @@ pub(super) fn check_lineage(state: &mut State, store: Store, sink: u8, fresh: us
         let before = index.checked_sub(1).map(|before| truth::fact(&log.events[before]));
         let parent = state.truth.parent(truth::fact(event), |fact| keeps(kind, fact));
         let opens = before.is_none() && event.is_snapshot();
-        // Its newest event is gone from the primary, which kept it as long as the roster had the sink.
+        // The primary pruned the sink's newest event after the sink had left the roster.
         let before_id = index.checked_sub(1).map(|before| log.events[before].id());
         let is_unknown =
             state.sinks[usize::from(sink)].left && before_id <= state.logs[&Store::Primary].after;
@@ -209,7 +209,7 @@ pub(super) fn check_lineage(state: &mut State, store: Store, sink: u8, fresh: us
     }
 }
 
-/// The first event for a sink without a memory is the one that its start names.
+/// Checks that the first event for a sink without a memory is the one that its start names.
 fn check_start(state: &mut State, sink: u8, first: &Event, has_begun: bool, opened_at: Option<EventId>) {
     let fact = truth::fact(first);
     let parent = state.truth.parent(fact, |_| true);
@@ -230,7 +230,7 @@ fn check_start(state: &mut State, sink: u8, first: &Event, has_begun: bool, open
     state.sinks[usize::from(sink)].held.extend(parent);
 }
 
-/// A sink without a memory: each event comes behind one that came before.
+/// Gives events to a sink without a memory, and checks that each follows one that the sink was given before.
 fn give(state: &mut State, sink: u8, events: &[Event]) {
     for event in events {
         let fact = truth::fact(event);

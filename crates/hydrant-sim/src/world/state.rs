@@ -95,13 +95,13 @@ pub struct SinkFacts {
     pub forgot: bool,
     /// How many events a sink that is durable later was asked to make durable.
     pub requested: usize,
-    /// It takes now what it refused.
+    /// Whether it now takes what it refused before.
     pub cured: bool,
     /// It left the roster at some time, so that events that it needs may be gone.
     pub left: bool,
 }
 
-/// How many calls at one instant are a busy loop.
+/// More calls than this at one instant are a busy loop.
 const CALLS_MAX: u32 = 30_000;
 const TRACE_MAX: usize = 4_000;
 
@@ -359,7 +359,7 @@ impl State {
         self.sinks.iter_mut().for_each(|sink| sink.left = true);
     }
 
-    /// What a crash takes: what the stores had not made durable yet, when the power goes with it.
+    /// Crashes the process. If the power fails too, the stores lose what they had not made durable yet.
     pub fn crash(&mut self, power: bool) {
         self.crashes += 1;
         self.land(|_, _| true);

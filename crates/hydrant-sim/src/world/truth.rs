@@ -33,12 +33,12 @@ pub struct Truth {
     pub lost: BTreeSet<Fact>,
     /// Acknowledged to a caller.
     pub acknowledged: BTreeSet<Fact>,
-    /// Refused with the word that nothing was applied.
+    /// Refused with an error that reports that nothing was applied.
     pub refused: BTreeSet<Fact>,
 }
 
 impl Truth {
-    /// The primary committed an event behind another.
+    /// Records that the primary committed an event after `parent`.
     ///
     /// # Errors
     /// The event has a predecessor already, and is not lost: it was written twice.

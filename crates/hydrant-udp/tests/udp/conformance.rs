@@ -10,11 +10,11 @@ use hydrant::{Batch, Capabilities, Checkpoint, EventSink, EventSource, EventStre
 use hydrant_conformance::{Harness, Hook, Limits, Opened};
 use hydrant_udp::{Oversize, UdpListener, UdpListenerOptions, UdpSink, UdpSinkOptions};
 
-/// What one append of the pace sends: little enough for the smallest receive buffer of a Linux machine.
+/// How many events are sent at once: few enough for the smallest receive buffer of a Linux machine.
 const EVENTS_AT_ONCE: usize = 32;
 
-/// A sink that never sends more than the listener's kernel has room for, and is seen when that has passed: what
-/// the kernel loses or delays is not for the sink to answer.
+/// A sink that never sends more than the listener's kernel has room for, and waits until the listener has received it:
+/// the sink is not responsible for what the kernel loses or delays.
 struct Paced {
     sink: UdpSink,
     listener: Arc<UdpListener>,
@@ -23,7 +23,7 @@ struct Paced {
 }
 
 impl Paced {
-    /// Waits until what was handed to the kernel has passed through it.
+    /// Waits until the listener has received what was handed to the kernel.
     fn settled(&self) -> impl Future<Output = ()> + Send + 'static {
         let (listener, sent) = (self.listener.clone(), self.seen_before + self.sink.stats().datagrams);
         async move {
@@ -64,7 +64,7 @@ impl EventSink for Paced {
     }
 }
 
-/// One listener for each namespace: it is the memory that the sink has none of.
+/// One listener for each namespace, which keeps the events that the sink does not keep.
 #[derive(Default)]
 struct Udp {
     listeners: Mutex<HashMap<String, Arc<UdpListener>>>,

@@ -1,4 +1,4 @@
-//! One entry, moved by compare-and-swaps whose outcome may be unknown.
+//! Moves one entry by compare-and-swaps, whose outcome may be unknown.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,7 +10,7 @@ use super::{CheckpointEntry, CheckpointStore};
 use crate::mutants::mutant;
 use crate::{Checkpoint, Error, ErrorKind, Result, Retry};
 
-/// Open swaps that a cell remembers. If there are more, it forgets the oldest.
+/// How many open swaps a cell remembers. If there are more, it forgets the oldest.
 const OPEN_MAX: usize = 16;
 
 /// Moves one entry of a [`CheckpointStore`], although a swap may be dropped, lose its reply, or land late.
@@ -53,11 +53,11 @@ pub struct CheckpointCell {
 /// What the cell knows of the entry.
 #[derive(Debug)]
 enum Entry {
-    /// Not read yet, or forgotten.
+    /// The entry was not read yet, or was forgotten.
     Unread,
-    /// Read or written; a swap since then has an unknown outcome.
+    /// The entry as read or written last; a swap since then has an unknown outcome.
     Unsettled(Option<CheckpointEntry>),
-    /// Read or written, and not moved by this cell since.
+    /// The entry as read or written last; this cell has not moved it since.
     Settled(Option<CheckpointEntry>),
 }
 
@@ -93,7 +93,7 @@ impl CheckpointCell {
         }
     }
 
-    /// Returns the entry, and reads the store if nothing is known yet or the outcome of a swap is unknown.
+    /// Returns the entry. Reads the store if nothing is known yet, or the outcome of a swap is unknown.
     ///
     /// # Errors
     /// `Fenced` if another runner moved the entry, `Invalid` if the entry belongs to another target, and any
@@ -114,7 +114,7 @@ impl CheckpointCell {
 
     /// Moves the entry to `checkpoint`, with what is kept beside it, and creates it if there is none.
     ///
-    /// After `Ok` the entry is exactly that, durably. If it was already, nothing is written.
+    /// After `Ok` the entry is exactly that, durably. If the entry was that before, nothing is written.
     ///
     /// # Errors
     /// As [`load`](Self::load). `Safe` only if this call wrote nothing.
@@ -153,8 +153,8 @@ impl CheckpointCell {
 
     /// Forgets the entry: the next call reads the store, and continues from what it holds.
     ///
-    /// For an operator's `resume`, and for nothing else: it accepts what another runner wrote. Swaps that may
-    /// still land are not forgotten.
+    /// Call this only when an operator resumes the sink, because it accepts what another runner wrote. Swaps that
+    /// may still land are not forgotten.
     pub fn forget(&mut self) {
         if mutant("resume-keeps-entry") {
             return;
@@ -216,9 +216,9 @@ impl CheckpointCell {
         Err(moved(&self.name))
     }
 
-    /// Makes one swap, which is open as long as its outcome is unknown.
+    /// Attempts one swap. The swap is open as long as its outcome is unknown.
     async fn attempt(&mut self, swap: Swap) -> Result<()> {
-        // An equal swap may be on its way already: then one more outcome does not close it.
+        // An equal swap may be open already. The outcome of this one then does not close it.
         let was_open = self.open.contains(&swap);
         if !was_open {
             if self.open.len() == OPEN_MAX {

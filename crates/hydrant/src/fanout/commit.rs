@@ -16,9 +16,12 @@ use super::options::FanOutOptions;
 use crate::mutants::mutant;
 use crate::{Batch, Checkpoint, Durability, Error, ErrorKind, Event, EventId, Primary, Result, Retry};
 
-/// The pauses between attempts to learn the outcome of a write.
+/// The bounds of the pauses between attempts to learn the outcome of a write.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// The shortest pause between two looks: a loop without a pause starves its runtime.
+const POLL_MIN: Duration = Duration::from_millis(1);
 
 /// The longest pause between two looks at how far the primary is durable.
 const LOOK_PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -45,7 +48,7 @@ pub(crate) struct Append {
     pub(crate) reply: oneshot::Sender<Result<()>>,
 }
 
-/// Decides whether an append was begun or given up before: by which of the two took it first.
+/// Decides whether an append is begun or given up: the side that takes the claim first wins.
 #[derive(Clone, Default)]
 pub(crate) struct Claim(Arc<AtomicBool>);
 
@@ -62,13 +65,17 @@ pub(crate) struct Committer<P> {
     options: FanOutOptions,
     durability: Durability,
     rng: fastrand::Rng,
-    /// The primary failed: from now on it may be another copy of the log.
+    /// An append failed: the primary may be another copy of the log, and takes nothing before it is compared.
     in_doubt: bool,
+    /// A look failed, or could not be compared: the same, but a checkpoint that fails stops no append.
+    look_in_doubt: bool,
+    /// When the primary was asked last, so that an idle log is looked at in time.
+    asked_at: Instant,
     /// The newest event that the primary has acknowledged, if it is not published.
     accepted: Option<EventId>,
     /// The newest event of a write with an unknown outcome, if it is not published.
     unknown: Option<EventId>,
-    /// When events were accepted or published last. The longer ago, the rarer the looks at the primary.
+    /// When events were last accepted or published. The longer ago, the rarer the looks at the primary.
     progress_at: Instant,
     next_look: Instant,
     look_fails: bool,
@@ -93,6 +100,8 @@ impl<P: Primary> Committer<P> {
             options,
             durability,
             in_doubt: false,
+            look_in_doubt: false,
+            asked_at: now,
             progress_at: now,
             next_look: now,
             look_fails: false,
@@ -112,16 +121,13 @@ impl<P: Primary> Committer<P> {
                 command = commands.recv() => command,
                 // A command that comes meanwhile does not wait for it.
                 looked = self.idle_look(), if !self.is_unsettled() && self.hub.feed.stopped().is_none() => {
-                    let looked = match looked {
-                        Ok(checkpoint) => self.take(checkpoint, later(self.options.call_timeout)).await,
-                        Err(error) => Err(error),
-                    };
+                    drop(self.take(looked.clone(), later(self.options.call_timeout)).await);
                     self.log_look(looked.err().as_ref());
                     continue;
                 }
             };
             let Some(command) = command else { return };
-            // A caller that is gone does not want its reply: what was done stays done.
+            // If the caller is gone, its reply is dropped; what was done is not undone.
             match command {
                 Command::Append(append) => self.serve(append).await,
                 Command::Checkpoint { reply } => {
@@ -130,7 +136,9 @@ impl<P: Primary> Committer<P> {
                 }
                 Command::Head { reply } => {
                     let timeout = self.options.call_timeout;
-                    reply.send(guarded("the primary's head", timeout, || self.primary.head()).await).ok();
+                    let head = guarded("the primary's head", timeout, || self.primary.head()).await;
+                    self.look_in_doubt |= head.is_err();
+                    reply.send(head).ok();
                 }
                 Command::Finish { reply } => {
                     self.finish().await;
@@ -174,17 +182,18 @@ impl<P: Primary> Committer<P> {
     /// Sends a batch once, to be answered before `deadline`.
     async fn attempt(&mut self, batch: Batch<'_>, deadline: Instant) -> Result<()> {
         let published = self.hub.feed.head();
-        // Does the primary still have our history? The caller may know another one, or send again what is held.
-        if self.in_doubt && !mutant("no-doubt") || batch.after() < published {
-            self.checkpoint(deadline).await.map_err(Error::nothing_applied)?;
-            if let Some(lost) = self.hub.feed.failed().filter(|error| error.kind() == ErrorKind::Diverged) {
-                return Err(lost);
-            }
-            self.in_doubt = false;
+        if mutant("no-doubt") {
+            (self.in_doubt, self.look_in_doubt) = (false, false);
+        }
+        // The caller may know another history, or send again what is held.
+        let must_compare = self.in_doubt || batch.after() < published;
+        if must_compare || self.look_in_doubt {
+            self.compare(must_compare, deadline).await?;
         }
         let batch = batch.with_deadline(Some(deadline));
         let sent = guarded_until("the primary's append", deadline, || self.primary.append(batch)).await;
         self.in_doubt = sent.is_err();
+        self.asked_at = Instant::now();
         sent.map_err(|error| match published {
             Some(published)
                 if error.kind() == ErrorKind::Gap
@@ -196,6 +205,29 @@ impl<P: Primary> Committer<P> {
             }
             _ => error,
         })
+    }
+
+    /// Checks that the primary still has our history.
+    ///
+    /// # Errors
+    /// `Diverged` if it does not: the log has stopped. `Safe` if it cannot be compared yet, but must be.
+    async fn compare(&mut self, must_compare: bool, deadline: Instant) -> Result<()> {
+        // Else half of the time stays for the append.
+        let left = deadline.saturating_duration_since(Instant::now());
+        let patience = if must_compare { deadline } else { later((left / 2).min(LOOK_PAUSE_MAX)) };
+        let asked = self.ask(patience).await;
+        let mut compared = self.take(asked, patience).await;
+        if let Some(lost) = self.hub.feed.failed().filter(|error| error.kind() == ErrorKind::Diverged) {
+            return Err(lost);
+        }
+        if compared.is_ok() && self.accepted.is_some() {
+            // What was accepted may be lost, and have something else in its place.
+            compared = self.lose_what_is_lost(patience).await;
+        }
+        match compared {
+            Err(error) if must_compare => Err(error.nothing_applied()),
+            _ => Ok(()),
+        }
     }
 
     /// Sends the same bytes under the same ids until the outcome is known, or stops the log.
@@ -226,7 +258,7 @@ impl<P: Primary> Committer<P> {
         let feed = &self.hub.feed;
         let last = batch.last();
         if Some(last.id()) > feed.newest() {
-            // What else was open is at or below this event, or was never applied.
+            // Every other open event is at or below this one, or was never applied.
             self.unknown = None;
         }
         feed.stage(batch.after(), batch.events()).map_err(|error| self.stop(error))?;
@@ -244,7 +276,7 @@ impl<P: Primary> Committer<P> {
         self.accepted.is_some() || self.unknown.is_some()
     }
 
-    /// Looks from now on how far the primary is durable, at first soon and then ever more rarely.
+    /// Schedules looks at how far the primary is durable: soon at first, then less and less often.
     fn look_soon(&mut self) {
         self.progress_at = Instant::now();
         self.next_look = self.next_look.min(later(self.poll_pause()));
@@ -260,36 +292,48 @@ impl<P: Primary> Committer<P> {
     /// Asks the primary how far it is durable, and publishes that. A log that lost events stops; the checkpoint is what
     /// the primary has all the same.
     async fn checkpoint(&mut self, deadline: Instant) -> Result<Checkpoint> {
-        let checkpoint = self.ask(deadline).await?;
-        self.take(checkpoint, deadline).await
+        let asked = self.ask(deadline).await;
+        drop(self.take(asked.clone(), deadline).await);
+        asked
     }
 
     async fn ask(&self, deadline: Instant) -> Result<Checkpoint> {
         guarded_until("the primary's checkpoint", deadline, || self.primary.checkpoint()).await
     }
 
-    /// Asks the primary after a while without a command, so that a lost tail is found also then.
+    /// Asks the primary when it was not asked for a while, so that a lost tail is found also then.
     ///
     /// # Cancel safety
     /// Reads only.
     async fn idle_look(&self) -> Result<Checkpoint> {
-        tokio::time::sleep_until(later(self.options.idle_poll)).await;
+        let pause = self.options.idle_poll.max(POLL_MIN).saturating_sub(self.asked_at.elapsed());
+        tokio::time::sleep_until(later(pause)).await;
         self.ask(later(self.options.call_timeout)).await
     }
 
     /// Publishes how far the primary is durable.
-    async fn take(&mut self, checkpoint: Checkpoint, deadline: Instant) -> Result<Checkpoint> {
-        match self.publish(Place::of(checkpoint), deadline).await {
-            Ok(()) => self.settled(checkpoint.id()),
-            Err(error) if error.kind() == ErrorKind::Diverged => drop(self.stop(error)),
+    ///
+    /// # Errors
+    /// `Diverged` if the log lost events: it has stopped. Any other: the primary could not be compared.
+    async fn take(&mut self, asked: Result<Checkpoint>, deadline: Instant) -> Result<()> {
+        self.asked_at = Instant::now();
+        let published = match &asked {
+            Ok(checkpoint) => self.publish(Place::of(*checkpoint), deadline).await,
+            Err(error) => Err(error.clone()),
+        };
+        self.look_in_doubt = published.is_err();
+        match (&asked, &published) {
+            (Ok(checkpoint), Ok(())) => self.settled(checkpoint.id()),
+            (Ok(_), Err(error)) if error.kind() == ErrorKind::Diverged => drop(self.stop(error.clone())),
             // It cannot be compared yet: the next look does.
-            Err(error) => {
+            (Ok(checkpoint), Err(error)) => {
                 tracing::warn!(%error, "the primary's newest events cannot be published yet");
                 self.unknown = self.unknown.max(checkpoint.id());
                 self.look_soon();
             }
+            (Err(_), _) => {}
         }
-        Ok(checkpoint)
+        published
     }
 
     /// Everything up to `id` is published.
@@ -311,7 +355,7 @@ impl<P: Primary> Committer<P> {
         Ok(())
     }
 
-    /// Publishes the primary's head, once it is seen to be of the same history as what was published before.
+    /// Publishes the primary's head, after checking that it continues the history that was published before.
     async fn publish(&self, head: Option<Place>, deadline: Instant) -> Result<()> {
         let feed = &self.hub.feed;
         let published = feed.head_place().filter(|_| !mutant("lost-tail"));
@@ -332,7 +376,7 @@ impl<P: Primary> Committer<P> {
         feed.publish(head)
     }
 
-    /// Looks how far the primary is durable.
+    /// Publishes how far the primary is durable, forgets what it lost, and schedules the next look.
     async fn look(&mut self) {
         let before = self.hub.feed.head();
         let deadline = later(self.options.call_timeout);
@@ -361,7 +405,7 @@ impl<P: Primary> Committer<P> {
     }
 
     fn poll_pause(&self) -> Duration {
-        self.options.sync_poll.max(Duration::from_millis(1))
+        self.options.sync_poll.max(POLL_MIN)
     }
 
     /// Waits until everything that was acknowledged is durable, and published.
@@ -387,7 +431,7 @@ fn is_unknown(error: &Error) -> bool {
     }
 }
 
-/// The deadline of a batch was over before it was sent.
+/// Returns the error for a batch whose deadline was over before it was sent.
 pub(crate) fn late() -> Error {
     let message = "the deadline of this append was over before its turn came; nothing was written: try again";
     Error::new(ErrorKind::Unavailable, Retry::Safe, message)

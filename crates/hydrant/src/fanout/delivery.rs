@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::TryFutureExt;
 use futures_util::future::{Either, select};
 use tokio::time::Instant;
 use tracing::Instrument as _;
@@ -21,7 +22,8 @@ use super::start::{Begin, begin};
 use crate::mutants::mutant;
 use crate::{Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, Result, Retry};
 
-/// Before an append to a sink that was not asked for so long, its checkpoint is compared: it may be another copy by now.
+/// How old the last look at a sink's checkpoint may be at an append. After that, the checkpoint is compared first: the
+/// sink may be another copy by now.
 const COMPARE_AFTER: Duration = Duration::from_secs(10);
 
 pub(super) struct Delivery {
@@ -36,11 +38,11 @@ pub(super) struct Delivery {
     reported: Checkpoint,
     /// The newest event acknowledged, until the sink reports that it holds it durably.
     unsaved: Option<Event>,
-    /// When the sink was asked for its checkpoint last.
+    /// When the sink was last asked for its checkpoint.
     asked_at: Instant,
     /// For a sink without memory: where the next delivery begins.
     remembered: Option<Begin>,
-    /// Whether the position was chosen by the start, and nothing was delivered since.
+    /// Whether the start option chose the position, and nothing was delivered since.
     is_untouched: bool,
     /// How many events a batch may have: fewer than the option after batches that were too slow.
     batch_events: usize,
@@ -144,7 +146,7 @@ impl Delivery {
         self.secondary.advanced(last, events.len());
     }
 
-    /// Where to continue, once the sink is known to share the primary's history.
+    /// Returns where to continue, after checking that the sink shares the primary's history.
     async fn begin(&mut self) -> Result<Begin> {
         let checkpoint = self.ask(self.options.call_timeout).await?;
         if let (Checkpoint::Unknown, Some(begin)) = (checkpoint, &self.remembered)
@@ -153,7 +155,8 @@ impl Delivery {
             return Ok(begin.clone());
         }
         let head = self.hub.feed.head();
-        let begin = begin(&*self.source, checkpoint, self.reported, self.options.start, head).await?;
+        let begun = begin(&*self.source, checkpoint, self.reported, self.options.start, head).await;
+        let begin = begun.inspect_err(|error| self.secondary.compared(error))?;
         self.is_untouched = checkpoint.id().is_none();
         self.remembered = (checkpoint == Checkpoint::Unknown).then(|| begin.clone());
         let is_news = self.unsaved.is_none() || checkpoint.id() < self.reported.id();
@@ -163,8 +166,10 @@ impl Delivery {
         Ok(begin)
     }
 
-    /// A log that was empty may begin at a snapshot, and a start may be pruned before anything was delivered: then the
-    /// oldest snapshot is looked for again.
+    /// Makes `Pruned` retryable while nothing was delivered, if the secondary starts at the oldest snapshot: the next
+    /// attempt looks for that snapshot again.
+    ///
+    /// A log that was empty may begin at a snapshot, and a prune may remove a start before the first delivery.
     fn or_start_anew(&mut self, error: Error) -> Error {
         let is_pruned = matches!(error.kind(), ErrorKind::Pruned { .. });
         if !is_pruned || !self.is_untouched || self.options.start != StartAt::OldestSnapshot {
@@ -174,7 +179,7 @@ impl Delivery {
         error.with_retry(Retry::Safe)
     }
 
-    /// The next batch's events; lingers for it to fill.
+    /// Returns the events of the next batch. Lingers for it to fill.
     async fn next(&mut self, follower: &mut Follower) -> Result<Vec<Event>> {
         let (events_max, bytes_max) = (self.batch_events, self.options.batch_bytes_max);
         if self.secondary.has(self.hub.feed.head()) {
@@ -191,7 +196,10 @@ impl Delivery {
     /// The next events. Reports the progress meanwhile, when the log is quiet, or slow to read.
     async fn wait(&mut self, follower: &mut Follower) -> Result<Vec<Event>> {
         // Kept across the intervals: a read that is dropped begins anew, and may take longer than that to begin.
-        let mut chunk = pin!(follower.chunk(self.batch_events, self.options.batch_bytes_max));
+        let (secondary, events_max, bytes_max) =
+            (self.secondary.clone(), self.batch_events, self.options.batch_bytes_max);
+        let chunk = follower.chunk(events_max, bytes_max).inspect_err(|error| secondary.compared(error));
+        let mut chunk = pin!(chunk);
         while self.unsaved.is_some() {
             let due = self.asked_at + ROSTER_INTERVAL;
             if let Ok(events) = tokio::time::timeout_at(due, &mut chunk).await {
@@ -209,7 +217,7 @@ impl Delivery {
         chunk.await
     }
 
-    /// Appends once. An error that names no event is at the first of the batch.
+    /// Appends once. If the error names no event, it gets the first event of the batch.
     async fn append(&mut self, after: Option<EventId>, events: &[Event]) -> Result<()> {
         let begun = Instant::now();
         let deadline = later(self.options.call_timeout);
@@ -224,8 +232,8 @@ impl Delivery {
         })
     }
 
-    /// Chooses the size of the next batches, so that one fits into the time-out: a sink that keeps its checkpoint once a
-    /// batch would never get further.
+    /// Chooses the size of the next batches, so that one fits into the time-out. Otherwise a sink that keeps its
+    /// checkpoint once a batch would make no progress.
     fn adapt(&mut self, took: Duration, events: usize, failed: Option<&Error>) {
         let timeout = self.options.call_timeout;
         let is_too_slow = took >= timeout / 2;
@@ -282,7 +290,7 @@ impl Delivery {
     }
 }
 
-/// The error of a sink that has another event in the place of one that it acknowledged.
+/// Fails if the sink has another event in the place of one that it acknowledged.
 fn differs(place: &Place, checkpoint: Checkpoint) -> Result<()> {
     if Place::of(checkpoint).is_none_or(|held| held.id() != place.id() || held.is_same(place)) {
         return Ok(());
@@ -292,7 +300,7 @@ fn differs(place: &Place, checkpoint: Checkpoint) -> Result<()> {
     Err(Error::diverged(message).at(place.id()))
 }
 
-/// The events before the one that the sink can never take, if there are any.
+/// Returns the events before the poison event that `error` names, if there are any.
 fn before_poison<'a>(error: &Error, events: &'a [Event]) -> Option<&'a [Event]> {
     let is_poison = error.kind() == ErrorKind::Invalid && !mutant("poison-holds-prefix");
     let named = error.event().filter(|_| is_poison)?;

@@ -47,12 +47,12 @@ impl Feed {
         result
     }
 
-    /// Starts the ring after `head`, without an event.
+    /// Removes all events, and starts the ring anew after `head`.
     pub(crate) fn restart(&self, head: Option<Place>) {
         self.update(|state| state.ring.restart(head));
     }
 
-    /// Adds events that the log has right after `after`. Wakes no task: nothing of this is seen before it is published.
+    /// Adds events, which follow `after` in the log. Wakes no task: followers see them once they are published.
     ///
     /// # Errors
     /// `Diverged` if a published event has another event in its place.
@@ -60,7 +60,7 @@ impl Feed {
         self.lock().ring.stage(after, events)
     }
 
-    /// Lets everything up to `head` be seen. Only what is durable may be published.
+    /// Publishes everything up to `head`, which must be durable.
     ///
     /// # Errors
     /// `Diverged` if the log ends before what was published, or has another event in its place.
@@ -78,12 +78,12 @@ impl Feed {
         Ok(())
     }
 
-    /// Forgets what was accepted and is lost: the newest event of the primary, durable or not, is `newest`.
+    /// Removes the accepted events that the primary lost. `newest` is its newest event, durable or not.
     pub(crate) fn lose_after(&self, newest: Option<Place>) {
         self.update(|state| state.ring.lose_after(newest));
     }
 
-    /// The log takes no more events, because of this error. The first error stays.
+    /// Stops the log because of this error: it takes no more events. The first error is kept.
     pub(crate) fn stop(&self, error: Error) {
         self.update(|state| {
             state.failed.get_or_insert(error);
@@ -148,7 +148,7 @@ impl Feed {
         self.moved.subscribe()
     }
 
-    /// The events after `position`: at most so many events and, but for the first, bytes.
+    /// Returns the events after `position`: at most `events_max` events and `bytes_max` bytes, but always the first.
     ///
     /// # Errors
     /// `Diverged` if the ring has another event at `position`.
@@ -156,12 +156,12 @@ impl Feed {
         self.lock().ring.look(position, events_max, bytes_max)
     }
 
-    /// How many events a follower has not got yet, and since when the oldest of them is published.
+    /// Returns how many events a follower has not received, and when the oldest of them was published.
     pub(crate) fn lag(&self, position: Option<EventId>) -> (u64, Option<Instant>) {
         self.lock().ring.lag(position)
     }
 
-    /// How many events a follower has not got yet of those that were acknowledged, durable or not.
+    /// Returns how many acknowledged events, durable or not, a follower has not received.
     pub(crate) fn lag_to_newest(&self, position: Option<EventId>) -> u64 {
         let state = self.lock();
         state.ring.count(position, state.ring.newest())

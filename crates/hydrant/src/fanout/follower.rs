@@ -182,7 +182,10 @@ async fn check(feed: &Feed, source: &dyn EventSource, events: &[Event]) -> Resul
     let checked = match events.binary_search_by_key(&head.id(), Event::id) {
         Ok(index) if head.is_same(&Place::Event(events[index].clone())) => Ok(()),
         Ok(index) => Err(lineage::replaced(&head, &events[index])),
-        Err(index) if index < events.len() => Err(lineage::replaced(&head, &events[index])),
+        // A start that an operator named may be between two events.
+        Err(index) if index < events.len() && head.digest().is_some() => {
+            Err(lineage::replaced(&head, &events[index]))
+        }
         Err(_) => lineage::check(source, &head).await,
     };
     if let Err(error) = &checked

@@ -10,7 +10,7 @@ use crate::mutants::mutant;
 
 pub(crate) struct Marks {
     opened: Instant,
-    /// Each mark covers the events after the mark before it, up to its own, which is not younger than they are.
+    /// Each mark covers the events after the previous mark, up to its own id. Its time is that of the first of them.
     history: VecDeque<(EventId, Instant)>,
     step: Duration,
 }
@@ -38,7 +38,7 @@ impl Marks {
         }
     }
 
-    /// Joins each two neighbours: the older an event, the coarser its time.
+    /// Joins marks in pairs: the older an event, the coarser its time.
     fn thin(&mut self) {
         let marks = self.history.make_contiguous();
         let joined = marks.chunks(2).filter_map(|pair| Some((pair.last()?.0, pair.first()?.1)));
@@ -46,7 +46,7 @@ impl Marks {
         self.step *= 2;
     }
 
-    /// When the oldest event after `position` was published, to within a step: never later.
+    /// Returns when the oldest event after `position` was published: at most two steps too early, never too late.
     pub(crate) fn since(&self, position: Option<EventId>) -> Instant {
         let covers = self.history.partition_point(|(id, _)| Some(*id) <= position);
         let mark = self.history.get(covers).or_else(|| self.history.back());

@@ -345,7 +345,9 @@ impl<P: Primary + 'static> EventSink for FanOut<P> {
         if self.options.stop_if_stale
             && let Some(stale) = self.hub.stale()
         {
-            return Err(stale);
+            // Safe: it may be sent again once an operator has detached the sinks.
+            let message = format!("nothing of this append was written: {}", stale.message());
+            return Err(Error::new(ErrorKind::Diverged, Retry::Safe, message));
         }
         let patience = later(self.options.resolve_timeout);
         self.wait_for_laggards(batch.deadline().unwrap_or(patience)).await?;

@@ -33,8 +33,9 @@ pub struct FanOutOptions {
     /// Default: off, nothing is pruned that a secondary still needs.
     pub retain_bytes_max: Option<u64>,
     /// Refuses appends while every attached sink that has a checkpoint contradicts the primary, which is empty or
-    /// older than all of them (see [`FanOutStatus::stale`](crate::FanOutStatus::stale)). Default: off, no sink
-    /// stops a primary.
+    /// older than all of them (see [`FanOutStatus::stale`](crate::FanOutStatus::stale)). The error is
+    /// [`Retry::Safe`](crate::Retry::Safe), so a journal continues once the sinks agree or are detached. Default: off,
+    /// no sink stops a primary.
     pub stop_if_stale: bool,
     /// What the log is kept in, for the status: for example its URL without secrets. Default: none.
     pub target: Option<String>,

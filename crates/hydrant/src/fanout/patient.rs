@@ -14,17 +14,22 @@ use crate::{Error, Event, EventSource, EventStream, ReadFrom, Result};
 /// A poll that comes so much after the time-out was over is of a reader that did not wait meanwhile.
 const LATE: Duration = Duration::from_secs(1);
 
+/// A time-out of zero grows like this one.
+const LEAST: Duration = Duration::from_millis(1);
+
 /// Bounds the silence of a read, and not the read: as long as it yields events, it may take any time.
 ///
-/// The time-out doubles with each read that fails so, and follows the slowest wait that led to progress. So a source that
-/// searches for an hour before its first event gets through, and a read that hangs is begun anew.
+/// The time-out doubles with each read that fails so, and follows the slowest wait that led to progress. So a source
+/// may search for an hour before its first event, and a read that hangs is begun anew.
 pub(crate) struct Patient {
     source: Arc<dyn EventSource>,
     patience: Arc<Mutex<Patience>>,
 }
 
 struct Patience {
+    /// The time-out as configured.
     least: Duration,
+    /// The time-out of the next wait.
     now: Duration,
     /// The longest wait for an event since the last progress.
     slowest: Duration,
@@ -36,7 +41,7 @@ impl Patient {
         Self { source, patience: Arc::new(Mutex::new(patience)) }
     }
 
-    /// What was read led to progress: from now on, the time-out is what that needed.
+    /// Records that what was read led to progress. From now on, the time-out is twice the longest wait for it.
     pub(crate) fn progressed(&self) {
         with(&self.patience, |patience| {
             patience.now = patience.slowest.saturating_mul(2).max(patience.least);
@@ -68,7 +73,7 @@ struct Bounded {
     wait: Option<Wait>,
 }
 
-/// A wait for the next event.
+/// One wait for the next event.
 struct Wait {
     begun: Instant,
     timeout: Duration,
@@ -107,7 +112,9 @@ impl Stream for Bounded {
         }
         this.events = None;
         let timeout = this.wait.take().map_or(Duration::ZERO, |wait| wait.timeout);
-        with(&this.patience, |patience| patience.now = timeout.saturating_mul(2).max(patience.now));
+        with(&this.patience, |patience| {
+            patience.now = timeout.max(LEAST).saturating_mul(2).max(patience.now);
+        });
         let message = format!("a read of the log yielded nothing for {timeout:?}; it is begun anew");
         Poll::Ready(Some(Err(Error::unavailable(message))))
     }
@@ -169,7 +176,7 @@ mod tests {
         assert_eq!(read(&slower).await, (0, Some(SECOND * 10)), "nothing was waited for");
     }
 
-    /// A reader that looks once, and comes back after the time-out.
+    /// A reader polls once, and again after the time-out.
     #[tokio::test(start_paused = true)]
     async fn time_without_a_waiting_reader_does_not_count() {
         use futures_util::FutureExt;

@@ -1,4 +1,4 @@
-//! A secondary's entry in the roster, as its pump moves it beside the deliveries.
+//! A secondary's entry in the roster, which its pump moves beside the deliveries.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,11 +14,12 @@ use crate::{Checkpoint, Error, ErrorKind, Result};
 /// How often progress is recorded in the roster, whose checkpoints are lower bounds.
 pub(super) const ROSTER_INTERVAL: Duration = Duration::from_secs(1);
 
-/// For this long after a secondary starts, another runner may move its entry without being an error: one that was
-/// dropped or killed may have a swap under way, and records once more as it ends.
+/// How long after the start of a secondary another runner may move its entry without an error.
+///
+/// A runner that was dropped or killed may have a swap under way, and a runner that ends records once more.
 const HANDOVER: Duration = Duration::from_secs(5);
 
-/// The checkpoint that the roster has to have, from the deliveries to what records it. A newer one replaces it.
+/// Passes the checkpoint to record from the deliveries to the roster entry. A newer checkpoint replaces an older one.
 #[derive(Default)]
 pub(super) struct Outbox {
     checkpoint: Mutex<Option<Checkpoint>>,
@@ -46,6 +47,8 @@ impl Outbox {
         }
     }
 
+    /// Waits for a checkpoint to record.
+    ///
     /// # Cancel safety
     /// Takes nothing out.
     async fn wait(&self) -> Checkpoint {
@@ -58,13 +61,14 @@ impl Outbox {
     }
 }
 
+/// The entry of one secondary in the roster.
 pub(super) struct RosterEntry {
     cell: CheckpointCell,
     outbox: Arc<Outbox>,
     timeout: Duration,
     /// When the secondary was attached or resumed.
     started_at: Instant,
-    /// Whether it may make the entry: `attach` made it, and so does the first record after a resume.
+    /// Whether the next record may create the entry. `attach` created it, so only the first record after a resume may.
     may_enter: bool,
 }
 

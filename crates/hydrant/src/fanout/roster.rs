@@ -65,14 +65,14 @@ impl Hub {
         })
     }
 
-    /// Makes the entry if there is none: a secondary that was never reached needs everything.
+    /// Creates the entry, with an empty checkpoint, if there is none: a sink that was never reached needs everything.
     async fn enter(&self, cell: &mut CheckpointCell) -> Result<()> {
         let entering = guarded("the roster", self.settings.call_timeout, || async {
             if cell.load().await?.is_some() {
                 return Ok(());
             }
             match cell.swap(Checkpoint::Empty, None).await {
-                // An earlier `attach` that was dropped made it meanwhile.
+                // An earlier `attach` that was dropped created it meanwhile.
                 Err(error) if error.kind() == ErrorKind::Fenced => cell.load().await.map(drop),
                 swapped => swapped,
             }
@@ -107,7 +107,7 @@ impl Hub {
         let _turn = self.roster_turn.lock().await;
         let attached = self.members.update(|members| {
             let secondary = members.attached.remove(name)?;
-            // Until the roster has lost the name, it holds back `prune`.
+            // As long as the name is in the roster, it holds back `prune`.
             let absent =
                 Absent { target: secondary.target.clone(), position: secondary.position().flatten() };
             if !mutant("failed-detach-hidden") {
@@ -133,7 +133,7 @@ impl Hub {
         let was_there = self.roster.load(name).await?.is_some();
         let mut cell = CheckpointCell::new(self.roster.clone(), name, "");
         match cell.remove().await {
-            // The last report of the pump that ended landed meanwhile.
+            // The last record of the pump that ended landed meanwhile.
             Err(error) if error.kind() == ErrorKind::Fenced => cell.remove().await?,
             removed => removed?,
         }

@@ -18,10 +18,10 @@ use super::status::{Laggard, SecondaryState, SecondaryStatus};
 use crate::mutants::mutant;
 use crate::{Checkpoint, Error, ErrorKind, Event, EventId, EventSink, Result};
 
-/// The newest event that was disposed of, with all before it; `None` before the first.
+/// The newest event that the secondary has, with all before it; `None` before the first.
 pub(crate) type Position = Option<EventId>;
 
-/// The place of a [`Position`], with the digest of the event where that is known.
+/// The place of a [`Position`], with the event's digest where that is known.
 pub(crate) type Reached = Option<Place>;
 
 /// A secondary is live as long as the oldest event that it does not have is younger than this.
@@ -48,7 +48,7 @@ pub(crate) struct Secondary {
     pub(crate) abort: OnceLock<AbortHandle>,
     batch_events_max: usize,
     linger_max: Duration,
-    /// The pump holds the sink, as long as it runs.
+    /// As long as the pump runs, it holds the sink.
     sink: Weak<dyn EventSink>,
     progress: Watched<Progress>,
     dead_letters: Option<Arc<AtomicU64>>,
@@ -166,7 +166,7 @@ impl Secondary {
         });
     }
 
-    /// The pump has stopped, unless it was resumed meanwhile.
+    /// Shows the secondary as parked, unless it was resumed meanwhile.
     pub(crate) fn parked(&self) {
         self.wanted.send_if_modified(|wanted| {
             if *wanted == Wanted::Park {
@@ -180,7 +180,7 @@ impl Secondary {
         self.progress.update(|progress| progress.phase = Phase::Starting);
     }
 
-    /// The sink reported its checkpoint, which is of the primary's history.
+    /// Records that the sink reported its checkpoint, which belongs to the primary's history.
     pub(crate) fn begins(&self, reached: Reached, floor: Option<EventId>) {
         self.progress.update(|progress| {
             progress.phase = Phase::Running;
@@ -188,6 +188,14 @@ impl Secondary {
             progress.floor = floor.or(progress.floor);
             progress.has_diverged = false;
         });
+    }
+
+    /// The place of the sink was compared with the primary, which failed. (A `Diverged` of the sink itself says nothing
+    /// about the primary.)
+    pub(crate) fn compared(&self, error: &Error) {
+        if error.kind() == ErrorKind::Diverged {
+            self.progress.update(|progress| progress.has_diverged = true);
+        }
     }
 
     /// The sink acknowledged so many events, up to this one.
@@ -200,7 +208,7 @@ impl Secondary {
         self.log_recovery(recovered);
     }
 
-    /// The sink has everything, so it has recovered.
+    /// Records that the sink has everything, and so has recovered.
     pub(crate) fn at_head(&self) {
         if self.progress.read(|progress| progress.last_error.is_some()) && !mutant("keeps-last-error") {
             self.log_recovery(self.progress.update(|progress| progress.last_error.take()));
@@ -222,7 +230,7 @@ impl Secondary {
         });
     }
 
-    /// The pump's task has ended, and dropped the sink.
+    /// Records that the pump's task has ended, and dropped the sink.
     pub(crate) fn ended(&self) {
         self.progress.update(|progress| progress.has_ended = true);
     }
@@ -235,7 +243,7 @@ impl Secondary {
         self.progress.read(|progress| progress.phase == Phase::Parked)
     }
 
-    /// Whether the sink contradicts the primary. `None` if it has no checkpoint, or has not reported it.
+    /// Whether the sink contradicts the primary. `None` if the sink has no checkpoint, or has not reported it.
     pub(crate) fn has_diverged(&self) -> Option<bool> {
         self.progress.read(|progress| match &progress.reached {
             _ if progress.has_diverged => Some(true),
@@ -244,21 +252,21 @@ impl Secondary {
         })
     }
 
-    /// How far it is; `None` until the sink has reported its checkpoint.
+    /// The position of the secondary; `None` until the sink has reported its checkpoint.
     pub(crate) fn position(&self) -> Option<Position> {
         self.progress.read(|progress| progress.reached.as_ref().map(|reached| id_of(reached.as_ref())))
     }
 
-    /// The place of its position, with the digest where it is known.
+    /// The place of this position, with the digest where it is known.
     pub(crate) fn reached(&self) -> Option<Reached> {
         self.progress.read(|progress| progress.reached.clone())
     }
 
-    /// How far its sink holds everything durably, if that is less than it acknowledged; `None` until the sink has
-    /// reported its checkpoint.
+    /// Asks the sink how far it holds everything durably, which may be less than it acknowledged. `None` until the sink
+    /// has reported its checkpoint.
     ///
     /// # Errors
-    /// Any error of the sink, or that it does not reply.
+    /// Any error of the sink, `Unavailable` if it does not reply in time, and `Closed` if the pump has ended.
     pub(crate) async fn durable(&self, patience: Duration) -> Result<Option<Position>> {
         let Some(acknowledged) = self.position() else { return Ok(None) };
         let Some(sink) = self.sink.upgrade() else { return Err(Error::closed("its pump has ended")) };
@@ -271,7 +279,7 @@ impl Secondary {
         }))
     }
 
-    /// Whether it has disposed of everything up to `id`.
+    /// Whether the secondary has everything up to `id`.
     pub(crate) fn has(&self, id: Option<EventId>) -> bool {
         self.position().is_some_and(|position| position >= id)
     }
@@ -306,7 +314,7 @@ impl Secondary {
         })
     }
 
-    /// The events that it does not have, up to the newest one acknowledged, durable or not.
+    /// Returns what the secondary does not have, up to the newest event acknowledged, durable or not.
     pub(crate) fn laggard(&self, feed: &Feed) -> Laggard {
         let status = self.status(feed);
         Laggard {
@@ -330,7 +338,6 @@ impl Secondary {
 
 impl Progress {
     fn fails(&mut self, error: Error, now: SystemTime) {
-        self.has_diverged |= error.kind() == ErrorKind::Diverged;
         self.last_error = Some(error);
         self.last_error_at = Some(now);
     }

@@ -149,6 +149,10 @@ impl Committer {
             (_, Retry::Safe) => Err(Unwritten::Refused(error)),
             // The ids are free only if nothing of the batch is held.
             (ErrorKind::Invalid, _) if self.holds_nothing_new().await => Err(Unwritten::Refused(error)),
+            // The store had stopped before.
+            (ErrorKind::Closed | ErrorKind::Diverged, Retry::Never) if self.holds_nothing_new().await => {
+                Err(Unwritten::Stop(unwritten(batch, error)))
+            }
             _ => self.resolve(batch, error).await,
         }
     }
@@ -220,6 +224,15 @@ fn unknown(batch: Batch<'_>, cause: &Error) -> Error {
          store and a journal again, and hydrate: the log shows it"
     );
     Error::new(cause.kind(), Retry::AfterCheckpoint, message).at(first).because(cause.clone())
+}
+
+fn unwritten(batch: Batch<'_>, cause: Error) -> Error {
+    let (first, last) = (batch.first().id(), batch.last().id());
+    let message = format!(
+        "nothing of events {first} to {last} was written, and the journal has stopped; open the store and a journal \
+         again, and hydrate"
+    );
+    Error::new(cause.kind(), Retry::Never, message).at(first).because(cause)
 }
 
 /// The answer to a caller that knows its ids, after the commit of events before them failed.

@@ -27,8 +27,10 @@ use crate::{Batch, Checkpoint, CheckpointStore, Error, ErrorKind, EventSink, Res
 ///
 /// The entry moves by compare-and-swap only. If another runner moved it, two runners share one name: the
 /// append is `Fenced`, and so are all appends after it, until [`checkpoint`](EventSink::checkpoint) is called,
-/// which reads the entry again. So an operator ends the other runner, and resumes this one. Names must be unique in their store. The roster of a fan-out keeps entries of its own, so
-/// use another store than [`Primary::roster`](crate::Primary::roster), or another name.
+/// which reads the entry again. So an operator ends the other runner, and resumes this one.
+///
+/// Names must be unique in their store. The roster of a fan-out keeps entries of its own, so use another store than
+/// [`Primary::roster`](crate::Primary::roster), or another name.
 ///
 /// An append with a deadline calls the sink once, moves the entry, and returns before the deadline.
 ///

@@ -1,4 +1,4 @@
-//! A sink that is opened when that succeeds.
+//! A sink that is opened later, when opening succeeds.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,8 +23,8 @@ type Open<S> = Arc<dyn Fn() -> BoxFuture<'static, Result<S>> + Send + Sync>;
 /// Opens a sink at the first call that succeeds, so that a sink that is down when a program starts is a
 /// secondary like any other: it lags, the status shows its error, and it catches up later.
 ///
-/// Until then, a call begins to open the sink, and returns the error if that fails. The fan-out retries or
-/// parks as the error says.
+/// Until then, a call begins to open the sink, or waits for the opening that is under way, and returns its error. The
+/// fan-out retries or parks, depending on the error.
 ///
 /// The opening runs in a task of its own, one at a time. A call that is dropped, for example by the call
 /// time-out of a secondary, does not end it: the next call waits for the same opening. It ends after the

@@ -1,7 +1,7 @@
 //! A store on paper: right in every law, or broken in exactly one way.
 //!
-//! It keeps what is accepted apart from what is durable, so that a crash can be played, and yields at each
-//! step of an append, so that it can be dropped there. The files are the laws that they keep or break.
+//! It keeps accepted events apart from durable ones, so that a test can crash it, and yields at each step of an
+//! append, so that a test can drop it there. Each file has the laws that it keeps or breaks.
 
 mod append;
 mod checkpoint;
@@ -23,7 +23,7 @@ use tokio::sync::RwLock;
 pub(crate) use self::roster::Roster;
 use crate::bugs::Bug;
 
-/// What is on the paper, and what of it would outlive a crash.
+/// What the store holds, and what of it survives a crash.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Page {
     pub(crate) events: Vec<Event>,

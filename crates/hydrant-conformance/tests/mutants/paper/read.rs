@@ -47,7 +47,7 @@ impl Page {
     }
 }
 
-/// Where a read stands: `None` behind its last item.
+/// The position of a read: `None` after its last item.
 type Position = Option<Result<Option<EventId>>>;
 
 impl EventSource for Paper {

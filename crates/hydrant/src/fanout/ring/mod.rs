@@ -9,15 +9,15 @@ use super::marks::Marks;
 use crate::mutants::mutant;
 use crate::{Event, EventId, Result};
 
-/// Every event with `base < id <= newest`, bounded in events and bytes, and the newest durable event.
+/// Holds every event with `base < id <= newest`, bounded in events and bytes, and the newest durable event.
 ///
-/// Events are staged in order, evicted from the oldest on, and seen once `publish` says that they are durable.
+/// Events are staged in order and evicted oldest first. Followers see them once `publish` marks them as durable.
 /// Eviction may run ahead of publication: a follower below `base` reads the primary.
 ///
-/// What was published never changes: another event in its place is `Diverged`, and nothing of it is seen. What is
-/// only staged was accepted and may be lost: then it is replaced, because the primary decides what happened.
+/// A published event never changes: another event in its place is `Diverged`, and followers never see it. The primary
+/// may lose an event that is only staged. The ring then replaces it, because the primary decides what happened.
 pub(super) struct Ring {
-    /// The newest event that is not in the ring any more, or never was.
+    /// The newest event below the ring: evicted, or never held.
     base: Option<Place>,
     events: VecDeque<Event>,
     bytes: usize,
@@ -59,7 +59,7 @@ impl Ring {
         Self { base: head.clone(), events: VecDeque::new(), bytes: 0, head, marks, events_max, bytes_max }
     }
 
-    /// Starts after `head`, without an event.
+    /// Removes all events, and starts anew after `head`.
     pub(super) fn restart(&mut self, head: Option<Place>) {
         self.clear(head.clone());
         if let Some(head) = &head {
@@ -70,7 +70,7 @@ impl Ring {
 
     /// Adds the events that are newer than the ring's, which the log has right after `after`, and evicts the oldest.
     ///
-    /// If events are missing between the ring and `after`, the ring starts anew: followers read the primary there.
+    /// If the ring does not have the event `after`, it starts anew: followers read the primary there.
     ///
     /// # Errors
     /// `Diverged` if a published event has another event in its place.
@@ -89,7 +89,7 @@ impl Ring {
             // Accepted, evicted and lost.
             self.clear(after.map(Place::Id));
         }
-        if self.newest() < after {
+        if self.misses(after) {
             self.clear(after.map(Place::Id));
         }
         let base = id_of(self.base.as_ref());
@@ -116,7 +116,7 @@ impl Ring {
         Ok(())
     }
 
-    /// Lets everything up to `head` be seen. Only what is durable may be published.
+    /// Publishes everything up to `head`, which must be durable.
     ///
     /// # Errors
     /// `Diverged` if the log ends before what was published, or has another event in its place.
@@ -140,7 +140,7 @@ impl Ring {
         match self.find(&head) {
             Found::Same | Found::Below => {}
             Found::Beyond if mutant("publish-unstaged") => {}
-            // An append whose outcome was unknown reached the log, or an accepted one was lost: followers read it there.
+            // An append of unknown outcome reached the log, or an accepted event was lost: followers read the log.
             Found::Beyond | Found::Other => self.clear(Some(head.clone())),
         }
         self.marks.add(head.id());
@@ -148,9 +148,9 @@ impl Ring {
         Ok(())
     }
 
-    /// Forgets what was staged and is lost: the newest event of the primary, durable or not, is `newest`.
+    /// Removes the staged events that the primary lost. Keeps the published ones.
     ///
-    /// What was published stays.
+    /// `newest` is the newest event of the primary, durable or not.
     pub(super) fn lose_after(&mut self, newest: Option<Place>) {
         let found = newest.filter(|newest| Some(newest.id()) > self.head_id());
         let kept = match found.map(|newest| (self.find(&newest), newest)) {
@@ -193,7 +193,7 @@ impl Ring {
         staged.max(self.head_id())
     }
 
-    /// The events after `position`: at most so many events and, but for the first, bytes.
+    /// Returns the events after `position`: at most `events_max` events and `bytes_max` bytes, but always the first.
     ///
     /// # Errors
     /// `Diverged` if the ring has another event at `position`.
@@ -221,9 +221,9 @@ impl Ring {
         Ok(Look::Events(events.cloned().collect()))
     }
 
-    /// How many events a follower has not got yet, and since when the oldest of them is published.
+    /// Returns how many events a follower has not received, and when the oldest of them was published.
     ///
-    /// Exact within the ring. Below it ids are counted instead, an upper bound where they have gaps.
+    /// The count is exact within the ring. Below the ring it counts ids: an upper bound if they have gaps.
     pub(super) fn lag(&self, position: Option<EventId>) -> (u64, Option<Instant>) {
         let head = self.head_id();
         if position >= head || mutant("lag-is-zero") {
@@ -255,7 +255,7 @@ impl Ring {
             Some(base) if Some(base.id()) == id => base.clone(),
             _ => match self.index_after(id).checked_sub(1).map(|index| &self.events[index]) {
                 Some(event) if event.id() == place.id() => Place::Event(event.clone()),
-                // A start between two events, named by an operator.
+                // An operator may have named a start between two events.
                 _ if place.digest().is_none() => return Found::Same,
                 _ => return Found::Other,
             },
@@ -266,6 +266,16 @@ impl Ring {
     /// The index of the first event after `id`.
     fn index_after(&self, id: Option<EventId>) -> usize {
         self.events.partition_point(|event| Some(event.id()) <= id)
+    }
+
+    /// Whether the event `after`, which the log has, is above what was published and not in the ring: then events before
+    /// it may be missing too.
+    fn misses(&self, after: Option<EventId>) -> bool {
+        if after <= self.head_id() || after <= id_of(self.base.as_ref()) {
+            return false;
+        }
+        let there = self.index_after(after).checked_sub(1).map(|index| self.events[index].id());
+        there != after
     }
 
     /// How many of `events`, which stand after `from`, the ring has already.
@@ -294,7 +304,7 @@ impl Ring {
     }
 }
 
-/// The event that a log has in the place of this one, if `events`, which it has right after `after`, show that.
+/// Returns the event that the log has in this place instead, if `events` show one. In the log, they follow `after`.
 fn replacement<'a>(place: &Place, after: Option<EventId>, events: &'a [Event]) -> Option<&'a Event> {
     if after >= Some(place.id()) {
         return None;
@@ -303,7 +313,7 @@ fn replacement<'a>(place: &Place, after: Option<EventId>, events: &'a [Event]) -
     let is_same = if there.id() == place.id() {
         place.is_same(&Place::Event(there.clone()))
     } else {
-        // A start between two events, named by an operator.
+        // An operator may have named a start between two events.
         place.digest().is_none()
     };
     (!is_same).then_some(there)

@@ -83,6 +83,17 @@ fn a_ring_with_a_hole_starts_anew() {
     assert_eq!(ids(ring.look(Some(&at(8)), 9, 9999)), [9, 10]);
 }
 
+/// The log has event 11, which never was in the ring, in the place of 12, which was accepted and lost.
+#[test]
+fn a_predecessor_that_is_not_in_the_ring_leaves_no_hole() {
+    let mut ring = ring(Some(at(9)), 10);
+    ring.stage(Some(EventId::new(9)), &[event(10), event(12)]).unwrap();
+    ring.stage(Some(EventId::new(11)), &events(13..15)).unwrap();
+    ring.publish(at(14)).unwrap();
+    assert!(is_below(ring.look(Some(&at(10)), 9, 9999)));
+    assert_eq!(ids(ring.look(Some(&at(11)), 9, 9999)), [13, 14]);
+}
+
 #[test]
 fn a_head_that_was_never_staged_is_read_from_the_primary() {
     let mut ring = ring(None, 10);

@@ -86,3 +86,13 @@ async fn an_empty_name_is_refused() {
     assert_eq!(error.kind(), hydrant::ErrorKind::Invalid);
     assert!(log.status().secondaries.is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_of_zero_between_looks_does_not_spin() {
+    let primary = Server::default();
+    let options = FanOutOptions::default().with_idle_poll(Duration::ZERO).with_seed(1);
+    let _log = FanOut::open(primary.clone(), options).await.unwrap();
+    let calls = primary.checkpoints();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(primary.checkpoints() - calls <= 1001, "{}", primary.checkpoints() - calls);
+}

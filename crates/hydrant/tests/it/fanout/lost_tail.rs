@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use hydrant::{
-    Batch, ErrorKind, Event, EventSink, EventSourceExt, FanOut, FanOutOptions, Journal, JournalOptions,
-    MemoryStore, ReadFrom, SecondaryOptions, SecondaryState,
+    Batch, CommitPoint, ErrorKind, Event, EventSink, EventSourceExt, FanOut, FanOutOptions, Journal,
+    JournalOptions, MemoryStore, ReadFrom, SecondaryOptions, SecondaryState,
 };
 
 use super::rig::{Act, Server};
@@ -248,11 +248,11 @@ async fn an_idle_log_finds_its_lost_tail() {
 async fn a_look_at_an_idle_log_delays_no_append() {
     let (primary, log, _) = log_of_ten().await;
     let calls = primary.checkpoints();
-    tokio::time::sleep(Duration::from_secs(3600)).await;
+    tokio::time::sleep(Duration::from_secs(3630)).await;
     let calls = primary.checkpoints() - calls;
     assert!((30..=61).contains(&calls), "{calls} looks in an hour");
     primary.checkpoint.set(Act::Hang);
-    tokio::time::sleep(Duration::from_secs(70)).await;
+    tokio::time::sleep(Duration::from_secs(40)).await;
     let begun = tokio::time::Instant::now();
     log.append(batch(&[event(10)])).await.unwrap();
     assert_eq!(begun.elapsed(), Duration::ZERO);
@@ -277,4 +277,46 @@ async fn a_sink_replaced_by_a_copy_of_its_length_parks() {
         assert_eq!(error.kind(), ErrorKind::Diverged, "{error}");
         assert_eq!(sink.copy().collect(ReadFrom::Origin).await.unwrap(), other_from(7, 10));
     }
+}
+
+/// A copy of the same length: after an append, its checkpoint would look the same.
+#[tokio::test(start_paused = true)]
+async fn after_a_failed_look_the_head_is_compared_first() {
+    for overlaps in [false, true] {
+        let (primary, log, _) = log_of_ten().await;
+        primary.checkpoint.set(Act::Fail(safe()));
+        if overlaps {
+            log.append(batch(&events(9..10))).await.unwrap_err();
+        } else {
+            log.checkpoint().await.unwrap_err();
+        }
+        primary.fail_over(&other_from(7, 10)).await;
+        primary.checkpoint.set(Act::Fine);
+        let failed = log.append(batch(&[event(10)])).await.expect_err("not compared");
+        assert_eq!(failed.kind(), ErrorKind::Diverged, "{failed}");
+        assert_eq!(primary.copy().collect(ReadFrom::Origin).await.unwrap(), other_from(7, 10));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_failed_idle_look_the_head_is_compared_first() {
+    let (primary, log, _) = log_of_ten().await;
+    primary.checkpoint.set(Act::Fail(safe()));
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    primary.fail_over(&other_from(7, 10)).await;
+    primary.checkpoint.set(Act::Fine);
+    let failed = log.append(batch(&[event(10)])).await.expect_err("not compared");
+    assert_eq!(failed.kind(), ErrorKind::Diverged, "{failed}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn asking_for_the_head_does_not_delay_a_look() {
+    let (primary, log, _) = log_of_ten().await;
+    primary.fail_over(&other_from(7, 10)).await;
+    for _ in 0..60 {
+        log.head().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    let stopped = log.status().stopped.expect("it is not found");
+    assert_eq!(stopped.kind(), ErrorKind::Diverged);
 }

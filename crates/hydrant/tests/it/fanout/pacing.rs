@@ -16,7 +16,7 @@ use crate::support::{batch, event, events, id};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Takes a second for each event, whole batches only; by wish it takes none of them.
+/// A sink that needs a second for each event and takes only whole batches. It can be made to take none.
 #[derive(Clone, Default)]
 struct Slow {
     store: MemoryStore,
@@ -55,7 +55,7 @@ async fn a_batch_too_slow_for_its_time_out_gets_smaller() {
     log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
     log.delivered(id(999), HOUR).await.unwrap();
     assert_eq!(sink.store.collect(ReadFrom::Origin).await.unwrap(), events(0..1_000));
-    // It does not grow again to what is too slow.
+    // The batches do not grow again to a size that is too slow.
     let sizes = sink.sizes.lock().unwrap().clone();
     let too_slow = sizes.iter().filter(|size| **size > 29).count();
     assert!(too_slow <= 8, "{too_slow} of {} batches were too large: {sizes:?}", sizes.len());

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use hydrant::{
     Batch, Checkpoint, CheckpointEntry, CheckpointStore, ErrorKind, Event, EventSink, EventSource,
     EventSourceExt, EventStream, MemoryCheckpoints, MemoryStore, ReadFrom, Relay, RelayOptions, Result,
@@ -397,4 +397,54 @@ async fn a_pruned_source_ends_a_relay_from_its_origin() {
     relay.attach("strict", MemoryStore::default(), SecondaryOptions::default()).await.unwrap();
     let error = tokio::time::timeout(SOON, relay.finished()).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Pruned { oldest: id(7) });
+}
+
+/// A source whose stream takes a second to begin.
+#[derive(Clone)]
+struct SlowToFollow(MemoryStore);
+
+impl EventSource for SlowToFollow {
+    fn read(&self, from: ReadFrom) -> EventStream {
+        self.0.read(from)
+    }
+
+    fn follow(&self, from: ReadFrom) -> EventStream {
+        let store = self.0.clone();
+        let begin = async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            store.follow(from)
+        };
+        stream::once(begin).flatten().boxed()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_between_two_events_does_not_end_a_relay() {
+    struct Forgetful;
+
+    #[async_trait]
+    impl EventSink for Forgetful {
+        async fn append(&self, _: Batch<'_>) -> Result<()> {
+            Ok(())
+        }
+
+        async fn checkpoint(&self) -> Result<Checkpoint> {
+            Ok(Checkpoint::Unknown)
+        }
+    }
+
+    let store = MemoryStore::default();
+    let log = [event(0), event(2), event(4), event(6), event(8)];
+    store.append(Batch::new(None, &log).unwrap()).await.unwrap();
+    let roster = Arc::new(MemoryCheckpoints::default());
+    let relay = Relay::open(SlowToFollow(store), roster, RelayOptions::default().with_seed(1)).await.unwrap();
+    let start = SecondaryOptions::default().with_start(StartAt::After(id(5)));
+    relay.attach("forgetful", Forgetful, start).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let sink = MemoryStore::default();
+    relay.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
+    tokio::time::sleep(SOON).await;
+    assert_eq!(relay.status().stopped.map(|error| error.to_string()), None);
+    relay.delivered(id(8), SOON).await.unwrap();
+    assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), log);
 }

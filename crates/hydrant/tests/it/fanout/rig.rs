@@ -93,7 +93,7 @@ pub struct Roster {
     pub inner: MemoryCheckpoints,
     pub load: Switch,
     pub swap: Switch,
-    /// Swaps are applied so much later, also if they are dropped.
+    /// How much later swaps are applied, even if they are dropped.
     pub delay: Arc<Mutex<Option<Duration>>>,
 }
 
@@ -126,7 +126,7 @@ impl CheckpointStore for Roster {
     }
 }
 
-/// One address, at which there is now one copy of a log and then another.
+/// One address at which one copy of a log can replace another.
 #[derive(Clone)]
 pub struct Server {
     copy: Arc<Mutex<MemoryStore>>,
@@ -251,6 +251,8 @@ pub struct Accepting {
     roster: MemoryCheckpoints,
     pub append: Switch,
     pub checkpoint: Switch,
+    /// Only `Fail` changes a read.
+    pub read: Switch,
     checkpoints: Arc<AtomicU64>,
 }
 
@@ -308,7 +310,10 @@ impl EventSink for Accepting {
 
 impl EventSource for Accepting {
     fn read(&self, from: ReadFrom) -> EventStream {
-        self.durable().read(from)
+        match self.read.get() {
+            Act::Fail(error) => stream::once(async { Err(error) }).boxed(),
+            _ => self.durable().read(from),
+        }
     }
 
     fn follow(&self, from: ReadFrom) -> EventStream {

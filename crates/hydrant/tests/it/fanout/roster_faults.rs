@@ -88,7 +88,7 @@ async fn a_failed_attach_shows_what_it_left_in_the_roster() {
     assert_eq!(names(&log), [], "nothing is in the roster");
 }
 
-/// Status and roster agree wherever a caller stops waiting, and the next call of the same kind completes it.
+/// Status and roster agree wherever a caller drops its call, and the next call of the same kind completes it.
 #[tokio::test(start_paused = true)]
 async fn attach_and_detach_can_be_dropped_at_every_await() {
     for act in [Act::Slow(SECOND), Act::Late(SECOND), Act::Fail(unknown()), Act::Panic, Act::Hang] {
@@ -127,7 +127,7 @@ async fn attach_and_detach_can_be_dropped_at_every_await() {
     }
 }
 
-/// Polls a future so often, and drops it.
+/// Polls a future this many times, and drops it.
 async fn drop_after<F: Future>(polls: u32, future: F) {
     let mut future = Box::pin(future);
     for _ in 0..polls {

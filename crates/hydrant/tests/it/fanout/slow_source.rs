@@ -15,7 +15,7 @@ use crate::support::{batch, events, id};
 
 const LONG: Duration = Duration::from_secs(60 * 60);
 
-/// A store that has to look long for the place where a read begins, and takes its time for each event.
+/// A store that needs long to find where a read begins, and time for each event.
 #[derive(Clone)]
 struct Slow {
     store: MemoryStore,
@@ -32,7 +32,7 @@ impl EventSource for Slow {
             store.read(from)
         };
         let events = stream::once(events).flatten().then(move |event| async move {
-            // In steps, as one that polls a server: it only makes progress while it is polled.
+            // In steps, like a source that polls a server: it makes progress only while it is polled.
             for _ in 0..before_each.as_secs() {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
@@ -181,7 +181,7 @@ async fn a_read_that_hangs_is_begun_anew() {
     }
 }
 
-/// Far slower than the time-out of a read: it gets through all the same.
+/// The source is far slower than the time-out of a read, and is still read to its end.
 #[tokio::test(start_paused = true)]
 async fn a_very_slow_source_does_not_begin_anew_for_ever() {
     let relay = relay(Duration::from_secs(20 * 60), Duration::ZERO).await;
@@ -194,5 +194,20 @@ async fn a_very_slow_source_does_not_begin_anew_for_ever() {
     relay.delivered(id(9), LONG * 24).await.unwrap();
     for sink in [new, old] {
         assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), events(0..10));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_time_out_of_zero_grows_too() {
+    let store = MemoryStore::default();
+    store.append(batch(&events(0..10))).await.unwrap();
+    let before_the_first = Duration::from_millis(20);
+    let source = Slow { store, before_the_first, before_each: Duration::ZERO };
+    let options =
+        RelayOptions::default().with_ring(1, 1 << 20).with_seed(1).with_read_timeout(Duration::ZERO);
+    let relay = Relay::open(source, Arc::new(MemoryCheckpoints::default()), options).await.unwrap();
+    for name in ["first", "second"] {
+        relay.attach(name, MemoryStore::default(), SecondaryOptions::default()).await.unwrap();
+        relay.delivered(id(9), LONG).await.unwrap();
     }
 }

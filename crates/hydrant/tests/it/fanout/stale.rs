@@ -1,14 +1,16 @@
 //! A primary that is empty, or older than all of its sinks, as when its volume is missing.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use hydrant::{
-    Batch, Checkpoint, ErrorKind, EventSink, EventSourceExt, FanOut, FanOutOptions, MemoryStore, ReadFrom,
-    Result, Retry, SecondaryOptions, SecondaryState, StartAt,
+    Batch, Checkpoint, Checkpointed, ErrorKind, EventSink, EventSourceExt, FanOut, FanOutOptions,
+    MemoryCheckpoints, MemoryStore, ReadFrom, Result, Retry, SecondaryOptions, SecondaryState, StartAt,
 };
 
 use super::rig::{Act, Server};
 use super::{SOON, until};
-use crate::support::{batch, events, id, safe};
+use crate::support::{batch, events, id, safe, snapshot};
 
 /// A fan-out over this many events, and two sinks that hold ten.
 async fn stale(held: u64, options: FanOutOptions) -> (FanOut<Server>, [MemoryStore; 2]) {
@@ -40,7 +42,7 @@ async fn the_status_names_a_primary_older_than_its_sinks() {
 async fn by_option_appends_stop_while_the_primary_is_stale() {
     let (log, _) = stale(0, FanOutOptions::default().with_stop_if_stale(true)).await;
     let error = log.append(batch(&events(0..1))).await.unwrap_err();
-    assert_eq!((error.kind(), error.retry()), (ErrorKind::Diverged, Retry::Never), "{error}");
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::Diverged, Retry::Safe), "{error}");
     // An operator finds that the sinks belong to another log.
     log.detach("one").await.unwrap();
     log.append(batch(&events(0..1))).await.unwrap_err();
@@ -89,4 +91,35 @@ async fn a_primary_that_is_right_is_never_stale() {
     log.attach("new", MemoryStore::default(), SecondaryOptions::default()).await.unwrap();
     log.delivered(id(2), SOON).await.unwrap();
     assert!(log.status().stale.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_lost_its_events_makes_no_primary_stale() {
+    let options = FanOutOptions::default().with_stop_if_stale(true).with_seed(1);
+    let log = FanOut::open(MemoryStore::default(), options).await.unwrap();
+    let server = Server::default();
+    let sink =
+        Checkpointed::open(server.clone(), Arc::new(MemoryCheckpoints::default()), "a", "a").await.unwrap();
+    log.attach("sink", sink, SecondaryOptions::default()).await.unwrap();
+    log.append(batch(&events(0..3))).await.unwrap();
+    log.delivered(id(2), SOON).await.unwrap();
+    server.fail_over(&[]).await;
+    log.append(batch(&events(3..4))).await.unwrap();
+    until(&log, "sink", SecondaryState::Parked).await;
+    assert_eq!(log.status().stale.map(|error| error.to_string()), None);
+    log.append(batch(&events(4..5))).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_was_replaced_makes_no_primary_stale() {
+    let options = FanOutOptions::default().with_stop_if_stale(true).with_seed(1);
+    let log = FanOut::open(MemoryStore::default(), options).await.unwrap();
+    let sink = Server::default();
+    log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
+    log.append(batch(&events(0..10))).await.unwrap();
+    log.delivered(id(9), SOON).await.unwrap();
+    sink.fail_over(&[events(0..9), vec![snapshot(9)]].concat()).await;
+    until(&log, "sink", SecondaryState::Parked).await;
+    assert_eq!(log.status().stale.map(|error| error.to_string()), None);
+    log.append(batch(&events(10..11))).await.unwrap();
 }

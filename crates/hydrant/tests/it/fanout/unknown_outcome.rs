@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use hydrant::{
     ErrorKind, Event, EventSink, EventSource, EventSourceExt, FanOut, FanOutOptions, MemoryStore, ReadFrom,
-    SecondaryOptions, SecondaryState,
+    Retry, SecondaryOptions, SecondaryState,
 };
 
 use super::rig::{Accepting, Act};
@@ -190,4 +190,58 @@ async fn accepted_events_lost_beyond_the_ring_are_replaced() {
             assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), expected, "up to {end}");
         }
     }
+}
+
+/// A log of three durable events that its sink has.
+async fn with_durable_head() -> (Accepting, FanOut<Accepting>, MemoryStore) {
+    let primary = Accepting::default();
+    let (log, sink) = open(&primary).await;
+    log.append(batch(&events(0..3))).await.unwrap();
+    primary.sync().await;
+    log.delivered(id(2), SOON).await.unwrap();
+    (primary, log, sink)
+}
+
+/// The history of a copy that has other events from `from` on.
+fn other_from(from: u64, to: u64) -> Vec<Event> {
+    let other = |at| Event::new(id(at), &format!("other {at}")).unwrap();
+    events(0..from).into_iter().chain((from..to).map(other)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_appended_to_a_copy_that_cannot_be_compared() {
+    let (primary, log, sink) = with_durable_head().await;
+    log.append(batch(&events(3..6))).await.unwrap();
+    let deadline = Some(tokio::time::Instant::now() + 10 * SOON);
+    primary.append.set(Act::Fail(safe()));
+    let next = [event(6)];
+    log.append(batch(&next).with_deadline(deadline)).await.unwrap_err();
+    primary.append.set(Act::Fine);
+    primary.read.set(Act::Fail(safe()));
+    primary.restore(&other_from(2, 6)).await;
+    let error = log.append(batch(&next).with_deadline(deadline)).await.expect_err("not compared");
+    assert_eq!(error.retry(), Retry::Safe, "{error}");
+    primary.read.set(Act::Fine);
+    let error = log.append(batch(&next).with_deadline(deadline)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Diverged, "{error}");
+    primary.sync().await;
+    tokio::time::sleep(SOON).await;
+    assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), events(0..3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_accepted_event_replaced_by_an_open_outcome_is_not_seen() {
+    let (primary, log, sink) = with_durable_head().await;
+    log.append(batch(&events(3..4))).await.unwrap();
+    primary.lose_tail().await;
+    let deadline = Some(tokio::time::Instant::now() + SOON);
+    primary.append.set(Act::Lose(unknown()));
+    let other = other_from(3, 4);
+    log.append(batch(&other[3..]).with_deadline(deadline)).await.unwrap_err();
+    primary.append.set(Act::Fine);
+    log.append(batch(&events(4..5)).with_deadline(deadline)).await.unwrap();
+    primary.sync().await;
+    log.delivered(id(4), SOON).await.unwrap();
+    let held = primary.collect(ReadFrom::Origin).await.unwrap();
+    assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), held);
 }

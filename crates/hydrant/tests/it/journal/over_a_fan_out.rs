@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use hydrant::{
-    ErrorKind, EventId, FanOut, FanOutOptions, Journal, MemoryStore, ReadFrom, Retry, SecondaryOptions,
+    ErrorKind, EventId, EventSink, FanOut, FanOutOptions, Journal, MemoryStore, ReadFrom, Retry,
+    SecondaryOptions,
 };
 
 use super::{append_each, log, options};
-use crate::support::{Faulty, Mode, unknown};
+use crate::support::{Faulty, Mode, batch, events, unknown};
 
 #[tokio::test(start_paused = true)]
 async fn appends_reach_followers_and_secondaries() {
@@ -58,4 +59,32 @@ async fn an_unknown_outcome_stops_the_journal_alone() {
     assert_eq!(error.retry(), Retry::AfterCheckpoint, "{error}");
     assert_eq!(append_each(&journal, &["b"]).await.remove(0).unwrap_err().kind(), ErrorKind::Closed);
     assert!(fan_out.status().stopped.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_journal_outlasts_a_primary_that_is_stale() {
+    let log = FanOut::open(MemoryStore::default(), FanOutOptions::default().with_stop_if_stale(true))
+        .await
+        .unwrap();
+    let sink = MemoryStore::default();
+    sink.append(batch(&events(0..10))).await.unwrap();
+    log.attach("sink", sink, SecondaryOptions::default()).await.unwrap();
+    while log.status().stale.is_none() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let journal: Journal<String> = Journal::open(log.clone(), options()).await.unwrap();
+    let error = journal.append(&"a".to_owned()).await.unwrap_err();
+    assert!(error.to_string().contains("written"), "{error}");
+    assert!(!error.to_string().contains("not known"), "{error}");
+    log.detach("sink").await.unwrap();
+    journal.append(&"a".to_owned()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_a_closed_log_nothing_was_written() {
+    let log = FanOut::open(MemoryStore::default(), FanOutOptions::default()).await.unwrap();
+    let journal: Journal<String> = Journal::open(log.clone(), options()).await.unwrap();
+    drop(log.close(Duration::from_secs(5)).await);
+    let error = journal.append(&"a".to_owned()).await.unwrap_err();
+    assert!(!error.to_string().contains("not known"), "{error}");
 }
