@@ -7,6 +7,9 @@ use crate::{cargo, root};
 /// How long the simulator runs as a part of the tests.
 const TEST_SECONDS: &str = "180";
 
+/// How many plans with file logs it runs after that.
+const FILE_SEEDS: &str = "400";
+
 /// Builds the simulator, and runs it with the arguments. `--mutant NAME` needs a build that has the mutants.
 pub(crate) fn run(args: &[String]) -> Result<ExitCode, String> {
     let mut simulator = simulator(args.iter().any(|arg| arg == "--mutant" || arg == "--mutants"))?;
@@ -18,7 +21,12 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode, String> {
 /// Runs the seeds of the tests for the time that the tests allow, and returns whether all passed.
 pub(crate) fn test() -> Result<bool, String> {
     eprintln!("== simulation");
-    Ok(run(&["--seconds", TEST_SECONDS, "--jobs", "2"].map(str::to_owned))? == ExitCode::SUCCESS)
+    let succeeds = |args: &[&str]| {
+        let args: Vec<_> = args.iter().map(|&arg| arg.to_owned()).collect();
+        Ok::<_, String>(run(&args)? == ExitCode::SUCCESS)
+    };
+    Ok(succeeds(&["--seconds", TEST_SECONDS, "--jobs", "2"])?
+        && succeeds(&["--files", "--seeds", FILE_SEEDS, "--jobs", "2"])?)
 }
 
 fn simulator(with_mutants: bool) -> Result<Command, String> {

@@ -64,6 +64,16 @@ pub trait Disk: Send + Sync {
     fn lock(&self, path: &Path) -> io::Result<Option<Arc<dyn DiskFile>>>;
     /// Returns whether a handle has the lock of a file; `false` if the file does not exist.
     fn is_locked(&self, path: &Path) -> io::Result<bool>;
+    /// Returns whether other simulated processes may act in between the steps of one piece of work.
+    #[cfg(any(test, feature = "sim"))]
+    fn is_stepped(&self) -> bool {
+        false
+    }
+    /// Waits between two steps of a simulated process.
+    #[cfg(any(test, feature = "sim"))]
+    fn pace(&self) -> Turn {
+        Box::pin(std::future::ready(()))
+    }
     /// Waits before and after each piece of work of a simulated process: other tasks run meanwhile.
     #[cfg(any(test, feature = "sim"))]
     fn turn(&self) -> Turn {

@@ -12,6 +12,7 @@ use crate::commit::Structure;
 use crate::directory::Directory;
 use crate::disk::DiskFile;
 use crate::lines::{self, Lines, Piece};
+use crate::mutants::mutant;
 use crate::opening::{Opening, read_line, too_long};
 use crate::wire::{self, Line};
 
@@ -249,7 +250,7 @@ impl Look<'_> {
                 return Err(self.dir.damage(self.path, &**self.file, offset, &falls));
             }
             before = Some(event.id());
-            if ends {
+            if ends || mutant("half-commit-kept") {
                 found.end = (offset + len + 1).min(self.text);
                 found.unterminated = found.end < offset + len + 1;
                 found.is_foreign = matches!(line, Line::Foreign);

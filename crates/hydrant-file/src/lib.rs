@@ -25,6 +25,7 @@ mod error;
 mod examine;
 mod lines;
 mod lock;
+mod mutants;
 mod opening;
 mod options;
 mod recovery;

@@ -8,12 +8,15 @@ use hydrant::{Error, ErrorKind, Result, Retry};
 use crate::directory::Directory;
 use crate::disk::{DiskFile, Mode, Stat};
 use crate::error::io_error;
+use crate::mutants::mutant;
 use crate::wire;
 
 /// What the last writer does, or how it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Open,
+    /// A writer opens the log behind one that did not close it: how far it is synced is not known yet.
+    Opening,
     /// Everything up to `synced` is durable, and nothing is behind it.
     Closed,
     /// After a failed sync: nothing behind `synced` is to be believed.
@@ -35,8 +38,12 @@ pub(crate) struct Record {
 /// How much of a file its print covers.
 pub(crate) const PRINT_BYTES: usize = 64;
 
-const PHASES: [(&[u8], Phase); 3] =
-    [(b"open   ", Phase::Open), (b"closed ", Phase::Closed), (b"stopped", Phase::Stopped)];
+const PHASES: [(&[u8], Phase); 4] = [
+    (b"open   ", Phase::Open),
+    (b"opening", Phase::Opening),
+    (b"closed ", Phase::Closed),
+    (b"stopped", Phase::Stopped),
+];
 
 impl Record {
     fn encode(&self) -> Vec<u8> {
@@ -144,7 +151,13 @@ impl Lock {
             return Ok(None);
         };
         let last = Record::read(&*file).map_err(failed)?;
-        Ok(Some((Self { file, path }, last)))
+        let lock = Self { file, path };
+        // A power cut may have taken back the record, not what was synced: readers wait for one of this writer.
+        let is_open = |record: &Record| record.phase == Phase::Open && !mutant("stale-record");
+        if let Some(record) = last.filter(is_open) {
+            lock.publish(&Record { phase: Phase::Opening, ..record })?;
+        }
+        Ok(Some((lock, last)))
     }
 
     /// Who holds the lock, and what to do about it.
@@ -189,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_record_is_read_as_it_was_written_and_a_torn_one_is_none() {
-        for phase in [Phase::Open, Phase::Closed, Phase::Stopped] {
+        for phase in [Phase::Open, Phase::Opening, Phase::Closed, Phase::Stopped] {
             let record = Record {
                 pid: 4242,
                 phase,

@@ -12,6 +12,7 @@ use crate::error::io_error;
 use crate::examine::{Tail, examine};
 use crate::lines::BLOCK_BYTES;
 use crate::lock::{Phase, Record};
+use crate::mutants::mutant;
 use crate::opening::read_line;
 use crate::options::TornTail;
 use crate::{lines, rotation, wire};
@@ -212,6 +213,9 @@ impl Recovery<'_> {
             );
             self.recovered.push(Recovered { aside, offset: end.end, bytes });
         }
+        if mutant("torn-tail-kept") {
+            return Ok(end.len);
+        }
         self.write_again(&path, file, end.window, end.end, end.len)?;
         if end.unterminated {
             file.write_at(b"\n", end.end).map_err(|cause| failed(&path, cause))?;
@@ -255,7 +259,18 @@ impl Recovery<'_> {
         file.sync().map_err(|cause| failed(path, cause))
     }
 
+    /// Copies a part of a file, durably. If that fails, it leaves no half copy: on a full disk, every further attempt to
+    /// open the log would add one.
     fn copy(&self, file: &dyn DiskFile, from: u64, to: u64, aside: &Path) -> Result<()> {
+        let copied = self.try_copy(file, from, to, aside);
+        if copied.is_err() {
+            // The error that is returned says what is wrong.
+            let _ = self.dir.disk.remove(aside);
+        }
+        copied
+    }
+
+    fn try_copy(&self, file: &dyn DiskFile, from: u64, to: u64, aside: &Path) -> Result<()> {
         let copy = self.dir.disk.open(aside, Mode::New).map_err(|cause| failed(aside, cause))?;
         let mut buffer = vec![0; BLOCK_BYTES];
         let mut at = from;

@@ -6,6 +6,7 @@ use hydrant::{Error, ErrorKind, EventId, Result, Retry};
 
 use crate::directory::{Directory, Sealed};
 use crate::error::io_error;
+use crate::mutants::mutant;
 
 /// Seals `state`, whose last event is `last`, and gives its name to the segment that was written behind that event.
 ///
@@ -47,6 +48,9 @@ pub(crate) fn taken(name: &Path) -> Error {
 }
 
 pub(crate) fn sync_dir(dir: &Directory) -> Result<()> {
+    if mutant("no-sync-of-directory") {
+        return Ok(());
+    }
     dir.disk.sync_dir(&dir.path).map_err(|cause| failed(&dir.path, cause))
 }
 

@@ -12,6 +12,7 @@ use crate::directory::{Directory, Sealed};
 use crate::disk::{DiskFile, Stat};
 use crate::examine::{cut, examine};
 use crate::lock::{Phase, Record};
+use crate::mutants::mutant;
 use crate::options::FileSourceOptions;
 use crate::stream::{self, Signal, Views};
 use crate::walk::{self, Current, View};
@@ -142,7 +143,7 @@ impl FileSource {
             .run(move || {
                 let end = views.view()?.and_then(|view| view.current).map(|current| current.end);
                 let len = views.seen.as_ref().and_then(|seen| seen.own);
-                Ok(end.zip(len).filter(|(end, len)| end < len).map(|(end, len)| end..len))
+                Ok(end.zip(len).filter(|(end, (len, _))| end < len).map(|(end, (len, _))| end..len))
             })
             .await
     }
@@ -180,8 +181,9 @@ struct DirectoryViews {
 struct Seen {
     sealed: Arc<[Sealed]>,
     current: Current,
-    /// The length that `state` had when the reader found its end by itself.
-    own: Option<u64>,
+    /// The length that `state` had when the reader found its end by itself, and the record of the lock. The length alone
+    /// is not enough: a writer may write over space that the one before had preallocated.
+    own: Option<(u64, Option<Record>)>,
 }
 
 impl Views for DirectoryViews {
@@ -197,7 +199,8 @@ impl Views for DirectoryViews {
             let sealed = listing.sealed.into();
             let Some((file, stat)) = state else {
                 if let Some(missing) = Record::of(&self.dir)?.and_then(|record| record.misses(&path)) {
-                    return Err(missing);
+                    // A writer may have created the file after the look, and synced it before the record was read.
+                    return if self.dir.stat(&path)?.is_none() { Err(missing) } else { Ok(None) };
                 }
                 self.has_shown = true;
                 return Ok(Some(View { sealed, current: None }));
@@ -223,6 +226,9 @@ impl Views for DirectoryViews {
 /// How often the lock's record is read again if it speaks of more than the file has.
 const RECORDS_MAX: u32 = 3;
 
+/// How often the end of `state` is looked for while the record changes, before the reader waits.
+const LOOKS_MAX: u32 = 8;
+
 impl DirectoryViews {
     /// How far `state` is durable.
     fn find_end(&mut self) -> Result<Option<View>> {
@@ -232,32 +238,45 @@ impl DirectoryViews {
         let (dir, path) = (&self.dir, self.dir.state());
         let unread = |cause| dir.unread(&path, cause);
         let lock = dir.file("lock");
-        let (vouched, stat) = vouched(dir, &*current.file)?;
-        let is_cut = vouched.is_some_and(|vouched| vouched.synced > stat.len);
-        if let Some(vouched) = vouched.filter(|_| is_cut && !self.has_shown) {
-            return Err(cut(dir, &*current.file, stat.len, vouched.synced));
-        }
-        // Of a file that was cut under a reader, the record says nothing: the reader compares it with what it read.
-        let vouched = vouched.filter(|_| !is_cut);
-        let end = match vouched {
-            Some(vouched) if vouched.is_final || stat.len == vouched.synced => vouched.synced,
-            _ if *own == Some(stat.len) => current.end,
-            _ if !is_cut && dir.disk.is_locked(&lock).map_err(|cause| dir.unread(&lock, cause))? => {
-                match vouched {
-                    Some(vouched) => vouched.synced,
-                    None => return Ok(None), // a writer opens the log, or rotates
+        for _ in 0..LOOKS_MAX {
+            let (record, vouched, stat) = vouched(dir, &*current.file)?;
+            let is_cut = vouched.is_some_and(|vouched| vouched.synced > stat.len);
+            if let Some(vouched) = vouched.filter(|_| is_cut && !self.has_shown) {
+                return Err(cut(dir, &*current.file, stat.len, vouched.synced));
+            }
+            // Of a file that was cut under a reader, the record says nothing: the reader compares it with what it read.
+            let vouched = vouched.filter(|_| !is_cut);
+            let end = match vouched {
+                Some(vouched) if vouched.is_final || stat.len == vouched.synced => vouched.synced,
+                _ if *own == Some((stat.len, record)) => current.end,
+                _ if !is_cut && dir.disk.is_locked(&lock).map_err(|cause| dir.unread(&lock, cause))? => {
+                    let now = Record::of(dir)?;
+                    if now.is_some_and(|record| record.phase == Phase::Opening) {
+                        return Ok(None); // a writer opens the log
+                    }
+                    // The record may be that of a writer before the one that has the lock: a power cut may have taken
+                    // back what it said.
+                    if now != record && !mutant("read-past-sync") {
+                        continue;
+                    }
+                    match vouched {
+                        Some(_) if mutant("read-past-sync") => stat.len,
+                        Some(vouched) => vouched.synced,
+                        None => return Ok(None), // a writer opens the log, or rotates
+                    }
                 }
-            }
-            _ => {
-                sync_foreign(&*current.file).map_err(unread)?;
-                *own = Some(stat.len);
-                let synced = vouched.map_or(0, |vouched| vouched.synced);
-                examine(dir, &path, &current.file, stat.len, synced)?.end
-            }
-        };
-        // What was shown once is durable: an older record of a writer takes nothing back.
-        current.end = current.end.max(end);
-        Ok(Some(View { sealed: sealed.clone(), current: Some(current.clone()) }))
+                _ => {
+                    sync_foreign(&*current.file).map_err(unread)?;
+                    *own = Some((stat.len, record));
+                    let synced = vouched.map_or(0, |vouched| vouched.synced);
+                    examine(dir, &path, &current.file, stat.len, synced)?.end
+                }
+            };
+            // What was shown once is durable: an older record of a writer takes nothing back.
+            current.end = current.end.max(end);
+            return Ok(Some(View { sealed: sealed.clone(), current: Some(current.clone()) }));
+        }
+        Ok(None) // the record changes at each look
     }
 }
 
@@ -269,8 +288,8 @@ struct Vouched {
     is_final: bool,
 }
 
-/// Reads what the lock's record says about this `state`, and how long the file is.
-fn vouched(dir: &Directory, file: &dyn DiskFile) -> Result<(Option<Vouched>, Stat)> {
+/// Reads the lock's record, what it says about this `state`, and how long the file is.
+fn vouched(dir: &Directory, file: &dyn DiskFile) -> Result<(Option<Record>, Option<Vouched>, Stat)> {
     let unread = |cause| dir.unread(&dir.state(), cause);
     let mut looks = 0;
     loop {
@@ -286,7 +305,7 @@ fn vouched(dir: &Directory, file: &dyn DiskFile) -> Result<(Option<Vouched>, Sta
         looks += 1;
         // A repair may have cut the file right behind the look at its record.
         if looks == RECORDS_MAX || vouched.is_none_or(|vouched| vouched.synced <= stat.len) {
-            return Ok((vouched, stat));
+            return Ok((record, vouched, stat));
         }
     }
 }

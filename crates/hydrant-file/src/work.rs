@@ -34,7 +34,7 @@ impl Directory {
                 let disk = self.disk.clone();
                 tokio::spawn(async move {
                     disk.turn().await;
-                    let done = work();
+                    let done = crate::sim::stepped::run(&disk, work).await;
                     disk.turn().await;
                     done
                 })
@@ -64,7 +64,7 @@ impl Directory {
             #[cfg(any(test, feature = "sim"))]
             Work::Inline => {
                 let disk = self.disk.clone();
-                tokio::spawn(async move { writer.run_inline(commands, &*disk).await });
+                tokio::spawn(async move { writer.run_inline(commands, disk).await });
                 Ok(())
             }
         }

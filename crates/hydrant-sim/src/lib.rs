@@ -14,6 +14,7 @@ pub mod child;
 pub mod coverage;
 pub mod minimise;
 pub mod mutants;
+pub mod one_cpu;
 pub mod plan;
 pub mod report;
 pub mod run;

@@ -10,7 +10,8 @@ use hydrant_sim::child::{self, Runner, Worker};
 use hydrant_sim::coverage;
 use hydrant_sim::minimise::minimise;
 use hydrant_sim::mutants::{MUTANTS, Mutant, hunt};
-use hydrant_sim::plan::{Plan, generate};
+use hydrant_sim::one_cpu;
+use hydrant_sim::plan::{FILES_FROM, Plan, generate};
 use hydrant_sim::report::{self, Totals};
 use hydrant_sim::run::{Outcome, catch_panics, run};
 use hydrant_sim::world::Failure;
@@ -84,10 +85,15 @@ fn parse() -> Result<Args, String> {
         mutants: false,
         only: vec![],
     };
+    let mut files = false;
     let mut given = std::env::args().skip(1);
     while let Some(name) = given.next() {
         if name == "--mutants" {
             args.mutants = true;
+            continue;
+        }
+        if name == "--files" {
+            files = true;
             continue;
         }
         if name == "--all" {
@@ -116,6 +122,9 @@ fn parse() -> Result<Args, String> {
     if args.seeds.is_none() && args.seconds.is_none() {
         args.seeds = Some(1_000);
     }
+    if files {
+        args.from += FILES_FROM;
+    }
     Ok(args)
 }
 
@@ -142,6 +151,7 @@ fn replay(path: &str) -> ExitCode {
 
 /// Runs the plans on standard input, one a line, and prints an outcome for each.
 fn answer() -> ExitCode {
+    one_cpu::pin(0);
     for line in std::io::stdin().lines() {
         let plan = line.map_err(|cause| cause.to_string());
         match plan.and_then(|line| serde_json::from_str::<Plan>(&line).map_err(|cause| cause.to_string())) {
@@ -157,6 +167,7 @@ fn answer() -> ExitCode {
 
 /// Runs every `step`th seed until the parent ends this process.
 fn serve(from: u64, step: u64) -> ExitCode {
+    one_cpu::pin(from);
     let mut seed = from;
     while print_outcome(&run(&generate(seed), false)) {
         seed += step;
@@ -176,8 +187,9 @@ fn hunt_all(args: &Args) -> ExitCode {
     let mut missed = 0;
     println!("{:<26}{:>8}{:>9}  found by", "mutant", "seeds", "seconds");
     let wanted = |mutant: &&Mutant| args.only.is_empty() || args.only.iter().any(|name| name == mutant.name);
-    for Mutant { name, what } in MUTANTS.iter().filter(wanted) {
-        if let Some(found) = hunt(name, args.from, args.jobs as u64, patience) {
+    for Mutant { name, what, needs_files } in MUTANTS.iter().filter(wanted) {
+        let from = if *needs_files { args.from + FILES_FROM } else { args.from };
+        if let Some(found) = hunt(name, from, args.jobs as u64, patience) {
             let (seeds, seconds) = (found.seeds, found.seconds);
             println!("{name:<26}{seeds:>8}{seconds:>9.1}  {}: {what}", found.failure.checker);
         } else {

@@ -25,6 +25,7 @@ pub fn minimise(
         let before = search.best.clone();
         search.shrink_list(|plan| &mut plan.ops);
         search.shrink_list(|plan| &mut plan.faults);
+        search.shrink_list(|plan| &mut plan.disk_faults);
         search.simplify();
         if search.best == before || search.runs == 0 {
             return (search.best, search.failure);

@@ -15,10 +15,16 @@ pub const VARIABLE: &str = "HYDRANT_SIM_MUTANT";
 pub struct Mutant {
     pub name: &'static str,
     pub what: &'static str,
+    /// Whether only plans with file logs can find it.
+    pub needs_files: bool,
 }
 
 const fn mutant(name: &'static str, what: &'static str) -> Mutant {
-    Mutant { name, what }
+    Mutant { name, what, needs_files: false }
+}
+
+const fn file_mutant(name: &'static str, what: &'static str) -> Mutant {
+    Mutant { name, what, needs_files: true }
 }
 
 pub const MUTANTS: &[Mutant] = &[
@@ -78,6 +84,16 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("clock-out-of-range", "a clock beyond the calendar ends the journal"),
     mutant("checkpoint-before-sink", "`Checkpointed` records a batch before its sink has it"),
     mutant("stale-snapshot", "a snapshot of an older state is committed"),
+    file_mutant("prune-meets-read", "a prune that meets a read of files ends it as `Corrupt`"),
+    file_mutant("verify-old-listing", "`verify` beside a writer reports a missing segment"),
+    file_mutant("follow-into-another-directory", "a follower of files passes into another log"),
+    file_mutant("acknowledge-before-sync", "a file log acknowledges before it has synced"),
+    file_mutant("sync-again", "a file log believes a sync behind one that failed"),
+    file_mutant("no-sync-of-directory", "a file log does not sync its directory"),
+    file_mutant("torn-tail-kept", "recovery keeps a torn tail"),
+    file_mutant("half-commit-kept", "recovery keeps a part of a batch"),
+    file_mutant("read-past-sync", "a reader beside the writer reads what is not synced"),
+    file_mutant("stale-record", "a reader believes the record of a writer that is gone"),
 ];
 
 /// What it took to find a mutant.

@@ -19,6 +19,8 @@ use crate::world::{Failure, World};
 
 /// A run hangs if it is not over after this much simulated time.
 const RUN_MAX: Duration = Duration::from_secs(48 * 3600);
+/// Programs that poll files are slow to simulate.
+const RUN_WITH_FILES_MAX: Duration = Duration::from_secs(2 * 3600);
 
 /// What a run showed.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -70,6 +72,7 @@ pub fn run(plan: &Plan, traced: bool) -> Outcome {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_time().start_paused(true).on_thread_park(watchdog::progress);
     let runtime = builder.build().expect("a runtime without threads needs nothing");
+    let run_max = if plan.config.files.is_some() { RUN_WITH_FILES_MAX } else { RUN_MAX };
     let world = runtime.block_on(async {
         let world = World::new(plan, traced);
         let driving = AssertUnwindSafe(drive(&world, plan)).catch_unwind();
@@ -83,7 +86,7 @@ pub fn run(plan: &Plan, traced: bool) -> Outcome {
                     world.fail("panic", format!("the simulator panicked: {:?}", PANICS.with_borrow(Clone::clone)));
                 }
             }
-            () = tokio::time::sleep(RUN_MAX) => world.fail("hang", format!("the run is not over after {RUN_MAX:?}")),
+            () = tokio::time::sleep(run_max) => world.fail("hang", format!("the run is not over after {run_max:?}")),
         }
         world
     });
@@ -99,7 +102,9 @@ pub fn run(plan: &Plan, traced: bool) -> Outcome {
     let of = |table, cells: &BTreeMap<(&'static str, &'static str), u64>| {
         cells.iter().map(|((row, column), count)| (table, *row, *column, *count)).collect::<Vec<_>>()
     };
+    let disk = state.files.iter().flat_map(|files| of(Table::Places, &files.struck)).collect::<Vec<_>>();
     let covered = places
+        .chain(disk)
         .chain(of(Table::Faults, &state.covered))
         .chain(of(Table::Outcomes, &state.outcomes))
         .chain(of(Table::States, &state.states))
@@ -108,13 +113,18 @@ pub fn run(plan: &Plan, traced: bool) -> Outcome {
     Outcome {
         failure: state.failure.clone(),
         operations: state.operations,
-        faults: state.fired.values().sum(),
+        faults: state.fired.values().sum::<u64>()
+            + state.files.as_ref().map_or(0, |files| files.struck.values().sum()),
         covered,
         trace: std::mem::take(&mut state.trace),
     }
 }
 
 async fn drive(world: &std::sync::Arc<World>, plan: &Plan) {
+    if let Err(error) = crate::actors::write_other_log(world).await {
+        world.fail("panic", format!("the other log cannot be written: {error}"));
+    }
+    world.with(|state| state.files.iter_mut().for_each(crate::world::files::Files::begin));
     let system = System::new(world.clone(), plan.config.topology);
     let supervisor = tokio::spawn(system.clone().supervise());
     let mut actors: BTreeMap<u8, Vec<Op>> = BTreeMap::new();

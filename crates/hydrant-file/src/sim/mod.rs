@@ -3,7 +3,8 @@
 //!
 //! [`FileStore::open_on`](crate::FileStore::open_on) and [`FileSource::open_on`](crate::FileSource::open_on) take a
 //! handle of a [`SimDisk`]. They use no thread: the writer and all blocking work are tasks of the runtime they are
-//! called on (`current_thread`, with paused time), and each yields before every command and every piece of work. The
+//! called on (`current_thread`, with paused time), and each yields before every command and every piece of work
+//! (and before each step of a process that is [stepped](SimDisk::set_stepped)). The
 //! order of events is then the order in which the runtime polls its tasks. [`verify`] and [`repair`] run to their end
 //! at once.
 //!
@@ -41,9 +42,10 @@
 //! | an error before the effect, half of a write, a power cut or a kill inside of a step | [`SimDisk::fail`] with [`When`] and [`Fault`] |
 //! | an error of a read, a `stat` or a listing | [`SimDisk::fail`] with a prefix as `"read /log/state"` |
 //! | a full disk | [`SimDisk::set_capacity`] |
+//! | another process acts at any step of this one | [`SimDisk::set_stepped`] |
 //! | a slow disk, or one that hangs | [`SimDisk::set_pause`] |
 //! | another process acts between two steps of a read | [`SimDisk::interrupt_at`] |
-//! | files replaced, rewritten in place, renamed or removed from outside | [`SimDisk::put`], [`SimDisk::write_over`], [`SimDisk::move_tree`], [`SimDisk::take`] |
+//! | files replaced, rewritten in place, renamed or removed from outside, directories copied or removed | [`SimDisk::put`], [`SimDisk::write_over`], [`SimDisk::move_tree`], [`SimDisk::take`], [`SimDisk::copy_dir`], [`SimDisk::remove_dir`] |
 //! | a kill, a power cut, a second process | [`SimDisk::kill`], [`SimDisk::reboot`], [`SimDisk::process`] |
 
 use std::path::Path;
@@ -58,14 +60,25 @@ use crate::{FileSourceOptions, FileStoreOptions, Finding, RepairReport};
 
 mod disk;
 mod inode;
+pub(crate) mod stepped;
 #[cfg(test)]
 mod tests;
 mod world;
 
 #[cfg(feature = "sim")]
 pub use crate::disk::{Disk, DiskFile, Identity, Mode, Stat, Turn};
-pub use disk::SimDisk;
+pub use disk::{Shown, SimDisk};
 pub use world::{Fault, When};
+
+/// Verifies a log like [`verify`](crate::verify()), at once, or step by step beside other processes.
+///
+/// # Errors
+/// The error that ends the stream of [`verify`](crate::verify()).
+pub async fn verify_beside(disk: &SimDisk, dir: &Path, options: &FileSourceOptions) -> Result<Vec<Finding>> {
+    let (seen, dir, options) = (disk.clone(), dir.to_owned(), options.clone());
+    let disk: Arc<dyn crate::disk::Disk> = Arc::new(disk.clone());
+    stepped::run(&disk, move || verify(&seen, &dir, &options)).await
+}
 
 /// Verifies a log like [`verify`](crate::verify()), at once.
 ///

@@ -8,6 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use fastrand::Rng;
+use tokio::sync::Notify;
+
 use super::inode::Inode;
 use crate::disk::{Identity, Stat};
 
@@ -33,6 +36,8 @@ pub enum When {
     Look(usize),
     /// The next one whose description begins with this text.
     Next(String),
+    /// The one of this number, counted from 0 and from now on, whose description begins with this text.
+    Nth(String, usize),
     /// Every one whose description begins with this text, until [`SimDisk::heal`](super::SimDisk::heal).
     Every(String),
 }
@@ -41,11 +46,15 @@ pub enum When {
 #[derive(Debug, Default)]
 pub(super) struct Process {
     is_killed: AtomicBool,
+    /// Other processes may act before each of its steps and looks.
+    pub(super) is_stepped: AtomicBool,
+    pub(super) ended: Notify,
 }
 
 impl Process {
     pub(super) fn kill(&self) {
         self.is_killed.store(true, Ordering::SeqCst);
+        self.ended.notify_waiters();
     }
 
     pub(super) fn is_killed(&self) -> bool {
@@ -79,7 +88,15 @@ pub(super) struct World {
     pub(super) looks: usize,
     /// How many moments there were at which another process may act: each look, and each name of a listing.
     pub(super) moments: usize,
+    /// Changes with everything that may change what a process sees, or what is durable.
+    pub(super) version: u64,
     pub(super) planned: Vec<(When, Fault)>,
+    /// The faults that struck, each with the step or look that it met.
+    pub(super) struck: Vec<(String, Fault)>,
+    /// Decides how long a stepped process waits between two steps.
+    pub(super) pace: Option<Rng>,
+    /// Wakes those that wait for the end of any process.
+    pub(super) power: Arc<Notify>,
     pub(super) interrupt: Option<Interrupt>,
     /// How many bytes all files may have.
     pub(super) capacity: Option<usize>,
@@ -101,16 +118,32 @@ pub(super) enum Step {
 impl World {
     /// Takes the fault that is planned for this step or look.
     fn meet(&mut self, index: &When, what: &str) -> Option<Fault> {
-        let meets = |when: &When| match when {
+        let meets = |when: &mut When| match when {
             When::Next(prefix) | When::Every(prefix) => what.starts_with(prefix.as_str()),
+            When::Nth(prefix, left) if what.starts_with(prefix.as_str()) => {
+                let meets = *left == 0;
+                *left = left.saturating_sub(1);
+                meets
+            }
+            When::Nth(..) => false,
             numbered => numbered == index,
         };
-        let at = self.planned.iter().position(|(when, _)| meets(when))?;
+        // Each fault counts what it sees, whether or not another one strikes.
+        let met: Vec<usize> = (0..self.planned.len()).filter(|at| meets(&mut self.planned[*at].0)).collect();
+        let at = *met.first()?;
         let fault = self.planned[at].1;
         if !matches!(self.planned[at].0, When::Every(_)) {
             self.planned.remove(at);
         }
+        self.struck.push((what.to_owned(), fault));
         Some(fault)
+    }
+
+    /// Cuts the power.
+    pub(super) fn turn_off(&mut self) {
+        self.is_off = true;
+        self.version += 1;
+        self.power.notify_waiters();
     }
 
     fn check(&self, process: &Process) -> io::Result<()> {
@@ -122,13 +155,14 @@ impl World {
 
     pub(super) fn step(&mut self, process: &Process, what: String) -> io::Result<Step> {
         self.check(process)?;
+        self.version += 1;
         let index = self.steps.len();
         let fault = self.meet(&When::Step(index), &what);
         self.steps.push(what);
         match fault {
             None => Ok(Step::Whole),
             Some(Fault::PowerCut) => {
-                self.is_off = true;
+                self.turn_off();
                 Ok(Step::LastGasp)
             }
             Some(Fault::Kill) => {
@@ -151,7 +185,7 @@ impl World {
         };
         match fault {
             None => return Ok(()),
-            Some(Fault::PowerCut) => self.is_off = true,
+            Some(Fault::PowerCut) => self.turn_off(),
             Some(Fault::Kill) => process.kill(),
             Some(Fault::Error(kind)) => return Err(io::Error::new(kind, format!("planned at look {index}"))),
             Some(Fault::Short) => {}

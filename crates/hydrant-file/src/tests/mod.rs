@@ -5,6 +5,7 @@ mod compress;
 mod crowd;
 mod laws;
 mod meet;
+mod opening;
 mod power;
 mod repair;
 mod verify;

@@ -89,3 +89,22 @@ fn one_flaw_is_reported_once() {
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(found[0].to_string(), "/log/state-9:1: byte 0: the checksum differs");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_state_that_was_synced_is_found() {
+    let disk = disk_of(&[]);
+    let roster = Arc::new(hydrant::MemoryCheckpoints::default());
+    let options = crate::FileStoreOptions::default();
+    let store = crate::FileStore::open_on(Arc::new(disk.process()), &dir(), roster, options).await.unwrap();
+    assert_eq!(findings(&disk), [], "nothing was written");
+    hydrant::EventSink::append(&store, hydrant::Batch::new(None, &events(0..5)).unwrap()).await.unwrap();
+    store.close().await.unwrap();
+    assert_eq!(findings(&disk), []);
+    let state = disk.take(&dir().join("state")).unwrap();
+    let found = findings(&disk);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!((file_name(&found[0].file), found[0].line, found[0].is_torn_tail), ("state", 0, false));
+    assert!(found[0].what.contains("`state` is missing, and was synced"), "{}", found[0]);
+    disk.put(&dir().join("state"), &state);
+    assert_eq!(findings(&disk), []);
+}

@@ -5,6 +5,7 @@ use hydrant::{Checkpoint, Error, Event, EventId, ReadFrom, Result};
 use super::{Item, Next, Segment, View, Walk};
 use crate::directory::Sealed;
 use crate::lines::Lines;
+use crate::mutants::mutant;
 use crate::opening::Opening;
 
 /// How often the files are listed again before one of them counts as missing.
@@ -51,6 +52,9 @@ impl Walk {
         let mut segment = match view.sealed.iter().find(|sealed| Some(sealed.last) > self.position) {
             Some(sealed) => match self.open(*sealed)? {
                 Some(segment) => Some(segment),
+                None if mutant("prune-meets-read") => {
+                    return Err(Error::corrupt("the file is missing; put it back"));
+                }
                 None => Some(self.find_again(view, Some(sealed.last))?),
             },
             None => self.current(view)?,
@@ -99,6 +103,9 @@ impl Walk {
     /// short, and another look may find more: a copy of it may be under way.
     pub(super) fn check_lineage(&mut self, view: &View) -> Result<bool> {
         let Checkpoint::At { id, .. } = self.newest else { return Ok(true) };
+        if mutant("follow-into-another-directory") {
+            return Ok(true);
+        }
         self.short_looks += 1;
         let is_patient = self.short_looks < SHORT_LOOKS_MAX;
         let dir = self.dir.path.display().to_string();

@@ -5,6 +5,7 @@ use hydrant::{Error, Result, Retry};
 use super::{Published, Writer};
 use crate::error::io_error;
 use crate::lock::{self, Phase};
+use crate::mutants::mutant;
 use crate::walk::{Current, View};
 
 impl Writer {
@@ -16,7 +17,12 @@ impl Writer {
         if self.synced == self.end {
             return Ok(());
         }
-        if let Err(cause) = self.file.sync() {
+        if !mutant("acknowledge-before-sync")
+            && let Err(cause) = self.file.sync()
+        {
+            if mutant("sync-again") {
+                return Err(io_error(&self.dir.state(), "syncing", Retry::AfterCheckpoint, cause));
+            }
             return Err(self.stop(&io_error(&self.dir.state(), "syncing", Retry::AfterCheckpoint, cause)));
         }
         self.check_in_place()?;

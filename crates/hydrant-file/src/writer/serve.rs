@@ -102,7 +102,7 @@ impl Writer {
     pub(crate) async fn run_inline(
         mut self,
         mut queue: mpsc::Receiver<Command>,
-        disk: &dyn crate::disk::Disk,
+        disk: std::sync::Arc<dyn crate::disk::Disk>,
     ) {
         let mut ahead = None;
         loop {
@@ -111,11 +111,19 @@ impl Writer {
                 None => queue.recv().await,
             };
             disk.turn().await;
-            let Some(command) = command else { return self.abandon() };
-            match self.serve(command, &mut queue) {
-                ControlFlow::Continue(next) => ahead = next,
-                ControlFlow::Break(()) => return,
-            }
+            let served = crate::sim::stepped::run(&disk, move || {
+                let flow = if let Some(command) = command {
+                    self.serve(command, &mut queue)
+                } else {
+                    self.abandon();
+                    ControlFlow::Break(())
+                };
+                (self, queue, flow)
+            });
+            (self, queue, ahead) = match served.await {
+                (writer, queue, ControlFlow::Continue(next)) => (writer, queue, next),
+                (_, _, ControlFlow::Break(())) => return,
+            };
         }
     }
 

@@ -104,7 +104,7 @@ impl Actor {
                 }
                 Ok(())
             }
-            Act::Pause { .. } => Ok(()),
+            Act::Pause { .. } | Act::Files(_) => Ok(()),
             Act::Crash => {
                 up.process.kill();
                 Ok(())
@@ -137,6 +137,8 @@ impl Actor {
         if let Some(stopped) = &status.stopped {
             check::stopped(&self.system.world, stopped);
             self.system.reopen(up, true).await;
+        } else if up.store.is_some() && is_stopped(error) {
+            self.system.reopen(up, true).await; // a file log that stopped is opened again
         } else if self.system.topology == Topology::Journal && error.kind() == ErrorKind::Closed {
             let mut journal = up.journal.lock().await;
             let has_ended = |journal: &mut hydrant::Journal<Saved>| matches!(journal.try_reserve(), Err(error) if error.kind() == ErrorKind::Closed);
@@ -147,7 +149,7 @@ impl Actor {
     pub(super) async fn append(&self, up: &Up, op: u32, events: u8, bytes: u16, gaps: bool) -> Result<()> {
         let facts = facts(op, events);
         match self.system.topology {
-            Topology::Relay => self.append_as_another(&facts, bytes),
+            Topology::Relay => self.append_as_another(&facts, bytes, false).await,
             Topology::Journal => self.append_by_journal(up, &facts, bytes).await,
             Topology::FanOut => {
                 let Engine::FanOut(log) = &up.engine else { return Ok(()) };
@@ -170,7 +172,7 @@ impl Actor {
 
     pub(super) async fn append_batch(
         &self,
-        log: &hydrant::FanOut<crate::world::ModelPrimary>,
+        log: &hydrant::FanOut<Arc<dyn crate::world::AnyPrimary>>,
         after: Option<EventId>,
         events: &[Event],
         deadline: Option<Instant>,
@@ -202,10 +204,13 @@ impl Actor {
     }
 
     /// Another process writes to the log that the relay follows.
-    fn append_as_another(&self, facts: &[u64], bytes: u16) -> Result<()> {
+    async fn append_as_another(&self, facts: &[u64], bytes: u16, snapshot: bool) -> Result<()> {
+        if self.system.world.lock().files.is_some() {
+            return self.system.append_beside(facts, bytes, snapshot).await;
+        }
         self.system.world.with(|state| {
             let head = state.log(Store::Primary).head().id();
-            let events = events_behind(head, facts, bytes, false, false)?;
+            let events = events_behind(head, facts, bytes, false, snapshot)?;
             crate::world::commit(state, head, &events, true)
         })
     }
@@ -261,11 +266,7 @@ impl Actor {
                 check::ids(&self.system.world, &(id..=id), &[n]);
                 Ok(())
             }
-            (Engine::Relay(_), _) => self.system.world.with(|state| {
-                let head = state.log(Store::Primary).head().id();
-                let events = events_behind(head, &[n], 4, false, true)?;
-                crate::world::commit(state, head, &events, true)
-            }),
+            (Engine::Relay(_), _) => self.append_as_another(&[n], 4, true).await,
         }
     }
 
@@ -436,4 +437,9 @@ pub(crate) fn events_behind(
         id += 1;
     }
     Ok(events)
+}
+
+/// Whether a file log has to be opened again.
+fn is_stopped(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Closed | ErrorKind::Fenced)
 }

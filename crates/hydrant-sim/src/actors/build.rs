@@ -13,7 +13,7 @@ use hydrant::{
 use crate::plan::{Config, SinkConfig, SinkKind, Start, Store};
 use crate::world::sink::keeps;
 use crate::world::truth::fact;
-use crate::world::{ModelPrimary, ModelRoster, ModelSink, Process, World};
+use crate::world::{FileLog, ModelPrimary, ModelRoster, ModelSink, Process, World};
 
 pub type BoxedSink = Box<dyn EventSink>;
 
@@ -112,6 +112,9 @@ fn open(
         let cell = || Arc::new(ModelRoster::new(process.clone(), Store::Cell(index)));
         let name = format!("sink{index}");
         Ok(match kind {
+            SinkKind::Plain if process.world.lock().is_on_disk(Store::Sink(index)) => {
+                Box::new(FileLog::open(process, Store::Sink(index), Some(token)).await?)
+            }
             SinkKind::Plain | SinkKind::Buffered | SinkKind::Forgetful | SinkKind::Picky => {
                 Box::new(plain()) as BoxedSink
             }

@@ -1,6 +1,8 @@
 //! The actors: callers, operators, readers and a foreign writer, each with its own steps in order.
 
 mod act;
+mod files;
+pub(crate) use files::write_other_log;
 pub mod bounds;
 mod broken;
 pub mod build;
@@ -21,6 +23,7 @@ use hydrant::EventId;
 
 use crate::check;
 use crate::plan::{Act, Op, Patience};
+use crate::world::Process;
 pub use act::facts;
 pub use system::System;
 
@@ -31,6 +34,8 @@ pub struct Actor {
     pub seen: Option<EventId>,
     /// The number of the event it saw last.
     pub seen_fact: Option<u64>,
+    /// The process of an actor that is not part of the program.
+    beside: Option<Arc<Process>>,
     /// The follower that it keeps.
     held: Option<hold::Kept>,
 }
@@ -45,7 +50,7 @@ enum Ended {
 
 impl Actor {
     pub fn new(system: Arc<System>) -> Self {
-        Self { system, seen: None, seen_fact: None, held: None }
+        Self { system, seen: None, seen_fact: None, held: None, beside: None }
     }
 
     /// Makes all steps in order.
@@ -67,6 +72,18 @@ impl Actor {
         let system = self.system.clone();
         if let Act::Pause { ms } = op.act {
             return tokio::time::sleep(Duration::from_millis(ms)).await;
+        }
+        if let Act::Files(act) = op.act {
+            system.world.with(|state| {
+                state.operations += 1;
+                state.note(|| format!("->   op {} actor {}: {act:?}", op.id, op.actor));
+                state.under_way.insert(op.id, act.name());
+            });
+            droppable(self.act_beside(act), op.patience).await;
+            return system.world.with(|state| {
+                state.under_way.remove(&op.id);
+                state.note(|| format!("<-   op {}", op.id));
+            });
         }
         let up = system.up().await;
         system.world.with(|state| {

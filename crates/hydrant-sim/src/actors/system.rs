@@ -17,7 +17,7 @@ use super::tokens::Tokens;
 use crate::plan::{Broken, Store, Topology};
 use crate::world::bell::Bell;
 use crate::world::held::Alive;
-use crate::world::{ModelPrimary, ModelRoster, Process, World};
+use crate::world::{AnyPrimary, FileLog, FileReader, ModelPrimary, ModelRoster, Process, World};
 
 /// What a journal of the run saves.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,7 +51,7 @@ impl Folded {
 
 #[derive(Clone)]
 pub enum Engine {
-    FanOut(FanOut<ModelPrimary>),
+    FanOut(FanOut<Arc<dyn AnyPrimary>>),
     Relay(Relay),
 }
 
@@ -116,6 +116,8 @@ pub struct Up {
     pub generation: u32,
     pub process: Arc<Process>,
     pub engine: Engine,
+    /// The primary, where it is a file log.
+    pub store: Option<FileLog>,
     /// The fence of the primary when it was opened.
     fence: u64,
     pub opened_at: Instant,
@@ -170,6 +172,8 @@ pub struct System {
     pub world: Arc<World>,
     pub topology: Topology,
     pub bounds: Bounds,
+    /// The process that writes to the files that a relay follows.
+    pub(super) writer: tokio::sync::Mutex<Option<(Arc<Process>, FileLog)>>,
     slot: Mutex<Slot>,
     changed: Bell,
     opening: tokio::sync::Mutex<()>,
@@ -194,6 +198,7 @@ impl System {
             world,
             topology,
             bounds,
+            writer: tokio::sync::Mutex::default(),
             slot: Mutex::new(slot),
             changed: Bell::default(),
             opening: tokio::sync::Mutex::default(),
@@ -298,6 +303,9 @@ impl System {
                 self.world.lock().roster_is_unsure = true;
             }
             self.slot().up = None;
+            if let Some(store) = &up.store {
+                store.close().await;
+            }
             drop(up);
             self.bring_up(&process).await;
         };
@@ -353,27 +361,41 @@ impl System {
             (self.world.lock().config.clone(), slot.wanted.clone(), slot.generation)
         };
         let seed = self.world.seed.wrapping_add(u64::from(generation));
+        let (topology, has_files) = (self.topology, config.files.is_some());
         let fence = self.world.lock().log(Store::Primary).fence;
-        let primary = ModelPrimary::new(process.clone(), Store::Primary);
         let opening = async {
-            match self.topology {
+            let mut store = None;
+            let engine = match topology {
                 Topology::FanOut | Topology::Journal => {
+                    let primary: Arc<dyn AnyPrimary> = if has_files {
+                        let log = FileLog::open(process.clone(), Store::Primary, None).await?;
+                        Arc::new(store.insert(log).clone())
+                    } else {
+                        Arc::new(ModelPrimary::new(process.clone(), Store::Primary))
+                    };
                     let options = build::fan_out_options(&self.world, &config, seed);
-                    FanOut::open(primary, options).await.map(Engine::FanOut)
+                    Engine::FanOut(FanOut::open(primary, options).await?)
                 }
                 Topology::Relay => {
                     let roster = Arc::new(ModelRoster::new(process.clone(), Store::Roster));
                     let options = build::relay_options(&self.world, &config, seed);
-                    Relay::open(primary, roster, options).await.map(Engine::Relay)
+                    let relay = if has_files {
+                        Relay::open(FileReader::open(process.clone()).await?, roster, options).await
+                    } else {
+                        Relay::open(ModelPrimary::new(process.clone(), Store::Primary), roster, options).await
+                    };
+                    Engine::Relay(relay?)
                 }
-            }
+            };
+            Ok((engine, store))
         };
         let opened = self.bounds.within(&self.world, "open", self.bounds.roster, opening).await;
-        let engine = opened.unwrap_or_else(|| Err(crate::world::process::unknown()))?;
+        let (engine, store) = opened.unwrap_or_else(|| Err(crate::world::process::unknown()))?;
         let up = Up {
             generation,
             process: process.clone(),
             engine,
+            store,
             fence,
             opened_at: Instant::now(),
             _opening: process.held.opening(),

@@ -50,6 +50,13 @@ pub async fn settle(system: Arc<System>) {
         let up = system.up().await;
         if let Some(stopped) = up.engine.status().stopped {
             crate::check::stopped(&world, &stopped);
+            if Instant::now() > until {
+                // Files that were damaged are so for all who read them, also for a relay.
+                if !world.lock().was_damaged {
+                    world.fail("deliver", format!("the log stops each time it is opened: {stopped}"));
+                }
+                return;
+            }
             system.reopen(up, true).await;
             sleep(Duration::from_secs(1)).await;
             continue;
@@ -203,11 +210,17 @@ fn is_excused(state: &State, sink: u8, shown: &SecondaryStatus) -> bool {
     if state.kind(sink) == SinkKind::Nested && (lost || facts.forgot) {
         return true; // its own secondary diverged, which the outer status does not show
     }
+    // It waits for the rest of a log that was replaced by a shorter one.
+    if state.was_damaged && shown.checkpoint > state.logs[&Store::Primary].head().id() {
+        return true;
+    }
     let Some(error) = shown.last_error.as_ref().filter(|_| shown.state == SecondaryState::Parked) else {
         return false;
     };
     let forgetful = state.kind(sink) == SinkKind::Forgetful;
     match error.kind() {
+        // Files that were damaged are so for all who read them.
+        ErrorKind::Corrupt => state.was_damaged,
         ErrorKind::Diverged | ErrorKind::Fenced => lost || facts.forgot,
         // A sink without a memory begins at the origin each time.
         ErrorKind::Pruned { .. } => {

@@ -31,6 +31,10 @@ pub fn acknowledged(world: &World, facts: impl IntoIterator<Item = Fact>) {
             if state.truth.lost.contains(&fact) {
                 continue;
             }
+            let is_overwritten = state.files.as_ref().is_some_and(|files| files.is_overwritten);
+            if is_overwritten || (state.was_damaged && !durable) {
+                continue;
+            }
             if !state.truth.is_committed(fact) {
                 state.fail(
                     "acknowledged",
@@ -71,7 +75,9 @@ pub fn seen(world: &World, before: Option<Option<Fact>>, event: &Event) {
             );
         }
         let parent = state.truth.parent(fact, |_| true);
-        if let Some(before) = before.filter(|before| *before != parent) {
+        // Where another log was copied over this one, what follows is of both.
+        let is_mixed = state.files.as_ref().is_some_and(|files| files.is_overwritten);
+        if let Some(before) = before.filter(|before| *before != parent && !is_mixed) {
             let message = format!(
                 "a follower sees n={fact} behind n={before:?}, the primary has it behind n={parent:?}"
             );
@@ -144,7 +150,9 @@ pub fn is_the_only_writer<T>(world: &World, up: &Up, result: &Result<T>) {
     let Err(error) = result else { return };
     let is_unsure = up.journal_is_unsure.load(Ordering::SeqCst);
     world.with(|state| {
-        let was_alone = state.truth.lost.is_empty() && !state.roster_is_unsure && !is_unsure;
+        // The store takes damage from outside for another writer.
+        let is_intact = state.truth.lost.is_empty() && !state.was_damaged;
+        let was_alone = is_intact && !state.roster_is_unsure && !is_unsure;
         if error.kind() == ErrorKind::Fenced && was_alone {
             state.fail("alarm", format!("the journal was fenced, and no other writer wrote: {error}"));
         }
@@ -178,7 +186,7 @@ pub fn hydrated(world: &World, folded: Folded, head: Option<EventId>) {
         }
         // A copy may replace accepted events while the snapshot of their state is on its way.
         let was_replaced = state.config.accepts_ms.is_some() && !state.truth.lost.is_empty();
-        if (newest.is_some() || head.is_none()) && !was_replaced && folded != expected {
+        if (newest.is_some() || head.is_none()) && !was_replaced && !state.was_damaged && folded != expected {
             state.fail("fold", format!("hydrate gives {folded:?} at {head:?}, the whole log {expected:?}"));
         }
     });
@@ -188,7 +196,8 @@ pub fn hydrated(world: &World, folded: Folded, head: Option<EventId>) {
 pub fn is_published(world: &World, status: &FanOutStatus) {
     world.with(|state| {
         let durable = state.log(Store::Primary).durable_id();
-        if status.stopped.is_none() && !state.roster_is_unsure && status.head < durable {
+        if status.stopped.is_none() && !state.was_damaged && !state.roster_is_unsure && status.head < durable
+        {
             let head = status.head;
             state.fail("publish", format!("the primary has {durable:?}, and the head is shown as {head:?}"));
         }

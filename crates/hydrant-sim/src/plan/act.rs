@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::FileAct;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Act {
     /// Appends events, with holes between their ids if `gaps` is set (only callers of a fan-out choose ids).
@@ -103,6 +105,8 @@ pub enum Act {
     },
     Status,
     Crash,
+    /// What another process does with the files of the log.
+    Files(FileAct),
 }
 
 impl Act {
@@ -138,6 +142,7 @@ impl Act {
             Self::Finished { .. } => "finished",
             Self::Status => "status",
             Self::Crash => "crash",
+            Self::Files(act) => act.name(),
         }
     }
 

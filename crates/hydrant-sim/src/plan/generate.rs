@@ -33,7 +33,9 @@ pub fn generate(seed: u64) -> Plan {
     if faults.iter().any(|fault| fault.effect.loses()) {
         slow_down(&mut config);
     }
-    Plan { seed, config, ops, faults }
+    let mut plan = Plan { seed, config, ops, faults, disk_faults: Vec::new() };
+    super::files::move_to_disk(&mut plan);
+    plan
 }
 
 /// Lengthens short pauses. A sink may wait for a lost event until the end: with pauses of a millisecond, that would be
@@ -75,6 +77,7 @@ fn config(rng: &mut Rng) -> Config {
         journal_backoff_ms: (rng.u8(..5) == 0).then(|| pick(rng, &[(0, 0), (1, 1), (2_000, HUGE_MS)])),
         stop_if_stale: rng.u8(..4) == 0,
         sinks,
+        files: None,
         broken: None,
     }
 }
@@ -120,6 +123,7 @@ fn sink(rng: &mut Rng, is_slow: bool) -> SinkConfig {
             _ => pick(rng, &starts),
         }),
         oldest_snapshot: keeps_all && rng.bool(),
+        on_disk: false,
     }
 }
 

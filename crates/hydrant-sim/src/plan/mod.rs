@@ -5,6 +5,7 @@
 mod act;
 mod broken;
 mod faults;
+mod files;
 mod generate;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use act::{Act, Begin};
 pub use broken::Broken;
+pub use files::{Damage, DiskEffect, DiskFault, FILES_FROM, FileAct, FilesConfig, ReadAt};
 pub use generate::generate;
 
 /// Everything that decides a run.
@@ -23,6 +25,8 @@ pub struct Plan {
     pub config: Config,
     pub ops: Vec<Op>,
     pub faults: Vec<Fault>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disk_faults: Vec<DiskFault>,
 }
 
 /// What is built at the start of the run and after each crash.
@@ -52,6 +56,9 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stop_if_stale: bool,
     pub sinks: Vec<SinkConfig>,
+    /// The primary is a file log on a simulated disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<FilesConfig>,
     /// Breaks a model or an actor on purpose, for the tests of the checkers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broken: Option<Broken>,
@@ -80,6 +87,9 @@ pub struct SinkConfig {
     pub lag_events: Option<u64>,
     /// Starts at the oldest snapshot if the origin was pruned.
     pub oldest_snapshot: bool,
+    /// It is a file log of its own, on the simulated disk.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub on_disk: bool,
     /// Where a sink without a memory starts; `None`: at the origin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<Start>,
@@ -239,7 +249,7 @@ pub enum Effect {
 }
 
 impl Effect {
-    /// Whether a store loses events.
+    /// Whether a store loses or changes what it held.
     pub fn loses(self) -> bool {
         matches!(self, Self::Lose { .. } | Self::Fork { .. } | Self::Restore | Self::Forget)
     }

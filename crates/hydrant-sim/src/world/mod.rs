@@ -1,6 +1,7 @@
 //! The world around the code under test: stores that fail, processes that die, and the truth to compare with.
 
 pub mod bell;
+pub mod files;
 pub mod held;
 pub mod log;
 mod memory;
@@ -16,13 +17,21 @@ pub mod truth;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bell::Bell;
+pub use files::{FileLog, FileReader};
 pub use primary::{ModelPrimary, commit};
 pub use process::Process;
 pub use roster::{ModelRoster, sink_of};
 pub use sink::ModelSink;
 pub use state::{Failure, State};
 
+use hydrant::{Primary, Prune};
+
 use crate::plan::{Broken, Plan};
+
+/// A primary that can be pruned: a model or files.
+pub trait AnyPrimary: Primary + Prune {}
+
+impl<T: Primary + Prune> AnyPrimary for T {}
 
 /// The one world of a run.
 pub struct World {
@@ -43,7 +52,9 @@ impl World {
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.look_at_files();
+        state
     }
 
     pub fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
@@ -78,6 +89,7 @@ impl World {
             state.healed = true;
             state.land(|_, _| true);
             state.note(|| "## the faults stop".to_owned());
+            state.heal_files();
         });
         self.healed.ring();
     }

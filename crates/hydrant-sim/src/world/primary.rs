@@ -164,6 +164,11 @@ impl Prune for ModelPrimary {
 fn check_prune(state: &mut State, store: Store, before: EventId) {
     let all = state.config.broken == Some(Broken::PrimaryPrunesAll);
     state.log(store).prune(if all { EventId::new(u64::MAX) } else { before });
+    check_floor(state, store);
+}
+
+/// No secondary of the roster needs what is below the floor.
+pub(super) fn check_floor(state: &mut State, store: Store) {
     let Some(floor) = state.log(store).after.filter(|_| store == Store::Primary) else { return };
     if state.config.retain_bytes.is_some() {
         return;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hydrant::{Error, ErrorKind, Result, Retry};
+use hydrant_file::sim::SimDisk;
 
 use super::World;
 use super::bell::Bell;
@@ -17,13 +18,55 @@ pub struct Process {
     pub world: Arc<World>,
     pub number: u32,
     dead: Bell,
+    disk: Option<SimDisk>,
+    /// It is no process of the program under test: its death takes nothing with it.
+    is_beside: bool,
     /// What its readers hold in memory.
     pub held: Arc<Held>,
 }
 
+/// The number of processes beside the program under test.
+const BESIDE: u32 = 1_000;
+
 impl Process {
     pub fn new(world: Arc<World>, number: u32) -> Arc<Self> {
-        Arc::new(Self { world, number, dead: Bell::default(), held: Arc::default() })
+        Self::with(world, number, true, false)
+    }
+
+    /// A reader in a process of its own.
+    pub fn beside(world: Arc<World>) -> Arc<Self> {
+        Self::with(world, BESIDE, false, true)
+    }
+
+    /// A writer in a process of its own.
+    pub fn beside_as_writer(world: Arc<World>) -> Arc<Self> {
+        Self::with(world, BESIDE, true, true)
+    }
+
+    fn with(world: Arc<World>, number: u32, is_writer: bool, is_beside: bool) -> Arc<Self> {
+        let disk = world.lock().files.as_ref().map(|files| files.process(is_writer));
+        let process =
+            Arc::new(Self { world, number, dead: Bell::default(), held: Arc::default(), disk, is_beside });
+        if let Some(disk) = process.disk.clone() {
+            let process = Arc::downgrade(&process);
+            tokio::spawn(async move {
+                disk.ended().await;
+                if let Some(process) = process.upgrade() {
+                    process.kill();
+                }
+            });
+        }
+        process
+    }
+
+    /// Whether it is another program's.
+    pub fn is_beside(&self) -> bool {
+        self.is_beside
+    }
+
+    /// The disk of a process that has files.
+    pub fn disk(&self) -> &SimDisk {
+        self.disk.as_ref().expect("the plan has a disk")
     }
 
     pub fn is_dead(&self) -> bool {
@@ -39,9 +82,16 @@ impl Process {
     pub fn kill(&self) {
         if !self.is_dead() {
             self.dead.ring();
+            if let Some(disk) = &self.disk {
+                disk.kill();
+            }
+            if self.is_beside {
+                return;
+            }
             let seed = self.world.seed;
             self.world.with(|state| {
                 let power = (seed ^ u64::from(state.crashes)) & 1 == 0;
+                let power = self.disk.as_ref().map_or(power, |disk| state.crash_files(disk, power));
                 state.note(|| {
                     format!("## process {} dies{}", self.number, if power { ", the power fails" } else { "" })
                 });

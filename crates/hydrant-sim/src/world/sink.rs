@@ -178,7 +178,7 @@ fn sync_to(state: &mut State, store: Store, sink: u8, length: usize) {
 }
 
 /// Each event comes right after its true predecessor: no gap, no other history.
-fn check_lineage(state: &mut State, store: Store, sink: u8, fresh: usize) {
+pub(super) fn check_lineage(state: &mut State, store: Store, sink: u8, fresh: usize) {
     if matches!(store, Store::Dead(_)) {
         return;
     }

@@ -7,6 +7,7 @@ use hydrant::{CheckpointEntry, Event, EventId};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::files::Files;
 use super::held::Held;
 use super::log::Log;
 use super::memory::Bound;
@@ -23,6 +24,10 @@ pub struct State {
     pub(super) memory: Bound,
     pub truth: Truth,
     pub logs: BTreeMap<Store, Log>,
+    /// The logs that are files on a simulated disk.
+    pub files: Option<Files>,
+    /// Something damaged the files of the primary.
+    pub was_damaged: bool,
     pub rosters: BTreeMap<Store, Roster>,
     /// What is known of each sink beside its log.
     pub sinks: Vec<SinkFacts>,
@@ -119,6 +124,8 @@ impl State {
             config: plan.config.clone(),
             truth: Truth::default(),
             logs,
+            files: Files::new(plan),
+            was_damaged: false,
             rosters,
             sinks: plan.config.sinks.iter().map(|_| SinkFacts::default()).collect(),
             late: Vec::new(),
@@ -192,12 +199,16 @@ impl State {
         let effect = if self.healed { None } else { self.faults.remove(&(site, nth)) };
         if let Some(effect) = effect {
             *self.fired.entry((site, effect.name())).or_default() += 1;
-            let under_way: BTreeSet<_> = self.under_way.values().copied().collect();
-            for name in under_way {
+            for name in self.names_under_way() {
                 *self.covered.entry((name, effect.name())).or_default() += 1;
             }
         }
         (nth, effect)
+    }
+
+    /// The names of the operations under way.
+    pub(super) fn names_under_way(&self) -> BTreeSet<&'static str> {
+        self.under_way.values().copied().collect()
     }
 
     /// Keeps an effect for later. It takes place at its time, or before the next call on its store.
@@ -356,7 +367,7 @@ impl State {
             return;
         }
         let stores: Vec<Store> = self.logs.keys().copied().collect();
-        for store in stores {
+        for store in stores.into_iter().filter(|store| !self.is_on_disk(*store)).collect::<Vec<_>>() {
             let durable = self.log(store).durable;
             self.lose(store, durable);
         }

@@ -70,6 +70,11 @@ impl Truth {
         self.lost.insert(fact(event));
     }
 
+    /// An event that was neither durable nor acknowledged is gone, as if it had never been.
+    pub fn void(&mut self, event: &Event) {
+        self.parents.remove(&fact(event));
+    }
+
     /// The id under which an event was committed last.
     pub fn id(&self, fact: Fact) -> Option<EventId> {
         self.ids.get(&fact).copied()

@@ -1,0 +1,133 @@
+//! What the simulator found in the opening of a log.
+
+use std::io::ErrorKind as Io;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use hydrant::{Batch, EventSink, EventSource, MemoryCheckpoints, ReadFrom};
+
+use super::*;
+use crate::sim::{Fault, When};
+use crate::{FileSource, FileStore, FileStoreOptions};
+
+async fn open(disk: &SimDisk) -> hydrant::Result<FileStore> {
+    let roster = Arc::new(MemoryCheckpoints::default());
+    FileStore::open_on(Arc::new(disk.process()), &dir(), roster, FileStoreOptions::default()).await
+}
+
+async fn count(disk: &SimDisk) -> hydrant::Result<u64> {
+    let source = FileSource::open_on(Arc::new(disk.clone()), &dir(), FileSourceOptions::default()).await?;
+    let mut events = source.read(ReadFrom::Origin);
+    let mut count = 0;
+    while let Some(event) = events.next().await {
+        event?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// A power cut took back the record in `lock`, which is written after each sync and not synced itself. So the record of
+/// a writer that is gone is no record of the one that holds the lock.
+#[tokio::test(start_paused = true)]
+async fn a_reader_waits_for_a_writer_that_opens_a_log() {
+    let disk = disk_of(&[]);
+    let store = open(&disk).await.unwrap();
+    let record = disk.files()[&dir().join("lock")].clone();
+    store.append(Batch::new(None, &events(0..5)).unwrap()).await.unwrap();
+    let disk = disk.restart();
+    disk.write_over(&dir().join("lock"), &record);
+    let (lock, last) = crate::lock::Lock::take(&directory(&disk)).unwrap().unwrap();
+    assert_eq!(last.map(|last| last.synced), Some(0), "as the power cut left it");
+    let reading = tokio::time::timeout(Duration::from_secs(1), count(&disk)).await;
+    assert!(reading.is_err(), "it waits: {reading:?}");
+    drop(lock);
+    assert_eq!(count(&disk).await.unwrap(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_leaves_no_half_copy_of_a_torn_tail() {
+    let (mut files, torn) = (log(), b"{\"eventId\":26,".to_vec());
+    files.last_mut().unwrap().1.extend_from_slice(&torn);
+    let disk = disk_of(&files);
+    disk.fail(When::Every("write /log/state.torn-".to_owned()), Fault::Error(Io::StorageFull));
+    for _ in 0..3 {
+        open(&disk).await.unwrap_err();
+    }
+    let asides =
+        |disk: &SimDisk| disk.files().into_keys().filter(|path| file_name(path).contains("torn")).count();
+    assert_eq!(asides(&disk), 0);
+    disk.heal();
+    let store = open(&disk).await.unwrap();
+    assert_eq!((asides(&disk), store.recovered().len()), (1, 1));
+    assert_eq!(text(&disk, "state.torn-1").as_bytes(), torn);
+}
+
+/// Lets another process create a log of five events at each moment of a check.
+async fn while_a_log_is_created(mut check: impl AsyncFnMut(&SimDisk, usize)) {
+    let written = disk_of(&[]);
+    let store = open(&written).await.unwrap();
+    store.append(Batch::new(None, &events(0..5)).unwrap()).await.unwrap();
+    for moment in 0.. {
+        let disk = disk_of(&[]);
+        let done = Arc::new(AtomicBool::new(false));
+        let (other, acted, files) = (disk.process(), done.clone(), written.files());
+        disk.interrupt_at(moment, move || {
+            acted.store(true, SeqCst);
+            for (path, bytes) in &files {
+                other.put(path, bytes);
+            }
+        });
+        check(&disk, moment).await;
+        if !done.load(SeqCst) {
+            assert!(moment > 3, "met at {moment} moments");
+            return;
+        }
+    }
+}
+
+/// A `state` that is created between a look and the look at the record is not missing.
+#[tokio::test(start_paused = true)]
+async fn a_read_meets_the_first_append_of_a_log() {
+    while_a_log_is_created(async |disk, moment| {
+        let read = count(disk).await;
+        assert!(matches!(read, Ok(0 | 5)), "at moment {moment}: {read:?}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn verify_meets_the_first_append_of_a_log() {
+    while_a_log_is_created(async |disk, moment| assert_eq!(findings(disk), [], "at moment {moment}")).await;
+}
+
+/// The space that a writer preallocated is written over by the next one, so that the file keeps its length.
+#[tokio::test(start_paused = true)]
+async fn a_follower_sees_what_is_written_over_preallocated_space() {
+    let disk = disk_of(&[]);
+    let open = async |disk: &SimDisk| {
+        let options = FileStoreOptions::default().with_preallocate_bytes(4096);
+        let roster = Arc::new(MemoryCheckpoints::default());
+        FileStore::open_on(Arc::new(disk.clone()), &dir(), roster, options).await.unwrap()
+    };
+    let len = || disk.files()[&dir().join("state")].len();
+    let first = disk.process();
+    let store = open(&first).await;
+    store.append(Batch::new(None, &events(0..3)).unwrap()).await.unwrap();
+    let len_before = len();
+    first.kill();
+    let reader = Arc::new(disk.process());
+    let source = FileSource::open_on(reader, &dir(), FileSourceOptions::default()).await.unwrap();
+    let mut events_read = source.follow(ReadFrom::Origin);
+    for _ in 0..3 {
+        events_read.next().await.unwrap().unwrap();
+    }
+    let waiting = tokio::time::timeout(Duration::from_secs(5), events_read.next()).await;
+    assert!(waiting.is_err(), "it waits: {waiting:?}");
+    let store = open(&disk.process()).await;
+    store.append(Batch::new(Some(EventId::new(2)), &events(3..5)).unwrap()).await.unwrap();
+    assert_eq!(len(), len_before);
+    let next = tokio::time::timeout(Duration::from_secs(60), events_read.next()).await;
+    assert_eq!(next.expect("it sees the next event").unwrap().unwrap().id(), EventId::new(3));
+}
