@@ -1,6 +1,6 @@
 //! Logs in files on a simulated disk: what the disk really holds, compared with what was promised.
 //!
-//! Each time the disk has changed, an [`Oracle`](oracle::Oracle) reads it, and the log of the store in the world becomes
+//! Each time the disk has changed, an `Oracle` reads it, and the log of the store in the world becomes
 //! what the files hold. So all checkers of the world judge files as they judge models.
 
 mod damage;
