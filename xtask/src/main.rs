@@ -23,7 +23,7 @@ usage: cargo xtask <command>
   ci                                   formatting, language, lints, docs, the crates' arrows, then `test`
   servers up [<server>..]              Postgres, S3 and Kinesis for tests and examples, in Docker or natively
   servers down|status|env              ends them, lists them, prints the variables that name them
-  sim [--seeds <n>] [--seconds <s>] [--from <seed>] [--jobs <n>] [--plan <file>] [--mutant <name>]
+  sim [--seeds <n>] [--seconds <s>] [--from <seed>] [--jobs <n>] [--files] [--plan <file>] [--mutant <name>]
                                        simulates the fan-out under faults; prints the rate and the table of coverage
   bench [<section>..]                  measures, and writes docs/BENCHMARKS.md
 ";
