@@ -83,7 +83,7 @@ const SHARED: &str = "hydrant-aws";
 
 /// The crates that combine several stores. All other crates of the workspace depend on `hydrant`, and perhaps on the
 /// shared one, only.
-const KNOWS_STORES: &[&str] = &["hydrant-api", "hydrant-cli", "hydrant-node"];
+const KNOWS_STORES: &[&str] = &["hydrant-api", "hydrant-cli", "hydrant-node", "hydrant-sim"];
 
 /// Fails when a crate has a dependency that it must not have.
 pub(crate) fn check() -> Result<(), String> {
