@@ -20,7 +20,7 @@ fn tasks() -> usize {
 
 /// Waits until the condition holds: sockets close a moment after they were dropped.
 async fn until(what: &str, is_so: impl Fn() -> bool) {
-    for _ in 0..2000 {
+    for _ in 0..24_000 {
         if is_so() {
             return;
         }
