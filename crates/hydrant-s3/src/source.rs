@@ -129,7 +129,7 @@ impl S3Source {
     }
 
     /// Whether nothing follows the end that was seen last: one request of the cheapest kind. Once that was longer ago than
-    /// `view_age_max`, only a listing can tell a hole from the end.
+    /// `view_age_max`, only a listing can distinguish a hole from the end.
     async fn is_unchanged(&self) -> bool {
         let (seen, bucket) = (self.seen(), self.bucket());
         self.check_open().is_ok()

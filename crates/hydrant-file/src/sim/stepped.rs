@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::disk::Disk;
 
-/// What the thread of the work and the runtime tell each other.
+/// The messages between the thread of the work and the runtime.
 struct Baton {
     arrived: Sender<()>,
     resumed: Receiver<()>,

@@ -94,7 +94,7 @@ fn findings(bucket: Bucket) -> FindingStream {
         };
         let verified = Box::pin(verifier.run()).await;
         if let Err(error) = verified {
-            // Nobody waits for it any more when this fails.
+            // If this fails, the caller has dropped the stream, and no reader is left to report to.
             let _ = sender.send(Err(error)).await;
         }
     };
@@ -163,7 +163,7 @@ impl Verifier<'_> {
     }
 
     async fn send(&self, finding: Finding) {
-        // Dropped with the stream, this is not polled any more.
+        // If the caller drops the stream, this future is not polled again: no finding is lost that a reader waits for.
         let _ = self.sender.send(Ok(finding)).await;
     }
 

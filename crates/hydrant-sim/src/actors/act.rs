@@ -322,7 +322,7 @@ impl Actor {
         if let Some(journal) = journal {
             let closing = journal.close();
             let bound = self.append_bound();
-            // Dropped here, it still commits what it has, while another journal is opened.
+            // Dropped here, the journal still commits its queue while another journal is opened.
             up.journal_is_unsure.store(true, Ordering::SeqCst);
             drop(self.system.bounds.within(&self.system.world, "close journal", bound, closing).await);
         }

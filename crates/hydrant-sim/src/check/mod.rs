@@ -298,7 +298,7 @@ pub fn status(world: &World, status: &FanOutStatus) {
     });
 }
 
-/// The head of a relay is what it has read, which a sink may have from before. A pump that reads a primary that accepts
+/// The head of a relay is the newest event that it has read, which a sink may have from before. A pump that reads a primary that accepts
 /// first may be ahead of what is published.
 fn is_durable_fan_out(state: &State) -> bool {
     state.config.topology != Topology::Relay && state.config.accepts_ms.is_none()

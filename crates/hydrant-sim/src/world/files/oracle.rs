@@ -126,7 +126,7 @@ impl Oracle {
                 self.add(&mut content, file);
             }
         }
-        // What stands behind a hole is lost with it.
+        // Events after a hole are lost with it.
         let durable = content.events.iter().take_while(|held| held.is_durable).count();
         content.events[durable..].iter_mut().for_each(|held| held.is_durable = false);
         content
@@ -173,7 +173,7 @@ impl Content {
     }
 }
 
-/// Reads one line: its event, its flags, and the event that its file stands behind. `None` if it does not check.
+/// Reads one line: its event, its flags, and the event that its file follows. `None` if it does not check.
 fn line(line: &[u8]) -> Option<(Event, u8, Option<EventId>)> {
     let digits = |from_end: usize, width: usize| {
         let start = line.len().checked_sub(from_end)?;

@@ -72,7 +72,7 @@ impl FileLog {
         }
     }
 
-    /// Closes the log, whoever else has a handle of it.
+    /// Closes the log, although other handles of it exist.
     pub async fn close(&self) {
         let closed = self.inner.close().await;
         survive(&self.process).await;
