@@ -41,6 +41,7 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("close-without-sync", "`close` does not wait for what was accepted"),
     mutant("close-without-abort", "`close` waits for hung sinks"),
     mutant("linger-through-close", "a pump lingers although the log is closed"),
+    mutant("linger-through-back-pressure", "a pump lingers while it holds back appends"),
     mutant("attach-after-close", "`attach` that races `close` starts a pump"),
     mutant("close-without-waiting", "`close` does not wait for the pumps"),
     mutant("failed-detach-hidden", "a failed `detach` disappears from the status"),

@@ -318,17 +318,13 @@ impl Actor {
             return Ok(());
         }
         let journal = up.journal.lock().await.take();
-        let was_unsure = up.journal_is_unsure.load(Ordering::SeqCst);
         if let Some(journal) = journal {
             let closing = journal.close();
             let bound = self.append_bound();
             // Dropped here, the journal still commits its queue while another journal is opened.
-            up.journal_is_unsure.store(true, Ordering::SeqCst);
+            up.journals_closing.fetch_add(1, Ordering::SeqCst);
             drop(self.system.bounds.within(&self.system.world, "close journal", bound, closing).await);
-        }
-        // Another caller may have opened one meanwhile, at a head that was not the last.
-        if up.journal.lock().await.is_none() {
-            up.journal_is_unsure.store(was_unsure, Ordering::SeqCst);
+            up.journals_closing.fetch_sub(1, Ordering::SeqCst);
         }
         self.system.journal(up).await.map(drop)
     }

@@ -16,7 +16,7 @@ use super::build;
 use super::tokens::Tokens;
 use crate::plan::{Broken, Store, Topology};
 use crate::world::bell::Bell;
-use crate::world::held::Alive;
+use crate::world::held::Opening;
 use crate::world::{AnyPrimary, FileLog, FileReader, ModelPrimary, ModelRoster, Process, World};
 
 /// What a journal of the run saves.
@@ -48,6 +48,9 @@ impl Folded {
         self.hash = (self.hash ^ n).wrapping_mul(0x0100_0000_01b3);
     }
 }
+
+/// Operations that write to the log of the opening that they began with.
+const WRITERS: [&str; 6] = ["append", "append before", "append blind", "submit", "slot", "snapshot"];
 
 #[derive(Clone)]
 pub enum Engine {
@@ -121,7 +124,7 @@ pub struct Up {
     /// The fence of the primary when it was opened.
     fence: u64,
     pub opened_at: Instant,
-    _opening: Alive,
+    _opening: Opening,
     pub journal: tokio::sync::Mutex<Option<Journal<Saved>>>,
     /// The head as a caller that chooses ids knows it; `None` while an outcome is open.
     pub writer: tokio::sync::Mutex<Option<Option<EventId>>>,
@@ -130,7 +133,9 @@ pub struct Up {
     /// Calls under way that hold handles of sinks themselves.
     pub busy: AtomicU32,
     closed: AtomicBool,
-    /// Whether a journal was dropped that may still commit.
+    /// Journals that were given up and may still commit.
+    pub journals_closing: AtomicU32,
+    /// Whether a journal was opened at a head that another one may still move.
     pub journal_is_unsure: AtomicBool,
     pub watchers: Mutex<Vec<Arc<Watcher>>>,
 }
@@ -296,7 +301,9 @@ impl System {
                 drop(self.close(&up, timeout).await);
             } else {
                 // A reader may still hold the old opening, whose pumps then continue.
-                self.world.lock().roster_is_unsure = true;
+                let mut state = self.world.lock();
+                state.roster_is_unsure = true;
+                state.has_rivals |= state.under_way.values().any(|name| WRITERS.contains(name));
             }
             if up.busy.load(Ordering::SeqCst) > 0 && (!close || begun.elapsed() >= timeout) {
                 // An attach that `close` did not wait for may enter the roster after the next program has read it.
@@ -404,6 +411,7 @@ impl System {
             tokens: Tokens::default(),
             busy: AtomicU32::new(0),
             closed: AtomicBool::new(false),
+            journals_closing: AtomicU32::new(0),
             journal_is_unsure: AtomicBool::new(false),
             watchers: Mutex::default(),
         };
@@ -463,9 +471,13 @@ impl System {
         let Engine::FanOut(log) = &up.engine else { return Err(crate::world::process::denied()) };
         let config = self.world.lock().config.clone();
         let options = build::journal_options(&self.world, &config, self.world.seed);
+        if up.journals_closing.load(Ordering::SeqCst) > 0 {
+            up.journal_is_unsure.store(true, Ordering::SeqCst);
+        }
         let opening = Journal::open(log.clone(), options);
         let opened = self.bounds.within(&self.world, "open journal", self.bounds.call, opening).await;
         let journal = opened.unwrap_or_else(|| Err(crate::world::process::unknown()))?;
+        self.world.note(|| format!("     a journal opens after {:?}", journal.head()));
         *slot = Some(journal.clone());
         Ok(journal)
     }

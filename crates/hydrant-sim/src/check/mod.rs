@@ -76,7 +76,8 @@ pub fn seen(world: &World, before: Option<Option<Fact>>, event: &Event) {
         }
         let parent = state.truth.parent(fact, |_| true);
         // Where another log was copied over this one, what follows is of both.
-        let is_mixed = state.files.as_ref().is_some_and(|files| files.is_overwritten);
+        let is_mixed =
+            state.is_contested() || state.files.as_ref().is_some_and(|files| files.is_overwritten);
         if let Some(before) = before.filter(|before| *before != parent && !is_mixed) {
             let message = format!(
                 "a follower sees n={fact} behind n={before:?}, the primary has it behind n={parent:?}"

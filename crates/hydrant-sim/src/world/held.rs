@@ -1,10 +1,11 @@
 //! Counts the events that a process has read and holds in memory.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use hydrant::Event;
+use tokio::time::Instant;
 
 /// How many events, and their bytes, are alive.
 #[derive(Debug, Default)]
@@ -13,9 +14,11 @@ pub struct Held {
     bytes: AtomicUsize,
     readers: AtomicUsize,
     openings: AtomicUsize,
+    /// How many openings were dropped at this instant.
+    closed: Mutex<Option<(Instant, usize)>>,
 }
 
-/// Counts a reader, or an opening of the program, while it lives.
+/// Counts a reader while it lives.
 #[derive(Debug)]
 pub struct Alive {
     held: Arc<Held>,
@@ -35,22 +38,40 @@ impl Drop for Alive {
     }
 }
 
+/// Counts an opening of the program while it lives.
+#[derive(Debug)]
+pub struct Opening(Alive);
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        let held = &self.0.held;
+        let closed = held.closed_now();
+        *held.closed.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), closed + 1));
+    }
+}
+
 impl Held {
     /// Counts a reader whose chunks no option bounds.
     pub fn reader(self: &Arc<Self>) -> Alive {
         Alive::new(self, |held| &held.readers)
     }
 
-    pub fn opening(self: &Arc<Self>) -> Alive {
-        Alive::new(self, |held| &held.openings)
+    pub fn opening(self: &Arc<Self>) -> Opening {
+        Opening(Alive::new(self, |held| &held.openings))
     }
 
     pub fn readers(&self) -> usize {
         self.readers.load(Ordering::Relaxed)
     }
 
+    /// The openings that hold memory. The tasks of one that was just dropped end before the clock moves on.
     pub fn openings(&self) -> usize {
-        self.openings.load(Ordering::Relaxed)
+        self.openings.load(Ordering::Relaxed) + self.closed_now()
+    }
+
+    fn closed_now(&self) -> usize {
+        let closed = *self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        closed.filter(|(at, _)| *at == Instant::now()).map_or(0, |(_, count)| count)
     }
 
     pub fn events(&self) -> usize {

@@ -63,6 +63,8 @@ pub struct State {
     pub lost_head: Option<(EventId, truth::Fact)>,
     /// The roster was restored from a backup, or two fan-outs of one process wrote to it.
     pub roster_is_unsure: bool,
+    /// A fan-out that was replaced without a `close` still appends, and is not fenced.
+    pub has_rivals: bool,
     /// The newest event that was ever durable.
     pub durable_max: Option<EventId>,
     /// When the log of the primary was durable up to each event.
@@ -104,6 +106,8 @@ pub struct SinkFacts {
 /// More calls than this at one instant are a busy loop.
 const CALLS_MAX: u32 = 30_000;
 const TRACE_MAX: usize = 4_000;
+/// Lines at the begin of a trace that stay: the cause of a log that retries for ever is there.
+const TRACE_HEAD: usize = 2_000;
 
 impl State {
     pub fn new(plan: &Plan, traced: bool) -> Self {
@@ -152,6 +156,7 @@ impl State {
             partial: false,
             lost_head: None,
             roster_is_unsure: false,
+            has_rivals: false,
             durable_max: None,
             durable_at: Vec::new(),
             accepted: Vec::new(),
@@ -168,7 +173,7 @@ impl State {
             let line = format!("{:>10.3}s  {}", self.begin.elapsed().as_secs_f64(), text());
             self.trace.push(line);
             if self.trace.len() > TRACE_MAX {
-                self.trace.drain(..TRACE_MAX / 4);
+                self.trace.drain(TRACE_HEAD..TRACE_HEAD + TRACE_MAX / 4);
             }
         }
     }
@@ -209,6 +214,11 @@ impl State {
     /// The names of the operations under way.
     pub(super) fn names_under_way(&self) -> BTreeSet<&'static str> {
         self.under_way.values().copied().collect()
+    }
+
+    /// Whether an event may follow another one than its writer meant: it lost that one while a rival wrote.
+    pub fn is_contested(&self) -> bool {
+        self.has_rivals && !self.truth.lost.is_empty()
     }
 
     /// Keeps an effect for later. It takes place at its time, or before the next call on its store.

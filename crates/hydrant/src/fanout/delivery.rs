@@ -187,7 +187,10 @@ impl Delivery {
         }
         let mut events = self.wait(follower).await?;
         if !self.options.linger_max.is_zero() {
-            let filled = follower.fill(&mut events, events_max, bytes_max);
+            // More events than this hold back appends: nothing more would arrive.
+            let lag_max = self.options.lag_events_max.filter(|_| !mutant("linger-through-back-pressure"));
+            let enough = lag_max.map_or(usize::MAX, |lag| usize::try_from(lag).unwrap_or(usize::MAX));
+            let filled = follower.fill(&mut events, events_max.min(enough.saturating_add(1)), bytes_max);
             drop(tokio::time::timeout(self.options.linger_max, filled).await);
         }
         Ok(events)

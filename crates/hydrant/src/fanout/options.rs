@@ -263,7 +263,8 @@ pub struct SecondaryOptions {
     pub batch_events_max: usize,
     /// The largest batch: bytes; one event may exceed it. Default: 1 MiB.
     pub batch_bytes_max: usize,
-    /// How long to wait for a batch to fill. Default: not at all.
+    /// How long to wait for a batch to fill. The wait ends early when more than `lag_events_max` events are ready.
+    /// Default: not at all.
     pub linger_max: Duration,
     /// How long one call into the sink may take. Default: 30 s.
     pub call_timeout: Duration,

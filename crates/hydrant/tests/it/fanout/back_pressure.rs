@@ -40,6 +40,22 @@ async fn ended(waiting: JoinHandle<Result<()>>) -> Result<()> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn linger_ends_when_it_holds_back_appends() {
+    for lag_max in [0, 1, 7] {
+        let log = FanOut::open(Server::default(), patient()).await.unwrap();
+        let secondary =
+            SecondaryOptions::default().with_lag_events_max(lag_max).with_linger_max(Duration::from_secs(3600));
+        log.attach("lingers", Server::default(), secondary).await.unwrap();
+        let begin = Instant::now();
+        for index in 0..50 {
+            log.append(batch(&events(index..index + 1))).await.unwrap();
+        }
+        assert!(begin.elapsed() < SOON, "{:?} with lag_events_max {lag_max}", begin.elapsed());
+        drop(log.close(SOON).await);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn closing_ends_an_append_that_is_held_back() {
     let (_, log, _, waiting) = held_back(patient()).await;
     drop(log.close(SOON).await);
