@@ -48,6 +48,7 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("dead-letter-fenced", "a dead letter before the checkpoint parks the sink"),
     mutant("error-is-ok", "a failed append counts as delivered"),
     mutant("entry-ahead", "the roster records what was acknowledged, not what is durable"),
+    mutant("sparse-uncompared", "a filtered sink with an event of a lost log is fed"),
     mutant("no-lineage", "a sink of another history is fed"),
     mutant("prune-past-sinks", "`prune` ignores where the sinks are"),
     mutant("follow-into-another-log", "a follower passes into another history after a failover"),

@@ -66,6 +66,7 @@ sees! {
     a_refusal_of_what_was_written_is_found: PrimaryDeniesWrite, "refused", |_| {};
     an_outcome_that_stays_open_is_found: AppendsStayOpen, "resolved", |_| {};
     an_event_in_the_place_of_another_is_found: IdsComeAgain, "new", |_| {};
+    an_event_after_a_lost_one_is_found: IsAnotherHistory, "continues", |_| {};
     an_attach_after_close_is_found: CountsAsClosed, "attach", |_| {};
     a_log_that_stops_without_a_loss_is_found: PrimaryReportsOther, "alarm", |_| {};
     a_prune_beyond_a_sink_is_found: PrimaryPrunesAll, "prune", |_| {};

@@ -156,7 +156,7 @@ impl Actor {
                 let mut known = up.writer.lock().await;
                 let head = if let Some(head) = known.take() { head } else { self.head(log).await? };
                 let events = events_behind(head, &facts, bytes, gaps, false)?;
-                self.append_batch(log, head, &events, None).await?;
+                self.append_batch(up, log, head, &events, None).await?;
                 *known = Some(events.last().map(Event::id));
                 Ok(())
             }
@@ -172,12 +172,14 @@ impl Actor {
 
     pub(super) async fn append_batch(
         &self,
+        up: &Up,
         log: &hydrant::FanOut<Arc<dyn crate::world::AnyPrimary>>,
         after: Option<EventId>,
         events: &[Event],
         deadline: Option<Instant>,
     ) -> Result<()> {
         let published = log.status().head;
+        let epoch = self.epoch();
         let batch = Batch::new(after, events)?.with_deadline(deadline);
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let bound = left.map_or_else(|| self.append_bound(), |left| left + Duration::from_millis(2));
@@ -192,8 +194,15 @@ impl Actor {
             check::resolved(&self.system.world, &appended, log.status().stopped.is_some());
         }
         appended?;
-        check::acknowledged(&self.system.world, events.iter().map(fact));
+        let facts: Vec<_> = events.iter().map(fact).collect();
+        check::acknowledged(&self.system.world, facts.iter().copied());
+        check::continues(&self.system.world, up, epoch, &facts);
         Ok(())
+    }
+
+    /// Counts how often the primary has failed over.
+    pub(super) fn epoch(&self) -> u64 {
+        self.system.world.lock().log(Store::Primary).epoch
     }
 
     pub(super) fn append_bound(&self) -> Duration {
@@ -221,6 +230,7 @@ impl Actor {
         let saved: Vec<_> = facts.iter().map(|&n| Saved { n, pad: pad.clone(), state: None }).collect();
         let bound = self.append_bound();
         let published = up.engine.status().head;
+        let epoch = self.epoch();
         let append = journal.append_all(&saved);
         let appended = self.system.bounds.within(&self.system.world, "journal append", bound, append).await;
         let appended = appended.unwrap_or_else(|| Err(crate::world::process::unknown()));
@@ -230,6 +240,7 @@ impl Actor {
         check::is_new(&self.system.world, published, first, &appended);
         let ids = self.system.ids(appended?);
         check::acknowledged(&self.system.world, facts.iter().copied());
+        check::continues(&self.system.world, up, epoch, &facts);
         check::ids(&self.system.world, &ids, facts);
         Ok(())
     }
@@ -241,7 +252,7 @@ impl Actor {
         let Engine::FanOut(log) = &up.engine else { return Ok(()) };
         let head = up.engine.status().head;
         let events = events_behind(head, &facts(op, events), 4, false, false)?;
-        self.append_batch(log, head, &events, None).await
+        self.append_batch(up, log, head, &events, None).await
     }
 
     async fn snapshot(&mut self, up: &Up, op: u32) -> Result<()> {
@@ -252,7 +263,7 @@ impl Actor {
                 *known = None;
                 let head = self.head(log).await?;
                 let events = events_behind(head, &[n], 4, false, true)?;
-                self.append_batch(log, head, &events, None).await
+                self.append_batch(up, log, head, &events, None).await
             }
             (Engine::FanOut(_), _) => {
                 let (state, head) = self.hydrate(up).await?;

@@ -17,6 +17,7 @@ use super::tokens::Tokens;
 use crate::plan::{Broken, Store, Topology};
 use crate::world::bell::Bell;
 use crate::world::held::Opening;
+use crate::world::truth::Fact;
 use crate::world::{AnyPrimary, FileLog, FileReader, ModelPrimary, ModelRoster, Process, World};
 
 /// What a journal of the run saves.
@@ -128,6 +129,8 @@ pub struct Up {
     pub journal: tokio::sync::Mutex<Option<Journal<Saved>>>,
     /// The head as a caller that chooses ids knows it; `None` while an outcome is open.
     pub writer: tokio::sync::Mutex<Option<Option<EventId>>>,
+    /// The event with the highest id that was acknowledged.
+    acknowledged: Mutex<Option<Fact>>,
     /// Counts the handles of each sink that are alive.
     pub tokens: Tokens,
     /// Calls under way that hold handles of sinks themselves.
@@ -141,6 +144,11 @@ pub struct Up {
 }
 
 impl Up {
+    /// Sets what was acknowledged last, and returns what was before.
+    pub fn replace_acknowledged(&self, last: Fact) -> Option<Fact> {
+        self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).replace(last)
+    }
+
     /// Whether a `close` has returned.
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst) || self.process.world.is_broken(Broken::CountsAsClosed)
@@ -412,6 +420,7 @@ impl System {
             busy: AtomicU32::new(0),
             closed: AtomicBool::new(false),
             journals_closing: AtomicU32::new(0),
+            acknowledged: Mutex::new(None),
             journal_is_unsure: AtomicBool::new(false),
             watchers: Mutex::default(),
         };

@@ -49,6 +49,33 @@ pub fn acknowledged(world: &World, facts: impl IntoIterator<Item = Fact>) {
     });
 }
 
+/// What a log acknowledges follows what it acknowledged before: it takes nothing once its primary lost that.
+///
+/// `epoch` is that of the primary when the append began. A copy that takes over during the append is seen by the next one.
+pub fn continues(world: &World, up: &Up, epoch: u64, facts: &[Fact]) {
+    let (Some(first), Some(last)) = (facts.first(), facts.last()) else { return };
+    world.with(|state| {
+        let is_comparable = state.config.accepts_ms.is_none() && state.logs[&Store::Primary].epoch == epoch;
+        if !is_comparable || state.is_contested() || state.was_damaged || state.truth.lost.contains(last) {
+            return;
+        }
+        let before = up.replace_acknowledged(*last);
+        if let Some(before) = before.filter(|before| state.truth.id(*before) > state.truth.id(*last)) {
+            up.replace_acknowledged(before); // another caller's append came after it
+        }
+        let before = if state.config.broken == Some(Broken::IsAnotherHistory) {
+            before.map(|_| Fact::MAX)
+        } else {
+            before.filter(|before| state.truth.id(*before) < state.truth.id(*first))
+        };
+        if let Some(before) = before.filter(|before| !state.truth.follows(*first, *before)) {
+            let message =
+                format!("n={first} was acknowledged, and does not follow n={before}, acknowledged before");
+            state.fail("continues", message);
+        }
+    });
+}
+
 /// The ids that a journal returned belong to the events that were appended.
 pub fn ids(world: &World, ids: &RangeInclusive<EventId>, facts: &[Fact]) {
     world.with(|state| {
@@ -76,8 +103,7 @@ pub fn seen(world: &World, before: Option<Option<Fact>>, event: &Event) {
         }
         let parent = state.truth.parent(fact, |_| true);
         // Where another log was copied over this one, what follows is of both.
-        let is_mixed =
-            state.is_contested() || state.files.as_ref().is_some_and(|files| files.is_overwritten);
+        let is_mixed = state.is_contested() || state.files.as_ref().is_some_and(|files| files.is_overwritten);
         if let Some(before) = before.filter(|before| *before != parent && !is_mixed) {
             let message = format!(
                 "a follower sees n={fact} behind n={before:?}, the primary has it behind n={parent:?}"

@@ -29,6 +29,8 @@ pub enum Broken {
     AppendsStayOpen,
     /// Each id counts as published before.
     IdsComeAgain,
+    /// What was acknowledged before counts as lost.
+    IsAnotherHistory,
     /// A log that is open counts as closed.
     CountsAsClosed,
     /// The primary reports another event in the place of its newest.

@@ -123,6 +123,7 @@ impl Process {
             entered
         });
         self.latency(site, nth).await;
+        self.alive().await;
         let Some(effect) = effect else { return self.apply(site, nth, apply).await };
         match effect {
             Effect::Refuse => Err(refused()),
@@ -178,7 +179,9 @@ impl Process {
                 pending().await
             }
             // The connection breaks, and the copy takes writes of the old writer.
-            Effect::Fork { events } if events % 2 == 0 && site.call == Call::Append => {
+            Effect::Fork { events }
+                if events % 2 == 0 && matches!(site.call, Call::Append | Call::Checkpoint) =>
+            {
                 self.world.with(|state| {
                     let fence = state.log(site.store).fence;
                     state.shift(site, effect);

@@ -103,6 +103,11 @@ impl Truth {
         }
     }
 
+    /// Whether `before` is a predecessor of `fact`.
+    pub fn follows(&self, fact: Fact, before: Fact) -> bool {
+        self.parent(fact, |at| at == before).is_some()
+    }
+
     /// `fact` and all its predecessors, oldest first.
     pub fn history(&self, fact: Fact) -> Vec<Fact> {
         let mut history = Vec::new();

@@ -49,9 +49,7 @@ impl<S: EventSink> EventSink for Filtered<S> {
             keeps.map(|keeps| keeps.then(|| event.clone())).transpose()
         });
         let (kept, chosen) = until_failure(chosen);
-        if !kept.is_empty() {
-            self.sink.append(batch, &kept).await?;
-        }
+        self.sink.append(batch, &kept).await?;
         chosen.map_err(Error::maybe_applied)
     }
 

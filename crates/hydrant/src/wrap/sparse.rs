@@ -2,7 +2,8 @@
 
 use tokio::sync::Mutex;
 
-use crate::{Batch, Checkpoint, ErrorKind, Event, EventId, EventSink, Result};
+use crate::mutants::mutant;
+use crate::{Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, Result};
 
 /// A sink that receives only some of the source's events.
 ///
@@ -12,7 +13,14 @@ use crate::{Batch, Checkpoint, ErrorKind, Event, EventId, EventSink, Result};
 #[derive(Debug)]
 pub(super) struct Sparse<S> {
     pub(super) sink: S,
-    held: Mutex<Held>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    held: Held,
+    /// The newest event that the sink replied with, until the source comes to it.
+    unmet: Option<Checkpoint>,
 }
 
 /// What a sink is known to hold.
@@ -27,11 +35,18 @@ enum Held {
 
 impl<S: EventSink> Sparse<S> {
     pub(super) fn new(sink: S) -> Self {
-        Self { sink, held: Mutex::new(Held::NotAsked) }
+        Self { sink, known: Mutex::new(Known { held: Held::NotAsked, unmet: None }) }
     }
 
-    /// Appends the kept events of `batch`, of which there is at least one.
+    /// Appends the kept events of `batch`.
+    ///
+    /// # Errors
+    /// `Fenced` if the sink holds an event that the source does not have.
     pub(super) async fn append(&self, batch: Batch<'_>, kept: &[Event]) -> Result<()> {
+        self.meet(batch, kept).await?;
+        if kept.is_empty() {
+            return Ok(());
+        }
         let after = batch.after();
         let opens = kept.first().is_some_and(Event::is_snapshot);
         let follows = |held: Option<EventId>| match held {
@@ -64,12 +79,41 @@ impl<S: EventSink> Sparse<S> {
     /// Returns the sink's checkpoint. A caller that asks after a failed append sends from there, so the next
     /// batch follows it.
     pub(super) async fn checkpoint(&self) -> Result<Checkpoint> {
-        let Ok(mut known) = self.held.try_lock() else { return self.sink.checkpoint().await };
+        let Ok(mut known) = self.known.try_lock() else { return self.sink.checkpoint().await };
         let checkpoint = self.sink.checkpoint().await?;
-        if !matches!(*known, Held::UpTo(_)) {
-            *known = Held::of(checkpoint);
+        if !matches!(known.held, Held::UpTo(_)) {
+            known.learn(checkpoint);
         }
         Ok(checkpoint)
+    }
+
+    /// Compares the newest event of a sink that is ahead with that of the source, also if it is not kept.
+    ///
+    /// The sink compares only what it is given. So a sink that took an event late, of a log that was lost since
+    /// then, would mix two histories.
+    async fn meet(&self, batch: Batch<'_>, kept: &[Event]) -> Result<()> {
+        let mut known = self.known.lock().await;
+        if matches!(known.held, Held::NotAsked) {
+            known.learn(self.sink.checkpoint().await?);
+        }
+        let Some((checkpoint, id)) = known.unmet.and_then(|unmet| Some((unmet, unmet.id()?))) else {
+            return Ok(());
+        };
+        if Some(id) > batch.after() && id > batch.last().id() {
+            return Ok(()); // the source comes to it later
+        }
+        known.unmet = None;
+        let is_same = |event: &Event| Checkpoint::at(event) == checkpoint;
+        // The sink compares what is kept.
+        let is_met = kept.iter().any(|event| event.id() == id) || batch.events().iter().any(is_same);
+        if Some(id) <= batch.after() || is_met || mutant("sparse-uncompared") {
+            return Ok(());
+        }
+        known.held = Held::NotAsked;
+        Err(Error::fenced(
+            "the sink holds an event here that the log does not have, as after another log or filter",
+        )
+        .at(id))
     }
 
     async fn write(
@@ -78,23 +122,30 @@ impl<S: EventSink> Sparse<S> {
         kept: &[Event],
         follows: impl FnOnce(Option<EventId>) -> Option<EventId>,
     ) -> Result<()> {
-        let mut known = self.held.lock().await;
-        if matches!(*known, Held::NotAsked) {
-            *known = Held::of(self.sink.checkpoint().await?);
+        let mut known = self.known.lock().await;
+        if matches!(known.held, Held::NotAsked) {
+            known.learn(self.sink.checkpoint().await?);
         }
-        let (Held::UpTo(held) | Held::InDoubt(held)) = *known else {
+        let (Held::UpTo(held) | Held::InDoubt(held)) = known.held else {
             return self.sink.append(Batch::new(batch.after(), kept)?.with_deadline(batch.deadline())).await;
         };
         let batch = Batch::new(follows(held), kept)?.with_deadline(batch.deadline());
-        *known = Held::InDoubt(held); // also if this future is dropped
+        known.held = Held::InDoubt(held); // also if this future is dropped
         let appended = self.sink.append(batch).await;
         match &appended {
-            Ok(()) => *known = Held::UpTo(held.max(Some(batch.last().id()))),
+            Ok(()) => known.held = Held::UpTo(held.max(Some(batch.last().id()))),
             // Another runner wrote: an operator who resumes this one means it to continue from there.
-            Err(error) if error.kind() == ErrorKind::Fenced => *known = Held::NotAsked,
+            Err(error) if error.kind() == ErrorKind::Fenced => known.held = Held::NotAsked,
             Err(_) => {}
         }
         appended
+    }
+}
+
+impl Known {
+    fn learn(&mut self, checkpoint: Checkpoint) {
+        self.held = Held::of(checkpoint);
+        self.unmet = Some(checkpoint);
     }
 }
 

@@ -43,8 +43,9 @@ async fn ended(waiting: JoinHandle<Result<()>>) -> Result<()> {
 async fn linger_ends_when_it_holds_back_appends() {
     for lag_max in [0, 1, 7] {
         let log = FanOut::open(Server::default(), patient()).await.unwrap();
-        let secondary =
-            SecondaryOptions::default().with_lag_events_max(lag_max).with_linger_max(Duration::from_secs(3600));
+        let secondary = SecondaryOptions::default()
+            .with_lag_events_max(lag_max)
+            .with_linger_max(Duration::from_secs(3600));
         log.attach("lingers", Server::default(), secondary).await.unwrap();
         let begin = Instant::now();
         for index in 0..50 {

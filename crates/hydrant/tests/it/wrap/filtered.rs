@@ -52,6 +52,43 @@ async fn another_history_is_fenced_by_the_sink() {
     assert_eq!(ids(&store).await, [0, 2]);
 }
 
+/// The sink took event 2 late, after the log that had it was lost; the new log has another event there, or none.
+#[tokio::test]
+async fn event_of_a_lost_log_is_fenced_even_if_not_kept() {
+    let dropped = [event(0), event(1), Event::new(id(2), "other").unwrap(), event(4)];
+    let absent = [event(0), event(1), event(3), event(4)];
+    for (log, chunk) in [&dropped, &absent].into_iter().flat_map(|log| [1, 2, 4].map(|chunk| (log, chunk))) {
+        let store = holding(&[0, 2]).await;
+        let keep = |event: &Event| even(event) && !event.payload().starts_with(b"\"other");
+        let wrapped = Filtered::new(store.clone(), keep);
+        let mut fenced = None;
+        for events in log.chunks(chunk) {
+            let after = events[0].id().prev().filter(|_| events[0].id() > id(0));
+            let after = log.iter().map(Event::id).filter(|id| Some(*id) <= after).next_back();
+            if let Err(error) = wrapped.append(Batch::new(after, events).unwrap()).await {
+                fenced = Some(error);
+                break;
+            }
+        }
+        let error = fenced.expect("two histories were mixed");
+        assert_eq!((error.kind(), error.event()), (ErrorKind::Fenced, Some(id(2))), "{error}");
+        assert_eq!(ids(&store).await, [0, 2]);
+        // A second attempt finds it again.
+        assert_eq!(wrapped.append(batch(log)).await.unwrap_err().kind(), ErrorKind::Fenced);
+    }
+}
+
+/// A filter that keeps less than before, after a crash between the append and the checkpoint.
+#[tokio::test]
+async fn a_changed_filter_continues_after_the_same_event() {
+    let store = holding(&[0, 2]).await;
+    let wrapped = Filtered::new(store.clone(), |event: &Event| even(event) && event.id() != id(2));
+    let log = events(0..6);
+    wrapped.append(batch(&log[1..3])).await.unwrap();
+    wrapped.append(batch(&log[3..])).await.unwrap();
+    assert_eq!(ids(&store).await, [0, 2, 4]);
+}
+
 #[tokio::test]
 async fn an_unknown_outcome_is_sent_again_without_a_hole_or_a_double() {
     let store = Scripted::new([Some(Fault::After), Some(Fault::Lost), None, Some(Fault::After)]);
