@@ -170,7 +170,9 @@ fn check_prune(state: &mut State, store: Store, before: EventId) {
 /// No secondary of the roster needs what is below the floor.
 pub(super) fn check_floor(state: &mut State, store: Store) {
     let Some(floor) = state.log(store).after.filter(|_| store == Store::Primary) else { return };
-    if state.config.retain_bytes.is_some() {
+    // A snapshot that follows what an emptied log lost has its floor there.
+    let is_lost = state.lost_head.is_some_and(|(id, _)| id == floor);
+    if state.config.retain_bytes.is_some() || is_lost {
         return;
     }
     let entries: Vec<_> = state.rosters[&Store::Roster].values().cloned().collect();

@@ -179,9 +179,7 @@ impl Process {
                 pending().await
             }
             // The connection breaks, and the copy takes writes of the old writer.
-            Effect::Fork { events }
-                if events % 2 == 0 && matches!(site.call, Call::Append | Call::Checkpoint) =>
-            {
+            Effect::Fork { events } if events % 2 == 0 && site.call == Call::Append => {
                 self.world.with(|state| {
                     let fence = state.log(site.store).fence;
                     state.shift(site, effect);

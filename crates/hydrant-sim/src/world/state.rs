@@ -250,7 +250,13 @@ impl State {
         let length = self.log(store).events.len();
         match effect {
             Effect::Lose { events } => self.lose(store, length.saturating_sub(usize::from(events))),
-            Effect::Fork { events } => self.fork(store, usize::from(events)),
+            // The reply shows the other copy, which does not fence: the fan-out has to compare it.
+            Effect::Fork { events } if events % 2 == 0 && site.call == Call::Checkpoint => {
+                let fence = self.log(store).fence;
+                self.fork(store, usize::from(events), 1);
+                self.log(store).fence = fence;
+            }
+            Effect::Fork { events } => self.fork(store, usize::from(events), 0),
             Effect::Restore => self.restore(),
             Effect::Forget => self.lose(store, 0),
             _ => {}
@@ -283,14 +289,15 @@ impl State {
         }
     }
 
-    fn fork(&mut self, store: Store, events: usize) {
+    /// Replaces the newest events by those of another writer, and `more`.
+    fn fork(&mut self, store: Store, events: usize, more: usize) {
         let length = self.log(store).events.len();
         let events = events.min(length);
         if store != Store::Primary || events == 0 {
             return;
         }
         self.lose(store, length - events);
-        for _ in 0..events {
+        for _ in 0..events + more {
             self.foreign += 1;
             let id = self.log(store).head().id().map_or(EventId::ZERO, |id| EventId::new(id.get() + 1));
             let built = Event::builder(id).payload_json(truth::payload(self.foreign, 1)).build();
