@@ -20,7 +20,7 @@ const WORDS_MAX: usize = 497;
 const NAME_CHARS_MAX: usize = 60;
 
 /// How many longer names the project may have.
-const LONG_NAMES_MAX: usize = 135;
+const LONG_NAMES_MAX: usize = 0;
 
 /// The counted words and names of the project, with their places.
 #[derive(Debug, Default, PartialEq)]

@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_that_makes_no_sense_is_corrupt_and_a_newer_version_is_refused() {
+    fn invalid_metadata_is_corrupt_and_newer_versions_are_refused() {
         let encoded = encode(None, &events(), None, Encoding::Plain).unwrap();
         let good = Object::Segment(encoded.segment).to_metadata();
         for name in good.keys() {

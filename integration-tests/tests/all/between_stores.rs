@@ -80,7 +80,7 @@ fn starts_with(said: &Said, text: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_copied_from_store_to_store_is_the_same_to_the_byte_everywhere() {
+async fn copies_in_all_stores_are_equal_byte_for_byte() {
     let places = places().await;
     let (dir, mut node) = node(seeded().u64(..));
     node.write(2000);
@@ -109,7 +109,7 @@ async fn a_log_copied_from_store_to_store_is_the_same_to_the_byte_everywhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_that_is_killed_or_stopped_and_run_again_loses_and_doubles_nothing() {
+async fn a_copy_that_is_interrupted_and_rerun_is_exact() {
     let (places, mut rng) = (places().await, seeded());
     let (dir, mut node) = node(rng.u64(..));
     node.write(2000);
@@ -254,7 +254,7 @@ fn wrong(place: &Place) -> Vec<(String, Vec<&'static str>)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_with_a_server_is_told_with_its_name_and_no_password() {
+async fn errors_name_the_server_and_hide_its_password() {
     let places = places().await;
     let (dir, mut node) = node(1);
     node.write(3);

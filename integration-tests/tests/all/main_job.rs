@@ -187,7 +187,7 @@ async fn a_relay_killed_in_the_middle_of_a_log_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_killed_while_the_node_writes_and_rotates_loses_nothing() {
+async fn a_relay_killed_beside_a_rotating_node_loses_nothing() {
     let mut job = Job::new().await;
     job.node.write(100);
     for _ in 0..5 {

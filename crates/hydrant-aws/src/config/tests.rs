@@ -91,7 +91,7 @@ async fn in_an_empty_environment() {
 
 #[cfg(feature = "aws-config")]
 #[test]
-fn the_environment_gives_region_and_keys_and_a_role_is_assumed_with_them() {
+fn a_role_is_assumed_with_the_keys_of_the_environment() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", server.local_addr().unwrap());
     let answering = std::thread::spawn(move || answer(&server));

@@ -21,7 +21,7 @@ fn json(stdout: &str) -> Vec<Value> {
 }
 
 #[test]
-fn copies_are_the_same_and_it_says_how_many_events_were_compared() {
+fn equal_copies_are_reported_with_their_count() {
     let (dir, a) = store(0..5000);
     let b = file(&dir.path().join("copy"));
     run(&["copy", &a, &b]).ends(0);
@@ -36,14 +36,14 @@ fn copies_are_the_same_and_it_says_how_many_events_were_compared() {
 }
 
 #[test]
-fn two_empty_logs_are_the_same_and_it_says_that_nothing_was_compared() {
+fn two_empty_logs_are_equal_with_nothing_compared() {
     let (dir, a) = store(0..0);
     let b = beside(&dir, "b", "");
     assert!(run(&["verify", &a, "--against", &b]).ends(0).stdout.starts_with("0 events are the same"));
 }
 
 #[test]
-fn each_part_of_an_event_that_differs_is_named_with_both_digests() {
+fn each_differing_member_is_named_with_both_digests() {
     let event = |more: &str, payload: &str| format!("{{\"eventId\":3,\"stateChanged\":{payload}{more}}}\n");
     let base = event(r#","time":"t","metadata":{"m":1},"more":[1]"#, "1.0");
     let differing = [
@@ -192,7 +192,7 @@ fn a_comparison_that_makes_no_sense_is_wrong_usage() {
 }
 
 #[test]
-fn a_store_that_is_not_there_or_damaged_ends_the_comparison_with_its_own_error() {
+fn a_missing_or_damaged_store_ends_a_comparison_with_its_error() {
     let (dir, url) = store(0..10);
     let missing = file(&dir.path().join("missing"));
     run(&["verify", &url, "--against", &missing]).ends(3).says(&["no such directory"]);

@@ -65,7 +65,7 @@ fn an_empty_log_is_delivered_at_once() {
 }
 
 #[test]
-fn a_sink_of_another_history_parks_and_the_others_get_everything() {
+fn a_diverged_sink_parks_and_the_others_get_everything() {
     let (dir, from) = store(0..10);
     let (good, bad) = (file(&dir.path().join("good")), file(&dir.path().join("bad")));
     run_with(&["copy", "-", &bad], log(0..5).replace("Deposited", "Withdrawn")).ends(0);
@@ -159,7 +159,7 @@ fn a_name_keeps_its_target() {
 }
 
 #[test]
-fn a_new_sink_of_a_pruned_log_starts_at_the_oldest_snapshot_when_it_is_told_to() {
+fn from_snapshot_starts_a_new_sink_at_the_oldest_snapshot() {
     let (dir, from, kept) = pruned();
     let after_floor = |url: &str| run(&["cat", url, "--after", "4"]).ends(0).stdout;
     let to = file(&dir.path().join("relayed"));

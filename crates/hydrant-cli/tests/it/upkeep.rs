@@ -15,7 +15,7 @@ fn log(end: u64) -> String {
 }
 
 #[test]
-fn a_log_is_pruned_up_to_a_snapshot_and_tells_what_it_begins_with() {
+fn prune_stops_at_a_snapshot_and_prints_the_new_beginning() {
     let dir = tempfile::tempdir().unwrap();
     let url = file(&dir.path().join("log"));
     run_with(&["copy", "-", &url], log(35)).ends(0);

@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_has_a_file_of_its_own_that_every_file_system_takes() {
+    fn each_name_has_its_own_file_on_every_file_system() {
         let long = "é".repeat(300);
         let longer = format!("{long}x");
         let names = [

@@ -256,7 +256,7 @@ mod tests {
     use crate::KinesisSourceOptions;
 
     #[tokio::test]
-    async fn a_push_tells_where_it_goes_on_and_not_that_nothing_came_since() {
+    async fn a_push_names_its_continuation_and_proves_no_silence() {
         let client = crate::client::nowhere().await;
         let upstream = Arc::new(Upstream::new(client, "stream", "log", KinesisSourceOptions::default()));
         let mut subscription = Subscription {

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_stands_right_behind_its_predecessor_whatever_the_ids() {
+    fn an_event_follows_its_predecessor_at_any_distance_of_ids() {
         let order = order(Unnamed::Contiguous, 9, &[0, 1, 5]);
         let stand = |marked| order.stand(&marked, &place());
         assert_eq!(stand(named(9, Some(5))).unwrap(), Standing::Next);

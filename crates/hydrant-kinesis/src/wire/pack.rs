@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_does_not_fit_is_refused_by_name_before_anything_is_packed() {
+    fn an_event_that_does_not_fit_is_refused_before_packing() {
         let events = log(&[10, 2_000, 10]);
         for packing in [Packing::Aggregated, Packing::Lines, Packing::Single] {
             let wire = Wire { oversize: Oversize::Park, ..wire(packing, 1_024) };

@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_event_of_the_log_is_told_and_other_keys_are_passed_over() {
+    fn invalid_records_are_errors_and_other_keys_are_skipped() {
         let falls = "{\"eventId\":5,\"stateChanged\":1}\n{\"eventId\":5,\"stateChanged\":1}";
         assert_eq!(predecessors(falls).unwrap_err().event(), Some(EventId::new(5)));
         for bad in ["", "\n", "hello", "{\"eventId\":5}"] {

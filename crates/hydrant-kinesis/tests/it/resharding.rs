@@ -68,14 +68,14 @@ async fn nothing_is_lost(seed: u64, count: u64, options: KinesisSourceOptions, s
 }
 
 #[tokio::test]
-async fn resharding_while_writing_and_reading_loses_and_reorders_nothing() {
+async fn resharding_under_load_loses_and_reorders_nothing() {
     for seed in 0..3 {
         nothing_is_lost(seed, 2_000, quick(), false).await;
     }
 }
 
 #[tokio::test]
-async fn resharding_a_log_that_is_spread_over_all_shards_loses_and_reorders_nothing() {
+async fn resharding_a_spread_log_loses_and_reorders_nothing() {
     for seed in 10..12 {
         let options = quick().with_shards(KinesisShards::All).with_settle(Duration::from_millis(50));
         nothing_is_lost(seed, 600, options, true).await;
@@ -119,7 +119,7 @@ async fn a_child_is_read_behind_both_of_its_parents() {
 /// A server may name no end with a closed shard's last records, as kinesalite does: the tip of such a shard is not that
 /// of the log.
 #[tokio::test]
-async fn a_read_goes_on_behind_a_shard_that_does_not_tell_its_end_at_once_on_kinesalite() {
+async fn a_read_continues_after_a_late_end_of_shard_on_kinesalite() {
     with_stream_on(Server::Kinesalite, 1, async |stream| {
         let log = events(0..52);
         stream.put("log", None, &log[..50]).await;

@@ -310,7 +310,7 @@ async fn a_read_from_a_time_says_what_it_passed_over() {
 }
 
 #[tokio::test]
-async fn producers_that_name_no_predecessor_are_read_as_the_options_say() {
+async fn the_options_decide_about_unnamed_predecessors() {
     with_stream(1, async |stream| {
         for event in [0, 1, 4] {
             let line = String::from_utf8(events([event])[0].to_vec()).unwrap();

@@ -286,7 +286,7 @@ async fn a_server_that_says_nothing_is_given_up() {
 
 /// What the postmaster answers to a request for TLS when it has no process for the connection.
 #[tokio::test]
-async fn a_server_that_cannot_fork_is_waited_for_and_one_without_tls_is_not() {
+async fn a_busy_server_is_retried_and_one_without_tls_is_not() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let says =
         [("Ecould not fork new process for connection\n", ErrorKind::Unavailable), ("N", ErrorKind::Denied)];

@@ -85,7 +85,7 @@ async fn settles(store: &PostgresStore, appended: Result<(), Error>, what: &str)
 }
 
 #[test]
-fn a_connection_cut_before_in_and_after_each_request_of_an_append_leaves_all_or_none() {
+fn a_connection_cut_during_an_append_leaves_all_or_none() {
     in_a_schema(async |place| {
         let proxy = place.proxy().await;
         let cuts = [
@@ -149,7 +149,7 @@ fn a_lost_answer_of_a_commit_is_found_out_and_not_guessed() {
 
 /// An append that is given up while it waits on the server for a lock: the client is gone, the statement is not.
 #[test]
-fn a_dropped_append_that_still_waits_on_the_server_ends_before_the_next_call_or_never_lands() {
+fn a_dropped_append_never_lands_after_the_next_call() {
     in_a_schema(async |place| {
         let mut landed = [0, 0];
         for round in 0..24 {
@@ -256,7 +256,7 @@ fn addresses_that_do_not_answer_hide_no_other() {
 }
 
 #[test]
-fn a_server_that_does_not_answer_is_waited_for_no_longer_than_allowed() {
+fn a_silent_server_is_waited_for_within_the_time_out() {
     in_a_schema(async |place| {
         let proxy = place.proxy().await;
         drop(place.open("log").await); // makes the tables in its own time
@@ -377,7 +377,7 @@ fn a_notification_is_heard_long_before_the_next_poll() {
 }
 
 #[test]
-fn a_secondary_that_is_down_harms_no_other_and_its_status_names_the_cause() {
+fn a_failing_secondary_delays_no_other_and_names_the_cause() {
     in_a_schema(async |place| {
         let proxy = place.proxy().await;
         proxy.always(Fault::Refuse).await;

@@ -304,7 +304,7 @@ impl Projection for Selects {
 }
 
 #[tokio::test]
-async fn a_table_altered_under_a_prepared_statement_costs_one_safe_error() {
+async fn altering_a_table_in_use_costs_one_safe_error() {
     let Some(url) = server() else { return };
     let schema = Schema::new(&url);
     let log = deposits(0..4);
@@ -373,7 +373,7 @@ async fn tables_that_cannot_be_made_leave_nothing() {
 }
 
 #[tokio::test]
-async fn tables_that_were_not_made_in_the_transaction_are_not_taken_for_whole() {
+async fn a_prepare_that_ends_its_transaction_is_a_bug() {
     let Some(url) = server() else { return };
     for prepare in [
         "CREATE TABLE t (); COMMIT",

@@ -28,7 +28,7 @@ fn rows_behind_the_head_do_not_count() {
 }
 
 #[test]
-fn a_server_that_is_behind_in_the_middle_of_a_read_is_not_called_corrupt() {
+fn a_server_that_falls_behind_during_a_read_is_not_corrupt() {
     in_a_schema(async |place| {
         let log = events(0..10);
         drop(place.holding("log", &log).await);

@@ -165,7 +165,7 @@ async fn acknowledged_is_held(private: &Private, connect: PostgresConnect, log: 
 }
 
 #[test]
-fn what_was_acknowledged_survives_kill_9_also_where_synchronous_commit_is_off() {
+fn kill_9_loses_nothing_even_without_synchronous_commit() {
     with_server(&[], async |private| {
         acknowledged_is_held(&private, private.url.as_str().into(), "as it is").await;
         sql(&private.url, "ALTER ROLE test SET synchronous_commit = off").await;
@@ -226,7 +226,7 @@ async fn somebody_waits(url: &str) {
 }
 
 #[test]
-fn what_became_of_an_append_is_not_asked_of_a_server_that_only_reads() {
+fn a_read_only_server_does_not_settle_an_append() {
     with_server(&[], async |private| {
         let patient = PostgresStoreOptions::default().with_lock_timeout(Duration::from_secs(300));
         let patient = patient.with_call_timeout(Duration::from_secs(300));
@@ -394,7 +394,7 @@ fn prune_killed_in_the_middle_leaves_a_floor_and_no_hole() {
 }
 
 #[test]
-fn a_read_under_which_the_server_restarts_can_go_on_behind_what_came() {
+fn a_read_can_continue_after_a_restart_of_the_server() {
     with_server(&[], async |private| {
         use futures_util::StreamExt;
         let options = PostgresStoreOptions::default().with_page_events_max(100);

@@ -54,7 +54,7 @@ async fn a_lost_answer_is_found_out_by_looking() {
 }
 
 #[tokio::test]
-async fn what_was_sent_without_an_answer_is_in_doubt_whatever_the_next_attempts_say() {
+async fn a_swap_without_an_answer_stays_in_doubt_despite_later_errors() {
     let Some(place) = Place::find().await else { return };
     let checkpoints = open(&place).await;
     assert_eq!(checkpoints.load("a").await.unwrap(), None);

@@ -47,7 +47,7 @@ async fn objects_grow_up_to_a_size() {
 }
 
 #[tokio::test]
-async fn dead_at_any_request_it_leaves_a_log_that_the_next_one_finishes() {
+async fn a_compaction_killed_at_any_request_is_finished_by_the_next() {
     let Some(place) = Place::find().await else { return };
     for loses_answer in [false, true] {
         for nth in 1.. {
@@ -74,7 +74,7 @@ async fn dead_at_any_request_it_leaves_a_log_that_the_next_one_finishes() {
 }
 
 #[tokio::test]
-async fn dropped_at_any_await_it_leaves_a_log_that_the_next_one_finishes() {
+async fn a_compaction_dropped_at_any_await_is_finished_by_the_next() {
     let Some(place) = Place::find().await else { return };
     for polls in 0.. {
         let place = place.beside();

@@ -17,7 +17,7 @@ fn small_pages() -> S3StoreOptions {
 }
 
 #[tokio::test]
-async fn the_head_is_found_in_few_requests_however_many_objects_there_are() {
+async fn the_head_is_found_in_few_requests_among_many_objects() {
     let scratch = or_skip!(Scratch::shared().await);
     let store = scratch.open(small_pages()).await;
     let mut costs = Vec::new();

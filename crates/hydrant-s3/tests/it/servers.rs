@@ -16,7 +16,7 @@ use crate::faults::{Fault, Faults, Kind};
 use crate::support::{Place, Scratch, append_all, log, or_skip};
 
 #[tokio::test]
-async fn what_was_acknowledged_outlives_a_killed_server_and_the_handle_goes_on() {
+async fn acknowledged_events_and_the_handle_survive_a_killed_server() {
     let dir = test_servers::directory().join("tests").join(test_servers::namespace());
     let mut server = or_skip!(MiniStack::start(&dir));
     let scratch = Scratch::at(Place::parse(&server.url())).await;
@@ -158,7 +158,7 @@ async fn many_may_open_an_empty_prefix_at_once() {
 }
 
 #[tokio::test]
-async fn what_the_options_say_of_objects_is_asked_for_and_nothing_else_is() {
+async fn puts_carry_the_attributes_of_the_options_only() {
     let scratch = or_skip!(Scratch::shared().await);
     let names = [
         "x-amz-server-side-encryption",

@@ -132,7 +132,7 @@ async fn an_event_with_a_lost_chunk_is_a_gap_and_is_given_up() {
 }
 
 #[tokio::test]
-async fn duplicates_are_dropped_and_a_different_event_of_the_same_id_is_counted() {
+async fn duplicates_are_dropped_and_conflicting_events_are_counted() {
     let (listener, _socket) = listener_and_socket(UdpListenerOptions::default()).await;
     let sink = sink_to(&listener, UdpSinkOptions::default()).await;
     let events = log(0..3);
@@ -273,7 +273,7 @@ async fn damage_on_the_way_never_makes_another_event() {
 }
 
 #[tokio::test]
-async fn a_datagram_of_another_program_is_taken_by_its_id_or_refused_by_option() {
+async fn an_option_decides_about_datagrams_of_other_programs() {
     let line = |id: u64| format!("{{\"eventId\":{id},\"stateChanged\":{{}}}}\n");
     let (listener, socket) = listener_and_socket(hasty()).await;
     for id in [0, 1, 5] {
@@ -405,7 +405,7 @@ async fn closing_releases_the_port_and_tells_followers() {
 }
 
 #[tokio::test]
-async fn dropping_the_listener_releases_the_port_and_wakes_a_waiting_follower() {
+async fn dropping_the_listener_frees_the_port_and_wakes_followers() {
     let listener = listen(UdpListenerOptions::default()).await;
     let address = listener.local_addr().to_string();
     let mut follower = listener.follow(ReadFrom::Origin);
