@@ -1,4 +1,6 @@
 //! Faults that the simulator must find, selected at run time in a build with `--cfg sim_mutants`.
+//!
+//! A copy of the module in `hydrant`: to share it, that crate would have to publish a function that is for tests only.
 
 /// Whether the fault of this name is selected. Always `false` in any other build.
 #[cfg(not(sim_mutants))]
