@@ -174,7 +174,7 @@ impl Section {
 }
 
 /// Prints a figure on the terminal as soon as it is known.
-pub fn tell(figure: &Figure) {
+pub fn print(figure: &Figure) {
     println!("{}", figure.name);
     for series in &figure.series {
         let (min, max) = series.range();

@@ -13,8 +13,8 @@ const WORDS: &[&str] = &["told", "tell", "tells", "whoever", "somebody", "nobody
 /// The same, in two words.
 const PAIRS: &[(&str, &str)] = &[("a", "person"), ("passed", "over")];
 
-/// How many of these words the project may have.
-const WORDS_MAX: usize = 497;
+/// How many of these words the project may have: the user `nobody` of Unix is in four places.
+const WORDS_MAX: usize = 4;
 
 /// The longest name of a function.
 const NAME_CHARS_MAX: usize = 60;

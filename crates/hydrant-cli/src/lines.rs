@@ -1,4 +1,4 @@
-//! Events from JSON lines that somebody else wrote, in bounded memory, with the place of whatever is wrong.
+//! Reads events from JSON lines of other programs, in bounded memory. An error names the place of the bad line.
 
 use std::io::{ErrorKind as IoKind, Read};
 

@@ -258,8 +258,8 @@ mod tests {
             ("port", "65536", "not a whole number in range"),
             ("size_bytes", "0", "allows nothing"),
         ] {
-            let told = options().apply(&query(&[(name, value)])).unwrap_err();
-            assert!(told.contains(says), "{told}");
+            let error = options().apply(&query(&[(name, value)])).unwrap_err();
+            assert!(error.contains(says), "{error}");
         }
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::output::say;
 
-/// Tells a command that it was asked to stop.
+/// Shows a command that the operator asked it to stop.
 #[derive(Clone, Debug)]
 pub(crate) struct Stop {
     asked: Arc<AtomicBool>,

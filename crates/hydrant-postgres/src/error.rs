@@ -22,7 +22,7 @@ pub(crate) struct Meaning {
     /// For an ERROR, behind which the server has rolled back. What ends the connection in the middle of a
     /// write is `AfterCheckpoint` instead, unless it is `Never`.
     pub(crate) retry: Retry,
-    /// What a person or the caller does next.
+    /// What the operator or the caller does next.
     pub(crate) advice: &'static str,
 }
 
@@ -40,7 +40,7 @@ const TABLE: &[(&str, Meaning)] = {
         ("08", row(Unavailable, AfterCheckpoint, "the connection was lost; the next call makes a new one")),
         ("0A", row(Unsupported, Never, "the server cannot do this; PostgreSQL 13 or newer is needed")),
         ("22", row(Invalid, Never, "the server cannot hold this value")),
-        ("23", row(Invalid, Never, "a constraint that somebody added to the table refuses the row")),
+        ("23", row(Invalid, Never, "a constraint that was added to the table refuses the row")),
         ("23505", row(Corrupt, Never, "rows stand behind the head that the head does not know; find out who wrote them")),
         ("25", row(Unavailable, AfterCheckpoint, "the transaction was ended by the server; the next call begins anew")),
         ("25006", row(Unavailable, Safe, "the server is read-only, as a standby is; the next call connects anew")),
@@ -156,7 +156,7 @@ pub(crate) fn timed_out(doing: Doing, what: &str, patience: std::time::Duration)
 }
 
 /// An error of the server in one line: code and message, without the values that DETAIL may quote. It has no
-/// source, which would tell them.
+/// source, because a source would show them.
 pub(crate) struct OneLine(pub(crate) tokio_postgres::Error);
 
 impl fmt::Display for OneLine {

@@ -1,4 +1,4 @@
-//! The requests that a store makes, each bounded in time, each with its errors told apart.
+//! The requests that a store makes. Each is bounded in time, and classifies its errors.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -56,7 +56,7 @@ pub(crate) enum Put {
     Refused,
 }
 
-/// What a HEAD tells.
+/// What a HEAD returns.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
     pub(crate) object: Object,

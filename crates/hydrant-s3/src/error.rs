@@ -152,7 +152,7 @@ fn judge(request: Request, status: u16, code: &str) -> (ErrorKind, Retry, &'stat
         (_, "RequestTimeTooSkewed" | "RequestExpired") => {
             (Denied, Retry::Safe, "this machine's clock and the server's differ too much; set the clock")
         }
-        // The server tells that the bytes were hurt on their way, and kept none of them.
+        // The server reports that the bytes were damaged on their way. It kept none of them.
         (_, "BadDigest" | "IncompleteBody" | "XAmzContentChecksumMismatch" | "XAmzContentSHA256Mismatch") => {
             (Unavailable, Retry::Safe, "the bytes did not arrive as they were sent; check the network")
         }

@@ -84,7 +84,7 @@ pub(crate) async fn look(bucket: &Bucket, known: Option<&Head>) -> Result<View> 
             if from.is_none() {
                 return Ok(View::new(None, seen));
             }
-            // The greatest key is never freed: somebody removed it. What is left decides.
+            // The store never frees the greatest key, so it was removed by hand. The rest decides.
             from = None;
             continue;
         };

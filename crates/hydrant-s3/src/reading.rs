@@ -160,7 +160,7 @@ impl Reading {
         while self.fetching.len() < options.prefetch_objects.max(1) {
             let Some(listed) = self.listed.pop_front() else {
                 let Some(from) = self.list_from else { return Ok(()) };
-                // A page of tombstones may be followed by many more: what is under way tells how far to go.
+                // Many more pages of tombstones may follow this one. Objects under way show how far to list.
                 if pages > 0 && !self.fetching.is_empty() {
                     return Ok(());
                 }

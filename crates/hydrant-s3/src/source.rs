@@ -16,9 +16,9 @@ use crate::head::{Head, View, look};
 use crate::options::S3StoreOptions;
 use crate::reading;
 
-/// A log in a bucket, only read: while anybody writes it, or nobody does.
+/// Reads a log in a bucket, with or without a writer beside it.
 ///
-/// It takes no lock, writes nothing and is seen by nobody: `s3:ListBucket` and `s3:GetObject` are enough.
+/// It takes no lock, writes nothing and affects no writer: `s3:ListBucket` and `s3:GetObject` are enough.
 /// [`follow`](EventSource::follow) looks every [`poll_interval`](S3StoreOptions::poll_interval).
 ///
 /// Handles are cheap to clone, share one view of the log, and have nothing to release.

@@ -48,7 +48,7 @@ pub(crate) struct Snapshot {
     pub(crate) after: Option<EventId>,
 }
 
-/// What the metadata of a segment tells.
+/// What the metadata of a segment contains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Segment {
     /// The event before the first; `None` where no event ever was before it.
@@ -175,7 +175,7 @@ impl Lines {
         Self { rest: lines, before: None, left: segment.count, segment }
     }
 
-    /// What a writer once checked does not fail here, unless the writer was at fault: then it is told.
+    /// Decodes a line, and checks again what its writer checked: a failure is a fault of the writer, or damage.
     fn decode(&mut self, line: Bytes) -> Result<Event> {
         let event = envelope::decode(line)?;
         let id = event.id();

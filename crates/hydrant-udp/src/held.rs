@@ -93,8 +93,8 @@ impl Held {
         self.events.values().rev().find(|entry| entry.event.is_snapshot())?.after
     }
 
-    /// Whether another source, which has this event as the first behind `position`, has another history than
-    /// the datagrams tell of: it lacks an event that is held or named, or has another under its id.
+    /// Whether another source, whose first event behind `position` is this one, has another history than the
+    /// datagrams: it misses an event that is held or named, or has another event under that id.
     pub(crate) fn contradicts(&self, position: Option<EventId>, event: &Event) -> bool {
         self.next(position).is_some_and(|next| {
             let lacks_named = next.named && position < next.after && next.after < Some(event.id());

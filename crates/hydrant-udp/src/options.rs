@@ -43,8 +43,8 @@ pub struct UdpSinkOptions {
     pub oversize: Oversize,
     /// The largest event sent in chunks, in bytes of its envelope. Default: 64 MiB, what listeners accept.
     pub event_bytes_max: usize,
-    /// Whether each datagram names the predecessor of its event in the reserved member, so that a listener can
-    /// tell a lost datagram from a gap in the ids of the log. Default: true.
+    /// Whether each datagram names the predecessor of its event in the reserved member, so that a listener
+    /// distinguishes a lost datagram from a gap in the ids of the log. Default: true.
     pub name_predecessor: bool,
     /// The size of the kernel's send buffer, in bytes. Default: what the system gives.
     pub send_buffer_bytes: Option<usize>,
@@ -165,7 +165,7 @@ pub struct UdpListenerOptions {
     /// Whose datagrams are taken; those of others are counted and dropped. Default: empty, everybody's.
     pub senders: Vec<IpAddr>,
     /// The size of the kernel's receive buffer to ask for, in bytes. The system may grant less
-    /// ([`UdpListener::receive_buffer_bytes`](crate::UdpListener::receive_buffer_bytes) tells; on Linux
+    /// ([`UdpListener::receive_buffer_bytes`](crate::UdpListener::receive_buffer_bytes) returns it; on Linux
     /// `net.core.rmem_max` is the limit). What overflows it is lost. Default: 4 MiB.
     pub receive_buffer_bytes: usize,
     /// The interface on which a multicast group is joined. Default: the system's choice.

@@ -27,8 +27,8 @@ use crate::view::{Reader, Shared, Step, View, closed};
 ///   that begins below the oldest event held ends with `Pruned`, and one that comes to a gap with `Gap`,
 ///   naming the ids. `read` ends at the newest event that was there when it began, `follow` goes on.
 ///
-/// Whether ids have a gap because events were lost or because the log has one is told by the datagrams: each
-/// names its predecessor. Those of other programs do not; see [`Unnamed`](crate::Unnamed).
+/// Each datagram names the predecessor of its event. So a listener distinguishes a loss from a gap in the ids of
+/// the log. Datagrams of other programs name none; see [`Unnamed`](crate::Unnamed).
 ///
 /// Garbage is counted and logged, and costs nothing else. Anybody who can send to the port can, however, send
 /// a valid event: see [`senders`](UdpListenerOptions::senders), and use networks that you trust.
@@ -114,7 +114,7 @@ impl UdpListener {
         self.local_addr
     }
 
-    /// The size of the kernel's receive buffer, as the kernel tells it (Linux doubles it for its own needs).
+    /// Returns the size of the kernel's receive buffer, as the kernel reports it (Linux doubles it for its own needs).
     pub fn receive_buffer_bytes(&self) -> usize {
         self.receive_buffer_bytes
     }

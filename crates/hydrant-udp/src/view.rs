@@ -270,7 +270,7 @@ impl View {
             if id > next.event.id() {
                 return Ok(None); // what the hole stood before is held no more: there is another one now
             }
-            // Where no predecessor was named, only this tells that nothing is missing before it.
+            // If the datagram names no predecessor, only the refill shows that nothing is missing before it.
             if id == next.event.id() || next.named && Some(id) == next.after {
                 self.reader.position = Some(id);
                 return Ok(Some(event));

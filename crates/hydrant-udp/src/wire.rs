@@ -111,7 +111,7 @@ pub(crate) struct Line {
     pub(crate) predecessor: Predecessor,
 }
 
-/// The event before one, as its datagram tells it.
+/// The predecessor of an event, as its datagram names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Predecessor {
     Named(Option<EventId>),

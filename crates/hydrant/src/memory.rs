@@ -204,7 +204,7 @@ type Chunk = (Vec<Result<Event>>, Option<Result<Option<EventId>>>);
 impl MemoryStore {
     fn chunk(&self, after: Result<Option<EventId>>, end: Option<EventId>) -> Option<Chunk> {
         let log = self.lock();
-        // What was pruned under a read is told, not skipped.
+        // A read ends with `Pruned` if events after its position were pruned; it never skips them.
         let after = match after.and_then(|after| log.start(after.into())) {
             Ok(after) => after,
             Err(error) => return Some((vec![Err(error)], None)),

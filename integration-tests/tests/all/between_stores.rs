@@ -190,8 +190,8 @@ async fn a_pruned_log_goes_from_its_oldest_snapshot_to_every_server() {
         hydrant(&["copy", &head, &to]).await.ends(1).says(&["pruned", "--from-snapshot"]);
         starts_with(&hydrant(&["copy", &head, &to, "--from-snapshot"]).await.ends(0), "copied 201 events");
         starts_with(&hydrant(&["verify", &to, "--against", &head]).await.ends(0), "201 events are the same");
-        let told = hydrant(&["verify", &to, "--against", &whole]).await.ends(1);
-        assert!(told.stdout.contains("pruned from"), "{}", told.stdout);
+        let compared = hydrant(&["verify", &to, "--against", &whole]).await.ends(1);
+        assert!(compared.stdout.contains("pruned from"), "{}", compared.stdout);
         hydrant(&["verify", &to, "--against", &whole, "--common"]).await.ends(0);
         starts_with(&hydrant(&["copy", &head, &to]).await.ends(0), "copied 0 events");
     }
@@ -236,8 +236,8 @@ async fn a_log_on_a_server_is_compacted_and_pruned_by_the_program() {
 /// Returns wrong URLs, each with words that the error must contain.
 fn wrong(place: &Place) -> Vec<(String, Vec<&'static str>)> {
     let url = place.url("wrong");
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let mut wrong = vec![(url.replace(&place.address().to_string(), &nobody), vec!["unavailable"])];
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut wrong = vec![(url.replace(&place.address().to_string(), &unused), vec!["unavailable"])];
     match place.service() {
         Service::Postgres => {
             let (credentials, _) = url.split_once('@').unwrap();
@@ -295,8 +295,8 @@ async fn a_target_of_another_history_is_left_alone_on_every_server() {
         let relay = ["relay", "--from", &one, "--to", &to];
         hydrant(&relay).await.ends(1).says(&["parked", "diverged"]);
         hydrant(&["verify", &to, "--against", &other]).await.ends(0);
-        let told = hydrant(&["verify", &to, "--against", &one]).await.ends(1);
-        assert!(told.stdout.contains("digest"), "{}", told.stdout);
+        let compared = hydrant(&["verify", &to, "--against", &one]).await.ends(1);
+        assert!(compared.stdout.contains("digest"), "{}", compared.stdout);
     }
     remove(places).await;
 }

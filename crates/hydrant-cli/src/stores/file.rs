@@ -263,7 +263,7 @@ impl Place for FilePlace {
             Finding { message, ..repaired.finding.into() }
         });
         let remaining = report.remaining.into_iter().map(|finding| {
-            let message = format!("{}; this needs a person", finding.what);
+            let message = format!("{}; this needs an operator", finding.what);
             Finding { message, ..finding.into() }
         });
         Ok(repaired.chain(remaining).collect())

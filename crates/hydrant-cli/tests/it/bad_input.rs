@@ -223,7 +223,7 @@ fn a_state_that_is_no_file_is_refused() {
     }
 }
 
-/// Runs the program as somebody without rights, also when the tests run as root.
+/// Runs the program as a user without rights, also when the tests run as root.
 fn powerless(args: &[&str], dir: &Path) -> Command {
     let program = dir.join("hydrant");
     let mut command = Command::new(&program);

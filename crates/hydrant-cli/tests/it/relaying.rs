@@ -184,7 +184,7 @@ fn a_deadline_ends_a_relay_and_names_the_laggards() {
     let state = dir.path().join("state-dir");
     let args = ["relay", "--from", &from, "--to", "slow=-", "--deadline", "300ms", "--state-dir"];
     let mut relay = program(&[&args[..], &[state.to_str().unwrap()]].concat()).spawn().unwrap();
-    let unread = relay.stdout.take().unwrap(); // open, but nobody reads it
+    let unread = relay.stdout.take().unwrap(); // open, but not read
     let run = finish(relay).ends(1);
     assert!(run.stderr.contains("slow") && run.stderr.contains("misses"), "{run:?}");
     drop(unread);

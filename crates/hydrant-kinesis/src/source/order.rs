@@ -31,7 +31,7 @@ pub(crate) enum Standing {
     Next,
     /// One of those before, again.
     Again,
-    /// Perhaps right behind the last one; its record does not tell. Nothing lower may still come.
+    /// Perhaps right behind the last one: its record does not name its predecessor. No lower event may still come.
     Perhaps,
     /// Behind one that has not come.
     Ahead,
@@ -95,8 +95,8 @@ impl Order {
         let id = marked.event.id();
         let predecessor = self.predecessor(marked);
         if predecessor == Predecessor::Unnamed && self.unnamed == Unnamed::Refuse {
-            let message = "its record does not name the event before it, so a loss could not be told; take it \
-                           with another `unnamed`";
+            let message = "its record does not name the event before it, so a loss would not be noticed; read \
+                           the log with another `unnamed`";
             return Err(Error::corrupt(message).at(id));
         }
         let Some(last) = self.newest.back() else { return Ok(Standing::Perhaps) };
@@ -208,16 +208,16 @@ mod tests {
     #[test]
     fn another_history_is_told_with_both_sides() {
         let order = order(Unnamed::Contiguous, 9, &[0, 1, 5]);
-        let told = |marked: Marked| {
+        let message = |marked: Marked| {
             let error = order.stand(&marked, &place()).unwrap_err();
             assert_eq!((error.kind(), error.event()), (ErrorKind::Diverged, Some(marked.event.id())));
             error.to_string()
         };
-        let other = told(marked(1, "y", Predecessor::Unnamed));
+        let other = message(marked(1, "y", Predecessor::Unnamed));
         assert_eq!(other.matches("shardId-0 at 49").count(), 2, "{other}");
-        assert!(told(named(3, Some(1))).contains("behind 1 stands 5"));
-        assert!(told(named(7, Some(4))).contains("written behind event 4"));
-        assert!(told(named(7, None)).contains("written behind the beginning"));
+        assert!(message(named(3, Some(1))).contains("behind 1 stands 5"));
+        assert!(message(named(7, Some(4))).contains("written behind event 4"));
+        assert!(message(named(7, None)).contains("written behind the beginning"));
     }
 
     #[test]

@@ -229,10 +229,10 @@ impl Upstream {
         })
     }
 
-    /// What to say when the place of `LATEST` is gone before the first record told where that was.
+    /// Returns the error for a place of `LATEST` that was lost before a first record showed where it is.
     pub(super) fn lost_its_place(&self, shard: &ShardId) -> Error {
-        let message = "the place of LATEST was lost before the first record came, so that what came since cannot be \
-                       told; take the events faster, or begin at a time";
+        let message = "the place of LATEST was lost before the first record came, so events since then may be missing; \
+                       take the events faster, or begin at a time";
         Error::new(ErrorKind::Unavailable, Retry::Never, message).at_target(self.place(shard, None))
     }
 

@@ -9,8 +9,9 @@ use super::chunk::{Chunk, Whole};
 use super::mark::{Marked, decode_line};
 use super::md5_of;
 
-/// So many events may be under way in chunks. A writer has one at a time; another is what a writer left that
-/// crashed or was fenced off. The lowest id goes first, and the next event's predecessor then tells the loss.
+/// How many events may be under way in chunks. A writer has one at a time; the others are left by writers that
+/// crashed or were fenced off. The lowest id is dropped first. The next event then shows the loss, because it names
+/// its predecessor.
 const PARTIAL_EVENTS_MAX: usize = 4;
 
 /// What a line may have beyond the envelope of its event: the mark.

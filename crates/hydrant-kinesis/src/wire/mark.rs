@@ -18,7 +18,7 @@ pub(crate) struct Marked {
     pub(crate) predecessor: Predecessor,
 }
 
-/// The event right before one in its log, as the stream tells it.
+/// The predecessor of an event in its log, as the stream names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Predecessor {
     /// By name; `None`: it is the first of its log.

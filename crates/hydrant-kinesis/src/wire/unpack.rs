@@ -28,7 +28,7 @@ pub(crate) enum Unpacked {
 pub(crate) fn unpack(log: &str, partition_key: &str, record: &Bytes) -> Result<Vec<Unpacked>> {
     let is_aggregated = record.starts_with(&aggregate::MAGIC);
     if partition_key != log {
-        // One that does not check is no aggregated record, but something of whoever has that key.
+        // Bytes whose checksum is wrong are no aggregated record, but bytes of the owner of that key.
         let lines =
             if is_aggregated { aggregate::decode(record, log).unwrap_or_default() } else { Vec::new() };
         return from_lines(lines);

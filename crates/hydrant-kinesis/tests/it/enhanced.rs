@@ -109,7 +109,7 @@ async fn goes_on_without_its_consumer(stream: &Stream, log: &[Event]) -> Result<
         drop(follow);
         one.deregister_consumer().await?;
     }
-    // By somebody else, behind this handle's back.
+    // Another handle deregisters it.
     assert_eq!(one.follow(ReadFrom::Origin).next().await.unwrap()?, log[0]);
     source().await.deregister_consumer().await?;
     assert_eq!(one.follow(ReadFrom::Origin).next().await.unwrap()?, log[0]);
@@ -146,8 +146,8 @@ async fn a_quota_that_keeps_a_consumer_from_being_registered_is_named() {
     .await;
 }
 
-/// A push does not tell that nothing older is on its way: an event that waits for the other shards is let go when they
-/// were asked, once each.
+/// A push does not prove that nothing older is on its way. So an event waits until each of the other shards was asked
+/// once.
 #[tokio::test]
 async fn a_subscriber_reads_a_spread_log_in_order() {
     with_stream_on(Server::KinesisLocal, 2, async |stream| {
@@ -165,7 +165,7 @@ async fn a_subscriber_reads_a_spread_log_in_order() {
             }
             for event in two {
                 let next = tokio::time::timeout(Duration::from_secs(30), follow.next()).await;
-                assert_eq!(next.expect("nobody looked").unwrap().unwrap(), event);
+                assert_eq!(next.expect("the other shards were not asked").unwrap().unwrap(), event);
             }
         }
         drop(follow);

@@ -252,7 +252,7 @@ async fn an_open_sink_detects_a_recreated_stream_on_kinesis_local() {
     remove_streams(&client, &stream).await;
 }
 
-/// Nobody was told that it was gone: the server was away, and came back with another stream under the name.
+/// The sink did not see that the stream was gone: the server was away, and returned with another stream of the name.
 #[tokio::test]
 async fn a_stream_recreated_offline_is_detected_on_kinesis_local() {
     let Some(client) = Server::KinesisLocal.client().await else { return };
@@ -272,7 +272,7 @@ async fn a_stream_recreated_offline_is_detected_on_kinesis_local() {
         proxy.always(Fault::CutBefore).await;
         assert_eq!(sink.append(next).await.unwrap_err().kind(), ErrorKind::Unavailable);
         delete(&client, &stream).await;
-        // The time that a stream was made is told in seconds.
+        // The server reports the time of creation in seconds.
         tokio::time::sleep(Duration::from_millis(1_100)).await;
         make_stream(&client, &stream, 1).await;
         proxy.heal().await;

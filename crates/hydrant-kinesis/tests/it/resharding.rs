@@ -9,7 +9,7 @@ use hydrant_kinesis::{KinesisShards, KinesisSink, KinesisSourceOptions, KinesisS
 use crate::servers::Server;
 use crate::stream::{Stream, events, hashes, lines, quick, with_stream, with_stream_on};
 
-/// Splits and merges at random until it is told to end.
+/// Splits or merges a shard at random.
 async fn reshard(stream: &Stream, rng: &mut fastrand::Rng) {
     let open = stream.open_shards().await;
     let at = rng.usize(..open.len());
@@ -139,7 +139,7 @@ async fn a_read_continues_after_a_late_end_of_shard_on_kinesalite() {
     .await;
 }
 
-/// Puts an event and waits until the servers, which count in seconds, can tell it from the next.
+/// Puts an event, and waits for the next second: the servers count in seconds.
 async fn put_and_wait(stream: &Stream, log: &[Event], at: usize) {
     let after = at.checked_sub(1).map(|before| log[before].id());
     stream.put("log", after, &log[at..=at]).await;

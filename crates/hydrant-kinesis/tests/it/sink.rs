@@ -110,7 +110,7 @@ async fn a_recreated_stream_is_recognised_on_kinesis_local() {
     let open = || KinesisSink::open(client.clone(), &stream, "orders", options.clone());
     append(&open().await.unwrap(), None, &Generator::new(4).log(3)).await;
     remove_streams(&client, &stream).await;
-    // The time of creation is told to the second.
+    // The server reports the time of creation in seconds.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     crate::servers::make_stream(&client, &stream, 1).await;
     let error = open().await.unwrap().checkpoint().await.unwrap_err();

@@ -114,7 +114,7 @@ async fn a_failing_stream_delays_no_other_sink_on_kinesalite() {
         log.is_delivered(&broken).await;
         assert!(log.status("stream").retries > retries);
     }
-    // It hangs, and holds nobody up.
+    // A stream that hangs delays no other sink.
     let gate = Gate::new();
     broken.puts(usize::MAX, Action::Hold(gate.clone()));
     log.append(30).await;

@@ -123,7 +123,7 @@ async fn broken_puts_lose_and_reorder_nothing_on_kinesalite() {
         events.extend(next);
         broken.puts(1, action);
         let error = sink.append(batch(&events, from..events.len())).await.unwrap_err();
-        // Whether it was taken, nobody can know from here.
+        // The sink cannot know whether it was taken.
         assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::AfterCheckpoint), "{said}");
         assert_eq!(error.event(), Some(events[from].id()));
         insist(&sink, &events).await;
@@ -184,7 +184,7 @@ async fn broken_connections_lose_and_reorder_nothing_on_kinesalite() {
         insist(&sink, &events).await;
         broken.holds(&events).await;
     }
-    // Nobody listens: nothing can have been applied.
+    // The server refuses connections, so nothing can have been applied.
     proxy.always(Fault::Refuse).await;
     proxy.cut();
     let from = events.len();
@@ -472,7 +472,7 @@ async fn retrying_failed_records_alone_reorders_on_kinesalite() {
     let ids: Vec<_> = broken.raw().await.iter().map(|event| event.id().get()).collect();
     assert_eq!(ids, [0, 2, 3, 4, 5, 1], "the mutant reorders");
     let error = broken.source().await.collect(ReadFrom::Origin).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Diverged, "and a reader tells: {error}");
+    assert_eq!(error.kind(), ErrorKind::Diverged, "and a reader reports it: {error}");
 
     let Some(ours) = Broken::stream(Server::Kinesalite).await else { return };
     fails(&ours);

@@ -104,7 +104,7 @@ async fn a_read_of_all_shards_ends_while_others_write_to_them() {
         let options = quick().with_shards(KinesisShards::All).with_settle(Duration::from_millis(100));
         let source = stream.source("log", options).await;
         assert_eq!(source.collect(ReadFrom::Origin).await.unwrap(), log);
-        // A hole is told all the same.
+        // A hole is still reported.
         stream.put("log", id(6), &events([7])).await;
         let error = source.collect(after(0)).await.unwrap_err();
         assert_eq!((error.kind(), error.event()), (ErrorKind::Diverged, id(7)));

@@ -342,7 +342,7 @@ async fn a_server_killed_under_a_follower_loses_nothing_acknowledged() {
     assert_eq!(source.collect(ReadFrom::Origin).await.unwrap(), log);
 }
 
-/// Notes what a reader asks: which shard it begins, and when one told its end.
+/// Notes which shards a reader begins, and which of them showed their end.
 fn note_shards(proxy: &Http) -> Arc<Mutex<Vec<String>>> {
     let noted = Arc::new(Mutex::new(Vec::new()));
     let (begun, ended) = (noted.clone(), noted.clone());

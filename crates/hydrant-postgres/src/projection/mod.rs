@@ -13,7 +13,7 @@ pub use options::PostgresProjectionOptions;
 pub use sink::PostgresProjection;
 pub use transaction::Transaction;
 
-/// What a log means to somebody who asks: tables that each event changes.
+/// A read model of a log: tables that each event changes.
 ///
 /// The tables live in a schema of the projection's own, which is the search path inside of each transaction:
 /// SQL names them without a schema, and anything outside of it with one (`public.citext`).
@@ -77,8 +77,8 @@ pub trait Projection: Send + Sync {
     /// # Errors
     /// [`Error::invalid`] says that this event can never be applied, which a
     /// [`DeadLetter`](hydrant::DeadLetter) puts aside. What the server answers keeps the class of its SQLSTATE:
-    /// a deadlock is tried again, a constraint that does not hold parks the projection until a person has
-    /// looked, because it may be the model that is wrong and not the event.
+    /// a deadlock is retried; a constraint that does not hold parks the projection until an operator resumes
+    /// it, because the model may be wrong and not the event.
     ///
     /// # Cancel safety
     /// A dropped future has changed nothing.

@@ -57,7 +57,7 @@ fn appends_wait_for_the_disk_despite_settings_of_the_role() {
 #[test]
 fn appends_wait_for_the_disk_after_a_reload_turns_it_off() {
     with_server(&[], async |private| {
-        // It changes with the same reload, so that it tells when the session has heard of that.
+        // It changes with the same reload, so it shows when the session has the new settings.
         watch(&private, "current_setting('cpu_tuple_cost')").await;
         let pool =
             Pool::builder(Manager::new(private.url.parse().unwrap(), NoTls)).max_size(1).build().unwrap();

@@ -394,10 +394,10 @@ async fn a_pool_lends_its_connections() {
 #[tokio::test]
 async fn notifications_are_passed_on() {
     let Some(server) = tls_server() else { return };
-    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let connect = PostgresConnect::from(server.server.url());
     let client =
-        connect.connect_listening(move |said| drop(told.send(said.payload().to_owned()))).await.unwrap();
+        connect.connect_listening(move |said| drop(sender.send(said.payload().to_owned()))).await.unwrap();
     client.batch_execute("LISTEN news; NOTIFY news, 'one'").await.unwrap();
     assert_eq!(heard.recv().await.as_deref(), Some("one"));
 }

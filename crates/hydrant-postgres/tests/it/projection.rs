@@ -142,7 +142,7 @@ async fn poison_is_named_and_put_aside_and_a_broken_constraint_is_not() {
     sink.append(Batch::new(None, &log).unwrap()).await.unwrap();
     assert_eq!(sums(&eyes, &schema.name).await, (3, 3));
     assert_eq!(dead_letters.collect(ReadFrom::Origin).await.unwrap(), [log[1].clone(), log[3].clone()]);
-    // What the server finds wrong may be the model's fault: a person looks.
+    // An error of the server may be the model's fault: it needs an operator.
     let too_much = events(5, [r#"{"account":"ada","amount":1000000000}"#]);
     let refused = sink.append(Batch::new(Some(log[4].id()), &too_much).unwrap()).await.unwrap_err();
     assert_eq!(
@@ -388,7 +388,7 @@ async fn a_prepare_that_ends_its_transaction_is_a_bug() {
         };
         let refused = opened(prepare).await.unwrap_err();
         assert_eq!((refused.kind(), refused.retry()), (ErrorKind::Bug, Retry::Never), "{prepare}: {refused}");
-        // What was committed stands until somebody removes it.
+        // Committed tables stay until they are removed.
         if prepare.contains("COMMIT") {
             let refused = opened(TABLE).await.unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::Invalid, "{prepare}: {refused}");
@@ -446,7 +446,7 @@ async fn a_fan_out_delivers_a_log_to_it_and_rebuilds_it() {
     log.attach("balances v2", open(&url, &schema, v2).await.unwrap(), options_of()).await.unwrap();
     log.delivered(all[149].id(), Duration::from_secs(20)).await.unwrap();
     log.append(Batch::new(Some(all[149].id()), &all[150..]).unwrap()).await.unwrap();
-    // The old one was replaced and says so; nobody waits for it any more.
+    // The old one was replaced and reports it; the fan-out no longer waits for it.
     let state = |name: &str| {
         let status = log.status();
         let of = status.secondaries.iter().find(|of| of.name == name).unwrap();

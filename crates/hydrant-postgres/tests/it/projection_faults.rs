@@ -191,7 +191,7 @@ async fn a_model_that_panics_parks_and_the_others_go_on() {
     assert_eq!(of("broken").last_error.unwrap().kind(), ErrorKind::Bug);
     assert_eq!(sums(&eyes, &whole.name).await, after(30));
     assert_eq!(sums(&eyes, &broken.name).await.1 % 30, 0, "whole batches only");
-    // A person repaired it.
+    // An operator repaired it.
     panics.store(false, Ordering::Relaxed);
     log.resume("broken").unwrap();
     log.delivered(all[29].id(), Duration::from_secs(20)).await.unwrap();

@@ -113,7 +113,7 @@ fn the_laws_of_crashes_hold_when_the_server_is_killed() {
     });
 }
 
-/// Appends one event after the other, as a pump would: whatever is not `Never` is tried again. Tells how many
+/// Appends one event after the other, as a pump does: retries all errors that are not `Never`. Returns how many
 /// were acknowledged before the signal.
 async fn write_until(store: &PostgresStore, stop: &tokio::sync::Notify) -> u64 {
     let mut next = loop {
@@ -155,7 +155,7 @@ async fn acknowledged_is_held(private: &Private, connect: PostgresConnect, log: 
             stop.notify_one();
         };
         let (acknowledged, ()) = tokio::join!(write_until(&store, &stop), kill);
-        // Another kill with nobody writing: what is there now is all that there is.
+        // Another kill, without a writer: the log then holds all that it will hold.
         private.kill_and_restart().await;
         let held = private.read(log).await;
         let count = held.len() as u64;
@@ -245,16 +245,16 @@ fn a_read_only_server_does_not_settle_an_append() {
             let open = store.checkpoint().await.unwrap_err();
             assert_eq!((open.kind(), open.retry()), (ErrorKind::Unavailable, Retry::Safe), "{open}");
         }
-        // Whoever has nothing under way may ask.
+        // A handle without a call under way may ask.
         let reader = private.open("log").await;
         assert_eq!(reader.checkpoint().await.unwrap().id(), Some(id(2)));
         locked.batch_execute("COMMIT").await.unwrap();
         sql(&private.url, "BEGIN READ WRITE; ALTER ROLE test RESET ALL; COMMIT").await;
-        let told = store.checkpoint().await.unwrap();
-        assert_eq!(told, reader.checkpoint().await.unwrap());
+        let checkpoint = store.checkpoint().await.unwrap();
+        assert_eq!(checkpoint, reader.checkpoint().await.unwrap());
         assert_eq!(
             reader.collect(ReadFrom::Origin).await.unwrap().len() as u64,
-            told.id().unwrap().get() + 1
+            checkpoint.id().unwrap().get() + 1
         );
     });
 }
@@ -281,7 +281,7 @@ fn a_server_without_a_connection_to_spare_is_waited_for() {
     });
 }
 
-/// A file system of a few megabytes, unmounted when dropped; `None` where nobody may mount one.
+/// A file system of a few megabytes, unmounted when dropped; `None` if the test may not mount one.
 struct Small<'a>(&'a Path);
 
 impl<'a> Small<'a> {

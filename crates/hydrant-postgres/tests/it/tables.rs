@@ -364,7 +364,7 @@ fn one_log_among_a_hundred_thousand_is_found_by_its_key() {
             let row = client.query_one(sql, &[&place.schema]).await.unwrap();
             (row.get::<_, i64>(0), row.get::<_, i64>(1))
         };
-        // What a session counted is told at its end.
+        // A session reports its counts when it ends.
         let before = scans().await;
         for round in 0..8 {
             let store = place.open("one").await;

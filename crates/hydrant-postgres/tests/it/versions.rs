@@ -97,7 +97,7 @@ async fn a_version_goes_live_early_only_when_it_is_told_to() {
     assert!(new.is_live().await);
     assert_eq!(sums(&eyes, &schema.name).await, (30, 5));
     append(&new, &log, 5).await.unwrap();
-    // A version that is live has nothing to wait for, not even a log: nobody sees less than before.
+    // A live version waits for nothing, not even for a log: no query sees less than before.
     let empty = Schema::new(&url);
     open(&url, &empty, Balances::version(1)).await.unwrap();
     assert!(open(&url, &empty, Balances::version(2)).await.unwrap().is_live().await);

@@ -54,7 +54,7 @@ fn writers_that_take_turns_are_no_rivals() {
 fn a_handle_refuses_a_log_that_was_restored_and_continued() {
     in_a_schema(async |place| {
         let store = place.holding("log", &events(0..3)).await;
-        // A standby that lacked event 2 was promoted, and somebody else wrote another event 2 to it.
+        // A standby that missed event 2 was promoted, and another writer appended another event 2.
         place
             .sql(
                 "DELETE FROM events WHERE event_id = 2; UPDATE events_heads SET head_id = 1, head_digest = \

@@ -1,7 +1,7 @@
 //! Pruning: the floor is raised, and then what is below it goes.
 //!
 //! The floor is the object at the origin, which a prune replaces and never removes: so it only rises, and an
-//! empty key there can win no race. What is below is nobody's any more, and may go in any order. A key below
+//! empty key there can win no race. No reader needs what is below, so it may go in any order. A key below
 //! is free again only when all that stood there is older than `tombstones_kept`: FORMAT says why.
 
 use std::time::{Duration, SystemTime};
@@ -61,7 +61,7 @@ async fn raise(bucket: &Bucket, replacer: &Replacer<'_>, to: Snapshot) -> Result
             Some(Object::Segment(segment)) => segment.first == to.id,
             _ => false,
         };
-        // Asked for behind it: whoever pruned that segment had raised the floor before.
+        // Read the origin after the segment: the prune that removed the segment raised the floor before.
         let Some(origin) = bucket.head(None).await? else { break };
         if let Object::Floor(now) = origin.object
             && now.after >= floor.after

@@ -106,7 +106,7 @@ async fn a_swap_without_an_answer_is_open_and_then_settled() {
     checkpoints.swap("a", held.as_ref(), Some(&second)).await.unwrap_err();
     place.faults.heal();
     checkpoints.swap("a", held.as_ref(), Some(&second)).await.unwrap();
-    // And a runner that did not make it is told.
+    // A runner that did not make the swap gets `Fenced`.
     let other = open(&place).await;
     assert_eq!(other.swap("a", held.as_ref(), Some(&second)).await.unwrap_err().kind(), ErrorKind::Fenced);
     place.remove().await;

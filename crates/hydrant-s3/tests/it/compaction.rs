@@ -15,7 +15,7 @@ async fn small_segments_become_few_and_the_log_stays_the_same() {
     let (log, events) = small_segments(&place, 40).await;
     assert_eq!(objects(&place).await, (events.len(), 0));
     let done = log.compact(&CompactOptions::default()).await.unwrap();
-    // 1.. and 10.., and 30.. but for the last; 20 is passed over.
+    // 1.. and 10.., and 30.. but for the last; 20 is skipped.
     assert_eq!((done.segments, done.into), (events.len() as u64 - 1, 3));
     assert_eq!(objects(&place).await, (4, events.len() - 4));
     must_hold(&place, &events).await;

@@ -119,7 +119,7 @@ async fn a_hole_is_told_wherever_it_is_and_is_never_a_quiet_end() {
     scratch.remove().await;
 }
 
-/// Asking for the next key alone cannot tell a hole from the end; a view that is old is made anew by listing.
+/// A look at the next key alone does not distinguish a hole from the end, so a view that is old is listed anew.
 #[tokio::test]
 async fn a_follower_tells_a_hole_right_behind_where_it_stands() {
     let scratch = or_skip!(Scratch::shared().await);
@@ -283,7 +283,7 @@ async fn the_newest_snapshot_is_read_in_few_requests() {
     scratch.remove().await;
 }
 
-/// Whoever begins with a snapshot of a longer log has its floor there.
+/// A log that begins with a snapshot of a longer log has its floor there.
 #[tokio::test]
 async fn a_log_that_began_with_a_snapshot_is_read_from_there() {
     let scratch = or_skip!(Scratch::shared().await);

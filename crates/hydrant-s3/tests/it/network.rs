@@ -124,8 +124,8 @@ async fn a_broken_read_ends_with_an_error_after_a_correct_prefix() {
             match event {
                 Ok(event) => seen.push(event),
                 Err(error) => {
-                    let told = (error.kind(), error.retry());
-                    assert_eq!(told, (ErrorKind::Unavailable, Retry::Safe), "{error}");
+                    let class = (error.kind(), error.retry());
+                    assert_eq!(class, (ErrorKind::Unavailable, Retry::Safe), "{error}");
                     assert!(read.next().await.is_none(), "an error is the last item");
                     break;
                 }
@@ -133,7 +133,7 @@ async fn a_broken_read_ends_with_an_error_after_a_correct_prefix() {
         }
         proxy.heal().await;
         assert_eq!(seen, events[..seen.len()]);
-        // Whoever goes on from there has all of it.
+        // A read that continues from there yields the rest.
         let from = seen.last().map(Event::id).into();
         seen.extend(store.collect(from).await.unwrap());
         assert_eq!(seen, events);

@@ -335,9 +335,9 @@ async fn a_dropped_append_ends_before_the_next_call() {
 async fn a_writer_that_was_idle_looks_again_before_it_writes() {
     let scratch = or_skip!(Scratch::shared().await);
     let seconds = Arc::new(AtomicU64::new(1_000_000));
-    let told = seconds.clone();
+    let now = seconds.clone();
     let clock =
-        Clock::from_fn(move || SystemTime::UNIX_EPOCH + Duration::from_secs(told.load(Ordering::Relaxed)));
+        Clock::from_fn(move || SystemTime::UNIX_EPOCH + Duration::from_secs(now.load(Ordering::Relaxed)));
     let faults = Faults::new();
     let store = scratch.open_through(&faults, S3StoreOptions::default().with_clock(clock)).await;
     append(&store, None, &log(0..2)).await.unwrap();

@@ -8,7 +8,7 @@ use tokio::net::UdpSocket;
 
 use crate::{gap, large, listen, log, receive, seen, send, send_after, sink_to};
 
-/// A plain socket of somebody else, and a sink that sends to it.
+/// A plain socket of another program, and a sink that sends to it.
 async fn sink_to_socket(options: UdpSinkOptions) -> (UdpSink, UdpSocket) {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let target = socket.local_addr().unwrap().to_string();
