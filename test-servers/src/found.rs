@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_answers_on_a_closed_port() {
+    fn a_closed_port_gives_no_answer() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);

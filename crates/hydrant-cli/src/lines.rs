@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_wrong_is_told_with_its_line_and_offset() {
+    fn errors_name_the_line_and_the_offset() {
         let good = "{\"eventId\":5,\"stateChanged\":1}\n";
         for (bad, says) in [
             ("garbage\n", "not an event"),

@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_what_is_right() {
+    fn errors_name_the_valid_values() {
         for (name, value, says) in [
             ("wiat", "1s", "did you mean `wait`?"),
             ("wait", "0s", "option `wait`: `0s` must be longer than nothing"),

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_scheme_is_told_the_nearest() {
+    fn a_misspelt_scheme_gets_the_nearest_one() {
         assert!(refusal("flie:/tmp/log").contains("did you mean `file`?"), "{}", refusal("flie:/tmp/log"));
         assert!(refusal("upd://host:1").contains("did you mean `udp`?"));
         assert!(!refusal("gopher://host").contains("did you mean"));
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_option_or_value_is_told_what_is_right() {
+    fn a_misspelt_option_or_value_gets_the_valid_ones() {
         assert!(refusal("stdio:?line_byte_max=1").contains("did you mean `line_bytes_max`?"));
         assert!(refusal("stdio:?line_bytes_max=big").contains("is not a size"));
         assert!(refusal("stdio:?line_bytes_max").contains("has no value"));

@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_without_a_known_code_is_told_by_its_status() {
+    fn an_answer_without_a_known_code_is_classified_by_status() {
         for (status, kind, retry) in [
             (403, ErrorKind::Denied, Retry::Never),
             (401, ErrorKind::Denied, Retry::Never),

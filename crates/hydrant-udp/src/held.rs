@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn another_history_is_one_that_lacks_or_changes_what_is_known() {
+    fn another_history_misses_or_changes_known_events() {
         let mut held = Held::new(9, usize::MAX);
         held.insert(Entry { after: Some(EventId::new(4)), ..entry(6, "a") });
         let contradicts = |position: u64, id: u64, payload: &str| {

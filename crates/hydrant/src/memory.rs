@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn prune_keeps_the_newest_snapshot_and_tells_the_floor() {
+    async fn prune_keeps_the_newest_snapshot_and_errors_name_the_floor() {
         let store = MemoryStore::default();
         let log = [event(0), event(1), snapshot(2), event(3), snapshot(4), event(5)];
         let mut after = None;

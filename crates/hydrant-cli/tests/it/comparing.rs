@@ -95,7 +95,7 @@ impl Join for Vec<Value> {
 }
 
 #[test]
-fn what_only_one_of_them_has_is_told_in_runs() {
+fn events_of_one_side_only_are_shown_in_runs() {
     let (dir, all) = store(0..30);
     let some = beside(&dir, "some", &log([0, 1, 5, 7].into_iter().chain(9..25)));
     let expected = |url: &str| {
@@ -145,7 +145,7 @@ fn of_many_differences_the_first_are_shown_and_all_are_counted() {
 }
 
 #[test]
-fn a_pruned_log_is_told_and_its_common_part_can_be_compared() {
+fn a_pruned_log_is_named_and_its_common_part_is_comparable() {
     let (dir, some, kept) = pruned();
     let all = beside(&dir, "all", &(log(0..5) + &kept));
     for (a, b) in [(&some, &all), (&all, &some)] {

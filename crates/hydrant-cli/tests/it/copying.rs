@@ -20,7 +20,7 @@ fn a_copy_is_the_log_and_copying_again_changes_nothing() {
 }
 
 #[test]
-fn a_copy_goes_on_from_where_the_target_ends() {
+fn a_copy_continues_at_the_end_of_the_target() {
     let (dir, from) = store(0..10);
     let to = file(&dir.path().join("copy"));
     run_with(&["copy", "-", &to], log(0..4)).ends(0);

@@ -52,7 +52,7 @@ fn cat_can_begin_with_the_newest_snapshot() {
 }
 
 #[test]
-fn status_tells_first_and_last_count_segments_and_checkpoint() {
+fn status_prints_ends_counts_segments_and_checkpoint() {
     let (_dir, url) = store(3..10);
     let run = run(&["status", &url, "--json"]).ends(0);
     let status: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();

@@ -42,7 +42,7 @@ fn three_sinks_get_everything_and_a_second_run_adds_nothing() {
 }
 
 #[test]
-fn the_end_is_told_for_people_and_for_machines() {
+fn the_end_is_reported_to_people_and_to_machines() {
     let (dir, from) = store(0..10);
     let (a, b) = (file(&dir.path().join("a")), file(&dir.path().join("b")));
     let text = run(&["relay", "--from", &from, "--to", &a]).ends(0).stdout;
@@ -131,7 +131,7 @@ fn id_of(line: &str) -> u64 {
 }
 
 #[test]
-fn two_relays_on_one_state_directory_are_told() {
+fn the_second_relay_on_a_state_directory_fails() {
     let (dir, from) = store(0..3);
     let state = dir.path().join("state-dir");
     let args = ["relay", "--from", &from, "--to", "-", "--follow", "--state-dir", state.to_str().unwrap()];

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn another_history_is_told_with_both_sides() {
+    fn another_history_is_reported_with_both_sides() {
         let order = order(Unnamed::Contiguous, 9, &[0, 1, 5]);
         let message = |marked: Marked| {
             let error = order.stand(&marked, &place()).unwrap_err();

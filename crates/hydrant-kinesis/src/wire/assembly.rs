@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_check_is_told() {
+    fn a_wrong_checksum_is_an_error() {
         let mut assembly = Assembly::new(1 << 10);
         let mut take = |chunks: Vec<Chunk>| {
             chunks.into_iter().map(|chunk| assembly.take(chunk)).find_map(Result::err).unwrap()

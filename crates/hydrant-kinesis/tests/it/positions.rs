@@ -17,7 +17,7 @@ use crate::source_faults::{keeping_from, through_http};
 use crate::stream::{events, hashes, lines, quick, snapshot, with_stream, with_stream_on};
 
 #[tokio::test]
-async fn a_read_goes_on_from_the_newest_saved_position() {
+async fn a_read_begins_at_the_newest_saved_position() {
     with_stream(2, async |stream| {
         let log = events(0..50);
         put_each(&stream, "log", &log).await;

@@ -147,7 +147,7 @@ async fn put_and_wait(stream: &Stream, log: &[Event], at: usize) {
 }
 
 #[tokio::test]
-async fn a_read_from_a_time_passes_over_what_is_older_in_every_shard() {
+async fn a_read_from_a_time_skips_older_events_in_each_shard() {
     with_stream(1, async |stream| {
         let log = events(0..3);
         put_and_wait(&stream, &log, 0).await;

@@ -195,7 +195,7 @@ async fn an_event_that_was_passed_over_is_loud() {
 }
 
 #[tokio::test]
-async fn what_does_not_decode_is_told_with_its_place() {
+async fn bytes_that_do_not_decode_are_reported_with_their_place() {
     with_stream(1, async |stream| {
         stream.put("log", None, &events([1])).await;
         stream.put_lines("log", None, "this is no event").await;
@@ -452,7 +452,7 @@ async fn options_that_make_no_sense_are_refused_by_name() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_not_there_is_told_at_open() {
+async fn open_reports_a_missing_stream() {
     with_stream(1, async |stream| {
         let missing = test_servers::namespace();
         let open = KinesisSource::open(stream.client.clone(), &missing, "log", quick());

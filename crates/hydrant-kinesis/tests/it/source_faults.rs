@@ -155,7 +155,7 @@ async fn a_put_whose_answer_was_lost_is_read_once() {
 }
 
 #[tokio::test]
-async fn what_the_service_refuses_is_told_by_its_code() {
+async fn refusals_of_the_service_are_classified_by_code() {
     with_log(2, async |stream, _| {
         let (proxy, proxied) = through_http(&stream).await;
         let source = proxied.source("log", quick()).await;

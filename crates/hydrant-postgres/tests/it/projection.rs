@@ -155,7 +155,7 @@ async fn poison_is_named_and_put_aside_and_a_broken_constraint_is_not() {
 }
 
 #[tokio::test]
-async fn a_schema_of_somebody_else_is_left_alone() {
+async fn a_foreign_schema_is_left_alone() {
     let Some(url) = server() else { return };
     let schema = Schema::new(&url);
     client(&url).await.batch_execute(&format!("CREATE SCHEMA {}", schema.name)).await.unwrap();

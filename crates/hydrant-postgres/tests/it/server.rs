@@ -217,7 +217,7 @@ fn a_server_that_becomes_read_only_is_waited_for_and_still_read() {
 }
 
 /// Returns when a statement waits for a lock.
-async fn somebody_waits(url: &str) {
+async fn a_session_waits(url: &str) {
     let eyes = client(url).await;
     let waits = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
     while eyes.query(waits, &[]).await.unwrap().is_empty() {
@@ -238,7 +238,7 @@ fn a_read_only_server_does_not_settle_an_append() {
         let batch = events(3..6);
         tokio::select! {
             appended = append(&store, Some(2), &batch) => panic!("the row is locked: {appended:?}"),
-            () = somebody_waits(&private.url) => {}
+            () = a_session_waits(&private.url) => {}
         }
         sql(&private.url, "ALTER ROLE test SET default_transaction_read_only = on").await;
         for _ in 0..2 {

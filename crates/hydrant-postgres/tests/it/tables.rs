@@ -56,7 +56,7 @@ fn newer_tables_are_refused_and_older_ones_are_migrated() {
 }
 
 #[test]
-fn missing_tables_are_told_where_they_are_not_to_be_made() {
+fn missing_tables_are_an_error_if_they_must_not_be_made() {
     in_a_schema(async |place| {
         let options = place.options().with_create(false);
         let refused = PostgresStore::open(&*place.url, "log", options.clone()).await.unwrap_err();
@@ -265,7 +265,7 @@ fn people_query_what_jsonb_can_hold_and_see_null_for_the_rest() {
 }
 
 #[test]
-fn whatever_is_done_to_the_rows_is_told_with_its_place() {
+fn changed_rows_are_reported_with_their_place() {
     in_a_schema(async |place| {
         let log: Vec<_> = (0..9).map(|at| if at == 4 { snapshot(at) } else { event(at) }).collect();
         let damages = [

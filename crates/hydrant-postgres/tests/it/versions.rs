@@ -82,7 +82,7 @@ async fn a_swap_cut_anywhere_leaves_one_version_live_and_is_repeated() {
 }
 
 #[tokio::test]
-async fn a_version_goes_live_early_only_when_it_is_told_to() {
+async fn a_version_goes_live_early_only_on_request() {
     let Some(url) = server() else { return };
     let eyes = client(&url).await;
     let schema = Schema::new(&url);

@@ -71,7 +71,7 @@ async fn a_swap_without_an_answer_stays_in_doubt_despite_later_errors() {
 }
 
 #[tokio::test]
-async fn a_swap_that_nobody_took_is_sent_again() {
+async fn a_swap_that_did_not_land_is_sent_again() {
     let Some(place) = Place::find().await else { return };
     let checkpoints = open(&place).await;
     let mut refused = 0;

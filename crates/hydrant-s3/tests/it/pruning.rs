@@ -169,7 +169,7 @@ async fn concurrent_prunes_and_compactions_keep_the_highest_floor() {
 }
 
 #[tokio::test]
-async fn a_reader_that_is_overtaken_by_the_floor_is_told() {
+async fn a_reader_that_the_floor_overtakes_gets_pruned() {
     let Some(place) = Place::find().await else { return };
     let (log, _) = small_segments(&place, 25).await;
     let reader = open(&place, options().with_prefetch(1, 1)).await;

@@ -69,7 +69,7 @@ async fn damage_and_holes_are_found_where_they_are() {
 }
 
 #[tokio::test]
-async fn what_the_chain_does_not_reach_is_told_apart() {
+async fn verify_distinguishes_objects_outside_of_the_chain() {
     let Some(place) = Place::find().await else { return };
     let (log, _) = small_segments(&place, 20).await;
     let kept = (key(&place, 4), key(&place, 6));
@@ -109,7 +109,7 @@ async fn what_the_chain_does_not_reach_is_told_apart() {
 }
 
 #[tokio::test]
-async fn an_upload_that_nobody_completed_is_told() {
+async fn verify_reports_an_unfinished_upload() {
     let Some(place) = Place::find().await else { return };
     small_segments(&place, 5).await;
     let upload = place.client.create_multipart_upload().bucket(&place.bucket).key(key(&place, 99));

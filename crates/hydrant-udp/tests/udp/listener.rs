@@ -346,7 +346,7 @@ async fn without_a_refill_a_gap_ends_the_read_and_says_the_ids() {
 }
 
 #[tokio::test]
-async fn what_is_held_is_bounded_and_a_slow_reader_is_told() {
+async fn held_events_are_bounded_and_a_slow_reader_gets_pruned() {
     let listener = listen(hasty().with_held_max(3, usize::MAX)).await;
     let sink = sink_to(&listener, UdpSinkOptions::default()).await;
     let mut slow = listener.follow(ReadFrom::Origin);
@@ -383,7 +383,7 @@ async fn an_address_of_another_machine_or_none_is_refused() {
 }
 
 #[tokio::test]
-async fn closing_releases_the_port_and_tells_followers() {
+async fn closing_releases_the_port_and_ends_followers() {
     let listener = listen(UdpListenerOptions::default()).await;
     let address: SocketAddr = listener.local_addr();
     let sink = sink_to(&listener, UdpSinkOptions::default()).await;

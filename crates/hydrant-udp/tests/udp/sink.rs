@@ -126,7 +126,7 @@ async fn an_event_above_the_limit_of_chunks_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn that_nobody_listens_is_counted_and_is_no_error() {
+async fn a_target_without_a_listener_is_counted_and_no_error() {
     let (sink, socket) = sink_to_socket(UdpSinkOptions::default()).await;
     let target = socket.local_addr().unwrap();
     drop(socket);
