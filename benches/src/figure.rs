@@ -67,7 +67,7 @@ pub struct Check {
 }
 
 impl Check {
-    /// Whether the value meets its target.
+    /// Returns whether the value meets its target.
     pub fn holds(&self) -> bool {
         match self.bound {
             Bound::AtLeast(bound) => self.value >= bound,

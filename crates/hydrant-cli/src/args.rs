@@ -192,7 +192,7 @@ impl FromStr for NamedUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // A name ends at the first `=` that stands before any character of a URL.
+        // A name ends at the first `=`, unless a character of a URL comes before it.
         let named = text.split_once('=').filter(|(name, _)| !name.contains([':', '?', '/']));
         let (name, url) = named.map_or((None, text), |(name, url)| (Some(name), url));
         let url: StoreUrl = url.parse()?;

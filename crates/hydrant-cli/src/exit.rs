@@ -50,7 +50,7 @@ pub(crate) type Outcome<T = Exit> = Result<T, Failure>;
 /// The exit code that an error of a store ends the program with.
 pub(crate) fn exit_of(error: &Error) -> Exit {
     match error.kind() {
-        // What stands in the logs, or no longer does.
+        // Errors about the contents of the logs.
         ErrorKind::Corrupt | ErrorKind::Gap | ErrorKind::Diverged | ErrorKind::Pruned { .. } => Exit::Data,
         ErrorKind::Invalid if error.event().is_some() => Exit::Data,
         ErrorKind::Unsupported => Exit::Usage,

@@ -82,7 +82,7 @@ impl<R: Read> Lines<R> {
         self.place
     }
 
-    /// Whether the next event is likely in memory already, so that asking for it does not wait.
+    /// Returns whether the next event is likely in memory already, so that asking for it does not wait.
     pub(crate) fn has_line(&mut self) -> bool {
         self.find_break().is_some()
     }

@@ -75,7 +75,7 @@ impl<O: Default + 'static> Options<O> {
         self
     }
 
-    /// Whether the store reads this option from its own URL.
+    /// Returns whether the store reads this option from its own URL.
     pub(crate) fn passes_on(&self, name: &str) -> bool {
         self.rows.iter().any(|row| row.is_passed_on && row.name == name)
     }

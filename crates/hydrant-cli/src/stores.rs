@@ -55,7 +55,7 @@ pub(crate) fn scheme(name: &str) -> Option<&'static Scheme> {
 
 /// A kind of store: how its URLs are written and read.
 pub(crate) struct Scheme {
-    /// What stands before the colon.
+    /// The part before the colon.
     pub(crate) name: &'static str,
     /// How a URL is written, for people.
     pub(crate) syntax: &'static str,
@@ -92,7 +92,7 @@ pub(crate) trait Place: fmt::Debug + Send + Sync {
     async fn sink(&self, keeper: Option<Keeper>) -> Result<OpenSink>;
     /// Returns its last event; `None` if it is empty, or if the event is unknown before a read.
     async fn head(&self) -> Result<Option<EventId>>;
-    /// What stands behind the last whole event, where a read ends without an error: the rest of a crash.
+    /// Returns an error for bytes that a crash left behind the last whole event. A read ends there without an error.
     async fn left_over(&self) -> Result<Option<Error>>;
     /// Checks everything that can be checked, and gives each place that is wrong, as it is found.
     async fn verify(&self) -> Result<Findings>;

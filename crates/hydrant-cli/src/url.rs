@@ -23,7 +23,7 @@ impl StoreUrl {
         self.scheme
     }
 
-    /// Whether it is standard input or output.
+    /// Returns whether it is standard input or output.
     pub(crate) fn is_stdio(&self) -> bool {
         self.scheme == stores::stdio::NAME
     }
@@ -120,7 +120,7 @@ pub(crate) fn percent_decode(text: &str) -> Parsed<String> {
     String::from_utf8(bytes).map_err(|_| format!("`{text}` is not UTF-8"))
 }
 
-/// Writes what `percent_decode` reads, so that it can stand in a path or be the value of an option.
+/// Encodes a text for a path or for the value of an option. `percent_decode` reads it.
 pub(crate) fn percent_encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for &byte in text.as_bytes() {

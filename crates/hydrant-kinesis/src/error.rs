@@ -71,7 +71,7 @@ fn error_of(kind: ErrorKind, retry: Retry, message: String) -> Error {
     }
 }
 
-/// Whether the shard, the stream or the account takes no more just now: a pause helps, nothing was applied.
+/// Returns whether the shard, the stream or the account takes no more just now: a pause helps, nothing was applied.
 pub(crate) fn is_throttled<E>(cause: &SdkError<E, Response>) -> bool
 where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
@@ -79,7 +79,7 @@ where
     meaning(cause) == Meaning::Throttled
 }
 
-/// Whether the stream is not there, or the shard or consumer that was asked for is not.
+/// Returns whether the stream is not there, or the shard or consumer that was asked for is not.
 pub(crate) fn is_missing<E>(cause: &SdkError<E, Response>) -> bool
 where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
@@ -87,7 +87,7 @@ where
     meaning(cause) == Meaning::Missing
 }
 
-/// Whether the position of a read is too old, so that a new one is to be taken.
+/// Returns whether the position of a read is too old, so that a new one is to be taken.
 pub(crate) fn is_expired<E>(cause: &SdkError<E, Response>) -> bool
 where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
@@ -153,7 +153,7 @@ const fn denied(message: &'static str) -> Meaning {
     Meaning::Refused(ErrorKind::Denied, message)
 }
 
-/// The codes that Kinesis and what stands before it (signatures, keys) answer with. `docs/kinesis.md` shows the same
+/// The codes with which Kinesis and the layers before it (signatures, keys) answer. `docs/kinesis.md` shows the same
 /// table, and a test compares the two row by row.
 #[rustfmt::skip]
 const TABLE: &[(&str, Meaning)] = &[
@@ -310,7 +310,7 @@ mod tests {
         }
     }
 
-    /// The row of the page that this entry of the table stands for.
+    /// Returns the row of the page for this entry of the table.
     fn page_row((code, meaning): &(&str, Meaning)) -> String {
         let (kind, retry, helps) = meaning.says();
         format!("| `{code}` | {kind:?} | {retry:?} | {helps} |")

@@ -134,13 +134,13 @@ fn error_by(
     Error::new(kind, retry, format!("{what} failed; {advice}")).because(OneLine(cause))
 }
 
-/// Whether the server said that it only reads, as one does that is not the primary any more.
+/// Returns whether the server said that it only reads, as one does that is not the primary any more.
 pub(crate) fn says_read_only(error: &Error) -> bool {
     let said = error.source().and_then(|cause| cause.downcast_ref::<OneLine>());
     said.is_some_and(|cause| cause.0.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION))
 }
 
-/// Whether values, not the connection, were at fault.
+/// Returns whether values, not the connection, were at fault.
 fn is_ours(cause: &tokio_postgres::Error) -> bool {
     let is_type = |cause: &(dyn StdError + 'static)| cause.is::<tokio_postgres::types::WrongType>();
     StdError::source(cause).is_some_and(is_type)
@@ -186,7 +186,7 @@ impl StdError for OneLine {}
 mod tests {
     use super::*;
 
-    /// The row of the page that this entry of the table stands for.
+    /// Returns the row of the page for this entry of the table.
     fn page_row(code: &str, meaning: &Meaning) -> String {
         format!("| `{code}` | {:?} | {:?} | {} |", meaning.kind, meaning.retry, meaning.advice)
     }

@@ -97,7 +97,7 @@ impl Reading {
                 }
                 Next::Fetching(fetch) => fetch,
             };
-            // Dropped here, the fetch goes on, and the next poll finds it.
+            // If the future is dropped here, the fetch continues, and the next poll finds it.
             let fetched = (&mut fetch.0).await;
             self.next = None;
             match fetched {

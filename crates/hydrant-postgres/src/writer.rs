@@ -53,7 +53,7 @@ impl Head {
         })
     }
 
-    /// The head once `events` stand behind it.
+    /// Returns the head once `events` follow it.
     fn moved(self, batch: &Batch<'_>, events: &[Event]) -> Self {
         let Some(last) = events.last() else { return self };
         let checkpoint = Checkpoint::at(last);
@@ -101,7 +101,7 @@ impl Writer {
         answer
     }
 
-    /// Where the log stands, once nothing of this handle is under way any more.
+    /// Returns the head of the log, once nothing of this handle is under way any more.
     ///
     /// # Cancel safety
     /// It only asks.
@@ -145,7 +145,7 @@ struct Call<'a> {
 
 impl Call<'_> {
     async fn append(&mut self, batch: Batch<'_>) -> Answer<bool> {
-        // What this handle remembers is tried first, if the batch stands right behind it. Everything else is
+        // What this handle remembers is tried first, if the batch directly follows it. Everything else is
         // judged by what the server says.
         let mut head = match self.known.take() {
             Some(head) if batch.after().is_some() && batch.after() == head.checkpoint.id() => head,
@@ -388,7 +388,7 @@ fn failed(what: &str, cause: ServerError) -> Error {
     server_error(Doing::Writing, what, cause)
 }
 
-/// Whether the server refuses because nothing may be written here by this role.
+/// Returns whether the server refuses because nothing may be written here by this role.
 fn is_read_only(cause: &ServerError) -> bool {
     matches!(cause.code().map(SqlState::code), Some("25006" | "42501"))
 }

@@ -47,7 +47,7 @@ enum Fate {
 /// What became of a segment that was put at the end of the log.
 enum Outcome {
     Done(Head),
-    /// Some object stands there.
+    /// There is an object under the key.
     Taken,
 }
 
@@ -259,7 +259,7 @@ async fn encode_events(
 }
 
 impl Bucket {
-    /// Puts a segment where nothing stands yet.
+    /// Puts a segment under a free key.
     async fn put_segment(
         &self,
         place: Place,

@@ -120,7 +120,7 @@ impl Bucket {
         format!("s3://{}/{key}", self.name)
     }
 
-    /// The object that stands at a place, as errors name it.
+    /// Returns the URL of the object at a place, for errors.
     pub(crate) fn url_at(&self, place: Place) -> String {
         self.url(&self.keys.at(place))
     }

@@ -82,7 +82,7 @@ impl std::fmt::Display for NotImplemented {
 
 impl std::error::Error for NotImplemented {}
 
-/// Whether the server does not know what it was asked for: to ask for it is no use, now or later.
+/// Returns whether the server does not know what it was asked for: to ask for it is no use, now or later.
 pub(crate) fn is_not_implemented(error: &Error) -> bool {
     std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<NotImplemented>)
 }
@@ -134,7 +134,7 @@ pub(crate) fn body_error(target: &str, cause: impl std::error::Error + Send + Sy
         .because(Causes(Box::new(cause)))
 }
 
-/// Whether the SDK found another checksum than the one that came with the object.
+/// Returns whether the SDK found another checksum than the one that came with the object.
 fn is_mismatch(cause: &(dyn std::error::Error + 'static)) -> bool {
     matches!(caused_by(cause), Some(validate::Error::ChecksumMismatch { .. }))
 }

@@ -128,8 +128,8 @@ impl S3Source {
         Ok(view.head)
     }
 
-    /// Whether nothing follows the end that was seen last: one request of the cheapest kind. Once that was longer ago than
-    /// `view_age_max`, only a listing can distinguish a hole from the end.
+    /// Returns whether nothing follows the end that was seen last, by one request of the cheapest kind. If the view is
+    /// older than `view_age_max`, only a listing distinguishes a hole from the end.
     async fn is_unchanged(&self) -> bool {
         let (seen, bucket) = (self.seen(), self.bucket());
         self.check_open().is_ok()

@@ -21,7 +21,7 @@ pub(crate) type Metadata = HashMap<String, String>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Object {
     Segment(Segment),
-    /// Compaction merged it into the object that stands there.
+    /// Compaction merged it into the object there.
     Moved {
         into: Place,
     },
@@ -70,7 +70,7 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// Whether its first event is a snapshot event.
+    /// Returns whether its first event is a snapshot event.
     pub(crate) fn opens_with_snapshot(&self) -> bool {
         self.snapshot.is_some_and(|newest| newest.id == self.first)
     }

@@ -54,7 +54,7 @@ impl Held {
         self.bytes += entry.event.size();
         self.events.insert(id, entry);
         let mut evicted = 0;
-        // The newest is kept whatever its size, or a large event would never reach anybody.
+        // The newest is kept at any size. Otherwise a large event would never reach a reader.
         while self.events.len() > 1 && (self.events.len() > self.events_max || self.bytes > self.bytes_max) {
             let Some((id, oldest)) = self.events.pop_first() else { break };
             self.bytes -= oldest.event.size();
@@ -69,7 +69,7 @@ impl Held {
         self.behind(position).next().map(|(_, entry)| entry)
     }
 
-    /// Whether at least `count` events are held behind `position`.
+    /// Returns whether at least `count` events are held behind `position`.
     pub(crate) fn has(&self, count: usize, position: Option<EventId>) -> bool {
         count == 0 || self.behind(position).nth(count - 1).is_some()
     }
@@ -93,7 +93,7 @@ impl Held {
         self.events.values().rev().find(|entry| entry.event.is_snapshot())?.after
     }
 
-    /// Whether another source, whose first event behind `position` is this one, has another history than the
+    /// Returns whether another source, whose first event behind `position` is this one, has another history than the
     /// datagrams: it misses an event that is held or named, or has another event under that id.
     pub(crate) fn contradicts(&self, position: Option<EventId>, event: &Event) -> bool {
         self.next(position).is_some_and(|next| {

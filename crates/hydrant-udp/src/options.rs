@@ -12,10 +12,10 @@ use hydrant::EventSource;
 #[non_exhaustive]
 pub enum Oversize {
     /// Answers `Invalid`, naming the event and its size; nothing is sent from this event on. A fan-out parks
-    /// the sink, or, under `DeadLetter`, keeps the event aside and goes on. The default.
+    /// the sink, or, under `DeadLetter`, keeps the event aside and continues. The default.
     #[default]
     Park,
-    /// Sends nothing for it and goes on; counted in [`UdpSinkStats::skipped`](crate::UdpSinkStats::skipped).
+    /// Sends nothing for it and continues; counted in [`UdpSinkStats::skipped`](crate::UdpSinkStats::skipped).
     /// A listener reports the gap, because the next datagram names its predecessor.
     Skip,
     /// Sends it in several datagrams, which the listener puts together. One lost chunk loses the event.
@@ -150,7 +150,7 @@ pub struct UdpListenerOptions {
     pub held_bytes_max: usize,
     /// How long an event waits for one with a lower id before the gap is reported. Default: 50 ms.
     pub reorder_max: Duration,
-    /// How many events wait behind a gap before it is reported, however short it stood. Default: 128.
+    /// How many events wait behind a gap until it is reported early. Default: 128.
     pub reorder_events_max: usize,
     /// What is made of a datagram that does not name its predecessor. Default: [`Unnamed::Contiguous`].
     pub unnamed: Unnamed,

@@ -1,4 +1,4 @@
-//! `hydrant copy`: a log into another store, going on where an earlier copy ended.
+//! `hydrant copy`: copies a log into another store, and continues an earlier copy.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -46,7 +46,7 @@ pub(crate) async fn missing(
                 check(&event, digest)?;
                 return Ok(Missing { after: Some(id), first: None, events });
             }
-            // No event can stand in between.
+            // There can be no event in between.
             Some(Ok(event)) if !rewinds && seen.is_none() && Some(event.id()) == id.next() => {
                 return Ok(Missing { after: Some(id), first: Some(event), events });
             }

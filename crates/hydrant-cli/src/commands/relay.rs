@@ -161,7 +161,7 @@ fn check(args: &RelayArgs) -> Outcome<()> {
 
 /// How a delivery ended.
 enum Ended {
-    /// At the end of the log, by a signal, or because no sink goes on.
+    /// At the end of the log, by a signal, or because every sink has ended.
     InTime,
     /// By `--deadline`.
     Late,

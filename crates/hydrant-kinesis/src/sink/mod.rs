@@ -58,7 +58,7 @@ const RECORD_BYTES_MAX: usize = 10 << 20;
 /// one that lost its events; it belongs around a filter or a map, not here.
 ///
 /// A stream that is deleted and made anew while the sink is idle is not found out until the next put fails. Up to then
-/// the sink says that it holds what stood on the old one, and others prune by that: close it before, open it after.
+/// the sink reports the events of the old stream as held, and others prune by that: close it before, open it after.
 ///
 /// `open` sends no request, so a stream that is down keeps no program from starting. The first call reports it.
 ///
@@ -258,7 +258,7 @@ impl Shared {
     /// The last event on the stream: as known, as kept, or as read back.
     ///
     /// # Cancel safety
-    /// Asks only. It goes on without its caller, so that a stream that takes long to read back is read once; it
+    /// Asks only. It continues without its caller, so that a stream that takes long to read back is read once; it
     /// ends with the sink.
     async fn head(&self, state: &mut State, mut alive: watch::Receiver<()>) -> Result<Checkpoint> {
         if let (Some(head), false) = (state.head, state.is_doubted) {

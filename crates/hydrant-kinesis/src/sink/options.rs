@@ -25,7 +25,7 @@ pub enum Packing {
 #[non_exhaustive]
 pub enum Oversize {
     /// Answers `Invalid`, naming the event and its size; nothing of its batch is put. A fan-out parks the sink,
-    /// or, under `DeadLetter`, keeps the event aside and goes on. The default.
+    /// or, under `DeadLetter`, keeps the event aside and continues. The default.
     #[default]
     Park,
     /// Puts it in several records, in a format that only [`KinesisSource`](crate::KinesisSource) puts together.

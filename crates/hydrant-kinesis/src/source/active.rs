@@ -43,7 +43,7 @@ pub(super) struct Active {
     is_last: bool,
 }
 
-/// What stands in a shard, in order.
+/// The contents of a shard, in order.
 pub(super) enum Step {
     Event(Marked, Arc<Place>),
     /// Everything up to here is disposed of.
@@ -120,7 +120,7 @@ impl Active {
         self.look = Some(look.boxed());
     }
 
-    /// Whether it is not known yet if the end of the shard is the end of the log there.
+    /// Returns whether it is not known yet if the end of the shard is the end of the log there.
     pub(super) fn is_unsure(&self) -> bool {
         self.at_tip.is_some() && !self.is_sure && !self.has_event()
     }

@@ -109,7 +109,7 @@ impl Lineage {
         self.set(id, Progress::Done);
     }
 
-    /// Whether a shard is known that goes on where this one ended. A closed shard always has one.
+    /// Returns whether a child of this shard is known. A closed shard always has one.
     pub(crate) fn has_child(&self, id: &str) -> bool {
         self.shards.values().any(|(shard, _)| shard.parents.iter().any(|parent| **parent == *id))
     }

@@ -11,7 +11,7 @@ use super::options::Unnamed;
 use super::upstream::SequenceNumber;
 use crate::wire::{Marked, Predecessor};
 
-/// Where a record stands in the stream.
+/// The place of a record in the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) shard: ShardId,
@@ -50,7 +50,7 @@ pub(crate) struct Order {
 struct Seen {
     id: EventId,
     digest: Digest,
-    /// None for the event that a saved position stands behind.
+    /// `None` for the event of a saved position.
     place: Option<Arc<Place>>,
 }
 
@@ -67,7 +67,7 @@ impl Order {
             .map_or(Checkpoint::Empty, |seen| Checkpoint::At { id: seen.id, digest: seen.digest })
     }
 
-    /// Where the last event stands, if it came since the reader began.
+    /// Returns the place of the last event, if it came since the reader began.
     pub(crate) fn last_place(&self) -> Option<Arc<Place>> {
         self.newest.back().and_then(|seen| seen.place.clone())
     }
@@ -86,7 +86,7 @@ impl Order {
         marked.predecessor
     }
 
-    /// How an event stands to those before it.
+    /// Compares an event with those before it.
     ///
     /// # Errors
     /// `Diverged` when it is not the event that came under its id, or belongs where another history was read;
@@ -143,7 +143,7 @@ impl Order {
         }
     }
 
-    /// Forgets what came: the next event stands behind others.
+    /// Forgets the events so far: the next event follows others.
     pub(crate) fn forget(&mut self) {
         self.newest.clear();
     }

@@ -30,7 +30,7 @@ impl Assembly {
         Self { event_bytes_max, partial: BTreeMap::new() }
     }
 
-    /// Whether an event is under way.
+    /// Returns whether an event is under way.
     pub(crate) fn is_partial(&self) -> bool {
         !self.partial.is_empty()
     }

@@ -6,7 +6,7 @@ use hydrant::{Error, EventId, Result};
 use super::mark::{Marked, Predecessor, decode_line};
 use super::{aggregate, chunk};
 
-/// What stood in a record.
+/// The contents of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Unpacked {
     /// An event, whole.
@@ -20,11 +20,11 @@ pub(crate) enum Unpacked {
 /// The sub-records of an aggregated record have partition keys of their own, and these count: the Producer Library
 /// gives a record of several the key `a`.
 ///
-/// Within a record, an event without a mark stands right behind the one before it.
+/// Within a record, an event without a mark directly follows the one before it.
 ///
 /// # Errors
 /// `Corrupt`, naming the event where there is one, for what does not decode under this log's partition key;
-/// `Unsupported` for a newer format. The caller adds where in the stream the record stands.
+/// `Unsupported` for a newer format. The caller adds the place of the record in the stream.
 pub(crate) fn unpack(log: &str, partition_key: &str, record: &Bytes) -> Result<Vec<Unpacked>> {
     let is_aggregated = record.starts_with(&aggregate::MAGIC);
     if partition_key != log {

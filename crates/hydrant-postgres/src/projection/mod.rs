@@ -18,7 +18,7 @@ pub use transaction::Transaction;
 /// The tables live in a schema of the projection's own, which is the search path inside of each transaction:
 /// SQL names them without a schema, and anything outside of it with one (`public.citext`).
 ///
-/// It takes `&self` on purpose. What it knows stands in its tables, so that a transaction that is rolled back
+/// It takes `&self` on purpose. Its state is in its tables, so that a transaction that is rolled back
 /// takes all of it back; a counter in memory would count an event twice that was applied, rolled back and
 /// applied again. For the same reason it must not do anything that a roll-back cannot undo: no mail, no call
 /// to another service. Those belong to a sink of their own.

@@ -129,7 +129,7 @@ impl<P: Projection> PostgresProjection<P> {
         }
     }
 
-    /// Whether queries see this version: not while it is built beside another one.
+    /// Returns whether queries see this version: not while it is built beside another one.
     ///
     /// # Cancel safety
     /// It only looks at what this handle knows.
@@ -345,7 +345,7 @@ impl<P: Projection> PostgresProjection<P> {
     }
 }
 
-/// Whether the batch or the model was refused, and nothing is wrong with the connection. After any other error
+/// Returns whether the batch or the model was refused, and nothing is wrong with the connection. After any other error
 /// the connection is not used again: for example, a server that became read-only stays so for open connections.
 fn is_refusal(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Fenced | ErrorKind::Gap)

@@ -92,12 +92,12 @@ impl InPostgres {
     }
 }
 
-/// Whether the case of this namespace may replace what is stored.
+/// Returns whether the case of this namespace may replace what is stored.
 fn is_replaced(namespace: &str) -> bool {
     namespace.starts_with("law13")
 }
 
-/// Whether the case of this namespace breaks or delays the traffic between store and server.
+/// Returns whether the case of this namespace breaks or delays the traffic between store and server.
 fn is_broken(namespace: &str) -> bool {
     namespace.starts_with("law07") || namespace.starts_with("law08")
 }

@@ -75,12 +75,12 @@ impl Run {
         self.lines.len() as u64
     }
 
-    /// Where the next member must stand.
+    /// The place where the next member must be.
     fn end(&self) -> Option<Place> {
         self.members.last().map(|member| Some(member.segment.last))
     }
 
-    /// Leaves out what stands in front and is larger than all behind it, so that what was merged once is
+    /// Leaves out members in front that are larger than all behind them, so that what was merged once is
     /// merged again only where it at least doubles: a logarithmic number of times.
     fn trim(&mut self) {
         let mut cut = 0;

@@ -62,7 +62,7 @@ impl<'b> Listing<'b> {
         Ok(self.page.pop_front())
     }
 
-    /// Whether another one follows: what does not stand last is not the end of the log.
+    /// Returns whether another object follows: an object that is not the last is not the end of the log.
     pub(super) async fn has_next(&mut self) -> Result<bool> {
         self.fill().await?;
         Ok(!self.page.is_empty())

@@ -70,7 +70,7 @@ impl Report {
         Self { from: args.from.to_string(), json, events_on_stdout, bars, reported_at: None }
     }
 
-    /// Shows where it stands now; for machines at most once a second.
+    /// Shows the progress; for machines at most once a second.
     pub(crate) fn show(&mut self, status: &FanOutStatus) -> Outcome<()> {
         for secondary in attached(status) {
             if let Some(bar) = self.bars.get(&secondary.name) {
