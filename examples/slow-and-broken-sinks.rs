@@ -147,7 +147,7 @@ impl Table {
         let head = status.head.map_or(0, EventId::get);
         let mut lines = vec![
             format!("{:>4.1} s, the log ends at event {head}", elapsed.as_secs_f32()),
-            "sink       state        has                          lacks  retries  last error".to_owned(),
+            "sink       state        has                         behind  retries  last error".to_owned(),
         ];
         for sink in &status.secondaries {
             let has = sink.checkpoint.map_or(0, EventId::get);

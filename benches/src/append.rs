@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use hydrant::{Batch, Event, EventId, EventSink, Journal, JournalOptions};
-use hydrant_benches::figure::{Bound, Figure, Series, tell};
+use hydrant_benches::figure::{Bound, Figure, Series, print};
 use hydrant_benches::{Result, fresh, median, micros, ours, rate, raw, remove, workload};
 use hydrant_file::{FileStore, FileStoreOptions};
 use tokio::time::Instant;
@@ -47,7 +47,7 @@ async fn batches() -> Result<Figure> {
         .wants_ratio(1, "of the raw loop", Bound::AtLeast(0.8))
         .note(format!("A commit had {:.0} events on average.", median(&sizes)))
         .chart("Durable appends, 64 tasks of 64 events a call");
-    tell(&figure);
+    print(&figure);
     Ok(figure)
 }
 
@@ -75,7 +75,7 @@ async fn crowd() -> Result<Figure> {
         .wants_ratio(2, "times hydra-node's way", Bound::AtLeast(10.0))
         .note(format!("A commit had {:.0} events on average.", median(&sizes)))
         .chart("Durable appends, 1,024 tasks of one event a call");
-    tell(&figure);
+    print(&figure);
     Ok(figure)
 }
 
@@ -115,7 +115,7 @@ async fn alone(preallocate_bytes: u64) -> Result<Figure> {
         "of the raw latency",
         Bound::AtMost(1.15),
     );
-    tell(&figure);
+    print(&figure);
     Ok(figure)
 }
 

@@ -9,7 +9,7 @@ use hydrant::{
     Batch, Checkpoint, Event, EventId, EventSink, FanOut, FanOutOptions, MemoryStore, SecondaryOptions,
     StartAt,
 };
-use hydrant_benches::figure::{Bound, Figure, Series, tell};
+use hydrant_benches::figure::{Bound, Figure, Series, print};
 use hydrant_benches::stamps::{Stamped, Stamps};
 use hydrant_benches::{Result, fresh, micros, percentile, remove, workload};
 use hydrant_file::{FileStore, FileStoreOptions};
@@ -42,7 +42,7 @@ async fn cost() -> Result<Figure> {
     let figure = Figure::new("FanOut, 8 memory sinks", "µs an event", vec![by_64, none, primary, by_1])
         .wants_median(Bound::AtMost(2.0))
         .note("From the first append until every sink holds every event; the primary is in memory too.");
-    tell(&figure);
+    print(&figure);
     Ok(figure)
 }
 
@@ -108,7 +108,7 @@ async fn isolation() -> Result<Figure> {
     let figure = Figure::new("FanOut, isolation", "µs an event", vec![hung, without, again])
         .wants_ratio(1, "of the time without the one that hangs", Bound::AtMost(noise))
         .note("The bound is the noise: the 90th percentile of what two equal runs of one round differ by.");
-    tell(&figure);
+    print(&figure);
     Ok(figure)
 }
 
@@ -148,7 +148,7 @@ async fn hand_over() -> Result<Figure> {
     let figure = Figure::new("FanOut, hand-over to a live secondary", "µs", vec![worst, middle, worst_paced, middle_paced])
         .wants("µs, the slower 99th percentile", slower, Bound::AtMost(1000.0))
         .note("From the `Ok` of a durable file store to the call of `append` of each of 8 sinks: 16,000 hand-overs a round.");
-    tell(&figure);
+    print(&figure);
     Ok(figure)
 }
 

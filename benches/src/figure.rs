@@ -67,7 +67,7 @@ pub struct Check {
 }
 
 impl Check {
-    /// Whether the value meets its target.
+    /// Returns whether the value meets its target.
     pub fn holds(&self) -> bool {
         match self.bound {
             Bound::AtLeast(bound) => self.value >= bound,
@@ -174,7 +174,7 @@ impl Section {
 }
 
 /// Prints a figure on the terminal as soon as it is known.
-pub fn tell(figure: &Figure) {
+pub fn print(figure: &Figure) {
     println!("{}", figure.name);
     for series in &figure.series {
         let (min, max) = series.range();

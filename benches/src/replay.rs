@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use hydrant::{EventSource, Journal, JournalOptions, ReadFrom};
-use hydrant_benches::figure::{Bound, Figure, Series, tell};
+use hydrant_benches::figure::{Bound, Figure, Series, print};
 use hydrant_benches::workload::{Change, Ledger};
 use hydrant_benches::{Result, machine, rate, raw};
 use hydrant_file::{FileSource, FileSourceOptions, FileStore, FileStoreOptions};
@@ -57,7 +57,7 @@ async fn raw_read(log: &Path) -> Result<Figure> {
     let figure = Figure::new("Replay, raw", "events/s", vec![ours, value, lines])
         .wants_ratio(1, "times the `Value` loop", Bound::AtLeast(4.0))
         .note("1,000,000 events, in the page cache.");
-    tell(&figure);
+    print(&figure);
     Ok(figure)
 }
 
@@ -102,7 +102,7 @@ async fn hydrate(log: &Path) -> Result<Figure> {
             "1,000,000 events, in the page cache. The bare program checks nothing but that the JSON parses.",
         )
         .chart("Replay of 1,000,000 events into a state");
-    tell(&figure);
+    print(&figure);
     Ok(figure)
 }
 
@@ -153,7 +153,7 @@ async fn memory() -> Result<Figure> {
         .wants_median(Bound::AtMost(64.0))
         .wants_ratio(1, "times that of 100 MB", Bound::AtMost(1.15))
         .note("The peak of a process (`VmHWM`) that opens the log, hydrates, and ends.");
-    tell(&figure);
+    print(&figure);
     Ok(figure)
 }
 
@@ -172,7 +172,7 @@ fn peak_of_child(log: &Path) -> Result<f64> {
 pub(crate) async fn child_hydrate(log: &Path) -> Result<()> {
     let (ledger, _) = hydrated(log, 0).await?;
     std::hint::black_box(ledger);
-    println!("{}", machine::memory_peak().ok_or("this system does not tell the peak of memory")?);
+    println!("{}", machine::memory_peak().ok_or("this system does not report the peak of memory")?);
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use hydrant::{Checkpoint, EventId, EventSink, EventSource, ReadFrom};
-use hydrant_benches::figure::{Bound, Figure, Series, tell};
+use hydrant_benches::figure::{Bound, Figure, Series, print};
 use hydrant_benches::{Result, machine, micros, percentile, remove, scratch, workload};
 use hydrant_file::{FileSource, FileSourceOptions, FileStore, FileStoreOptions};
 use tokio::time::Instant;
@@ -48,11 +48,11 @@ async fn open(log: &Path) -> Result<Figure> {
         .wants("ms, the slowest of these", slowest, Bound::AtMost(10.0));
     if cold.values.is_empty() {
         figure = figure
-            .note("The page cache could not be dropped (only root may), so nothing is told of a cold one.");
+            .note("The page cache could not be dropped (only root may), so a cold cache is not measured.");
     } else {
         figure.series.push(cold);
     }
-    tell(&figure);
+    print(&figure);
     Ok(figure)
 }
 
@@ -137,7 +137,7 @@ async fn after(log: &Path) -> Result<Figure> {
     if !cold_middle.values.is_empty() {
         figure.series.extend([cold_middle, cold_worst]);
     }
-    tell(&figure);
+    print(&figure);
     Ok(figure)
 }
 

@@ -46,7 +46,7 @@ impl Service {
         directory().join(format!("{}.url", self.name()))
     }
 
-    /// Whether `HYDRANT_TEST_REQUIRE`, for example `postgres,s3`, names it.
+    /// Returns whether `HYDRANT_TEST_REQUIRE`, for example `postgres,s3`, names it.
     ///
     /// # Panics
     /// When that variable names something that there is not: a misspelt name must not switch tests off.
@@ -88,7 +88,7 @@ impl Service {
         ))
     }
 
-    /// Whether a server answers at this URL, as far as can be seen without credentials.
+    /// Returns whether a server answers at this URL, as far as can be seen without credentials.
     pub fn answers(self, url: &str) -> bool {
         match self {
             Self::Postgres => postgres_address(url).is_some_and(native::postgres_answers),
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_answers_on_a_closed_port() {
+    fn a_closed_port_gives_no_answer() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);

@@ -39,7 +39,7 @@ pub fn request(
     Ok((status, body.to_owned()))
 }
 
-/// Whether a server answers to `GET path`, with whatever status.
+/// Returns whether a server answers to `GET path`, with whatever status.
 pub(crate) fn answers(to: SocketAddr, path: &str) -> bool {
     request(to, "GET", path, &[], "").is_ok()
 }

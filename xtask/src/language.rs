@@ -13,14 +13,14 @@ const WORDS: &[&str] = &["told", "tell", "tells", "whoever", "somebody", "nobody
 /// The same, in two words.
 const PAIRS: &[(&str, &str)] = &[("a", "person"), ("passed", "over")];
 
-/// How many of these words the project may have.
-const WORDS_MAX: usize = 497;
+/// How many of these words the project may have: the user `nobody` of Unix is in four places.
+const WORDS_MAX: usize = 4;
 
 /// The longest name of a function.
 const NAME_CHARS_MAX: usize = 60;
 
 /// How many longer names the project may have.
-const LONG_NAMES_MAX: usize = 135;
+const LONG_NAMES_MAX: usize = 0;
 
 /// The counted words and names of the project, with their places.
 #[derive(Debug, Default, PartialEq)]

@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_server_or_command_is_refused_before_anything_starts() {
+    fn misspelt_servers_and_commands_are_refused_first() {
         assert!(up(&["postgers"]).unwrap_err().contains("postgres, s3, kinesis, localstack"));
         assert!(run(&["start".to_owned()]).is_err());
         assert!(run(&["down".to_owned(), "s3".to_owned()]).is_err());

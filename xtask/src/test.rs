@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packages_and_filters_are_told_apart() {
+    fn packages_and_filters_are_distinguished() {
         let args = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(split(&args("-p a torn --package b tail")), Ok((vec!["a", "b"], vec!["torn", "tail"])));
         assert!(split(&args("--release")).is_err());

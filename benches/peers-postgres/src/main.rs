@@ -7,7 +7,7 @@ mod peer;
 
 use std::time::Duration;
 
-use hydrant_benches::figure::{Bound, Figure, Section, Series, tell};
+use hydrant_benches::figure::{Bound, Figure, Section, Series, print};
 use hydrant_benches::{Result, fresh, machine, ours, rate, scratch, workload};
 use hydrant_postgres::{PostgresStoreOptions, PostgresStore};
 use peer::PostgresEs;
@@ -43,7 +43,7 @@ async fn batches(server: &Postgres, peer: &PostgresEs, batch: usize) -> Result<F
     }
     let figure = Figure::new(format!("Postgres, one writer, {batch} events a call"), "events/s", vec![ours, theirs])
         .wants_ratio(1, "times postgres-es", Bound::AtLeast(1.0));
-    tell(&figure);
+    print(&figure);
     Ok(figure)
 }
 
@@ -60,6 +60,6 @@ async fn crowd(server: &Postgres, peer: &PostgresEs) -> Result<Figure> {
     let figure = Figure::new(format!("Postgres, {CALLERS} tasks of one event a call"), "events/s", vec![ours, theirs])
         .wants_ratio(1, "times postgres-es", Bound::AtLeast(10.0))
         .note("postgres-es has a pool of 16 connections; with one aggregate for all tasks, its appends would collide.");
-    tell(&figure);
+    print(&figure);
     Ok(figure)
 }

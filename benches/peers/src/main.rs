@@ -11,7 +11,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use hydrant_benches::figure::{Bound, Figure, Section, Series, tell};
+use hydrant_benches::figure::{Bound, Figure, Section, Series, print};
 use hydrant_benches::{Result, fresh, machine, ours, rate, remove, scratch, workload};
 use tokio::time::Instant;
 
@@ -62,7 +62,7 @@ async fn durable(callers: usize) -> Result<Figure> {
     for (at, (name, _)) in PEERS.iter().enumerate() {
         figure = figure.wants_ratio(at + 2, &format!("times {name}"), Bound::AtLeast(1.0));
     }
-    tell(&figure);
+    print(&figure);
     Ok(figure)
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hydrant::{Batch, EventId, EventSink, FanOut, FanOutOptions, Primary, SecondaryOptions, SecondaryState};
-use hydrant_benches::figure::{Bound, Figure, Series, tell};
+use hydrant_benches::figure::{Bound, Figure, Series, print};
 use hydrant_benches::stamps::{Stamped, Stamps};
 use hydrant_benches::{Result, fresh, machine, micros, percentile, remove, workload};
 use hydrant_file::{FileStore, FileStoreOptions};
@@ -60,7 +60,7 @@ async fn isolation(servers: &Servers) -> Result<Figure> {
          round differ by. The servers are on this machine, with their data in memory and at the lowest priority, so \
          that what is measured is the process and not who else wants its disk and processors.",
     );
-    tell(&figure);
+    print(&figure);
     Ok(figure)
 }
 
@@ -123,7 +123,7 @@ async fn lag(servers: &Servers) -> Result<Figure> {
     }
     let figure = Figure::new("Delivery, from the file's `Ok` to the secondary's", "ms", series.into())
         .note("One durable event every 5 ms, all three attached at once, each event its own PUT where the sink keeps up.");
-    tell(&figure);
+    print(&figure);
     Ok(figure)
 }
 
@@ -172,7 +172,7 @@ fn memory(servers: &Servers) -> Result<Figure> {
     let figure = Figure::new("Memory of a fan-out to all four", "MiB", vec![many, few])
         .wants_ratio(1, "times that of a fifth of the events", Bound::AtMost(1.25))
         .note("The peak of a process (`VmHWM`) that appends as fast as the file takes it, while the others lag.");
-    tell(&figure);
+    print(&figure);
     Ok(figure)
 }
 

@@ -6,7 +6,7 @@ use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::ShardIteratorType;
 use hydrant::EventSink;
-use hydrant_benches::figure::{Bound, Figure, Series, tell};
+use hydrant_benches::figure::{Bound, Figure, Series, print};
 use hydrant_benches::{Result, fresh, rate, workload};
 use hydrant_kinesis::KinesisSink;
 use tokio::time::Instant;
@@ -44,7 +44,7 @@ async fn batches(client: &Client, batch: usize, events: u64) -> Result<Figure> {
     let figure = Figure::new(format!("Kinesis, {batch} events a record"), "events/s", vec![ours, raw])
         .wants_ratio(1, "of the bare loop", Bound::AtLeast(0.8))
         .note("One `PutRecord` at a time, each naming the sequence number before it, on both sides.");
-    tell(&figure);
+    print(&figure);
     Ok(figure)
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use hydrant_benches::figure::{Bound, Figure, Series, tell};
+use hydrant_benches::figure::{Bound, Figure, Series, print};
 use hydrant_benches::{Result, fresh, rate, workload};
 use hydrant_postgres::{PostgresStore, PostgresStoreOptions};
 use tokio::time::Instant;
@@ -43,7 +43,7 @@ async fn batches(url: &str, dir: &Path, batch: u64) -> Result<Figure> {
     let figure = Figure::new(format!("Postgres, {batch} events a commit"), "events/s", vec![ours, copy])
         .wants_ratio(1, "of `\\copy`", Bound::AtLeast(0.8))
         .note("`fsync = on`. The table that is copied into has the same columns and the same primary key.");
-    tell(&figure);
+    print(&figure);
     Ok(figure)
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aws_sdk_s3::Client;
 use bytes::Bytes;
 use hydrant::Event;
-use hydrant_benches::figure::{Bound, Figure, Series, tell};
+use hydrant_benches::figure::{Bound, Figure, Series, print};
 use hydrant_benches::{Result, fresh, rate, workload};
 use hydrant_s3::{Encoding, S3Store, S3StoreOptions};
 use tokio::time::Instant;
@@ -68,7 +68,7 @@ async fn batches(client: &Client, encoding: Encoding, batch: usize, events: u64)
     let figure = figure.note(format!(
         "One PUT at a time, with the same bytes, metadata and `If-None-Match: *` on all sides. {note}"
     ));
-    tell(&figure);
+    print(&figure);
     Ok(figure)
 }
 

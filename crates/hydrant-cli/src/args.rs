@@ -54,7 +54,7 @@ pub(crate) struct Global {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Deliver a log that somebody else writes to any number of sinks, each at its own pace
+    /// Deliver a log of another writer to any number of sinks, each at its own pace
     Relay(RelayArgs),
     /// Print the events of a log, one line of JSON each
     Cat(CatArgs),
@@ -130,13 +130,13 @@ pub(crate) struct RelayArgs {
     /// Where checkpoints are kept for sinks that have no memory (udp, -), and for kinesis
     #[arg(long, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
-    /// End after so long, naming what each sink still lacks; without it, retries go on
+    /// End after so long, naming what each sink still misses; without it, retries continue
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "follow")]
     pub(crate) deadline: Option<Duration>,
     /// Start an empty sink at the oldest snapshot, where the log no longer has its beginning
     #[arg(long)]
     pub(crate) from_snapshot: bool,
-    /// How long after Ctrl-C sinks may take to get what they still lack
+    /// How long after Ctrl-C sinks may take to get the events that they miss
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     pub(crate) drain_timeout: Duration,
 }
@@ -192,7 +192,7 @@ impl FromStr for NamedUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // A name ends at the first `=` that stands before any character of a URL.
+        // A name ends at the first `=`, unless a character of a URL comes before it.
         let named = text.split_once('=').filter(|(name, _)| !name.contains([':', '?', '/']));
         let (name, url) = named.map_or((None, text), |(name, url)| (Some(name), url));
         let url: StoreUrl = url.parse()?;

@@ -15,7 +15,7 @@ pub(crate) enum Exit {
     Fine = 0,
     /// The data is damaged or incomplete.
     Data = 1,
-    /// The command line is wrong, as can be told without touching a store.
+    /// The command line is wrong. The program has not touched a store.
     Usage = 2,
     /// A store cannot be reached, or refused.
     Store = 3,
@@ -40,7 +40,7 @@ pub(crate) enum Failure {
     Refused(String),
     /// Standard output cannot be written.
     Output(io::Error),
-    /// Whoever read standard output has seen enough: no failure at all.
+    /// The reader of standard output has left. This is no failure.
     ReaderGone,
 }
 
@@ -50,7 +50,7 @@ pub(crate) type Outcome<T = Exit> = Result<T, Failure>;
 /// The exit code that an error of a store ends the program with.
 pub(crate) fn exit_of(error: &Error) -> Exit {
     match error.kind() {
-        // What stands in the logs, or no longer does.
+        // Errors about the contents of the logs.
         ErrorKind::Corrupt | ErrorKind::Gap | ErrorKind::Diverged | ErrorKind::Pruned { .. } => Exit::Data,
         ErrorKind::Invalid if error.event().is_some() => Exit::Data,
         ErrorKind::Unsupported => Exit::Usage,
@@ -59,9 +59,9 @@ pub(crate) fn exit_of(error: &Error) -> Exit {
 }
 
 impl Failure {
-    /// What the parser of the command line says, on one line, without the help it adds for people.
-    pub(crate) fn of_the_command_line(told: &str) -> Self {
-        let what = told.split("\n\nUsage:").next().unwrap_or_default();
+    /// Puts the message of the parser on one line, without the help that it adds for people.
+    pub(crate) fn of_the_command_line(message: &str) -> Self {
+        let what = message.split("\n\nUsage:").next().unwrap_or_default();
         let what = what.split("\n\nFor more information").next().unwrap_or_default();
         let what = what.trim_start_matches("error: ").replace("\n\n", "; ");
         Self::Usage(what.split_whitespace().collect::<Vec<_>>().join(" "))
@@ -78,14 +78,14 @@ impl Failure {
         }
     }
 
-    /// Tells it on standard error, in words or as one line of JSON.
+    /// Prints the failure on standard error, in words or as one line of JSON.
     pub(crate) fn report(&self, json: bool) {
         if matches!(self, Self::ReaderGone) {
             return;
         }
         if json {
-            let told = ErrorLine { error: self.into(), exit: self.exit() as u8 };
-            say(serde_json::to_string(&told).expect("strings and numbers are JSON"));
+            let line = ErrorLine { error: self.into(), exit: self.exit() as u8 };
+            say(serde_json::to_string(&line).expect("strings and numbers are JSON"));
         } else {
             say(format_args!("hydrant: {self}"));
         }

@@ -1,4 +1,4 @@
-//! Events from JSON lines that somebody else wrote, in bounded memory, with the place of whatever is wrong.
+//! Reads events from JSON lines of other programs, in bounded memory. An error names the place of the bad line.
 
 use std::io::{ErrorKind as IoKind, Read};
 
@@ -82,7 +82,7 @@ impl<R: Read> Lines<R> {
         self.place
     }
 
-    /// Whether the next event is likely in memory already, so that asking for it does not wait.
+    /// Returns whether the next event is likely in memory already, so that asking for it does not wait.
     pub(crate) fn has_line(&mut self) -> bool {
         self.find_break().is_some()
     }
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_wrong_is_told_with_its_line_and_offset() {
+    fn errors_name_the_line_and_the_offset() {
         let good = "{\"eventId\":5,\"stateChanged\":1}\n";
         for (bad, says) in [
             ("garbage\n", "not an event"),

@@ -10,7 +10,7 @@ use crate::url::did_you_mean;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// What the AWS SDK warns of stands in its errors, or is none, such as a machine that is not on AWS.
+/// Hides warnings of the AWS SDK: its errors repeat them, or they are none, such as on a machine outside of AWS.
 const SDK: &str = "aws_config=error,aws_runtime=error,aws_smithy_runtime=error";
 
 /// Logs what `filter` lets through, above whatever progress bars there are.
@@ -34,7 +34,7 @@ pub(crate) fn start(filter: &str) -> Outcome<()> {
         .map_err(|cause| Failure::Refused(format!("the log cannot be started: {cause}")))
 }
 
-/// Whether it would be taken for the name of a module that there is not.
+/// Returns whether it would be taken for the name of a module that there is not.
 fn lets_nothing_through(word: &str) -> bool {
     let is_level = LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
     !(word.is_empty() || is_level || word.starts_with("hydrant") || word.contains(['=', '[', ']', '{', '}']))

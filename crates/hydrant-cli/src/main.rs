@@ -41,15 +41,16 @@ fn main() -> ExitCode {
     outcome.unwrap_or_else(|failure| failure.exit()).into()
 }
 
-/// Tells what is wrong with the command line, which may quote any of it: without the passwords.
+/// Reports what is wrong with the command line. The message may quote any argument, so passwords are hidden.
 fn wrong_usage(error: &clap::Error) -> ExitCode {
     let arguments: Vec<_> =
         std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
-    let told = arguments.iter().fold(error.to_string(), |told, argument| secrets::hide_in(&told, argument));
+    let message =
+        arguments.iter().fold(error.to_string(), |message, argument| secrets::hide_in(&message, argument));
     if arguments.iter().any(|argument| argument == "--json") {
-        Failure::of_the_command_line(&told).report(true);
+        Failure::of_the_command_line(&message).report(true);
     } else {
-        output::say(told.trim_end());
+        output::say(message.trim_end());
     }
     Exit::Usage.into()
 }

@@ -75,7 +75,7 @@ impl<O: Default + 'static> Options<O> {
         self
     }
 
-    /// Whether the store reads this option from its own URL.
+    /// Returns whether the store reads this option from its own URL.
     pub(crate) fn passes_on(&self, name: &str) -> bool {
         self.rows.iter().any(|row| row.is_passed_on && row.name == name)
     }
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_what_is_right() {
+    fn errors_name_the_valid_values() {
         for (name, value, says) in [
             ("wiat", "1s", "did you mean `wait`?"),
             ("wait", "0s", "option `wait`: `0s` must be longer than nothing"),
@@ -258,8 +258,8 @@ mod tests {
             ("port", "65536", "not a whole number in range"),
             ("size_bytes", "0", "allows nothing"),
         ] {
-            let told = options().apply(&query(&[(name, value)])).unwrap_err();
-            assert!(told.contains(says), "{told}");
+            let error = options().apply(&query(&[(name, value)])).unwrap_err();
+            assert!(error.contains(says), "{error}");
         }
     }
 }

@@ -45,7 +45,7 @@ impl Output {
     /// Writes out everything added so far.
     ///
     /// # Errors
-    /// `ReaderGone` when whoever read it has left, `Output` for anything else.
+    /// `ReaderGone` if the reader of standard output has left, `Output` for all other errors.
     pub(crate) fn flush(&mut self) -> Outcome<()> {
         let written = self.stdout.write_all(&self.buffer).and_then(|()| self.stdout.flush());
         self.buffer.clear();
@@ -58,7 +58,7 @@ impl Output {
     }
 }
 
-/// Tells people something on standard error; it matters less than the work, so it may fail.
+/// Prints a line for people on standard error. It matters less than the work, so a failure is ignored.
 pub(crate) fn say(text: impl Display) {
     drop(writeln!(AboveBars::default(), "{text}"));
 }

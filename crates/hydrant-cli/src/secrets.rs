@@ -5,7 +5,7 @@ use std::ops::Range;
 /// What is shown in place of a secret.
 const HIDDEN: &str = "***";
 
-/// A secret that is shorter may be a part of any word; it is hidden where it stands for itself.
+/// A shorter secret may be a part of any word, so it is hidden only where it is a word of its own.
 const WORD_BYTES: usize = 4;
 
 /// What is said about a URL, without whatever may be a secret in it.
@@ -21,7 +21,7 @@ pub(crate) fn hide_in(message: &str, url: &str) -> String {
     around.join(&shown)
 }
 
-/// Hides the secrets where they stand alone, or in a piece of the URL.
+/// Hides the secrets where they are alone, or in a piece of the URL.
 fn hide_words(part: &str, url: &str, secrets: &[Range<usize>]) -> String {
     secrets.iter().fold(part.to_owned(), |part, secret| match &url[secret.clone()] {
         "" => part,

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::output::say;
 
-/// Tells a command that it was asked to stop.
+/// Shows a command that the operator asked it to stop.
 #[derive(Clone, Debug)]
 pub(crate) struct Stop {
     asked: Arc<AtomicBool>,
@@ -102,7 +102,7 @@ impl Signals {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    /// Waits for one, and gives the exit code that it stands for.
+    /// Waits for a signal, and returns its exit code.
     async fn next(&mut self) -> i32 {
         tokio::select! {
             _ = self.interrupt.recv() => 128 + 2,

@@ -55,7 +55,7 @@ pub(crate) fn scheme(name: &str) -> Option<&'static Scheme> {
 
 /// A kind of store: how its URLs are written and read.
 pub(crate) struct Scheme {
-    /// What stands before the colon.
+    /// The part before the colon.
     pub(crate) name: &'static str,
     /// How a URL is written, for people.
     pub(crate) syntax: &'static str,
@@ -90,13 +90,13 @@ pub(crate) trait Place: fmt::Debug + Send + Sync {
     async fn source(&self) -> Result<Arc<dyn EventSource>>;
     /// Opens it for writing. A sink with a memory of its own may keep its checkpoint where the keeper says, too.
     async fn sink(&self, keeper: Option<Keeper>) -> Result<OpenSink>;
-    /// Its last event; `None` where it is empty or cannot tell before it is read.
+    /// Returns its last event; `None` if it is empty, or if the event is unknown before a read.
     async fn head(&self) -> Result<Option<EventId>>;
-    /// What stands behind the last whole event, where a read ends without an error: the rest of a crash.
+    /// Returns an error for bytes that a crash left behind the last whole event. A read ends there without an error.
     async fn left_over(&self) -> Result<Option<Error>>;
     /// Checks everything that can be checked, and gives each place that is wrong, as it is found.
     async fn verify(&self) -> Result<Findings>;
-    /// Mends what can be mended, keeping aside what it takes out, and tells each thing it did.
+    /// Mends what can be mended, keeps aside what it removes, and returns each change.
     async fn repair(&self) -> Result<Vec<Finding>>;
     /// Drops segments that end before an event, never the newest snapshot, nor what a secondary of the log's roster
     /// still needs.
@@ -251,7 +251,7 @@ pub(crate) struct StoreStatus {
     pub(crate) first_id: Option<EventId>,
     pub(crate) last_id: Option<EventId>,
     pub(crate) events: u64,
-    /// As they are stored, or of the events alone where the store cannot tell.
+    /// The bytes that are stored. If the store does not report them, the bytes of the events.
     pub(crate) bytes: u64,
     /// Of a store that has segments.
     #[serde(skip_serializing_if = "Option::is_none")]

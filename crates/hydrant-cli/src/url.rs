@@ -23,7 +23,7 @@ impl StoreUrl {
         self.scheme
     }
 
-    /// Whether it is standard input or output.
+    /// Returns whether it is standard input or output.
     pub(crate) fn is_stdio(&self) -> bool {
         self.scheme == stores::stdio::NAME
     }
@@ -120,7 +120,7 @@ pub(crate) fn percent_decode(text: &str) -> Parsed<String> {
     String::from_utf8(bytes).map_err(|_| format!("`{text}` is not UTF-8"))
 }
 
-/// Writes what `percent_decode` reads, so that it can stand in a path or be the value of an option.
+/// Encodes a text for a path or for the value of an option. `percent_decode` reads it.
 pub(crate) fn percent_encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for &byte in text.as_bytes() {
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_scheme_is_told_the_nearest() {
+    fn a_misspelt_scheme_gets_the_nearest_one() {
         assert!(refusal("flie:/tmp/log").contains("did you mean `file`?"), "{}", refusal("flie:/tmp/log"));
         assert!(refusal("upd://host:1").contains("did you mean `udp`?"));
         assert!(!refusal("gopher://host").contains("did you mean"));
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_option_or_value_is_told_what_is_right() {
+    fn a_misspelt_option_or_value_gets_the_valid_ones() {
         assert!(refusal("stdio:?line_byte_max=1").contains("did you mean `line_bytes_max`?"));
         assert!(refusal("stdio:?line_bytes_max=big").contains("is not a size"));
         assert!(refusal("stdio:?line_bytes_max").contains("has no value"));

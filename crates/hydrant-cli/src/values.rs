@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// What a text stands for, or what is wrong with it, in words that help.
+/// Parses a text, or returns what is wrong with it, with advice.
 pub(crate) type Parsed<T> = Result<T, String>;
 
 const SIZES: [(&str, u64); 7] = [

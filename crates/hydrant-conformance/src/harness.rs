@@ -95,7 +95,7 @@ pub trait Harness: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// Whether failure `n` stops the handle for good although its error is retryable.
+    /// Returns whether failure `n` stops the handle for good although its error is retryable.
     ///
     /// For example, after a sync that failed, what the store holds is unknown until it is opened again. The store's
     /// page must say so. The kit then expects `Closed` from the handle, and opens the log again.

@@ -143,7 +143,7 @@ pub struct Case {
 }
 
 impl Case {
-    /// Whether the case counts what the process holds, so that nothing else may run beside it.
+    /// Returns whether the case counts what the process holds, so that nothing else may run beside it.
     pub(crate) fn runs_alone(&self) -> bool {
         matches!(self.law.0, 9 | 11)
     }

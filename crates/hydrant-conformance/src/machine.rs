@@ -23,7 +23,7 @@ exec 3<&-
 exec "$@"
 "#;
 
-/// Whether this port of 127.0.0.1 is free.
+/// Returns whether this port of 127.0.0.1 is free.
 pub(crate) fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }

@@ -71,12 +71,12 @@ impl Trial {
         self.harness.capabilities().has(capabilities)
     }
 
-    /// Whether `Ok` already means durable and shown.
+    /// Returns whether `Ok` already means durable and shown.
     pub(crate) fn is_durable(&self) -> bool {
         self.harness.durability() == Durability::Durable
     }
 
-    /// Whether acknowledged events may take a moment to be seen.
+    /// Returns whether acknowledged events may take a moment to be seen.
     pub(crate) fn shows_late(&self) -> bool {
         !self.is_durable() || !self.has(Capabilities::SOURCE)
     }

@@ -4,7 +4,7 @@ use hydrant::{Error, Result};
 
 use crate::wire::{Flags, Line};
 
-/// What is known about the place where the next line stands.
+/// What is known about the place of the next line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     /// Nothing: somewhere in a file.
@@ -15,7 +15,7 @@ enum Place {
     Inside(u64),
 }
 
-/// Follows the lines of a file and checks that each stands where it was written for.
+/// Follows the lines of a file, and checks that each is in the place that it was written for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Structure {
     place: Place,
@@ -40,7 +40,7 @@ impl Structure {
     /// Takes the line at `offset`; returns whether a commit ends with it.
     ///
     /// # Errors
-    /// `Corrupt` when it cannot stand there: something before it is missing, or does not belong there.
+    /// `Corrupt` if it cannot be there: a line before it is missing, or does not belong there.
     #[inline]
     pub(crate) fn take(&mut self, offset: u64, line: &Line) -> Result<bool> {
         let Line::Ours(ours) = line else {
@@ -80,7 +80,7 @@ impl Structure {
         Ok(!matches!(self.place, Place::Inside(_)))
     }
 
-    /// Whether every commit so far is complete.
+    /// Returns whether every commit so far is complete.
     pub(crate) fn is_complete(&self) -> bool {
         !matches!(self.place, Place::Inside(_))
     }

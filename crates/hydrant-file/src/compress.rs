@@ -22,8 +22,8 @@ impl Directory {
     /// plain one goes. Returns `false` if `stop` ended the work before.
     ///
     /// # Errors
-    /// `Corrupt` for a segment with lines that are no events: it stays as it is. Others as the disk answers;
-    /// whatever fails, the plain segment counts until the compressed one is there as a whole.
+    /// `Corrupt` for a segment with lines that are no events, which stays as it is; and errors of the disk. After any
+    /// failure, the plain segment counts until the compressed one is complete.
     pub(crate) fn compress(&self, sealed: Sealed, stop: &AtomicBool) -> Result<bool> {
         let plain = self.file(&Sealed { compressed: false, ..sealed }.name());
         let packed = self.file(&Sealed { compressed: true, ..sealed }.name());

@@ -48,7 +48,7 @@ pub(crate) type Open = (Arc<dyn DiskFile>, Stat);
 pub(crate) struct Listing {
     /// In order.
     pub(crate) sealed: Vec<Sealed>,
-    /// The rotations that were under way, by the event that they stand behind.
+    /// The rotations that were under way, by the event before them.
     pub(crate) next: Vec<EventId>,
     /// The highest number of a torn tail set aside; 0 for none.
     pub(crate) torn: u64,
@@ -94,7 +94,7 @@ impl Directory {
                 listing.torn = listing.torn.max(number(torn).unwrap_or(0));
             }
         }
-        // Where a segment stands there twice, its compression is not finished: the plain one counts.
+        // If a segment is listed twice, its compression is not finished, and the plain one counts.
         listing.sealed.sort_by_key(|sealed| (sealed.last, sealed.compressed));
         listing.sealed.dedup_by_key(|sealed| sealed.last);
         listing.next.sort();
@@ -107,7 +107,7 @@ impl Directory {
         Ok(found.map(|stat| stat.identity))
     }
 
-    /// Whether there is a log, be it empty.
+    /// Returns whether there is a log, be it empty.
     pub(crate) fn has_log(&self) -> Result<bool> {
         let listing = self.list()?;
         let has_segments = !listing.sealed.is_empty() || !listing.next.is_empty();
@@ -147,7 +147,7 @@ impl Directory {
         Ok(listing)
     }
 
-    /// What stands under a name, which must be a file.
+    /// Returns the metadata under a name, which must be a file.
     pub(crate) fn stat(&self, path: &Path) -> Result<Option<Stat>> {
         let found = self.disk.stat(path).map_err(|cause| self.unread(path, cause))?;
         if found.is_some_and(|found| !found.is_file) {
@@ -192,7 +192,7 @@ impl Directory {
         Ok(None)
     }
 
-    /// A read that failed: nothing was changed by it.
+    /// Returns the error of a read, which changed nothing.
     #[expect(clippy::unused_self, reason = "errors of a directory are made by it")]
     pub(crate) fn unread(&self, path: &Path, cause: std::io::Error) -> Error {
         io_error(path, "reading", Retry::Safe, cause)

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use hydrant::{Error, ErrorKind, Retry};
 
-/// What went wrong on `path` while `doing` something, and what helps.
+/// Returns the error of an operation on `path`, with advice.
 pub(crate) fn io_error(path: &Path, doing: &str, retry: Retry, cause: io::Error) -> Error {
     // What a compressed segment says about itself comes this way, too.
     let cause = match cause.downcast::<Error>() {

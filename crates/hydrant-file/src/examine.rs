@@ -1,4 +1,4 @@
-//! Looks at the end of a file and finds whole commits, a torn tail, or damage.
+//! Examines the end of a file: whole commits, a torn tail, or damage.
 //!
 //! Changes nothing, so that readers of a log without a writer use it too.
 
@@ -21,13 +21,13 @@ use crate::wire::{self, Line};
 pub(crate) struct Tail {
     /// The length of the file.
     pub(crate) len: u64,
-    /// Where NUL bytes begin that reach to the end of the file.
+    /// Where the NUL bytes at the end of the file begin.
     pub(crate) text: u64,
     /// Where the last complete commit ends.
     pub(crate) end: u64,
     /// The last event before it.
     pub(crate) last: Option<Event>,
-    /// From here to the end, it is not certain that the disk holds what the page cache shows.
+    /// From here to the end, the disk may hold other bytes than the page cache shows.
     pub(crate) window: u64,
     /// The last line was not written by Hydrant.
     pub(crate) is_foreign: bool,
@@ -36,7 +36,7 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    /// Whether bytes are left behind the last complete commit.
+    /// Returns whether bytes are left behind the last complete commit.
     pub(crate) fn is_torn(&self) -> bool {
         self.end < self.len
     }
@@ -48,7 +48,7 @@ const LOOK_BACK_BYTES: u64 = 64 << 10;
 /// Finds the end of a file of `len` bytes, of which `vouched` are known to be synced.
 ///
 /// # Errors
-/// `Corrupt` for damage: bytes that do not check below what is known to have been synced.
+/// `Corrupt` for damage: bytes that are wrong although they are known to have been synced.
 pub(crate) fn examine(
     dir: &Directory,
     path: &Path,
@@ -83,7 +83,7 @@ pub(crate) fn cut(dir: &Directory, file: &dyn DiskFile, end: u64, synced: u64) -
     dir.damage(&dir.state(), file, end, &lost)
 }
 
-/// Whether the lines of a file are bare changes. A first line that cannot be read is not: scanning reports it.
+/// Returns whether the lines of a file are bare changes. A first line that cannot be read is not: scanning reports it.
 fn bare(dir: &Directory, path: &Path, file: &Arc<dyn DiskFile>, end: u64) -> Result<bool> {
     let mut start = [0; 11];
     let read = file.read_at(&mut start, 0).map_err(|cause| dir.unread(path, cause))?;
@@ -153,8 +153,8 @@ impl Look<'_> {
         Ok(self.text)
     }
 
-    /// Refuses a line above the limit, unless its end is missing: with a higher limit it is an event, so it is never
-    /// taken for what a crash left.
+    /// Refuses a line above the limit, unless its end is missing: with a higher limit it is an event, so it must
+    /// not be taken for a torn tail.
     fn refuse_whole(&self, offset: u64) -> Result<()> {
         let mut last = [0];
         self.file

@@ -15,11 +15,11 @@ use crate::wire;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Open,
-    /// A writer opens the log behind one that did not close it: how far it is synced is not known yet.
+    /// A writer opens a log that the last writer did not close: how far it is synced is not known yet.
     Opening,
-    /// Everything up to `synced` is durable, and nothing is behind it.
+    /// All bytes up to `synced` are durable, and there are none behind it.
     Closed,
-    /// After a failed sync: nothing behind `synced` is to be believed.
+    /// A sync failed: readers must ignore bytes behind `synced`.
     Stopped,
 }
 
@@ -152,7 +152,7 @@ impl Lock {
         };
         let last = Record::read(&*file).map_err(failed)?;
         let lock = Self { file, path };
-        // A power cut may have taken back the record, not what was synced: readers wait for one of this writer.
+        // A power cut may have reverted the record, but no synced bytes. Readers wait for a record of this writer.
         let is_open = |record: &Record| record.phase == Phase::Open && !mutant("stale-record");
         if let Some(record) = last.filter(is_open) {
             lock.publish(&Record { phase: Phase::Opening, ..record })?;
@@ -160,7 +160,7 @@ impl Lock {
         Ok(Some((lock, last)))
     }
 
-    /// Who holds the lock, and what to do about it.
+    /// Returns the error for a lock that another writer holds, with advice.
     pub(crate) fn held(dir: &Directory) -> Error {
         let path = dir.file("lock");
         let record = dir.disk.open(&path, Mode::Read).and_then(|file| Record::read(&*file)).ok().flatten();

@@ -1,13 +1,15 @@
 //! Faults that the simulator must find, selected at run time in a build with `--cfg sim_mutants`.
+//!
+//! A copy of the module in `hydrant`: to share it, that crate would have to publish a function that is for tests only.
 
-/// Whether the fault of this name is selected. Always `false` in any other build.
+/// Returns whether the fault of this name is selected. Always `false` in any other build.
 #[cfg(not(sim_mutants))]
 #[inline]
 pub(crate) const fn mutant(_name: &str) -> bool {
     false
 }
 
-/// Whether `HYDRANT_SIM_MUTANT` names this fault.
+/// Returns whether `HYDRANT_SIM_MUTANT` names this fault.
 #[cfg(sim_mutants)]
 pub(crate) fn mutant(name: &str) -> bool {
     static SELECTED: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();

@@ -1,4 +1,4 @@
-//! How a file begins: what its first line says about the log before it.
+//! How a file begins: its first line, and what that says about the log before the file.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::wire::{self, Line, Opens};
 pub(crate) struct Opening {
     /// The first event.
     pub(crate) id: EventId,
-    /// The event before it, where the file says so.
+    /// The event before it, if the file names one.
     pub(crate) opens: Option<Opens>,
-    /// Where the snapshot stands that the file begins with. (Of several in a row, the last: hydra-node's
-    /// snapshot may have reused the id of the event before, so that no name was left to seal it under.)
+    /// The offset of the snapshot that the file begins with. (Of several in a row, the last one. A snapshot of
+    /// hydra-node may reuse the id of the event before it; then there is no name under which to seal the first.)
     pub(crate) snapshot: Option<u64>,
     /// Whether its lines are bare changes, which have no ids.
     pub(crate) is_bare: bool,
@@ -26,7 +26,7 @@ pub(crate) struct Opening {
 
 impl Opening {
     /// The event before this file, if there ever was one. Foreign files begin with the first event ever,
-    /// or with a snapshot of what was before.
+    /// or with a snapshot of all events before.
     pub(crate) fn predecessor(&self) -> Option<EventId> {
         match self.opens {
             Some(opens) => opens.predecessor(),
@@ -35,7 +35,7 @@ impl Opening {
         }
     }
 
-    /// Whether the file continues a log that was read up to `last`, by a read that is at `position`.
+    /// Returns whether the file continues a log that was read up to `last`, by a read that is at `position`.
     pub(crate) fn joins(&self, last: Option<EventId>, position: Option<EventId>) -> bool {
         match (self.opens, last) {
             (Some(opens), Some(_)) => opens.predecessor() == last,
@@ -45,7 +45,7 @@ impl Opening {
         }
     }
 
-    /// Whether the file begins with a snapshot of hydra-node that has the id of the event before it.
+    /// Returns whether the file begins with a snapshot of hydra-node that has the id of the event before it.
     pub(crate) fn reuses(&self, id: EventId) -> bool {
         self.id == id && self.opens.is_none() && self.snapshot.is_some()
     }

@@ -11,13 +11,13 @@ pub enum Fsync {
     #[default]
     Always,
     /// At most this long after the first append that is not synced yet: `Ok` means accepted by the kernel,
-    /// and a power cut may take back what was accepted in this time. Checkpoint, reads and followers
-    /// advance only to what was synced.
+    /// and a power cut may lose the events accepted in this time. Checkpoint, reads and followers advance
+    /// only to synced events.
     Interval(Duration),
     /// Only on rotation, [`FileStore::sync`](crate::FileStore::sync) and
     /// [`FileStore::close`](crate::FileStore::close): `Ok` means accepted by the kernel, and a power cut
-    /// may take back everything since. Checkpoint, reads and followers advance only to what was synced. The
-    /// open after a crash reads all of that, and writes it once more.
+    /// may lose all events since. Checkpoint, reads and followers advance only to synced events. The open
+    /// after a crash reads the rest, and writes it once more.
     Never,
 }
 
@@ -36,7 +36,7 @@ pub enum TornTail {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct FileStoreOptions {
-    /// When the disk is asked to keep what was written. Default: [`Fsync::Always`].
+    /// When the log is synced. Default: [`Fsync::Always`].
     pub fsync: Fsync,
     /// The largest event accepted and read, in bytes of its envelope. Default: 64 MiB.
     pub event_bytes_max: usize,
@@ -83,7 +83,7 @@ impl Default for FileStoreOptions {
 const EVENT_BYTES_MAX: usize = 64 << 20;
 
 impl FileStoreOptions {
-    /// Sets when the disk is asked to keep what was written.
+    /// Sets when the log is synced.
     #[must_use]
     pub fn with_fsync(mut self, fsync: Fsync) -> Self {
         self.fsync = fsync;

@@ -81,7 +81,7 @@ pub(crate) fn recover(dir: &Directory, known: &Known) -> Result<Ready> {
     })
 }
 
-/// `state`, open, and what stands at its end.
+/// `state`, open, and its end.
 type State = (Arc<dyn DiskFile>, Stat, Tail);
 
 struct Recovery<'a> {
@@ -176,7 +176,7 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// A name for what is set aside.
+    /// Returns a free name for bytes that are set aside.
     fn aside(&mut self) -> PathBuf {
         self.listing.torn += 1;
         self.dir.file(&format!("state.torn-{}", self.listing.torn))

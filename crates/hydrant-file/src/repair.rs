@@ -52,16 +52,16 @@ pub struct RepairReport {
 ///
 /// 1. Lines that were glued together, as hydra-node leaves them after a crash, are taken apart, and half
 ///    events between whole ones are taken out, where the ids prove that no event is missing then.
-/// 2. Where a sealed segment is damaged, the log begins behind it: the next segment opens with a snapshot.
+/// 2. If a sealed segment is damaged, the log begins behind it: the next segment opens with a snapshot.
 ///    The segments before are set aside; a reader that still needs them gets `Pruned`.
-/// 3. Where `state` is damaged, the log ends with the last whole commit before the damage.
+/// 3. If `state` is damaged, the log ends with the last whole commit before the damage.
 ///
-/// The rest of the log is contiguous and checks. Files, or parts of them, that were taken out are kept as
+/// The rest of the log is contiguous and sound. Files and parts of files that were taken out are kept as
 /// `damaged-<n>.<name>`; nothing is deleted. A torn tail is left to the next open. Each step is durable
-/// before the next; repairing again after a crash continues.
+/// before the next. After a crash, the next repair continues.
 ///
 /// # Errors
-/// `Fenced` if a process has the log open for writing, and what the disk answers.
+/// `Fenced` if a process has the log open for writing, and errors of the disk.
 ///
 /// # Cancel safety
 /// Once begun, it continues without its caller.
@@ -222,7 +222,7 @@ impl Repair<'_> {
         Ok(opening.is_ok_and(|opening| opening.is_some_and(|opening| opening.snapshot == Some(0))))
     }
 
-    /// A free name beside the log for what was `path`.
+    /// Returns a free name beside the log for the file that was `path`.
     fn aside(&self, path: &Path, suffix: &str) -> Result<PathBuf> {
         let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
         for number in 1_u64.. {
@@ -238,7 +238,7 @@ impl Repair<'_> {
         self.dir.disk.open(path, Mode::New).map_err(|cause| failed(path, cause))
     }
 
-    /// Removes what a repair wrote that crashed.
+    /// Removes the files of a repair that crashed.
     fn remove_stale(&self, path: &Path) -> Result<()> {
         match self.dir.disk.remove(path) {
             Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(failed(path, cause)),

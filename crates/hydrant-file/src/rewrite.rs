@@ -1,4 +1,4 @@
-//! Takes glued lines of a file apart: what hydra-node leaves when it is killed inside of a write, and goes on.
+//! Separates glued lines of a file. hydra-node leaves them when it is killed inside of a write, and then continues.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use crate::wire::{self, Flags, Line, Marks, Place};
 /// How much is written at once.
 const WRITE_BYTES: usize = 1 << 20;
 
-/// Writes the file anew without what is no event. Returns whether that worked out: everything dropped stood
-/// outside of Hydrant's own commits, and between ids that follow each other, so that no event is missing.
+/// Writes a file anew with its events only. Returns whether no event is missing then: all dropped bytes were outside
+/// of Hydrant's own commits, and between ids that follow each other.
 pub(crate) fn rewrite(
     dir: &Directory,
     path: &Path,
@@ -88,7 +88,7 @@ impl Copy {
         self.written + self.out.len() as u64
     }
 
-    /// Whether an event may stand here: right behind the last one, where something was dropped in between.
+    /// Returns whether an event may follow here. If bytes were dropped before it, its id must be the next one.
     fn fits(&mut self, id: EventId) -> bool {
         let next = self.last.map_or(Some(EventId::ZERO), EventId::next);
         let fits = if self.is_open_ended { Some(id) == next } else { self.last < Some(id) };
@@ -107,7 +107,7 @@ impl Copy {
             self.behind_foreign = true;
             return true;
         };
-        // Its marks name offsets, which move with what was dropped before.
+        // Its marks name offsets, which move when earlier bytes are dropped.
         let at = self.at();
         let mut place = Place { opens: ours.opens, ..Place::default() };
         if ours.flags.has(Flags::ENDS) {
@@ -126,7 +126,7 @@ impl Copy {
         ours.opens.is_none() || at == 0
     }
 
-    /// Keeps the whole events of a line, and drops what stands between them.
+    /// Keeps the whole events of a line, and drops the bytes between them.
     fn put_pieces(&mut self, line: &Bytes) -> bool {
         let mut at = 0;
         while let Some(found) = memchr::memmem::find(&line[at..], b"{\"eventId\":") {

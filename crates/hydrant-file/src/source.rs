@@ -17,11 +17,11 @@ use crate::options::FileSourceOptions;
 use crate::stream::{self, Signal, Views};
 use crate::walk::{self, Current, View};
 
-/// A log in a directory, opened for reading only, whether a process writes it or not.
+/// A log in a directory, opened for reading only, with or without a writer beside it.
 ///
-/// It takes no lock and never blocks the writer. It yields what a power cut cannot take back: as far as the
-/// writer says that it has synced. If no process holds the lock (hydra-node never does), the reader syncs
-/// `state` itself first.
+/// It takes no lock and never blocks the writer. It yields only events that survive a power cut: those that the
+/// writer reports as synced. If no process holds the lock (hydra-node never does), the reader first syncs
+/// `state` itself.
 ///
 /// The log may be rotated, pruned, compressed or repaired meanwhile. If `state` is another file, is shorter or was
 /// rewritten, or the directory was replaced, a follower looks for the event it returned last. It continues behind it
@@ -53,7 +53,7 @@ impl fmt::Debug for FileSource {
 }
 
 impl FileSource {
-    /// Looks whether there is a directory; what is in it is read when it is asked for.
+    /// Opens a log for reading. Only checks that the directory exists; each read opens the files.
     ///
     /// # Errors
     /// `Unavailable` when there is no such directory, `Denied` when it must not be read.
@@ -244,7 +244,7 @@ impl DirectoryViews {
             if let Some(vouched) = vouched.filter(|_| is_cut && !self.has_shown) {
                 return Err(cut(dir, &*current.file, stat.len, vouched.synced));
             }
-            // Of a file that was cut under a reader, the record says nothing: the reader compares it with what it read.
+            // A file was cut under its reader: ignore the record. The reader compares the file with what it read.
             let vouched = vouched.filter(|_| !is_cut);
             let end = match vouched {
                 Some(vouched) if vouched.is_final || stat.len == vouched.synced => vouched.synced,
@@ -254,8 +254,8 @@ impl DirectoryViews {
                     if now.is_some_and(|record| record.phase == Phase::Opening) {
                         return Ok(None); // a writer opens the log
                     }
-                    // The record may be that of a writer before the one that has the lock: a power cut may have taken
-                    // back what it said.
+                    // The record may be of an earlier writer than the one that holds the lock. A power cut may have
+                    // reverted what it says.
                     if now != record && !mutant("read-past-sync") {
                         continue;
                     }
@@ -272,7 +272,7 @@ impl DirectoryViews {
                     examine(dir, &path, &current.file, stat.len, synced)?.end
                 }
             };
-            // What was shown once is durable: an older record of a writer takes nothing back.
+            // Events that were shown are durable, so an older record does not hide them again.
             current.end = current.end.max(end);
             return Ok(Some(View { sealed: sealed.clone(), current: Some(current.clone()) }));
         }
@@ -284,11 +284,11 @@ impl DirectoryViews {
 #[derive(Clone, Copy)]
 struct Vouched {
     synced: u64,
-    /// Nothing behind `synced` is to be believed.
+    /// The reader ignores bytes behind `synced`.
     is_final: bool,
 }
 
-/// Reads the lock's record, what it says about this `state`, and how long the file is.
+/// Returns the lock's record, what it says about this `state`, and the metadata of the file.
 fn vouched(dir: &Directory, file: &dyn DiskFile) -> Result<(Option<Record>, Option<Vouched>, Stat)> {
     let unread = |cause| dir.unread(&dir.state(), cause);
     let mut looks = 0;
@@ -310,7 +310,7 @@ fn vouched(dir: &Directory, file: &dyn DiskFile) -> Result<(Option<Record>, Opti
     }
 }
 
-/// Makes durable what a foreign writer wrote. On a read-only file system it is already.
+/// Syncs the bytes of a foreign writer. On a read-only file system they are durable already.
 fn sync_foreign(file: &dyn DiskFile) -> std::io::Result<()> {
     match file.sync() {
         Err(cause) if cause.kind() == std::io::ErrorKind::ReadOnlyFilesystem => Ok(()),

@@ -53,17 +53,17 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Findings as they are found; an error is the last item.
+/// Yields findings as they are found. An error is the last item.
 pub type FindingStream = Pin<Box<dyn Stream<Item = Result<Finding>> + Send>>;
 
-/// Reads a whole log and gives every place that does not check; an empty stream says that all is well.
+/// Reads a whole log and yields a finding for each place that is wrong. An empty stream means that the log is sound.
 ///
-/// Checks every checksum, that ids grow, that each commit is there as a whole and where it was written, that
-/// no segment is missing or misnamed. Foreign lines carry no checksums: that they are
-/// events, in order, is checked. Changes nothing, needs no lock, and may run beside a writer: it goes as far
-/// as the writer has synced. Takes memory for a few blocks of lines.
+/// Checks that every checksum is right, that ids grow, that each commit is whole and in its place, and that no segment
+/// is missing or misnamed. Foreign lines carry no checksums; it checks that they are events in order. Changes
+/// nothing, needs no lock, and may run beside a writer: it reads up to what the writer has synced. Takes memory for a
+/// few blocks of lines.
 ///
-/// The stream ends with an error where a file cannot be read at all. Dropping it ends the work.
+/// The stream ends with an error if a file cannot be read at all. Dropping it ends the work.
 pub fn verify(dir: impl Into<PathBuf>, options: &FileSourceOptions) -> FindingStream {
     let dir = Directory::new(&dir.into(), options.event_bytes_max);
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
@@ -89,7 +89,7 @@ impl Stream for Findings {
     }
 }
 
-/// Goes through the files of a log, and reports what it finds until its caller has left.
+/// Reads the files of a log, and reports its findings until the caller has left.
 pub(crate) struct Verifier<'a, F> {
     dir: &'a Directory,
     report: F,
@@ -272,7 +272,7 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
         }
     }
 
-    /// Checks one file to its end; returns where its last line stands.
+    /// Checks one file to its end. Returns the place of its last line.
     fn file<'p>(&mut self, path: &'p Path, file: Arc<dyn DiskFile>, end: u64) -> Result<At<'p>> {
         let mut at = At { path, line: 0, offset: 0 };
         let mut structure = Structure::from_start();
@@ -323,7 +323,7 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
         Ok(at)
     }
 
-    /// Checks that an event stands behind the one before, also from file to file.
+    /// Checks that an event follows the one before, also across files.
     fn order(&mut self, at: At<'_>, line: &Line, event: &hydrant::Event) -> Result<()> {
         let opens = match line {
             Line::Ours(ours) => ours.opens,

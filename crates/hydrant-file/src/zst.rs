@@ -8,7 +8,7 @@ use hydrant::{Error, Result};
 use sha2::{Digest as _, Sha256};
 use zstd::bulk::{Compressor, Decompressor};
 
-/// A frame ends with the first line that reaches this many plain bytes: what a read decompresses to begin.
+/// A frame ends with the first line that reaches this many plain bytes. A read decompresses one frame to begin.
 const FRAME_BYTES_MIN: usize = 1 << 20;
 /// The default of zstd: most of what higher levels gain, at disk speed.
 const LEVEL: i32 = 3;
@@ -20,7 +20,7 @@ const MAGIC: [u8; 7] = *b"HYDRZST";
 const ENTRY_BYTES: usize = 24;
 /// Plain length, number of frames, hash of the index, magic and version.
 const TAIL_BYTES: usize = 8 + 8 + 16 + 8;
-/// An index larger than this is damage: it would stand for more than 40 TB.
+/// A larger index is damage: its segment would have more than 40 TB.
 const INDEX_BYTES_MAX: u64 = 1 << 30;
 
 /// Where one frame begins.
@@ -40,7 +40,7 @@ pub(crate) struct Index {
     end: u64,
 }
 
-/// Compresses a segment, fed in pieces of whole lines; what it gives out is to be written in order.
+/// Compresses a segment, fed in pieces of whole lines. The caller writes the output in order.
 pub(crate) struct Packer {
     compressor: Compressor<'static>,
     pending: Vec<u8>,
@@ -108,7 +108,7 @@ impl Index {
     /// Reads the index of a file of `file_bytes`; `read_at` fills a buffer from an offset.
     ///
     /// # Errors
-    /// `Corrupt` where it does not check, and whatever `read_at` answers.
+    /// `Corrupt` if a checksum is wrong, and errors of `read_at`.
     pub(crate) fn read(file_bytes: u64, read_at: impl Fn(u64, &mut [u8]) -> Result<()>) -> Result<Self> {
         let short = || Error::corrupt("the compressed segment is cut short");
         let mut tail = [0; TAIL_BYTES];
@@ -289,7 +289,7 @@ mod tests {
             let mut bad = file.clone();
             let at = random.usize(..bad.len());
             bad[at] ^= 1 << random.u8(..8);
-            // A few bits mean nothing: those change nothing.
+            // A few bits have no meaning, so flipping them changes nothing.
             assert!(read(&bad).is_err() || read(&bad).unwrap() == plain, "a flipped bit at {at}");
             assert!(read(&file[..random.usize(..file.len())]).is_err());
         }

@@ -1,4 +1,4 @@
-//! A compressed segment as the plain file that it stands for: readers see no difference.
+//! A compressed segment, read like its plain file.
 
 use std::io;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use hydrant::{Error, Result};
 use crate::disk::{DiskFile, Stat};
 use crate::zst::{Index, unpack};
 
-/// Reads plain bytes from anywhere. Keeps the last frame, so that reading on unpacks each frame once.
+/// Reads plain bytes at any offset. Keeps the last frame, so that sequential reads unpack each frame once.
 pub(crate) struct ZstFile {
     file: Arc<dyn DiskFile>,
     index: Index,

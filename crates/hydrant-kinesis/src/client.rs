@@ -32,7 +32,7 @@ pub async fn connect(options: &ClientOptions) -> Result<Client> {
 pub(crate) async fn nowhere() -> Client {
     let keys = aws_credential_types::Credentials::new("id", "key", None, None, "test");
     let options = ClientOptions::default().with_region("eu-central-1").with_credentials(keys);
-    connect(&options).await.expect("it asks nobody")
+    connect(&options).await.expect("no server is asked")
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ enum Meaning {
     Throttled,
     /// Refused before anything was applied, and it may help to wait.
     NotNow(&'static str),
-    /// Refused before anything was applied, and a person has to look.
+    /// Refused before anything was applied. It needs an operator.
     Refused(ErrorKind, &'static str),
     /// The credentials or the clock are not right now: nothing was applied, and after a long pause they may be.
     Outdated(&'static str),
@@ -30,7 +30,7 @@ enum Meaning {
 }
 
 impl Meaning {
-    /// The kind of error, whether a put may be sent again, and what a person does.
+    /// Returns the kind of error, whether a put may be sent again, and what the operator does.
     const fn says(self) -> (ErrorKind, Retry, &'static str) {
         use ErrorKind::Unavailable;
         match self {
@@ -51,7 +51,7 @@ where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
 {
     let (kind, retry, message) = meaning(cause).says();
-    error_of(kind, retry, message.to_owned()).because(Told::of(cause))
+    error_of(kind, retry, message.to_owned()).because(SdkMessage::of(cause))
 }
 
 /// A call that only asks. Whatever is not refused for good may be asked again.
@@ -61,7 +61,7 @@ where
 {
     let (kind, retry, message) = meaning(cause).says();
     let retry = if retry == Retry::AfterCheckpoint { Retry::Safe } else { retry };
-    error_of(kind, retry, format!("{call}: {message}")).because(Told::of(cause))
+    error_of(kind, retry, format!("{call}: {message}")).because(SdkMessage::of(cause))
 }
 
 fn error_of(kind: ErrorKind, retry: Retry, message: String) -> Error {
@@ -71,7 +71,7 @@ fn error_of(kind: ErrorKind, retry: Retry, message: String) -> Error {
     }
 }
 
-/// Whether the shard, the stream or the account takes no more just now: a pause helps, nothing was applied.
+/// Returns whether the shard, the stream or the account takes no more just now: a pause helps, nothing was applied.
 pub(crate) fn is_throttled<E>(cause: &SdkError<E, Response>) -> bool
 where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
@@ -79,7 +79,7 @@ where
     meaning(cause) == Meaning::Throttled
 }
 
-/// Whether the stream is not there, or the shard or consumer that was asked for is not.
+/// Returns whether the stream is not there, or the shard or consumer that was asked for is not.
 pub(crate) fn is_missing<E>(cause: &SdkError<E, Response>) -> bool
 where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
@@ -87,7 +87,7 @@ where
     meaning(cause) == Meaning::Missing
 }
 
-/// Whether the position of a read is too old, so that a new one is to be taken.
+/// Returns whether the position of a read is too old, so that a new one is to be taken.
 pub(crate) fn is_expired<E>(cause: &SdkError<E, Response>) -> bool
 where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
@@ -120,7 +120,7 @@ where
             let refused = |io: &io::Error| io.kind() == io::ErrorKind::ConnectionRefused;
             match caused_by::<io::Error>(cause) {
                 Some(io) if refused(io) => {
-                    Meaning::NotNow("nobody listens at the endpoint; check it, and at the network")
+                    Meaning::NotNow("the endpoint refuses connections; check its address and the network")
                 }
                 _ => Meaning::Unknown(NO_ANSWER),
             }
@@ -153,7 +153,7 @@ const fn denied(message: &'static str) -> Meaning {
     Meaning::Refused(ErrorKind::Denied, message)
 }
 
-/// The codes that Kinesis and what stands before it (signatures, keys) answer with. `docs/kinesis.md` shows the same
+/// The codes with which Kinesis and the layers before it (signatures, keys) answer. `docs/kinesis.md` shows the same
 /// table, and a test compares the two row by row.
 #[rustfmt::skip]
 const TABLE: &[(&str, Meaning)] = &[
@@ -231,12 +231,12 @@ fn of_credentials(cause: &(dyn StdError + 'static)) -> Option<Meaning> {
     })
 }
 
-/// What the SDK told, in one line: code, text and request id; or the chain of causes. It holds no secrets: they
-/// never come back in an answer.
+/// The message of the SDK in one line: code, text and request id, or the chain of causes. It holds no secrets,
+/// because no answer contains any.
 #[derive(Debug)]
-struct Told(String);
+struct SdkMessage(String);
 
-impl Told {
+impl SdkMessage {
     /// An answer may be a whole page of HTML.
     const CHARS_MAX: usize = 300;
 
@@ -267,13 +267,13 @@ impl Told {
     }
 }
 
-impl fmt::Display for Told {
+impl fmt::Display for SdkMessage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl StdError for Told {}
+impl StdError for SdkMessage {}
 
 #[cfg(test)]
 mod tests {
@@ -286,7 +286,7 @@ mod tests {
 
     fn answer(status: u16, code: Option<&str>) -> SdkError<PutRecordError, Response> {
         let raw = Response::new(StatusCode::try_from(status).unwrap(), SdkBody::empty());
-        let mut meta = ErrorMetadata::builder().message("as told\nand more");
+        let mut meta = ErrorMetadata::builder().message("as sent\nand more");
         if let Some(code) = code {
             meta = meta.code(code);
         }
@@ -301,7 +301,7 @@ mod tests {
             let cause = answer(400, Some(code));
             let error = putting(&cause);
             assert_eq!((error.kind(), error.retry()), (kind, retry), "{error}");
-            assert!(error.to_string().contains(code) && error.to_string().ends_with("as told"), "{error}");
+            assert!(error.to_string().contains(code) && error.to_string().ends_with("as sent"), "{error}");
             assert_eq!(error.event(), None, "only an event's own fault may be a dead letter");
             let asked = reading(&cause, "GetRecords");
             let retry = if retry == Retry::AfterCheckpoint { Retry::Safe } else { retry };
@@ -310,7 +310,7 @@ mod tests {
         }
     }
 
-    /// The row of the page that this entry of the table stands for.
+    /// Returns the row of the page for this entry of the table.
     fn page_row((code, meaning): &(&str, Meaning)) -> String {
         let (kind, retry, helps) = meaning.says();
         format!("| `{code}` | {kind:?} | {retry:?} | {helps} |")
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_without_a_known_code_is_told_by_its_status() {
+    fn an_answer_without_a_known_code_is_classified_by_status() {
         for (status, kind, retry) in [
             (403, ErrorKind::Denied, Retry::Never),
             (401, ErrorKind::Denied, Retry::Never),

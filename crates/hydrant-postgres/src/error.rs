@@ -22,7 +22,7 @@ pub(crate) struct Meaning {
     /// For an ERROR, behind which the server has rolled back. What ends the connection in the middle of a
     /// write is `AfterCheckpoint` instead, unless it is `Never`.
     pub(crate) retry: Retry,
-    /// What a person or the caller does next.
+    /// What the operator or the caller does next.
     pub(crate) advice: &'static str,
 }
 
@@ -40,7 +40,7 @@ const TABLE: &[(&str, Meaning)] = {
         ("08", row(Unavailable, AfterCheckpoint, "the connection was lost; the next call makes a new one")),
         ("0A", row(Unsupported, Never, "the server cannot do this; PostgreSQL 13 or newer is needed")),
         ("22", row(Invalid, Never, "the server cannot hold this value")),
-        ("23", row(Invalid, Never, "a constraint that somebody added to the table refuses the row")),
+        ("23", row(Invalid, Never, "a constraint that was added to the table refuses the row")),
         ("23505", row(Corrupt, Never, "rows stand behind the head that the head does not know; find out who wrote them")),
         ("25", row(Unavailable, AfterCheckpoint, "the transaction was ended by the server; the next call begins anew")),
         ("25006", row(Unavailable, Safe, "the server is read-only, as a standby is; the next call connects anew")),
@@ -134,13 +134,13 @@ fn error_by(
     Error::new(kind, retry, format!("{what} failed; {advice}")).because(OneLine(cause))
 }
 
-/// Whether the server said that it only reads, as one does that is not the primary any more.
+/// Returns whether the server said that it only reads, as one does that is not the primary any more.
 pub(crate) fn says_read_only(error: &Error) -> bool {
     let said = error.source().and_then(|cause| cause.downcast_ref::<OneLine>());
     said.is_some_and(|cause| cause.0.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION))
 }
 
-/// Whether values, not the connection, were at fault.
+/// Returns whether values, not the connection, were at fault.
 fn is_ours(cause: &tokio_postgres::Error) -> bool {
     let is_type = |cause: &(dyn StdError + 'static)| cause.is::<tokio_postgres::types::WrongType>();
     StdError::source(cause).is_some_and(is_type)
@@ -156,7 +156,7 @@ pub(crate) fn timed_out(doing: Doing, what: &str, patience: std::time::Duration)
 }
 
 /// An error of the server in one line: code and message, without the values that DETAIL may quote. It has no
-/// source, which would tell them.
+/// source, because a source would show them.
 pub(crate) struct OneLine(pub(crate) tokio_postgres::Error);
 
 impl fmt::Display for OneLine {
@@ -186,7 +186,7 @@ impl StdError for OneLine {}
 mod tests {
     use super::*;
 
-    /// The row of the page that this entry of the table stands for.
+    /// Returns the row of the page for this entry of the table.
     fn page_row(code: &str, meaning: &Meaning) -> String {
         format!("| `{code}` | {:?} | {:?} | {} |", meaning.kind, meaning.retry, meaning.advice)
     }

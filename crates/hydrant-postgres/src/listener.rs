@@ -56,18 +56,18 @@ impl Listener {
             match self.listen().await {
                 Ok((client, lost)) => {
                     pause = PAUSE_MIN;
-                    // What came before there was a connection was heard by nobody.
+                    // Notifications before the connection were lost, so followers look now.
                     self.appended.send_replace(());
                     drop(lost.await); // its other end goes with the connection
                     drop(client);
                     tracing::warn!(log = self.log, "the connection that listens was lost; followers poll");
                 }
                 Err(error) if error.kind() == ErrorKind::Unsupported => {
-                    tracing::warn!(log = self.log, %error, "nobody listens; followers poll");
+                    tracing::warn!(log = self.log, %error, "no connection listens; followers poll");
                     pending::<()>().await;
                 }
                 Err(error) => {
-                    tracing::warn!(log = self.log, %error, ?pause, "nobody listens; followers poll");
+                    tracing::warn!(log = self.log, %error, ?pause, "no connection listens; followers poll");
                 }
             }
             // Full jitter: not all handles come back at once.

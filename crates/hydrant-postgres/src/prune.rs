@@ -22,8 +22,8 @@ impl Prune for PostgresStore {
     /// Whatever the server answers; pruning again is safe, and removes what was left.
     ///
     /// # Cancel safety
-    /// A dropped future leaves the old floor or the new one, and below it perhaps rows that nobody sees; the
-    /// next prune removes them.
+    /// A dropped future leaves the old floor or the new one. Rows below the floor may be left; no read returns them,
+    /// and the next prune removes them.
     async fn prune(&self, before: EventId) -> Result<()> {
         let shared = self.shared();
         // Closing waits for it.

@@ -90,7 +90,7 @@ impl Part<'_> {
         made.map_err(|cause| server_error(Doing::Writing, "making the tables", cause))?
     }
 
-    /// Whether nothing is to be done.
+    /// Returns whether nothing is to be done.
     fn is_current(&self, version: Option<i32>) -> Result<bool> {
         match version {
             Some(version) if version > self.newest() => Err(Error::unsupported(format!(
@@ -167,7 +167,7 @@ impl Part<'_> {
     }
 }
 
-/// Whether there is a table of this name, as SQL writes it.
+/// Returns whether there is a table of this name, as SQL writes it.
 async fn is_there(client: &impl GenericClient, table: &str) -> Result<bool, tokio_postgres::Error> {
     let sql = "SELECT to_regclass($1) IS NOT NULL";
     Ok(client.query_typed(sql, &[(&table, Type::TEXT)]).await?[0].get(0))

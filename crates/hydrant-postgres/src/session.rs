@@ -56,9 +56,9 @@ impl Settings {
 
 /// The condition that a statement runs within a transaction that [`Session::begin`] began.
 ///
-/// Statements are on their way before BEGIN is answered. Where it failed, for example cancelled, the server
-/// goes on to run each of them as a transaction of its own, without the settings, and whoever reads the error
-/// takes it for a roll-back. So what changes anything behind a BEGIN that was not awaited asks for this.
+/// Statements are on their way before BEGIN is answered. If BEGIN failed, for example because it was cancelled, the
+/// server runs each of them as its own transaction, without the settings, while the caller takes the error for a
+/// roll-back. So each statement that changes something behind a BEGIN that was not awaited has this condition.
 pub(crate) const BEGUN: &str = "pg_catalog.current_setting('hydrant.transaction', true) = 'begun'";
 
 /// A statement that changes something and is a transaction of its own.

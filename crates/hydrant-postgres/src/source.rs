@@ -61,12 +61,12 @@ struct Reading {
     last: Option<Position>,
     ready: std::vec::IntoIter<Event>,
     next: Option<Next>,
-    /// Told behind what is ready.
+    /// The error that ends the stream, after the events that are ready.
     failed: Option<Error>,
 }
 
 enum Next {
-    /// Nothing was asked for yet: a stream that nobody polls costs nothing.
+    /// No page was asked for yet: a stream that is not polled costs nothing.
     Wanted,
     Fetching(Fetch),
 }
@@ -97,7 +97,7 @@ impl Reading {
                 }
                 Next::Fetching(fetch) => fetch,
             };
-            // Dropped here, the fetch goes on, and the next poll finds it.
+            // If the future is dropped here, the fetch continues, and the next poll finds it.
             let fetched = (&mut fetch.0).await;
             self.next = None;
             match fetched {
@@ -173,7 +173,7 @@ impl Position {
 
 struct Page {
     events: Vec<Event>,
-    /// Told behind the events.
+    /// The error that ends the stream, after the events.
     failed: Option<Error>,
     /// The last of the events.
     last: Option<Position>,
@@ -324,11 +324,11 @@ fn next(row: &Row, position: Option<EventId>, follows: bool, head: Option<EventI
     Ok(stored.event)
 }
 
-/// Rows that somebody removed.
+/// Returns the error for rows that were removed by hand.
 fn missing(after: Option<EventId>, until: Option<EventId>) -> Error {
     let behind = after.map_or("from the beginning".to_owned(), |after| format!("behind event {after}"));
     let error = Error::corrupt(format!(
-        "rows are missing {behind}: somebody removed them; restore them from another store of this log"
+        "rows are missing {behind}: they were removed by hand; restore them from another store of this log"
     ));
     match until {
         Some(until) => error.at(until),

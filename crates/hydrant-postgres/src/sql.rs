@@ -30,7 +30,7 @@ impl Statements {
     pub(crate) fn new(tables: &Tables, notify: bool) -> Self {
         let Tables { events, heads, .. } = tables;
         let channel = tables.channel();
-        let told = format!("pg_catalog.pg_notify('{}', $1)", channel.replace('\'', "''"));
+        let notify_call = format!("pg_catalog.pg_notify('{}', $1)", channel.replace('\'', "''"));
         let move_head = |and: &str| format!("{}{and} RETURNING log", move_head(heads));
         // Rows behind the head do not count.
         let head = format!("(SELECT head_id FROM {heads} WHERE log = $1)");
@@ -44,7 +44,7 @@ impl Statements {
              SELECT {seen} FROM moved",
                 move_head = move_head(and),
                 arrays = arrays.join(", "),
-                seen = if notify { &told } else { "NULL" },
+                seen = if notify { &notify_call } else { "NULL" },
             )
         };
         Self {
@@ -61,7 +61,7 @@ impl Statements {
             append: Change::new(append),
             move_head: move_head(&format!(" AND {BEGUN}")),
             copy: format!("COPY {events} ({COLUMNS}) FROM STDIN BINARY"),
-            notify: notify.then(|| format!("SELECT {told}")),
+            notify: notify.then(|| format!("SELECT {notify_call}")),
             held: format!(
                 "SELECT event_id, digest FROM {events} \
                  WHERE log = $1 AND event_id > $2 AND event_id <= $3 ORDER BY event_id LIMIT $4"
@@ -109,11 +109,11 @@ fn move_head(heads: &str) -> String {
     )
 }
 
-/// Some events behind `$2`, up to `$3` or else the head, at most `$4` of them, and `$5` bytes but for the last
-/// one. Head and floor come from the same snapshot, so that what was pruned is told and not passed over; and so does
-/// whether `$2` is still the event with the digest `$6`, where one is given.
+/// Selects events behind `$2`, up to `$3` or else the head, at most `$4` of them, and `$5` bytes but for the last
+/// one. Head and floor come from the same snapshot, so that pruned events are reported and never skipped. The same
+/// snapshot shows whether `$2` is still the event with the digest `$6`, if a digest is given.
 ///
-/// The sizes are known without the values being fetched: only the rows that are sent are.
+/// The sizes are known without the values: the server fetches only the rows that it sends.
 fn page(events: &str, heads: &str) -> String {
     let size =
         "octet_length(payload) + coalesce(octet_length(metadata), 0) + coalesce(octet_length(members), 0)";

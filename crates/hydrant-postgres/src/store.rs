@@ -30,8 +30,8 @@ const LOG_BYTES_MAX: usize = 512;
 /// server has any.
 /// A server that runs with `fsync = off` does not keep that.
 ///
-/// A batch is one transaction. Whoever appends behind the same head as somebody else finds it moved: of two
-/// writers one is `Fenced`, and a log is never a mix. An append whose answer was lost is resolved, not
+/// A batch is one transaction. Of two writers that append behind the same head, one finds the head moved and gets
+/// `Fenced`, so a log is never a mix. An append whose answer was lost is resolved, not
 /// guessed: the next call on the handle begins by making sure that it has ended. See `FORMAT.md`.
 ///
 /// A handle has one connection that writes and one that reads, made when they are needed and again when they
@@ -70,7 +70,7 @@ impl PostgresStore {
     /// The capabilities declared to the conformance kit.
     pub const CAPABILITIES: Capabilities = Capabilities::ALL;
 
-    /// Opens a log; makes schema and tables where they are missing, unless told not to.
+    /// Opens a log. Makes missing schemas and tables, unless the options forbid it.
     ///
     /// The log itself begins with its first append. Opening writes nothing where the tables are there, so that a
     /// role that may only read can open it, also on a standby.
@@ -135,8 +135,8 @@ impl PostgresStore {
     /// None so far.
     ///
     /// # Cancel safety
-    /// Dropped, the connections that are left close when the handle is dropped. A prune that is begun and that nobody
-    /// polls any more is waited for: drop it first.
+    /// If the future is dropped, the remaining connections close when the handle is dropped. `close` waits for a prune
+    /// that has begun, also if its future is no longer polled: drop that future first.
     pub async fn close(&self) -> Result<()> {
         self.shared.close().await;
         self.roster.close().await

@@ -33,7 +33,7 @@ pub(crate) fn clamped(id: EventId) -> i64 {
     i64::try_from(id.get()).unwrap_or(i64::MAX)
 }
 
-/// An id from its column. Negative ones are nobody's: no statement here writes them.
+/// Returns the id of a column. A negative id is an error: no statement here writes one.
 pub(crate) fn event_id(column: i64) -> Result<EventId> {
     u64::try_from(column)
         .map(EventId::new)
@@ -291,8 +291,8 @@ pub(crate) fn stored(row: &Row, first: usize) -> Result<Stored> {
     let event = encode(id, is_snapshot, time, payload, metadata, members.unwrap_or_default())?;
     if event.digest() != digest(stored).map_err(|error| error.at(id))? {
         return Err(Error::corrupt(
-            "the row does not match its digest: somebody changed it, or the server's disk did; restore it from \
-             another store of this log",
+            "the row does not match its digest: it was changed by hand, or the server's disk is faulty; \
+             restore it from another store of this log",
         )
         .at(id));
     }

@@ -12,8 +12,8 @@
 //! has not will find another epoch than it names, whenever it comes, and add nothing. The wait is bounded by
 //! `lock_timeout`; then the call fails and the next one asks again.
 //!
-//! Another handle that raised the epoch is no rival: whoever finds the head where it left it takes on the new
-//! epoch and goes on, because everything of its own was answered by then.
+//! Another handle that raised the epoch is no rival. If a writer finds the head where it left it, it adopts the new
+//! epoch and continues, because all its own calls were answered by then.
 
 use std::pin::pin;
 
@@ -53,7 +53,7 @@ impl Head {
         })
     }
 
-    /// The head once `events` stand behind it.
+    /// Returns the head once `events` follow it.
     fn moved(self, batch: &Batch<'_>, events: &[Event]) -> Self {
         let Some(last) = events.last() else { return self };
         let checkpoint = Checkpoint::at(last);
@@ -72,7 +72,7 @@ pub(crate) struct Writer {
     session: Option<Session>,
     /// `None`: something of this handle may still be under way, or nothing was asked yet.
     known: Option<Head>,
-    /// The head that this handle was last told, or made.
+    /// The head that this handle last read or made.
     witness: Option<Checkpoint>,
     /// An append of this handle may have been applied, and may still be under way.
     is_in_doubt: bool,
@@ -101,7 +101,7 @@ impl Writer {
         answer
     }
 
-    /// Where the log stands, once nothing of this handle is under way any more.
+    /// Returns the head of the log, once nothing of this handle is under way any more.
     ///
     /// # Cancel safety
     /// It only asks.
@@ -145,7 +145,7 @@ struct Call<'a> {
 
 impl Call<'_> {
     async fn append(&mut self, batch: Batch<'_>) -> Answer<bool> {
-        // What this handle remembers is tried first, if the batch stands right behind it. Everything else is
+        // What this handle remembers is tried first, if the batch directly follows it. Everything else is
         // judged by what the server says.
         let mut head = match self.known.take() {
             Some(head) if batch.after().is_some() && batch.after() == head.checkpoint.id() => head,
@@ -220,8 +220,8 @@ impl Call<'_> {
         Head::of(row).map_err(|error| error.at_target(&self.log.name))
     }
 
-    /// A server that was put back to an older state, or a standby that lacked the last events, has other events
-    /// under the same ids once somebody else writes to it.
+    /// Detects another history. A server that was restored to an older state, or a standby that missed the last events,
+    /// has other events under the same ids once another writer appends to it.
     fn recognise(&self, head: &Head) -> Result<()> {
         match (self.witness, head.checkpoint) {
             (Some(Checkpoint::At { id, digest }), Checkpoint::At { id: now, digest: other })
@@ -324,16 +324,16 @@ impl Call<'_> {
         for piece in first.into_iter().chain(pieces) {
             sink.send(piece?).await.map_err(failed)?;
         }
-        let told = async {
+        let notify = async {
             match &log.sql.notify {
                 Some(sql) => session.execute_typed(sql, &[(&log.name, Type::TEXT)]).await.map(drop),
                 None => Ok(()),
             }
         };
-        let (copied, told, ended) =
-            join3(sink.as_mut().finish(), told, session.batch_execute("COMMIT")).await;
+        let (copied, notified, ended) =
+            join3(sink.as_mut().finish(), notify, session.batch_execute("COMMIT")).await;
         let copied = copied.map_err(failed)?;
-        told.map_err(failed)?;
+        notified.map_err(failed)?;
         // A queue of notifications that is full is said here.
         ended.map_err(|cause| append_error(log.options.notify, cause))?;
         debug_assert_eq!(usize::try_from(copied).ok(), Some(events.len()));
@@ -388,7 +388,7 @@ fn failed(what: &str, cause: ServerError) -> Error {
     server_error(Doing::Writing, what, cause)
 }
 
-/// Whether the server refuses because nothing may be written here by this role.
+/// Returns whether the server refuses because nothing may be written here by this role.
 fn is_read_only(cause: &ServerError) -> bool {
     matches!(cause.code().map(SqlState::code), Some("25006" | "42501"))
 }

@@ -1,4 +1,4 @@
-//! Requests that are under way while nobody waits for them.
+//! Requests that are under way before a reader waits for them.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

@@ -7,10 +7,10 @@
 //!   between or never, one object is there; `412` says that it is, and reading it says whose it is.
 //! - **A PUT that lands late**, after its caller gave up: as long as its key is free, the head is still where
 //!   it was, so it lands as if it had been sent just then; once any segment took the key, it is refused.
-//!   Nobody is told before that it is not there: a write whose outcome is open is sent again before the
-//!   next call on this handle does anything else ([`Writer::settle`]), which decides it one way or the other.
-//!   After a crash nobody is left who would send it; whoever opens the log appends behind the head that it sees,
-//!   and either takes the key or is refused by what landed: never both.
+//!   Until then the handle does not report that the write is absent: the next call on it first sends a write with
+//!   an open outcome again ([`Writer::settle`]), which decides the outcome.
+//!   After a crash no process sends it again. The next writer appends behind the head that it sees, and either takes
+//!   the key, or is refused by the write that landed: never both.
 //! - **A future that is dropped**, or reaches its deadline, leaves its task running, which holds the writer until
 //!   the PUT is settled or out of time. The next call waits for it. No PUT of a batch begins after its deadline.
 //! - **A key that was freed.** Only below the floor, and a writer that saw its head so long ago looks again:
@@ -26,7 +26,7 @@ use crate::head::{Head, Moment, View, look};
 use crate::keys::Place;
 use crate::wire::{Encoded, Object, Snapshot, encode};
 
-/// What one handle knows of its log. Whoever holds it is the only one to write through this handle.
+/// What one handle knows of its log. Only its holder writes through this handle.
 #[derive(Debug)]
 pub(crate) struct Writer {
     view: Option<View>,
@@ -47,7 +47,7 @@ enum Fate {
 /// What became of a segment that was put at the end of the log.
 enum Outcome {
     Done(Head),
-    /// Some object stands there.
+    /// There is an object under the key.
     Taken,
 }
 
@@ -127,7 +127,7 @@ impl Writer {
                     self.view = Some(View::new(Some(head), seen));
                     return Ok(());
                 }
-                // Ours, somebody else's, or a tombstone: the log tells, and then what is held is compared.
+                // Our segment, another writer's, or a tombstone: read the log, then compare what it holds.
                 Outcome::Done(_) | Outcome::Taken => {
                     *was_sent = true;
                     let now = look(bucket, view.head.as_ref()).await?;
@@ -209,7 +209,7 @@ impl Writer {
             let is_over = error.retry() == Retry::Never || error.pause_min().is_some();
             if is_over || left(deadline).is_none_or(|left| left <= pause) {
                 if is_open {
-                    // Refused for good, it may have been done before: whoever sends it again hears which.
+                    // Refused for good, but an earlier attempt may have landed: the next attempt finds out.
                     return Err(match fate {
                         Fate::New => error.with_retry(Retry::AfterCheckpoint),
                         Fate::Open => error.maybe_applied(),
@@ -259,7 +259,7 @@ async fn encode_events(
 }
 
 impl Bucket {
-    /// Puts a segment where nothing stands yet.
+    /// Puts a segment under a free key.
     async fn put_segment(
         &self,
         place: Place,

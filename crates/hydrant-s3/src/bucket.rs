@@ -1,4 +1,4 @@
-//! The requests that a store makes, each bounded in time, each with its errors told apart.
+//! The requests that a store makes. Each is bounded in time, and classifies its errors.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -56,7 +56,7 @@ pub(crate) enum Put {
     Refused,
 }
 
-/// What a HEAD tells.
+/// What a HEAD returns.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
     pub(crate) object: Object,
@@ -120,7 +120,7 @@ impl Bucket {
         format!("s3://{}/{key}", self.name)
     }
 
-    /// The object that stands at a place, as errors name it.
+    /// Returns the URL of the object at a place, for errors.
     pub(crate) fn url_at(&self, place: Place) -> String {
         self.url(&self.keys.at(place))
     }

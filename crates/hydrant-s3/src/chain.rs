@@ -36,7 +36,7 @@ pub(crate) async fn root(bucket: &Bucket) -> Result<Option<Root>> {
 /// The oldest that is kept of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Root {
-    /// Where the first object stands that is kept.
+    /// The place of the first object that is kept.
     pub(crate) place: Place,
     /// The event before the oldest; `None` where no event ever was before it.
     pub(crate) after: Option<EventId>,
@@ -86,7 +86,8 @@ async fn holder(bucket: &Bucket, id: EventId) -> Result<Place> {
     }
 }
 
-/// Where the events are that once stood at `place`. A tombstone may name one that was merged itself since.
+/// Returns the place of the events that were once at `place`. A tombstone may name an object that was itself merged
+/// since.
 async fn follow_moves(bucket: &Bucket, mut place: Place, mut object: Object) -> Result<Place> {
     while let Object::Moved { into } = object {
         // Merged into what is before it: so this ends.
@@ -152,10 +153,10 @@ async fn below(bucket: &Bucket, from: u64, end: u64, keys: u16) -> Result<Below>
     })
 }
 
-/// What is behind an object of the chain: `segment` ends with the event that the next one stands behind.
+/// Returns the place of the next object of the chain: behind the last event of `segment`.
 ///
 /// # Errors
-/// `Corrupt` where it says that it stands elsewhere.
+/// `Corrupt` if it says that it belongs elsewhere.
 pub(crate) fn next_place(bucket: &Bucket, place: Place, segment: &Segment) -> Result<Place> {
     check_place(bucket, place, segment)?;
     Ok(Some(segment.last))

@@ -18,7 +18,7 @@ pub use hydrant_aws::ClientOptions;
 /// `Invalid` where the region, or without the SDK's chain the credentials, are missing, and for options that
 /// make no sense. `Bug` where the SDK panics.
 pub async fn connect(options: &ClientOptions) -> Result<Client> {
-    // An upload is bounded by the attempt's time-out as a whole; a download goes on behind it.
+    // The attempt's time-out bounds a whole upload, but a download only until its answer begins.
     let stalled = StalledStreamProtectionConfig::enabled()
         .upload_enabled(false)
         .grace_period(options.attempt_timeout)

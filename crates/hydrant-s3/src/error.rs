@@ -82,7 +82,7 @@ impl std::fmt::Display for NotImplemented {
 
 impl std::error::Error for NotImplemented {}
 
-/// Whether the server does not know what it was asked for: to ask for it is no use, now or later.
+/// Returns whether the server does not know what it was asked for: to ask for it is no use, now or later.
 pub(crate) fn is_not_implemented(error: &Error) -> bool {
     std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<NotImplemented>)
 }
@@ -134,7 +134,7 @@ pub(crate) fn body_error(target: &str, cause: impl std::error::Error + Send + Sy
         .because(Causes(Box::new(cause)))
 }
 
-/// Whether the SDK found another checksum than the one that came with the object.
+/// Returns whether the SDK found another checksum than the one that came with the object.
 fn is_mismatch(cause: &(dyn std::error::Error + 'static)) -> bool {
     matches!(caused_by(cause), Some(validate::Error::ChecksumMismatch { .. }))
 }
@@ -152,7 +152,7 @@ fn judge(request: Request, status: u16, code: &str) -> (ErrorKind, Retry, &'stat
         (_, "RequestTimeTooSkewed" | "RequestExpired") => {
             (Denied, Retry::Safe, "this machine's clock and the server's differ too much; set the clock")
         }
-        // The server tells that the bytes were hurt on their way, and kept none of them.
+        // The server reports that the bytes were damaged on their way. It kept none of them.
         (_, "BadDigest" | "IncompleteBody" | "XAmzContentChecksumMismatch" | "XAmzContentSHA256Mismatch") => {
             (Unavailable, Retry::Safe, "the bytes did not arrive as they were sent; check the network")
         }

@@ -37,7 +37,7 @@ impl Moment {
         Self { runtime: Instant::now(), wall: options.clock.now() }
     }
 
-    /// Whether more than this has passed by either clock. A wall clock that was set back says nothing.
+    /// Returns whether more than this has passed by either clock. A wall clock that was set back says nothing.
     fn is_past(self, age: std::time::Duration, options: &S3StoreOptions) -> bool {
         let wall = options.clock.now().duration_since(self.wall).unwrap_or_default();
         self.runtime.elapsed().max(wall) > age
@@ -58,12 +58,12 @@ impl View {
         self.head.as_ref().map(|head| head.segment.last)
     }
 
-    /// Whether a PUT may follow from it.
+    /// Returns whether a PUT may follow from it.
     pub(crate) fn is_fresh(&self, options: &S3StoreOptions) -> bool {
         !self.seen.is_past(options.view_age_max, options)
     }
 
-    /// Whether a PUT that followed from it, and is answered now, is to be believed: see FORMAT, pruning.
+    /// Returns whether a PUT that followed from it, and is answered now, is to be believed: see FORMAT, pruning.
     pub(crate) fn is_believed(&self, options: &S3StoreOptions) -> bool {
         !self.seen.is_past(options.believed_for(), options)
     }
@@ -84,7 +84,7 @@ pub(crate) async fn look(bucket: &Bucket, known: Option<&Head>) -> Result<View> 
             if from.is_none() {
                 return Ok(View::new(None, seen));
             }
-            // The greatest key is never freed: somebody removed it. What is left decides.
+            // The store never frees the greatest key, so it was removed by hand. The rest decides.
             from = None;
             continue;
         };
@@ -109,7 +109,7 @@ pub(crate) async fn look(bucket: &Bucket, known: Option<&Head>) -> Result<View> 
     Err(Error::corrupt(message).at_target(bucket.url(&bucket.keys.log())))
 }
 
-/// A segment stands where it says that it does.
+/// Checks that a segment is where it says that it is.
 pub(crate) fn check_place(bucket: &Bucket, place: Place, segment: &Segment) -> Result<()> {
     // Only the first segment of a log may name an event that was never in it.
     if place.is_none() || place == segment.after {

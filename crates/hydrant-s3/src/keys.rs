@@ -2,7 +2,7 @@
 
 use hydrant::EventId;
 
-/// Where an object of the log stands: behind this event, or (`None`) at the origin.
+/// The place of an object of the log: behind this event, or (`None`) at the origin.
 pub(crate) type Place = Option<EventId>;
 
 /// The name of the origin: it sorts before all digits.
@@ -30,7 +30,7 @@ impl Keys {
         format!("{}log/", self.prefix)
     }
 
-    /// The key of the object that stands there.
+    /// Returns the key of the object there.
     pub(crate) fn at(&self, place: Place) -> String {
         match place {
             None => format!("{}{ORIGIN}", self.log()),

@@ -8,7 +8,7 @@
 //! | keep checkpoints on behalf of sinks | [`S3Checkpoints`], with [`S3CheckpointsOptions`] |
 //!
 //! Objects are JSON lines, one event a line, in the envelope of [`hydrant::store::envelope`], compressed or not. The
-//! key of each is the id of the event before it, so that whoever appends behind the same head collides there.
+//! key of each is the id of the event before it, so that two writers behind the same head collide there.
 //! The format, and why it is safe, is specified in `FORMAT.md` beside this crate's sources.
 
 mod ahead;

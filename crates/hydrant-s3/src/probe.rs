@@ -14,7 +14,7 @@ pub(crate) const NAME: &str = "probe";
 /// The entity tag of a version that never was.
 pub(crate) const NEVER: &str = "\"00000000000000000000000000000000\"";
 
-/// Whether a second PUT with `If-None-Match: *` is refused, as the fence needs it.
+/// Returns whether a second PUT with `If-None-Match: *` is refused, as the fence needs it.
 ///
 /// # Errors
 /// What the server answers otherwise: here wrong credentials and a missing bucket are found first.

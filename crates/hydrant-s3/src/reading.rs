@@ -40,7 +40,7 @@ type Fetching = BoxFuture<'static, (Listed, Result<Option<Fetched>>)>;
 /// A walk along the chain.
 struct Reading {
     bucket: Arc<Bucket>,
-    /// Where the next object of the chain stands.
+    /// The place of the next object of the chain.
     reach: Place,
     /// The last event that was yielded or is not wanted.
     skip: Option<EventId>,
@@ -48,7 +48,7 @@ struct Reading {
     end: EventId,
     /// What was listed and is not fetched yet.
     listed: VecDeque<Listed>,
-    /// Where the listing goes on; `None` when there is no more.
+    /// Where the listing continues; `None` if there is no more.
     list_from: Option<Place>,
     fetching: FuturesOrdered<Fetching>,
     fetching_bytes: u64,
@@ -160,7 +160,7 @@ impl Reading {
         while self.fetching.len() < options.prefetch_objects.max(1) {
             let Some(listed) = self.listed.pop_front() else {
                 let Some(from) = self.list_from else { return Ok(()) };
-                // A page of tombstones may be followed by many more: what is under way tells how far to go.
+                // Many more pages of tombstones may follow this one. Objects under way show how far to list.
                 if pages > 0 && !self.fetching.is_empty() {
                     return Ok(());
                 }
@@ -181,7 +181,7 @@ impl Reading {
             if is_tombstone || listed.place < self.reach {
                 continue;
             }
-            // Nothing stands where the next should, so nothing behind it is worth fetching yet.
+            // The next object is missing, so nothing behind it is worth fetching yet.
             if self.fetching.is_empty() && listed.place > self.reach {
                 self.listed.push_front(listed);
                 return Ok(());
@@ -200,7 +200,7 @@ impl Reading {
     /// The object that should be next is not where it was listed, or was not listed: it may be there now, it
     /// may have been merged into another, or pruned. Otherwise the chain is broken.
     async fn look_elsewhere(&mut self, greater: Place) -> Result<()> {
-        // What was fetched ahead is asked for again from where the chain goes on.
+        // Objects fetched ahead are dropped, and asked for again from where the chain continues.
         self.fetching = FuturesOrdered::new();
         self.fetching_bytes = 0;
         self.listed.clear();

@@ -16,9 +16,9 @@ use crate::head::{Head, View, look};
 use crate::options::S3StoreOptions;
 use crate::reading;
 
-/// A log in a bucket, only read: while anybody writes it, or nobody does.
+/// Reads a log in a bucket, with or without a writer beside it.
 ///
-/// It takes no lock, writes nothing and is seen by nobody: `s3:ListBucket` and `s3:GetObject` are enough.
+/// It takes no lock, writes nothing and affects no writer: `s3:ListBucket` and `s3:GetObject` are enough.
 /// [`follow`](EventSource::follow) looks every [`poll_interval`](S3StoreOptions::poll_interval).
 ///
 /// Handles are cheap to clone, share one view of the log, and have nothing to release.
@@ -128,8 +128,8 @@ impl S3Source {
         Ok(view.head)
     }
 
-    /// Whether nothing follows the end that was seen last: one request of the cheapest kind. Once that was longer ago than
-    /// `view_age_max`, only a listing can distinguish a hole from the end.
+    /// Returns whether nothing follows the end that was seen last, by one request of the cheapest kind. If the view is
+    /// older than `view_age_max`, only a listing distinguishes a hole from the end.
     async fn is_unchanged(&self) -> bool {
         let (seen, bucket) = (self.seen(), self.bucket());
         self.check_open().is_ok()

@@ -25,7 +25,7 @@ use crate::{S3Checkpoints, S3Source, probe};
 ///
 /// A batch is one PUT: whole or not at all. Any number of handles, here and elsewhere, may write the same log:
 /// each append names its predecessor, and of two behind the same one the other is `Fenced`. Reading takes no
-/// lock and is seen by nobody.
+/// lock and affects no writer.
 ///
 /// Handles are cheap to clone and share one view of the log. There is nothing to release when the last is
 /// dropped; [`close`](S3Store::close) waits for a write that is under way.
@@ -147,7 +147,7 @@ impl S3Store {
 impl EventSink for S3Store {
     /// Appends a batch as one object; acknowledged when S3 has stored it.
     ///
-    /// One request, if nobody else writes. Throttling, conflicts and lost answers are tried again, with the
+    /// One request, if there is no other writer. Throttling, conflicts and lost answers are tried again, with the
     /// same bytes, until the batch's deadline or `append_timeout`, whichever is earlier.
     ///
     /// # Errors

@@ -40,7 +40,7 @@ const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Parts(Arc<[OnceCell<bool>; 2]>);
 
 impl Parts {
-    /// Whether an object may be uploaded in parts on this condition. Servers may know it for a PUT alone: then
+    /// Returns whether an object may be uploaded in parts on this condition. Servers may know it for a PUT alone: then
     /// a PUT it is, as large as that takes.
     pub(crate) async fn are_conditional(&self, bucket: &Bucket, on: Condition<'_>) -> Result<bool> {
         let [free, unchanged] = &*self.0;
@@ -55,7 +55,7 @@ impl Parts {
     }
 }
 
-/// Tries to complete an upload where the probe stands already, or in place of a version that it never had.
+/// Tries to complete an upload at the key of the probe, or in place of a version that it never had.
 async fn is_conditional(bucket: &Bucket, on: Condition<'_>) -> Result<bool> {
     let deadline = Instant::now() + bucket.options.append_timeout;
     let key = bucket.keys.beside(probe::NAME);
@@ -85,7 +85,7 @@ async fn is_conditional(bucket: &Bucket, on: Condition<'_>) -> Result<bool> {
 /// `AfterCheckpoint` where it may have been done.
 ///
 /// # Cancel safety
-/// Dropped, it leaves the object or none. The upload is aborted by a task of its own, if the runtime goes on.
+/// A dropped future leaves the object or none. A separate task aborts the upload, if the runtime continues.
 pub(crate) async fn upload(
     bucket: &Bucket,
     key: &str,

@@ -21,7 +21,7 @@ pub(crate) type Metadata = HashMap<String, String>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Object {
     Segment(Segment),
-    /// Compaction merged it into the object that stands there.
+    /// Compaction merged it into the object there.
     Moved {
         into: Place,
     },
@@ -48,7 +48,7 @@ pub(crate) struct Snapshot {
     pub(crate) after: Option<EventId>,
 }
 
-/// What the metadata of a segment tells.
+/// What the metadata of a segment contains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Segment {
     /// The event before the first; `None` where no event ever was before it.
@@ -70,7 +70,7 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// Whether its first event is a snapshot event.
+    /// Returns whether its first event is a snapshot event.
     pub(crate) fn opens_with_snapshot(&self) -> bool {
         self.snapshot.is_some_and(|newest| newest.id == self.first)
     }
@@ -175,7 +175,7 @@ impl Lines {
         Self { rest: lines, before: None, left: segment.count, segment }
     }
 
-    /// What a writer once checked does not fail here, unless the writer was at fault: then it is told.
+    /// Decodes a line, and checks again what its writer checked: a failure is a fault of the writer, or damage.
     fn decode(&mut self, line: Bytes) -> Result<Event> {
         let event = envelope::decode(line)?;
         let id = event.id();
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_that_makes_no_sense_is_corrupt_and_a_newer_version_is_refused() {
+    fn invalid_metadata_is_corrupt_and_newer_versions_are_refused() {
         let encoded = encode(None, &events(), None, Encoding::Plain).unwrap();
         let good = Object::Segment(encoded.segment).to_metadata();
         for name in good.keys() {

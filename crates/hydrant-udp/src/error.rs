@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_sent_is_told_by_its_code() {
+    fn errors_of_sending_are_classified_by_code() {
         for (code, kind, retry) in [
             (Errno::MSGSIZE, ErrorKind::Invalid, Retry::Never),
             (Errno::PERM, ErrorKind::Denied, Retry::Safe),

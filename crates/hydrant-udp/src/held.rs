@@ -54,7 +54,7 @@ impl Held {
         self.bytes += entry.event.size();
         self.events.insert(id, entry);
         let mut evicted = 0;
-        // The newest is kept whatever its size, or a large event would never reach anybody.
+        // The newest is kept at any size. Otherwise a large event would never reach a reader.
         while self.events.len() > 1 && (self.events.len() > self.events_max || self.bytes > self.bytes_max) {
             let Some((id, oldest)) = self.events.pop_first() else { break };
             self.bytes -= oldest.event.size();
@@ -69,7 +69,7 @@ impl Held {
         self.behind(position).next().map(|(_, entry)| entry)
     }
 
-    /// Whether at least `count` events are held behind `position`.
+    /// Returns whether at least `count` events are held behind `position`.
     pub(crate) fn has(&self, count: usize, position: Option<EventId>) -> bool {
         count == 0 || self.behind(position).nth(count - 1).is_some()
     }
@@ -93,8 +93,8 @@ impl Held {
         self.events.values().rev().find(|entry| entry.event.is_snapshot())?.after
     }
 
-    /// Whether another source, which has this event as the first behind `position`, has another history than
-    /// the datagrams tell of: it lacks an event that is held or named, or has another under its id.
+    /// Returns whether another source, whose first event behind `position` is this one, has another history than the
+    /// datagrams: it misses an event that is held or named, or has another event under that id.
     pub(crate) fn contradicts(&self, position: Option<EventId>, event: &Event) -> bool {
         self.next(position).is_some_and(|next| {
             let lacks_named = next.named && position < next.after && next.after < Some(event.id());
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn another_history_is_one_that_lacks_or_changes_what_is_known() {
+    fn another_history_misses_or_changes_known_events() {
         let mut held = Held::new(9, usize::MAX);
         held.insert(Entry { after: Some(EventId::new(4)), ..entry(6, "a") });
         let contradicts = |position: u64, id: u64, payload: &str| {

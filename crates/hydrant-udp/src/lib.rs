@@ -6,9 +6,9 @@
 //! | receive it, with every gap named by its ids | [`UdpListener::received`] |
 //! | receive it complete and in order | [`UdpListener`] as an [`EventSource`](hydrant::EventSource), given a [`refill`](UdpListenerOptions::refill) |
 //!
-//! UDP loses, doubles and re-orders, and anybody can send: nothing here is authenticated or encrypted. Use it
-//! on a network that you trust, for consumers that can live with a gap or have a refill. The bytes on the wire
-//! are specified in `FORMAT.md`.
+//! UDP loses, doubles and re-orders datagrams, and any host can send: nothing here is authenticated or encrypted. Use
+//! it on a network that you trust, for consumers that can live with a gap or have a refill. The bytes on the wire are
+//! specified in `FORMAT.md`.
 //!
 //! Metrics, all counters: `hydrant_udp_sink_datagrams_total`, `hydrant_udp_sink_skipped_total`,
 //! `hydrant_udp_sink_refused_total`, `hydrant_udp_listener_datagrams_total`, `hydrant_udp_listener_garbage_total`,

@@ -12,10 +12,10 @@ use hydrant::EventSource;
 #[non_exhaustive]
 pub enum Oversize {
     /// Answers `Invalid`, naming the event and its size; nothing is sent from this event on. A fan-out parks
-    /// the sink, or, under `DeadLetter`, keeps the event aside and goes on. The default.
+    /// the sink, or, under `DeadLetter`, keeps the event aside and continues. The default.
     #[default]
     Park,
-    /// Sends nothing for it and goes on; counted in [`UdpSinkStats::skipped`](crate::UdpSinkStats::skipped).
+    /// Sends nothing for it and continues; counted in [`UdpSinkStats::skipped`](crate::UdpSinkStats::skipped).
     /// A listener reports the gap, because the next datagram names its predecessor.
     Skip,
     /// Sends it in several datagrams, which the listener puts together. One lost chunk loses the event.
@@ -43,8 +43,8 @@ pub struct UdpSinkOptions {
     pub oversize: Oversize,
     /// The largest event sent in chunks, in bytes of its envelope. Default: 64 MiB, what listeners accept.
     pub event_bytes_max: usize,
-    /// Whether each datagram names the predecessor of its event in the reserved member, so that a listener can
-    /// tell a lost datagram from a gap in the ids of the log. Default: true.
+    /// Whether each datagram names the predecessor of its event in the reserved member, so that a listener
+    /// distinguishes a lost datagram from a gap in the ids of the log. Default: true.
     pub name_predecessor: bool,
     /// The size of the kernel's send buffer, in bytes. Default: what the system gives.
     pub send_buffer_bytes: Option<usize>,
@@ -150,7 +150,7 @@ pub struct UdpListenerOptions {
     pub held_bytes_max: usize,
     /// How long an event waits for one with a lower id before the gap is reported. Default: 50 ms.
     pub reorder_max: Duration,
-    /// How many events wait behind a gap before it is reported, however short it stood. Default: 128.
+    /// How many events wait behind a gap until it is reported early. Default: 128.
     pub reorder_events_max: usize,
     /// What is made of a datagram that does not name its predecessor. Default: [`Unnamed::Contiguous`].
     pub unnamed: Unnamed,
@@ -165,7 +165,7 @@ pub struct UdpListenerOptions {
     /// Whose datagrams are taken; those of others are counted and dropped. Default: empty, everybody's.
     pub senders: Vec<IpAddr>,
     /// The size of the kernel's receive buffer to ask for, in bytes. The system may grant less
-    /// ([`UdpListener::receive_buffer_bytes`](crate::UdpListener::receive_buffer_bytes) tells; on Linux
+    /// ([`UdpListener::receive_buffer_bytes`](crate::UdpListener::receive_buffer_bytes) returns it; on Linux
     /// `net.core.rmem_max` is the limit). What overflows it is lost. Default: 4 MiB.
     pub receive_buffer_bytes: usize,
     /// The interface on which a multicast group is joined. Default: the system's choice.

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn events_and_bytes_under_way_are_bounded_and_the_oldest_go_first() {
+    fn partial_events_are_bounded_and_the_oldest_go_first() {
         let start = Instant::now();
         let mut by_events = partials(2, 1 << 20);
         let mut dropped = 0;

@@ -43,7 +43,7 @@ impl Receiver {
         Self { socket, shared, partials, buffer: vec![0; DATAGRAM_BYTES_MAX], _closing: closing }
     }
 
-    /// Runs until it is aborted. However it ends, followers are told.
+    /// Runs until it is aborted. Its end wakes all followers, also after a panic.
     pub(crate) async fn run(mut self) {
         loop {
             let expired = async {
@@ -180,7 +180,7 @@ impl Shared {
     }
 }
 
-/// Tells all followers when the task ends, also by a panic.
+/// Wakes all followers when the task ends, also by a panic.
 struct Closing(Arc<Shared>);
 
 impl Drop for Closing {

@@ -31,9 +31,9 @@ const REFUSALS_MAX: u32 = 64;
 /// Appends are sent one after the other, in order. When the kernel's buffer is full, an append waits, until the
 /// deadline of its batch if it has one.
 ///
-/// That nobody listens at the target is no error, because nothing was promised about it: what the target's
-/// kernel refuses is counted in [`refused`](UdpSinkStats::refused), and the datagram that found it out is sent
-/// all the same. The name of the target is resolved once, to its first address.
+/// A target without a listener is no error, because `Ok` promises nothing about it. What the target's kernel
+/// refuses is counted in [`refused`](UdpSinkStats::refused), and the datagram that met the refusal is still sent.
+/// The name of the target is resolved once, to its first address.
 #[derive(Debug)]
 pub struct UdpSink {
     target: String,
@@ -50,7 +50,7 @@ pub struct UdpSinkStats {
     pub datagrams: u64,
     /// Events larger than a datagram that were not sent ([`Oversize::Skip`]).
     pub skipped: u64,
-    /// Refusals that came back (nobody listens at the target), at least; the kernel merges them.
+    /// How many refusals came back, at least: the target has no listener. The kernel merges them.
     pub refused: u64,
 }
 
@@ -202,15 +202,15 @@ impl UdpSink {
                     self.counters.datagrams.fetch_add(count as u64, Ordering::Relaxed);
                     metrics::counter!("hydrant_udp_sink_datagrams_total").increment(count as u64);
                 }
-                // The answer to an *earlier* datagram: the target had nobody listening. This one was not sent
-                // yet. That is no failure of a delivery, because none was promised.
+                // The answer to an *earlier* datagram: the target had no listener. This datagram was not sent yet.
+                // That is no failure of a delivery, because the sink promises none.
                 Err(cause) if cause.kind() == io::ErrorKind::ConnectionRefused && refusals < REFUSALS_MAX => {
                     refusals += 1;
                     self.counters.refused.fetch_add(1, Ordering::Relaxed);
                     metrics::counter!("hydrant_udp_sink_refused_total").increment(1);
                 }
                 Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-                // ENOBUFS and the like are told, not retried here: the fan-out has the backoff.
+                // ENOBUFS and the like are returned, not retried here: the fan-out has the backoff.
                 Err(cause) => {
                     return Err(error::sending(cause, &self.target, first.event, first.bytes(), *sent == 0));
                 }

@@ -15,20 +15,20 @@ use crate::view::{Reader, Shared, Step, View, closed};
 /// Receives events, puts chunks together, drops duplicates, restores the order within a small window, and
 /// names every gap.
 ///
-/// A task takes datagrams from the kernel as they come, whether anybody reads or not. The newest events are
+/// A task takes datagrams from the kernel as they come, also without a reader. The newest events are
 /// held in bounded memory ([`held_events_max`](UdpListenerOptions::held_events_max)) for any number of readers,
 /// none of which slows the task or another reader: one that falls too far behind finds a gap.
 ///
 /// There are two views of what arrives:
 /// - [`received`](Self::received) yields events and the gaps between them, as they are.
 /// - As an [`EventSource`] it is complete and in order, or says that it cannot be. With a
-///   [`refill`](UdpListenerOptions::refill), every read begins there, goes on with what is held beyond, and
+///   [`refill`](UdpListenerOptions::refill), every read begins there, continues with the held events, and
 ///   fetches what was lost on the way (by asking now and then, also what was lost last). Without one, a read
 ///   that begins below the oldest event held ends with `Pruned`, and one that comes to a gap with `Gap`,
-///   naming the ids. `read` ends at the newest event that was there when it began, `follow` goes on.
+///   naming the ids. `read` ends at the newest event that was there when it began, `follow` continues.
 ///
-/// Whether ids have a gap because events were lost or because the log has one is told by the datagrams: each
-/// names its predecessor. Those of other programs do not; see [`Unnamed`](crate::Unnamed).
+/// Each datagram names the predecessor of its event. So a listener distinguishes a loss from a gap in the ids of
+/// the log. Datagrams of other programs name none; see [`Unnamed`](crate::Unnamed).
 ///
 /// Garbage is counted and logged, and costs nothing else. Anybody who can send to the port can, however, send
 /// a valid event: see [`senders`](UdpListenerOptions::senders), and use networks that you trust.
@@ -114,7 +114,7 @@ impl UdpListener {
         self.local_addr
     }
 
-    /// The size of the kernel's receive buffer, as the kernel tells it (Linux doubles it for its own needs).
+    /// Returns the size of the kernel's receive buffer, as the kernel reports it (Linux doubles it for its own needs).
     pub fn receive_buffer_bytes(&self) -> usize {
         self.receive_buffer_bytes
     }

@@ -52,7 +52,7 @@ impl Shared {
     }
 }
 
-/// Missing events: what stands between two that are known.
+/// Missing events between two known ones.
 #[derive(Debug)]
 pub(crate) struct Hole {
     /// The last event before it, as this reader knows it.
@@ -268,9 +268,9 @@ impl View {
         if let Some(hole) = &filling.hole {
             let next = &hole.next;
             if id > next.event.id() {
-                return Ok(None); // what the hole stood before is held no more: there is another one now
+                return Ok(None); // the event behind the hole is no longer held: there is another hole now
             }
-            // Where no predecessor was named, only this tells that nothing is missing before it.
+            // If the datagram names no predecessor, only the refill shows that nothing is missing before it.
             if id == next.event.id() || next.named && Some(id) == next.after {
                 self.reader.position = Some(id);
                 return Ok(Some(event));

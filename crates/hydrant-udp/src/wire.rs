@@ -111,7 +111,7 @@ pub(crate) struct Line {
     pub(crate) predecessor: Predecessor,
 }
 
-/// The event before one, as its datagram tells it.
+/// The predecessor of an event, as its datagram names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Predecessor {
     Named(Option<EventId>),
@@ -162,7 +162,7 @@ fn decode_line(line: &Bytes) -> Result<Line> {
     Ok(Line { event, predecessor })
 }
 
-/// The reserved member of a line. Another store's is none of ours.
+/// The reserved member of a line. The member of another store is ignored.
 fn read_mark(line: &[u8]) -> Result<Predecessor> {
     #[derive(Deserialize)]
     struct Marked<'a> {

@@ -99,7 +99,7 @@ pub struct Layout {
     pub members: (u32, u32),
     /// Whether the envelope, or the dialect that it was read in, marks a snapshot.
     pub is_snapshot: bool,
-    /// Where the closing brace of the envelope belongs; a store's private member may stand there instead.
+    /// The offset of the closing brace of the envelope. A store's private member may be there instead.
     pub end: u32,
 }
 

@@ -204,7 +204,7 @@ type Chunk = (Vec<Result<Event>>, Option<Result<Option<EventId>>>);
 impl MemoryStore {
     fn chunk(&self, after: Result<Option<EventId>>, end: Option<EventId>) -> Option<Chunk> {
         let log = self.lock();
-        // What was pruned under a read is told, not skipped.
+        // A read ends with `Pruned` if events after its position were pruned; it never skips them.
         let after = match after.and_then(|after| log.start(after.into())) {
             Ok(after) => after,
             Err(error) => return Some((vec![Err(error)], None)),
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn prune_keeps_the_newest_snapshot_and_tells_the_floor() {
+    async fn prune_keeps_the_newest_snapshot_and_errors_name_the_floor() {
         let store = MemoryStore::default();
         let log = [event(0), event(1), snapshot(2), event(3), snapshot(4), event(5)];
         let mut after = None;

@@ -80,7 +80,7 @@ fn starts_with(said: &Said, text: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_copied_from_store_to_store_is_the_same_to_the_byte_everywhere() {
+async fn copies_in_all_stores_are_equal_byte_for_byte() {
     let places = places().await;
     let (dir, mut node) = node(seeded().u64(..));
     node.write(2000);
@@ -109,7 +109,7 @@ async fn a_log_copied_from_store_to_store_is_the_same_to_the_byte_everywhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_that_is_killed_or_stopped_and_run_again_loses_and_doubles_nothing() {
+async fn a_copy_that_is_interrupted_and_rerun_is_exact() {
     let (places, mut rng) = (places().await, seeded());
     let (dir, mut node) = node(rng.u64(..));
     node.write(2000);
@@ -190,8 +190,8 @@ async fn a_pruned_log_goes_from_its_oldest_snapshot_to_every_server() {
         hydrant(&["copy", &head, &to]).await.ends(1).says(&["pruned", "--from-snapshot"]);
         starts_with(&hydrant(&["copy", &head, &to, "--from-snapshot"]).await.ends(0), "copied 201 events");
         starts_with(&hydrant(&["verify", &to, "--against", &head]).await.ends(0), "201 events are the same");
-        let told = hydrant(&["verify", &to, "--against", &whole]).await.ends(1);
-        assert!(told.stdout.contains("pruned from"), "{}", told.stdout);
+        let compared = hydrant(&["verify", &to, "--against", &whole]).await.ends(1);
+        assert!(compared.stdout.contains("pruned from"), "{}", compared.stdout);
         hydrant(&["verify", &to, "--against", &whole, "--common"]).await.ends(0);
         starts_with(&hydrant(&["copy", &head, &to]).await.ends(0), "copied 0 events");
     }
@@ -236,8 +236,8 @@ async fn a_log_on_a_server_is_compacted_and_pruned_by_the_program() {
 /// Returns wrong URLs, each with words that the error must contain.
 fn wrong(place: &Place) -> Vec<(String, Vec<&'static str>)> {
     let url = place.url("wrong");
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let mut wrong = vec![(url.replace(&place.address().to_string(), &nobody), vec!["unavailable"])];
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let mut wrong = vec![(url.replace(&place.address().to_string(), &unused), vec!["unavailable"])];
     match place.service() {
         Service::Postgres => {
             let (credentials, _) = url.split_once('@').unwrap();
@@ -254,7 +254,7 @@ fn wrong(place: &Place) -> Vec<(String, Vec<&'static str>)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_with_a_server_is_told_with_its_name_and_no_password() {
+async fn errors_name_the_server_and_hide_its_password() {
     let places = places().await;
     let (dir, mut node) = node(1);
     node.write(3);
@@ -295,8 +295,8 @@ async fn a_target_of_another_history_is_left_alone_on_every_server() {
         let relay = ["relay", "--from", &one, "--to", &to];
         hydrant(&relay).await.ends(1).says(&["parked", "diverged"]);
         hydrant(&["verify", &to, "--against", &other]).await.ends(0);
-        let told = hydrant(&["verify", &to, "--against", &one]).await.ends(1);
-        assert!(told.stdout.contains("digest"), "{}", told.stdout);
+        let compared = hydrant(&["verify", &to, "--against", &one]).await.ends(1);
+        assert!(compared.stdout.contains("digest"), "{}", compared.stdout);
     }
     remove(places).await;
 }

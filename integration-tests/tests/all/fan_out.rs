@@ -282,7 +282,7 @@ fn answers(service: Service) -> Vec<(Answer, &'static [ErrorKind])> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_refuses_one_secondary_is_named_and_the_others_do_not_notice() {
+async fn a_refused_secondary_is_named_and_delays_no_other() {
     let Some(mut all) = Everywhere::open(places().await).await else { return };
     all.append().await;
     all.all_delivered().await;

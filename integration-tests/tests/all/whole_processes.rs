@@ -54,22 +54,22 @@ async fn a_kill_with_all_stores_attached_loses_no_acknowledged_event() {
     }
     let dir = tempfile::tempdir().unwrap();
     let primary = format!("file:{}", dir.path().display());
-    let mut told = BTreeSet::new();
+    let mut acked = BTreeSet::new();
     for _ in 0..6 {
         let mut process = start(&primary, u64::MAX, &places);
-        acknowledged(&mut process, rng.usize(1..400), &mut told).await;
+        acknowledged(&mut process, rng.usize(1..400), &mut acked).await;
         process.kill();
-        acknowledged(&mut process, usize::MAX, &mut told).await; // what was in the pipe
+        acknowledged(&mut process, usize::MAX, &mut acked).await; // what was in the pipe
         process.end().await;
     }
     let mut process = start(&primary, 10, &places);
-    acknowledged(&mut process, usize::MAX, &mut told).await;
+    acknowledged(&mut process, usize::MAX, &mut acked).await;
     assert!(process.end().await.success());
     let log = FileSource::open(dir.path(), FileSourceOptions::default()).await.unwrap();
     let log = log.collect(ReadFrom::Origin).await.unwrap();
     let held: BTreeSet<u64> = log.iter().map(|event| event.id().get()).collect();
-    assert!(told.is_subset(&held), "lost: {:?}", told.difference(&held).collect::<Vec<_>>());
-    println!("{} events were acknowledged, {} are held", told.len(), held.len());
+    assert!(acked.is_subset(&held), "lost: {:?}", acked.difference(&held).collect::<Vec<_>>());
+    println!("{} events were acknowledged, {} are held", acked.len(), held.len());
     for place in places {
         let held = source(&place).await.collect(ReadFrom::Origin).await.unwrap();
         assert!(held == log, "{} holds the log, each event once, in order", place.service());
@@ -81,28 +81,28 @@ async fn a_kill_with_all_stores_attached_loses_no_acknowledged_event() {
 async fn of_two_processes_with_one_primary_one_wins() {
     for service in [Service::Postgres, Service::S3] {
         let Some(place) = Place::on(service).await else { continue };
-        let mut told = [BTreeSet::new(), BTreeSet::new()];
+        let mut acked = [BTreeSet::new(), BTreeSet::new()];
         let [mut one, mut other] = [0, 1].map(|_| start(&place.to_text(), u64::MAX, &[]));
         // The fenced process ends. The winner continues, and is then killed.
-        let [first, second] = &mut told;
+        let [first, second] = &mut acked;
         let loser = tokio::select! {
             () = acknowledged(&mut one, usize::MAX, first) => 0,
             () = acknowledged(&mut other, usize::MAX, second) => 1,
         };
         let (mut winner, lost) = if loser == 0 { (other, one) } else { (one, other) };
-        assert!(!lost.end().await.success(), "{service}: the loser is told");
-        acknowledged(&mut winner, 20, &mut told[1 - loser]).await;
+        assert!(!lost.end().await.success(), "{service}: the loser fails");
+        acknowledged(&mut winner, 20, &mut acked[1 - loser]).await;
         winner.kill();
-        acknowledged(&mut winner, usize::MAX, &mut told[1 - loser]).await;
+        acknowledged(&mut winner, usize::MAX, &mut acked[1 - loser]).await;
         winner.end().await;
-        assert!(told[0].is_disjoint(&told[1]), "{service}: no event was acknowledged to both");
+        assert!(acked[0].is_disjoint(&acked[1]), "{service}: no event was acknowledged to both");
         let held = ids(&*source(&place).await).await;
         assert!(held.is_sorted_by(|one, next| one < next), "{service}");
         let held = BTreeSet::from_iter(held);
-        for told in &told {
-            assert!(told.is_subset(&held), "{service}: what was acknowledged is held");
+        for acked in &acked {
+            assert!(acked.is_subset(&held), "{service}: what was acknowledged is held");
         }
-        println!("{service}: {} and {} acknowledged, {} held", told[0].len(), told[1].len(), held.len());
+        println!("{service}: {} and {} acknowledged, {} held", acked[0].len(), acked[1].len(), held.len());
         place.remove().await;
     }
 }

@@ -274,8 +274,8 @@ fn template(bin: &Path, owner: Owner) -> Result<PathBuf, String> {
     })
 }
 
-/// Whether a Postgres server there accepts connections: it answers to the first message of a client, and not that it
-/// is still starting up.
+/// Returns whether a Postgres server there accepts connections: it answers the first message of a client, and does not
+/// reply that it is still starting up.
 pub(crate) fn answers(at: SocketAddr) -> bool {
     let patience = Duration::from_secs(5);
     let ask = || -> std::io::Result<Vec<u8>> {

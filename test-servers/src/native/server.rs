@@ -35,10 +35,10 @@ pub trait Program: Sized {
     /// What starts it on this port.
     fn command(&self, port: u16) -> Command;
 
-    /// Whether what it left says that it was killed, so that it may not start at once.
+    /// Returns whether what it left says that it was killed, so that it may not start at once.
     fn was_killed(&self) -> bool;
 
-    /// Whether it answers to clients.
+    /// Returns whether it answers to clients.
     fn is_ready(&self, at: SocketAddr) -> bool;
 
     /// Makes what its URLs name, where that is not there yet.

@@ -129,7 +129,7 @@ async fn rules_take_turns_and_heal_forgets_them() {
 }
 
 #[tokio::test]
-async fn a_cut_request_reaches_nobody() {
+async fn a_cut_request_reaches_no_server() {
     let (proxy, got) = proxy().await;
     proxy.next(1, |_| true, Action::Cut);
     assert_eq!(ask(&proxy, "PUT", "/", "a").await.unwrap_err().to_string(), "");

@@ -91,7 +91,7 @@ async fn in_an_empty_environment() {
 
 #[cfg(feature = "aws-config")]
 #[test]
-fn the_environment_gives_region_and_keys_and_a_role_is_assumed_with_them() {
+fn a_role_is_assumed_with_the_keys_of_the_environment() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", server.local_addr().unwrap());
     let answering = std::thread::spawn(move || answer(&server));
@@ -115,7 +115,7 @@ fn the_environment_gives_region_and_keys_and_a_role_is_assumed_with_them() {
 async fn as_a_role() {
     use aws_credential_types::provider::ProvideCredentials as _;
 
-    // What the service is told is not where a role is assumed.
+    // The endpoint of the service is not the endpoint at which a role is assumed.
     let options = ClientOptions::default()
         .with_role("arn:aws:iam::123456789012:role/hydrant")
         .with_endpoint("http://127.0.0.1:1");
@@ -128,7 +128,7 @@ async fn as_a_role() {
     assert_eq!((keys.access_key_id(), keys.session_token()), ("ASIAROLE", Some("ROLETOKEN")));
 }
 
-/// Answers one request, to STS, and tells what it was.
+/// Answers one request to STS, and returns it.
 #[cfg(feature = "aws-config")]
 fn answer(server: &TcpListener) -> String {
     let (mut stream, _) = server.accept().unwrap();

@@ -35,7 +35,7 @@ pub(crate) async fn run(args: CatArgs, stop: &Stop) -> Outcome {
     ended
 }
 
-/// Where it stands, and how to go on from there.
+/// Returns the failure of a command that a signal stopped. It says how to continue behind the last event.
 pub(crate) fn interrupted(last: Option<EventId>) -> Failure {
     let behind =
         last.map_or_else(String::new, |last| format!(" behind event {last}; go on with --after {last}"));

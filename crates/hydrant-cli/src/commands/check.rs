@@ -19,7 +19,7 @@ pub(crate) async fn verify(url: &StoreUrl, json: bool) -> Outcome {
         if !finding.leftover {
             exit = Exit::Data;
         }
-        tell(&mut output, &finding, json)?;
+        show(&mut output, &finding, json)?;
         output.flush()?;
     }
     Ok(exit)
@@ -29,11 +29,11 @@ pub(crate) async fn verify(url: &StoreUrl, json: bool) -> Outcome {
 pub(crate) async fn repair(args: UrlArgs, json: bool) -> Outcome {
     let findings = args.url.repair().await?;
     let mut output = Output::lock();
-    findings.iter().try_for_each(|finding| tell(&mut output, finding, json))?;
+    findings.iter().try_for_each(|finding| show(&mut output, finding, json))?;
     output.flush()?;
     Ok(if findings.is_empty() { Exit::Fine } else { Exit::Data })
 }
 
-fn tell(output: &mut Output, finding: &Finding, json: bool) -> Outcome<()> {
+fn show(output: &mut Output, finding: &Finding, json: bool) -> Outcome<()> {
     if json { output.json(finding) } else { output.text(finding) }
 }

@@ -127,7 +127,7 @@ async fn open(args: &VerifyArgs, urls: [&StoreUrl; 2]) -> Outcome<Opened> {
 
 /// Where a store begins, above where it was asked to.
 enum Begins {
-    /// With this event; `None` where there is none, or it cannot be told before it is read.
+    /// With this event; `None` if there is none, or if it is unknown before a read.
     At(Option<EventId>),
     /// With this one, because those before it were pruned.
     Pruned(EventId),

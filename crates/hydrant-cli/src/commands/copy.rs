@@ -1,4 +1,4 @@
-//! `hydrant copy`: a log into another store, going on where an earlier copy ended.
+//! `hydrant copy`: copies a log into another store, and continues an earlier copy.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,7 +71,7 @@ pub(crate) async fn run(args: CopyArgs, json: bool, stop: &Stop) -> Outcome {
         bytes: copy.bytes,
         last_id: copy.after,
     };
-    summary.tell(json, args.to.is_stdio())?;
+    summary.print(json, args.to.is_stdio())?;
     ended?;
     closed?;
     whole(&args.from).await
@@ -208,7 +208,7 @@ async fn fill(missing: &mut Missing, batch: &mut Vec<Event>, stop: &Stop) -> Opt
 
 impl Summary {
     /// On standard output, unless the events go there.
-    fn tell(&self, json: bool, events_on_stdout: bool) -> Outcome<()> {
+    fn print(&self, json: bool, events_on_stdout: bool) -> Outcome<()> {
         let Self { from, to, copied, bytes, last_id } = self;
         let last = last_id.map_or_else(|| "is empty".to_owned(), |id| format!("ends at event {id}"));
         if events_on_stdout {

@@ -5,7 +5,7 @@ use hydrant::{
     Checkpoint, Digest, Error, ErrorKind, Event, EventId, EventSource, EventStream, ReadFrom, Result, Retry,
 };
 
-/// The events that a target lacks, and the event they stand behind.
+/// The events that a target misses, and the event before them.
 pub(crate) struct Missing {
     pub(crate) after: Option<EventId>,
     /// The first of them, where it was read already.
@@ -13,7 +13,7 @@ pub(crate) struct Missing {
     pub(crate) events: EventStream,
 }
 
-/// What a target with this checkpoint lacks of a log.
+/// Finds the events of a log that a target with this checkpoint misses.
 ///
 /// `rewinds`: the log can be read from anywhere; standard input cannot. `from_snapshot`: an empty target may
 /// start at the floor of a pruned log.
@@ -30,7 +30,8 @@ pub(crate) async fn missing(
     let Checkpoint::At { id, digest } = checkpoint else {
         let mut missing = beginning(source, from_snapshot).await?;
         if let (Checkpoint::Unknown, false, Some(first)) = (checkpoint, rewinds, &missing.first) {
-            // Input may begin anywhere: a listener is told of a gap rather than of a beginning.
+            // Input may begin anywhere. The batch names a predecessor, so that a listener reports a gap and not
+            // a beginning.
             missing.after = first.id().prev();
         }
         return Ok(missing);
@@ -45,7 +46,7 @@ pub(crate) async fn missing(
                 check(&event, digest)?;
                 return Ok(Missing { after: Some(id), first: None, events });
             }
-            // No event can stand in between.
+            // There can be no event in between.
             Some(Ok(event)) if !rewinds && seen.is_none() && Some(event.id()) == id.next() => {
                 return Ok(Missing { after: Some(id), first: Some(event), events });
             }

@@ -1,4 +1,4 @@
-//! `hydrant relay`: a fan-out over a log that somebody else writes.
+//! `hydrant relay`: a fan-out over a log of another writer.
 
 mod opening;
 mod reader;
@@ -24,7 +24,7 @@ use crate::exit::{Exit, Failure, Outcome, exit_of};
 use crate::signals::Stop;
 use crate::stores::{OpenSink, Reads};
 
-/// Whoever reads standard output may take as long as they like: waiting for them is no failure.
+/// How long a call waits for the reader of standard output. A slow reader is no failure.
 const PATIENCE: Duration = Duration::from_hours(365 * 24);
 
 /// Delivers to the end of the log, or for ever.
@@ -105,7 +105,7 @@ async fn attach(
     Ok((closings, reader))
 }
 
-/// Whoever reads standard output, under the name of that sink.
+/// The reader of standard output, under the name of that sink.
 #[derive(Clone)]
 struct Reader {
     name: String,
@@ -122,7 +122,7 @@ async fn reader_left(reader: &mut Option<Reader>) -> String {
     std::future::pending().await
 }
 
-/// What can be told from the command line alone.
+/// Checks what the command line alone shows.
 fn check(args: &RelayArgs) -> Outcome<()> {
     if args.from.reads() != Reads::Again {
         return Err(Failure::Usage(format!(
@@ -161,7 +161,7 @@ fn check(args: &RelayArgs) -> Outcome<()> {
 
 /// How a delivery ended.
 enum Ended {
-    /// At the end of the log, by a signal, or because no sink goes on.
+    /// At the end of the log, by a signal, or because every sink has ended.
     InTime,
     /// By `--deadline`.
     Late,

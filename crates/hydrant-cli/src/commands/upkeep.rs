@@ -16,7 +16,7 @@ struct Pruned {
     moved: bool,
 }
 
-/// Drops what stands before an event, and tells what the log begins with from now on.
+/// Removes the events before an event, and prints the event that the log then begins with.
 pub(crate) async fn prune(args: PruneArgs, json: bool) -> Outcome {
     args.url.must_hold_a_log().await?;
     let source = args.url.source().await?;

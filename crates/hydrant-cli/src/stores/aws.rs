@@ -1,6 +1,6 @@
 //! What S3 and Kinesis have in common: where the service is, and as whom it is asked.
 //!
-//! Credentials never stand in a URL: they come from the SDK's own chain (`AWS_ACCESS_KEY_ID` and the like,
+//! A URL never has credentials: they come from the SDK's own chain (`AWS_ACCESS_KEY_ID` and the like,
 //! `~/.aws`, a role of the machine).
 
 use crate::options::{Kind, Options, text};

@@ -120,7 +120,7 @@ struct FilePlace {
 }
 
 impl FilePlace {
-    /// Says what stands there instead of a directory, and what to do about it.
+    /// Returns the error for a path that is no directory, with advice.
     fn check(&self, must_exist: bool) -> Result<()> {
         let refuse =
             |kind, message: String| Err(Error::new(kind, Retry::Never, message).at_target(self.target()));
@@ -157,7 +157,7 @@ impl FilePlace {
     }
 }
 
-/// Whether a log has begun there. `state` is looked at twice, because a rotation renames it in between.
+/// Returns whether a log has begun there. `state` is looked at twice, because a rotation renames it in between.
 fn holds_a_log(dir: &Path) -> std::io::Result<bool> {
     let state = dir.join("state");
     if fs::symlink_metadata(&state).is_ok() {
@@ -263,7 +263,7 @@ impl Place for FilePlace {
             Finding { message, ..repaired.finding.into() }
         });
         let remaining = report.remaining.into_iter().map(|finding| {
-            let message = format!("{}; this needs a person", finding.what);
+            let message = format!("{}; this needs an operator", finding.what);
             Finding { message, ..finding.into() }
         });
         Ok(repaired.chain(remaining).collect())

@@ -166,7 +166,7 @@ fn parse(target: &str, query: &Query) -> Parsed<Arc<dyn Place>> {
     Ok(Arc::new(PostgresPlace { connect, log, options: store, reader: OnceCell::new() }))
 }
 
-/// Whether there is one in front of the host.
+/// Returns whether there is one in front of the host.
 fn has_password(target: &str) -> bool {
     let authority = target.trim_start_matches('/').split('/').next().unwrap_or_default();
     authority.rsplit_once('@').is_some_and(|(credentials, _)| credentials.contains(':'))

@@ -235,12 +235,12 @@ impl Place for S3Place {
     async fn verify(&self) -> Result<Findings> {
         let (client, options) = (hydrant_s3::connect(&self.client()).await?, self.settings.store.clone());
         let findings = hydrant_s3::verify(client, &self.bucket, &self.prefix, options);
-        let told = |found: hydrant_s3::Finding| {
+        let shown = |found: hydrant_s3::Finding| {
             let event = found.event.map(|id| format!("event {id}: ")).unwrap_or_default();
             let finding = Finding::new(found.object, format!("{event}{}", found.what));
             Finding { line: found.line, leftover: found.is_leftover, ..finding }
         };
-        Ok(findings.map_ok(told).boxed())
+        Ok(findings.map_ok(shown).boxed())
     }
 
     async fn repair(&self) -> Result<Vec<Finding>> {

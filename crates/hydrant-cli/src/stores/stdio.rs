@@ -162,7 +162,7 @@ impl EventSource for StdinSource {
     }
 }
 
-/// Decodes until the input ends, an error comes or nobody listens.
+/// Decodes until the input ends, a line is bad, or the receiver is dropped.
 fn hand_over(mut lines: Lines<io::Stdin>, chunks: &mpsc::Sender<Vec<Result<Event>>>) {
     let (mut chunk, mut bytes) = (Vec::new(), 0);
     while let Some(event) = lines.next_event() {

@@ -56,7 +56,7 @@ fn options() -> Options<Settings> {
         .with(
             "name_predecessor",
             flag(),
-            "sending: whether each datagram names the event before it, so that listeners tell a loss from a gap in the ids",
+            "sending: whether each datagram names the event before it, so that listeners distinguish a loss from a gap in the ids",
             |settings| &mut settings.sink.name_predecessor,
         )
         .with("event_bytes_max", bytes(), "the largest event sent or received in chunks", |settings| {
@@ -71,7 +71,7 @@ fn options() -> Options<Settings> {
         .with(
             "reorder_max",
             duration(),
-            "listening: how long an event waits for one with a lower id before the gap is told",
+            "listening: how long an event waits for one with a lower id before the gap is reported",
             |settings| &mut settings.listener.reorder_max,
         )
         .with("senders", senders(), "listening: whose datagrams are taken", |settings| {
@@ -174,7 +174,7 @@ impl Place for UdpPlace {
         }
         let complete = options.refill.is_some();
         let listener = Arc::new(UdpListener::open(&self.address, options).await?);
-        Ok(if complete { listener } else { Arc::new(TellGaps { listener }) })
+        Ok(if complete { listener } else { Arc::new(LogGaps { listener }) })
     }
 
     async fn sink(&self, _: Option<Keeper>) -> Result<OpenSink> {
@@ -219,12 +219,12 @@ impl UdpPlace {
     }
 }
 
-/// A listener without a refill: what did not arrive is told in the log, and the rest goes on.
-struct TellGaps {
+/// A listener without a refill. It logs a warning for events that did not arrive, and continues with the rest.
+struct LogGaps {
     listener: Arc<UdpListener>,
 }
 
-impl EventSource for TellGaps {
+impl EventSource for LogGaps {
     fn read(&self, from: ReadFrom) -> EventStream {
         self.listener.read(from)
     }
@@ -232,7 +232,7 @@ impl EventSource for TellGaps {
     fn follow(&self, from: ReadFrom) -> EventStream {
         let listener = self.listener.clone();
         let events = listener.received(from).filter_map(move |received| {
-            let _open = &listener; // as long as somebody listens
+            let _open = &listener; // the listener stays open as long as its stream
             std::future::ready(match received {
                 Ok(Received::Event(event)) => Some(Ok(event)),
                 Ok(Received::Gap { after, before }) => {

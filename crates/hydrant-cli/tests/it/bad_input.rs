@@ -42,7 +42,7 @@ fn spoilt(bad: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_bad_line_on_standard_input_is_named_and_nothing_before_it_is_lost() {
+fn a_bad_line_on_standard_input_is_named_and_loses_nothing() {
     let place = format!("line 4, byte {}", log(0..3).len());
     for (name, bad, says) in bad_lines() {
         let dir = tempfile::tempdir().unwrap();
@@ -55,7 +55,7 @@ fn a_bad_line_on_standard_input_is_named_and_nothing_before_it_is_lost() {
 }
 
 #[test]
-fn a_bad_line_in_a_log_that_others_wrote_is_named_and_the_file_is_left_as_it_is() {
+fn a_bad_line_in_a_foreign_log_is_named_and_left_in_place() {
     for (name, bad, _) in bad_lines() {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
@@ -74,7 +74,7 @@ fn a_bad_line_in_a_log_that_others_wrote_is_named_and_the_file_is_left_as_it_is(
 }
 
 #[test]
-fn what_a_crash_left_at_the_end_of_a_log_is_told_by_everything_that_reads_it() {
+fn every_reader_reports_a_torn_tail() {
     for left in ["{\"eventId\":3,\"stateCh", "{\"eventId\":3,\"stateCh\n", "garbage\n", "\0\0\0\0\0\0\0\0"] {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
@@ -223,7 +223,7 @@ fn a_state_that_is_no_file_is_refused() {
     }
 }
 
-/// Runs the program as somebody without rights, also when the tests run as root.
+/// Runs the program as a user without rights, also when the tests run as root.
 fn powerless(args: &[&str], dir: &Path) -> Command {
     let program = dir.join("hydrant");
     let mut command = Command::new(&program);

@@ -21,29 +21,29 @@ fn json(stdout: &str) -> Vec<Value> {
 }
 
 #[test]
-fn copies_are_the_same_and_it_says_how_many_events_were_compared() {
+fn equal_copies_are_reported_with_their_count() {
     let (dir, a) = store(0..5000);
     let b = file(&dir.path().join("copy"));
     run(&["copy", &a, &b]).ends(0);
     let same = run(&["verify", &b, "--against", &a]).ends(0);
     assert_eq!((&*same.stderr, same.lines().len()), ("", 1));
     assert!(same.stdout.starts_with("5000 events are the same, 0 to 4999; none differs"), "{same:?}");
-    let told = json(&run(&["verify", &b, "--against", &a, "--json"]).ends(0).stdout);
+    let report = json(&run(&["verify", &b, "--against", &a, "--json"]).ends(0).stdout);
     assert_eq!(
-        (&told[0]["same"], &told[0]["firstId"], &told[0]["lastId"]),
+        (&report[0]["same"], &report[0]["firstId"], &report[0]["lastId"]),
         (&5000.into(), &0.into(), &4999.into())
     );
 }
 
 #[test]
-fn two_empty_logs_are_the_same_and_it_says_that_nothing_was_compared() {
+fn two_empty_logs_are_equal_with_nothing_compared() {
     let (dir, a) = store(0..0);
     let b = beside(&dir, "b", "");
     assert!(run(&["verify", &a, "--against", &b]).ends(0).stdout.starts_with("0 events are the same"));
 }
 
 #[test]
-fn each_part_of_an_event_that_differs_is_named_with_both_digests() {
+fn each_differing_member_is_named_with_both_digests() {
     let event = |more: &str, payload: &str| format!("{{\"eventId\":3,\"stateChanged\":{payload}{more}}}\n");
     let base = event(r#","time":"t","metadata":{"m":1},"more":[1]"#, "1.0");
     let differing = [
@@ -68,16 +68,19 @@ fn each_part_of_an_event_that_differs_is_named_with_both_digests() {
                 .unwrap()
                 .to_owned()
         };
-        let told = run(&["verify", &b, "--against", &a]).ends(1);
+        let report = run(&["verify", &b, "--against", &a]).ends(1);
         let expected = format!("event 3: {parts}: digest {} in {b}, {} in {a}", digest(&b), digest(&a));
-        assert_eq!(told.lines()[0], expected);
-        assert!(told.lines()[1].starts_with("5 events are the same, 0 to 5; 1 differs"), "{told:?}");
-        let told = json(&run(&["verify", &b, "--against", &a, "--json"]).ends(1).stdout);
+        assert_eq!(report.lines()[0], expected);
+        assert!(report.lines()[1].starts_with("5 events are the same, 0 to 5; 1 differs"), "{report:?}");
+        let report = json(&run(&["verify", &b, "--against", &a, "--json"]).ends(1).stdout);
         assert_eq!(
-            (&told[0]["eventId"], &told[0]["members"].as_array().unwrap().join(", ")),
+            (&report[0]["eventId"], &report[0]["members"].as_array().unwrap().join(", ")),
             (&3.into(), &parts.to_owned())
         );
-        assert_eq!((&told[0]["digest"], &told[0]["againstDigest"]), (&digest(&b).into(), &digest(&a).into()));
+        assert_eq!(
+            (&report[0]["digest"], &report[0]["againstDigest"]),
+            (&digest(&b).into(), &digest(&a).into())
+        );
     }
 }
 
@@ -92,7 +95,7 @@ impl Join for Vec<Value> {
 }
 
 #[test]
-fn what_only_one_of_them_has_is_told_in_runs() {
+fn events_of_one_side_only_are_shown_in_runs() {
     let (dir, all) = store(0..30);
     let some = beside(&dir, "some", &log([0, 1, 5, 7].into_iter().chain(9..25)));
     let expected = |url: &str| {
@@ -100,19 +103,20 @@ fn what_only_one_of_them_has_is_told_in_runs() {
             .map(|ids| format!("{ids}: missing in {url}"))
     };
     for (a, b) in [(&some, &all), (&all, &some)] {
-        let told = run(&["verify", a, "--against", b]).ends(1);
-        assert_eq!(told.lines()[..4], expected(&some), "{told:?}");
+        let report = run(&["verify", a, "--against", b]).ends(1);
+        assert_eq!(report.lines()[..4], expected(&some), "{report:?}");
         assert!(
-            told.lines()[4].ends_with(&format!("20 events are the same, 0 to 24; 10 are missing in {some}")),
-            "{told:?}"
+            report.lines()[4]
+                .ends_with(&format!("20 events are the same, 0 to 24; 10 are missing in {some}")),
+            "{report:?}"
         );
     }
-    let told = json(&run(&["verify", &some, "--against", &all, "--json"]).ends(1).stdout);
+    let report = json(&run(&["verify", &some, "--against", &all, "--json"]).ends(1).stdout);
     assert_eq!(
-        (&told[0]["missingIn"], &told[0]["firstId"], &told[0]["lastId"]),
+        (&report[0]["missingIn"], &report[0]["firstId"], &report[0]["lastId"]),
         (&some.into(), &2.into(), &4.into())
     );
-    assert_eq!((&told[4]["missing"], &told[4]["extra"]), (&10.into(), &0.into()));
+    assert_eq!((&report[4]["missing"], &report[4]["extra"]), (&10.into(), &0.into()));
 }
 
 #[test]
@@ -133,31 +137,31 @@ fn the_range_can_be_given() {
 fn of_many_differences_the_first_are_shown_and_all_are_counted() {
     let (dir, a) = store(0..1000);
     let b = beside(&dir, "b", &log(0..1000).replace("Deposited", "Withdrawn"));
-    let told = run(&["verify", &a, "--against", &b]).ends(1);
-    assert_eq!(told.lines().len(), 22, "{told:?}");
-    assert!(told.lines()[19].starts_with("event 19: payload"));
-    assert_eq!(told.lines()[20], "980 more differences are not shown");
-    assert!(told.lines()[21].starts_with("0 events are the same; 1000 differ"), "{told:?}");
+    let report = run(&["verify", &a, "--against", &b]).ends(1);
+    assert_eq!(report.lines().len(), 22, "{report:?}");
+    assert!(report.lines()[19].starts_with("event 19: payload"));
+    assert_eq!(report.lines()[20], "980 more differences are not shown");
+    assert!(report.lines()[21].starts_with("0 events are the same; 1000 differ"), "{report:?}");
 }
 
 #[test]
-fn a_pruned_log_is_told_and_its_common_part_can_be_compared() {
+fn a_pruned_log_is_named_and_its_common_part_is_comparable() {
     let (dir, some, kept) = pruned();
     let all = beside(&dir, "all", &(log(0..5) + &kept));
     for (a, b) in [(&some, &all), (&all, &some)] {
-        let told = run(&["verify", a, "--against", b]).ends(1);
+        let report = run(&["verify", a, "--against", b]).ends(1);
         let advice = format!("events before 5: pruned from {some}; compare what both keep with --common");
-        assert_eq!(told.lines()[0], advice);
-        assert!(told.lines()[1].starts_with("5 events are the same, 5 to 9"), "{told:?}");
-        let told = run(&["verify", a, "--against", b, "--common"]).ends(0);
-        assert_eq!(told.lines()[0], format!("events before 5: pruned from {some}"));
-        assert!(told.lines()[1].starts_with("5 events are the same, 5 to 9"), "{told:?}");
+        assert_eq!(report.lines()[0], advice);
+        assert!(report.lines()[1].starts_with("5 events are the same, 5 to 9"), "{report:?}");
+        let report = run(&["verify", a, "--against", b, "--common"]).ends(0);
+        assert_eq!(report.lines()[0], format!("events before 5: pruned from {some}"));
+        assert!(report.lines()[1].starts_with("5 events are the same, 5 to 9"), "{report:?}");
     }
     // Both without what was pruned: nothing is missing in either.
     let copy = file(&dir.path().join("copy"));
     run(&["copy", &some, &copy, "--from-snapshot"]).ends(0);
-    let told = run(&["verify", &copy, "--against", &some]).ends(0);
-    assert_eq!(told.lines().len(), 1, "{told:?}");
+    let report = run(&["verify", &copy, "--against", &some]).ends(0);
+    assert_eq!(report.lines().len(), 1, "{report:?}");
     // From where both have everything on, nothing was pruned.
     run(&["verify", &some, "--against", &all, "--after", "4"]).ends(0);
     let input = run_with(&["verify", "-", "--against", &some], held(&all)).ends(1);
@@ -171,8 +175,8 @@ fn standard_input_can_be_one_side() {
     let (_dir, url) = store(0..10);
     run_with(&["verify", "-", "--against", &url], log(0..10)).ends(0);
     run_with(&["verify", &url, "--against", "-"], log(0..10)).ends(0);
-    let told = run_with(&["verify", "-", "--against", &url], log(0..9)).ends(1);
-    assert_eq!(told.lines()[0], "event 9: missing in -");
+    let report = run_with(&["verify", "-", "--against", &url], log(0..9)).ends(1);
+    assert_eq!(report.lines()[0], "event 9: missing in -");
     let garbage = run_with(&["verify", "-", "--against", &url], log(0..4) + "garbage").ends(1);
     assert!(garbage.stderr.contains("standard input: line 5"), "{garbage:?}");
     assert!(garbage.stdout.contains("4 events are the same"), "{garbage:?}");
@@ -192,7 +196,7 @@ fn a_comparison_that_makes_no_sense_is_wrong_usage() {
 }
 
 #[test]
-fn a_store_that_is_not_there_or_damaged_ends_the_comparison_with_its_own_error() {
+fn a_missing_or_damaged_store_ends_a_comparison_with_its_error() {
     let (dir, url) = store(0..10);
     let missing = file(&dir.path().join("missing"));
     run(&["verify", &url, "--against", &missing]).ends(3).says(&["no such directory"]);
@@ -201,8 +205,8 @@ fn a_store_that_is_not_there_or_damaged_ends_the_comparison_with_its_own_error()
     std::fs::create_dir(&damaged).unwrap();
     let text = log(0..10).replace(&line(7), &line(7).replace("eventId", "eventld"));
     std::fs::write(damaged.join("state"), text).unwrap();
-    let told = run(&["verify", &file(&damaged), "--against", &url]).ends(1).says(&["line 8"]);
-    assert!(told.stdout.starts_with("7 events are the same, 0 to 6"), "{told:?}");
+    let report = run(&["verify", &file(&damaged), "--against", &url]).ends(1).says(&["line 8"]);
+    assert!(report.stdout.starts_with("7 events are the same, 0 to 6"), "{report:?}");
     let torn = dir.path().join("torn");
     std::fs::create_dir(&torn).unwrap();
     std::fs::write(torn.join("state"), log(0..10) + "{\"eventId\":10,").unwrap();
@@ -215,11 +219,11 @@ fn ctrl_c_says_how_far_the_comparison_came() {
     let (_dir, url) = store(0..10);
     let mut child = program(&["verify", "-", "--against", &url]).stdin(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    let told = lines_of(child.stdout.take().unwrap());
+    let report = lines_of(child.stdout.take().unwrap());
     let input = log(0..1).replace("Deposited", "Withdrawn") + &log(1..4);
     stdin.write_all(input.as_bytes()).unwrap();
-    assert!(next_line(&told).starts_with("event 0: payload"));
+    assert!(next_line(&report).starts_with("event 0: payload"));
     signal(child.id(), "INT");
-    assert!(next_line(&told).starts_with("3 events are the same, 1 to 3; 1 differs so far"));
+    assert!(next_line(&report).starts_with("3 events are the same, 1 to 3; 1 differs so far"));
     finish(child).ends(1).says(&["behind event 3", "--after 3"]);
 }

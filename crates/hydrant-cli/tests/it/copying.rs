@@ -20,7 +20,7 @@ fn a_copy_is_the_log_and_copying_again_changes_nothing() {
 }
 
 #[test]
-fn a_copy_goes_on_from_where_the_target_ends() {
+fn a_copy_continues_at_the_end_of_the_target() {
     let (dir, from) = store(0..10);
     let to = file(&dir.path().join("copy"));
     run_with(&["copy", "-", &to], log(0..4)).ends(0);
@@ -30,7 +30,7 @@ fn a_copy_goes_on_from_where_the_target_ends() {
 }
 
 #[test]
-fn standard_input_may_overlap_or_adjoin_what_is_held_but_leave_no_hole() {
+fn standard_input_may_overlap_the_target_but_leave_no_hole() {
     let (_dir, url) = store(0..4);
     run_with(&["copy", "-", &url], log(2..6)).ends(0);
     run_with(&["copy", "-", &url], log(6..8)).ends(0);
@@ -79,7 +79,7 @@ fn what_a_pipe_brought_is_durable_before_the_next_line_comes() {
 }
 
 #[test]
-fn killed_in_the_middle_and_run_again_nothing_is_lost_or_doubled() {
+fn a_killed_copy_run_again_loses_and_repeats_nothing() {
     let (dir, from) = store(0..20_000);
     for round in 0..5 {
         let to = file(&dir.path().join(format!("copy-{round}")));

@@ -1,4 +1,4 @@
-//! Runs the program, with input, with a limit in time, and as somebody who may not.
+//! Runs the program: with input, with a time limit, and as a user without rights.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};

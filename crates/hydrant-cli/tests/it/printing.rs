@@ -5,7 +5,7 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use crate::kit::{file, finish, held, line, lines_of, log, next_line, program, run, run_with, signal, store};
 
 #[test]
-fn cat_prints_the_three_generations_in_one_envelope_with_every_payload_byte_kept() {
+fn cat_prints_all_generations_in_one_envelope() {
     let payload = r#"{"z":1.0,"a":9007199254740993,"e":1e400,"tag":"Odd","s":"\u0000\n é"}"#;
     let input = [
         r#"{"tag":"TickObserved","chainSlot":758}"#.to_owned(),
@@ -52,7 +52,7 @@ fn cat_can_begin_with_the_newest_snapshot() {
 }
 
 #[test]
-fn status_tells_first_and_last_count_segments_and_checkpoint() {
+fn status_prints_ends_counts_segments_and_checkpoint() {
     let (_dir, url) = store(3..10);
     let run = run(&["status", &url, "--json"]).ends(0);
     let status: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
@@ -141,7 +141,7 @@ fn tail_of_a_pipe_prints_each_line_at_once() {
 }
 
 #[test]
-fn a_damaged_log_is_told_line_by_line_and_repaired_with_everything_kept_aside() {
+fn verify_names_damaged_lines_and_repair_keeps_them_aside() {
     let (dir, url) = store(0..3);
     run_with(&["copy", "-", &url], log(3..6)).ends(0);
     run_with(&["copy", "-", &url], log(6..9)).ends(0);

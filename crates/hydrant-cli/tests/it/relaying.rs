@@ -42,7 +42,7 @@ fn three_sinks_get_everything_and_a_second_run_adds_nothing() {
 }
 
 #[test]
-fn the_end_is_told_for_people_and_for_machines() {
+fn the_end_is_reported_to_people_and_to_machines() {
     let (dir, from) = store(0..10);
     let (a, b) = (file(&dir.path().join("a")), file(&dir.path().join("b")));
     let text = run(&["relay", "--from", &from, "--to", &a]).ends(0).stdout;
@@ -65,7 +65,7 @@ fn an_empty_log_is_delivered_at_once() {
 }
 
 #[test]
-fn a_sink_of_another_history_parks_and_the_others_get_everything() {
+fn a_diverged_sink_parks_and_the_others_get_everything() {
     let (dir, from) = store(0..10);
     let (good, bad) = (file(&dir.path().join("good")), file(&dir.path().join("bad")));
     run_with(&["copy", "-", &bad], log(0..5).replace("Deposited", "Withdrawn")).ends(0);
@@ -131,7 +131,7 @@ fn id_of(line: &str) -> u64 {
 }
 
 #[test]
-fn two_relays_on_one_state_directory_are_told() {
+fn the_second_relay_on_a_state_directory_fails() {
     let (dir, from) = store(0..3);
     let state = dir.path().join("state-dir");
     let args = ["relay", "--from", &from, "--to", "-", "--follow", "--state-dir", state.to_str().unwrap()];
@@ -159,7 +159,7 @@ fn a_name_keeps_its_target() {
 }
 
 #[test]
-fn a_new_sink_of_a_pruned_log_starts_at_the_oldest_snapshot_when_it_is_told_to() {
+fn from_snapshot_starts_a_new_sink_at_the_oldest_snapshot() {
     let (dir, from, kept) = pruned();
     let after_floor = |url: &str| run(&["cat", url, "--after", "4"]).ends(0).stdout;
     let to = file(&dir.path().join("relayed"));
@@ -184,7 +184,7 @@ fn a_deadline_ends_a_relay_and_names_the_laggards() {
     let state = dir.path().join("state-dir");
     let args = ["relay", "--from", &from, "--to", "slow=-", "--deadline", "300ms", "--state-dir"];
     let mut relay = program(&[&args[..], &[state.to_str().unwrap()]].concat()).spawn().unwrap();
-    let unread = relay.stdout.take().unwrap(); // open, but nobody reads it
+    let unread = relay.stdout.take().unwrap(); // open, but not read
     let run = finish(relay).ends(1);
     assert!(run.stderr.contains("slow") && run.stderr.contains("misses"), "{run:?}");
     drop(unread);

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use crate::kit::{file, finish, held, line, lines_of, log, next_line, program, run, signal, store, until};
 
 #[test]
-fn ctrl_c_and_sigterm_end_a_relay_that_follows_when_its_sinks_have_everything() {
+fn signals_end_a_relay_once_its_sinks_have_everything() {
     for name in ["INT", "TERM"] {
         let (dir, from) = store(0..5);
         let archive = file(&dir.path().join("archive"));
@@ -55,7 +55,7 @@ fn a_second_ctrl_c_ends_at_once() {
 }
 
 #[test]
-fn an_interrupted_copy_says_where_it_stands_and_goes_on_from_there() {
+fn an_interrupted_copy_reports_its_place_and_continues() {
     let (dir, from) = store(0..10);
     let to = file(&dir.path().join("copy"));
     let mut copy = program(&["copy", "-", &to]).stdin(Stdio::piped()).spawn().unwrap();
@@ -69,7 +69,7 @@ fn an_interrupted_copy_says_where_it_stands_and_goes_on_from_there() {
 }
 
 #[test]
-fn a_reader_that_leaves_a_relay_ends_it_quietly_once_the_others_have_everything() {
+fn a_relay_ends_quietly_after_its_reader_leaves() {
     let (dir, from) = store(0..20_000);
     let archive = file(&dir.path().join("archive"));
     let state = dir.path().join("state-dir");

@@ -15,16 +15,16 @@ fn log(end: u64) -> String {
 }
 
 #[test]
-fn a_log_is_pruned_up_to_a_snapshot_and_tells_what_it_begins_with() {
+fn prune_stops_at_a_snapshot_and_prints_the_new_beginning() {
     let dir = tempfile::tempdir().unwrap();
     let url = file(&dir.path().join("log"));
     run_with(&["copy", "-", &url], log(35)).ends(0);
-    let told = run(&["prune", &url, "--before", "5"]).ends(0).stdout;
-    assert!(told.starts_with("nothing was pruned: the log begins with event 0"), "{told}");
+    let printed = run(&["prune", &url, "--before", "5"]).ends(0).stdout;
+    assert!(printed.starts_with("nothing was pruned: the log begins with event 0"), "{printed}");
     assert_eq!(run(&["prune", &url, "--before", "25"]).ends(0).stdout, "the log begins with event 20\n");
     assert_eq!(run(&["cat", &url, "--after", "19"]).ends(0).lines().len(), 15);
-    let told = run(&["prune", &url, "--before", "99", "--json"]).ends(0).stdout;
-    assert_eq!(told, "{\"oldest\":30,\"moved\":true}\n");
+    let printed = run(&["prune", &url, "--before", "99", "--json"]).ends(0).stdout;
+    assert_eq!(printed, "{\"oldest\":30,\"moved\":true}\n");
     run(&["prune", &url]).ends(2).says(&["--before"]);
     run(&["prune", "udp://127.0.0.1:9", "--before", "5"]).ends(2);
 }
@@ -39,8 +39,11 @@ async fn what_a_secondary_still_needs_is_not_pruned() {
     let entry = CheckpointEntry::new("mail", "smtp", Checkpoint::Empty);
     store.roster().swap("mail", None, Some(&entry)).await.unwrap();
     store.close().await.unwrap();
-    let told = run(&["prune", &url, "--before", "25"]).ends(0).stdout;
-    assert!(told.starts_with("nothing was pruned") && told.contains("a secondary still needs"), "{told}");
+    let printed = run(&["prune", &url, "--before", "25"]).ends(0).stdout;
+    assert!(
+        printed.starts_with("nothing was pruned") && printed.contains("a secondary still needs"),
+        "{printed}"
+    );
     assert_eq!(held(&url).lines().count(), 35);
 }
 

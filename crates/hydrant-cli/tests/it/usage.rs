@@ -116,9 +116,9 @@ fn wrong_usage_is_one_json_object_for_machines() {
         (&["cat", "-", "--json", "--log", "banana"], "`banana` is no level"),
     ] {
         let run = run(args).ends(2);
-        let told: serde_json::Value = serde_json::from_str(&run.stderr).unwrap();
-        assert_eq!((&told["error"]["kind"], &told["exit"]), (&"usage".into(), &2.into()), "{told}");
-        let message = told["error"]["message"].as_str().unwrap();
+        let printed: serde_json::Value = serde_json::from_str(&run.stderr).unwrap();
+        assert_eq!((&printed["error"]["kind"], &printed["exit"]), (&"usage".into(), &2.into()), "{printed}");
+        let message = printed["error"]["message"].as_str().unwrap();
         assert!(message.contains(says) && !message.contains("Usage:"), "{message}");
     }
     assert!(run(&["cat", "--help", "--json"]).ends(0).stdout.contains("Usage:"));
@@ -141,10 +141,10 @@ fn no_password_is_shown_of_a_command_line_that_is_wrong() {
         &["cat", "postgres://127.0.0.1:1/shop?user=app&password=geheim&lgo=a"],
         &["copy", &format!("file:a?password={url}"), "file:b"],
     ] {
-        let told = run(args).ends(2).stderr;
-        assert!(!told.contains("heim"), "{told}");
-        let told = run(&[args, &["--json"]].concat()).ends(2).stderr;
-        assert!(!told.contains("heim"), "{told}");
+        let printed = run(args).ends(2).stderr;
+        assert!(!printed.contains("heim"), "{printed}");
+        let printed = run(&[args, &["--json"]].concat()).ends(2).stderr;
+        assert!(!printed.contains("heim"), "{printed}");
     }
 }
 

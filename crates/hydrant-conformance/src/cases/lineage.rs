@@ -52,7 +52,7 @@ async fn relay(
     verdict
 }
 
-/// Whether the secondary is parked as `Diverged`, with an error that names the event that is compared.
+/// Returns whether the secondary is parked as `Diverged`, with an error that names the event that is compared.
 fn diverged(at: &Event) -> impl Fn(&SecondaryStatus) -> bool {
     let id = at.id();
     move |status| {

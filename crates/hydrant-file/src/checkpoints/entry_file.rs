@@ -10,12 +10,12 @@ use sha2::{Digest as _, Sha256};
 /// A newer version is refused, an older one read.
 const VERSION: u32 = 1;
 const SUFFIX: &str = ".json";
-/// What of an encoded name stands before its hash, when it is longer than this: file systems take 255
-/// bytes, and lock and temporary file add a few.
+/// How many bytes of a long encoded name precede its hash: file systems take 255 bytes, and the names of lock and
+/// temporary file add a few.
 const NAME_BYTES_MAX: usize = 160;
 
-/// The file of the entry `name`: readable, of characters that every file system takes, and another one for
-/// every other name, also where case does not count.
+/// Returns the file of the entry `name`. It is readable, has only characters that every file system takes, and differs
+/// from the file of every other name, also if case does not count.
 pub(super) fn file_name(name: &str) -> String {
     let mut encoded = String::with_capacity(name.len() + SUFFIX.len());
     for (at, byte) in name.bytes().enumerate() {
@@ -37,7 +37,7 @@ pub(super) fn file_name(name: &str) -> String {
     encoded + SUFFIX
 }
 
-/// Whether a file of the directory claims to be an entry.
+/// Returns whether a file of the directory claims to be an entry.
 pub(super) fn is_entry(file_name: &str) -> bool {
     !file_name.starts_with('.') && file_name.ends_with(SUFFIX)
 }
@@ -79,7 +79,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<CheckpointEntry> {
     serde_json::from_str(sealed.entry.get()).map_err(not_ours)
 }
 
-/// The error for a file that holds no entry, and what helps.
+/// Returns the error for a file that holds no entry, with advice.
 pub(super) fn damaged(what: &str) -> Error {
     Error::corrupt(format!(
         "{what}; restore the file, or remove it: its sink then counts as one that was never reached"
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_has_a_file_of_its_own_that_every_file_system_takes() {
+    fn each_name_has_its_own_file_on_every_file_system() {
         let long = "é".repeat(300);
         let longer = format!("{long}x");
         let names = [

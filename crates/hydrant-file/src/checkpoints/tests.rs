@@ -66,7 +66,7 @@ async fn whichever_step_fails_the_old_entry_or_the_new_one_is_there() {
 }
 
 #[tokio::test]
-async fn damage_is_told_with_its_file_and_what_to_do() {
+async fn damage_is_reported_with_its_file_and_advice() {
     let dir = TempDir::new().unwrap();
     let checkpoints = open(dir.path()).await;
     checkpoints.swap("a", None, Some(&entry("a", 7))).await.unwrap();

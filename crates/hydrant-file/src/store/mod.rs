@@ -1,4 +1,4 @@
-//! The store: what callers hold, and how it talks to the writer.
+//! The store: the handles of callers, and their messages to the writer.
 
 mod upkeep;
 mod views;
@@ -38,9 +38,9 @@ use crate::writer::{
 /// Acknowledged means: `fdatasync` returned, so that neither SIGKILL nor a power cut takes it back. With
 /// another [`Fsync`] it means accepted by the kernel; checkpoint and reads then follow when it is durable.
 ///
-/// A batch is written whole or not at all. After a sync that failed the handle refuses everything: what the
-/// disk holds is only known by opening the log again. When the disk is full, what was not acknowledged is
-/// cut back, and the same handle continues once there is space.
+/// A batch is written whole or not at all. After a failed sync the handle refuses every call, because only opening
+/// the log again shows what the disk holds. If the disk is full, the writer cuts back the bytes that were not
+/// acknowledged, and the same handle continues once there is space.
 ///
 /// Handles are cheap to clone and write to the same log. The last one dropped closes it when the call in
 /// flight ends; [`close`](FileStore::close) closes it and waits.
@@ -211,8 +211,8 @@ impl FileStore {
     /// of this handle end with `Closed`.
     ///
     /// # Errors
-    /// The error of the last sync, or `Closed` if an earlier failure stopped the log: what was accepted may not be
-    /// durable then. The log is closed all the same.
+    /// The error of the last sync, or `Closed` if an earlier failure stopped the log: accepted events may then not be
+    /// durable. The log is closed in each case.
     ///
     /// # Cancel safety
     /// Once begun, it continues without its caller.
@@ -255,8 +255,8 @@ impl FileStore {
         Ok(())
     }
 
-    /// Looks for the answer of a call that is alone, for as long as a quick disk needs, and lets other
-    /// tasks run in between: to be woken by another thread would take longer.
+    /// Polls for the answer of a call that is alone, for as long as a quick disk needs, and lets other tasks run
+    /// in between. A wake-up by another thread would take longer.
     async fn look_for(
         &self,
         deadline: Option<Instant>,

@@ -16,7 +16,7 @@ use crate::writer::{Command, Counters, Gate, Published};
 pub(super) struct Upkeep {
     dir: Arc<Directory>,
     published: watch::Receiver<Published>,
-    /// The log's lock, kept until what was begun has ended.
+    /// The log's lock, kept until the work under way has ended.
     lock: Weak<dyn DiskFile>,
     gate: Arc<Mutex<()>>,
     /// A compression under way ends soon, and leaves the gate to another call.
@@ -86,7 +86,7 @@ impl Upkeep {
         self.gate.clone().lock_owned().await
     }
 
-    /// Lets what is under way end soon, and nothing begin.
+    /// Lets the work under way end soon, and no more begin.
     pub(super) fn stop(&self) {
         self.is_closing.store(true, Ordering::SeqCst);
         self.yields.store(true, Ordering::SeqCst);
@@ -111,7 +111,7 @@ impl FileStore {
     ///
     /// # Errors
     /// `Corrupt` for a segment that does not check; it and those behind it stay as they are. `Closed` when
-    /// the log is closed meanwhile, and what the disk answers.
+    /// the log is closed meanwhile, and errors of the disk.
     ///
     /// # Cancel safety
     /// The segment under way is compressed to its end without its caller.
@@ -126,7 +126,7 @@ impl Prune for FileStore {
     /// leaves a log that begins at one of them. Reads under way that still need them end with `Pruned`.
     ///
     /// # Errors
-    /// What the disk answers; pruning again is safe.
+    /// Errors of the disk. Pruning again is safe.
     ///
     /// # Cancel safety
     /// Once the writer has taken it, it continues without its caller.

@@ -27,7 +27,7 @@ impl Views for Fixed {
 /// What can be read now.
 pub(super) struct Live {
     published: watch::Receiver<Published>,
-    /// Nothing comes behind what was shown.
+    /// No event follows those that were shown.
     is_last: bool,
 }
 

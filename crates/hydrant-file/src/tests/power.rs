@@ -65,7 +65,7 @@ impl History {
         Self { seed, events, ops }
     }
 
-    /// Whether a log may end with this many events: with a whole batch.
+    /// Returns whether a log may end with this many events: with a whole batch.
     fn is_boundary(&self, count: usize) -> bool {
         let ends =
             |op: &Op| matches!(op, Op::Append(batches) if batches.iter().any(|batch| batch.end == count));

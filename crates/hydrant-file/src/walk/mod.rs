@@ -110,7 +110,7 @@ impl Walk {
                 let entered = self.enter(view);
                 let home = self.dir.identity()?;
                 if home != self.home {
-                    // The directory was replaced: whatever was found may be of another log.
+                    // The directory was replaced, so the files that were found may be of another log.
                     self.home = home;
                     self.lose();
                     continue;

@@ -1,4 +1,4 @@
-//! Which file a read continues in, and what it means when that file is not there.
+//! Finds the file in which a read continues, and decides what a missing file means.
 
 use hydrant::{Checkpoint, Error, Event, EventId, ReadFrom, Result};
 

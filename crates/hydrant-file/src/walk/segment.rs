@@ -43,7 +43,7 @@ impl Segment {
         Ok(segment)
     }
 
-    /// Whether the file still has its place in the view. A `state` that was sealed since becomes a sealed file.
+    /// Returns whether the file still has its place in the view. A `state` that was sealed since becomes a sealed file.
     pub(super) fn is_in_place(
         &mut self,
         dir: &Directory,
@@ -74,7 +74,7 @@ impl Segment {
         self.tail = Some((offset, line.len(), crc32c::crc32c(line)));
     }
 
-    /// Whether the file was cut before the end that was known, or the last line read is another one now.
+    /// Returns whether the file was cut before the end that was known, or the last line read is another one now.
     pub(super) fn has_changed(&self, dir: &Directory) -> Result<bool> {
         let file = self.lines.file();
         let unread = |cause| dir.unread(&self.path, cause);
@@ -87,7 +87,7 @@ impl Segment {
         Ok(read < len || crc32c::crc32c(&line) != check)
     }
 
-    /// Whether its lines are bare changes, which have no ids (and which were never rotated).
+    /// Returns whether its lines are bare changes, which have no ids (and which were never rotated).
     fn is_bare(&self, dir: &Directory) -> Result<bool> {
         let file = self.lines.file();
         let mut start = [0; 11];
@@ -112,9 +112,9 @@ impl Segment {
         }
     }
 
-    /// Goes to a line at or before the first one behind `position`, not far before it.
+    /// Moves to a line at or shortly before the first one behind `position`.
     ///
-    /// Every line that it goes by is checked, so that a damaged id cannot lead it astray.
+    /// Checks every line by which it decides, so a damaged id cannot mislead it.
     pub(super) fn seek(&mut self, dir: &Directory, position: EventId) -> Result<()> {
         const NEAR_BYTES: u64 = 64 << 10;
         if self.number.is_some() {

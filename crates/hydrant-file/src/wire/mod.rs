@@ -4,7 +4,7 @@ use bytes::Bytes;
 use hydrant::store::{Layout, envelope};
 use hydrant::{Error, Event, EventId, Result};
 
-/// What stands between the open envelope and the mark's fields.
+/// The bytes between the open envelope and the mark's fields.
 const HEAD: &[u8] = b",\"_hydrant\":\"h1";
 /// The digits of time, metadata and members, in this order.
 const LENGTHS: usize = 2 + 4 + 4;
@@ -29,7 +29,7 @@ impl Flags {
     const SNAPSHOT: Self = Self(1 << 1);
     /// Not in use.
     const RESERVED: Self = Self(1 << 2);
-    /// The line carries where its commit starts and what was synced.
+    /// The line carries the start of its commit and how far the file was synced.
     const MARKED: Self = Self(1 << 3);
     /// The first line of its file; it carries the id of the event before it.
     const OPENS: Self = Self(1 << 4);
@@ -66,7 +66,7 @@ impl std::ops::BitOrAssign for Flags {
     }
 }
 
-/// Where a commit begins, and what was known to be durable when it was written: offsets in its file.
+/// Where a commit begins, and how far the file was known to be durable when it was written: offsets in its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Marks {
     pub(crate) start: u64,
@@ -270,7 +270,7 @@ fn layout(line: &[u8], end: usize, flags: Flags, lengths: (u64, u64, u64)) -> Re
         _ => Err(short()),
     };
     let mut at = end;
-    // Takes a part off the end: its length, and what stands around it.
+    // Takes a part off the end: its length, and the bytes around it.
     let mut take = |len: u64, before: usize, behind: usize| {
         let part_end = at.checked_sub(behind).ok_or_else(short)?;
         let len = usize::try_from(len).map_err(|_| short())?;
@@ -327,7 +327,7 @@ pub(crate) fn decode_foreign(line: Bytes, line_number: Option<u64>) -> Result<Ev
     envelope::decode_hydra(line, number)
 }
 
-/// Whether a line is a bare change, of hydra-node before 0.16.
+/// Returns whether a line is a bare change, of hydra-node before 0.16.
 pub(crate) fn is_bare(line: &Bytes) -> bool {
     if line.starts_with(b"{\"eventId\":") {
         return false;

@@ -1,4 +1,4 @@
-//! What the writer does around a write: makes it durable, sees that it stands where it belongs, shows it.
+//! What the writer does around a write: makes it durable, checks its place, and shows it to readers.
 
 use hydrant::{Error, Result, Retry};
 
@@ -61,7 +61,7 @@ impl Writer {
         }
     }
 
-    /// Nothing more is written by this handle: what the disk holds has to be read again.
+    /// Stops the handle: it writes no more, because the contents of the disk must be read again.
     pub(super) fn stop(&mut self, cause: &Error) -> Error {
         let path = self.dir.path.display().to_string();
         tracing::error!(%cause, dir = %path, "the log stopped");
@@ -74,7 +74,7 @@ impl Writer {
         cause.clone()
     }
 
-    /// Shows readers in this and other processes what is durable.
+    /// Shows readers in this and other processes how far the log is durable.
     pub(super) fn publish(&mut self) {
         if self.record.synced < lock::PRINT_BYTES as u64 {
             self.record.print = lock::print(&*self.file, self.synced).unwrap_or(0);
@@ -110,7 +110,7 @@ impl Writer {
         View { sealed: self.sealed.clone().into(), current: Some(current) }
     }
 
-    /// Leaves everything durable, and says that nothing can be torn.
+    /// Makes all events durable, and records that no tail can be torn.
     pub(super) fn close(&mut self) -> Result<()> {
         let closed = self.sync().and_then(|()| self.leave());
         let why =

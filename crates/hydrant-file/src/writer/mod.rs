@@ -24,13 +24,13 @@ pub(crate) use serve::{
     Append, Command, Counters, Gate, LOOK_EVENTS_MAX, LOOK_FOR_MAX, LOOKS_MAX, LOOKS_PER_YIELD,
 };
 
-/// What the writer shows to everybody.
+/// What the writer shows to all readers of its handle.
 #[derive(Clone, Default)]
 pub(crate) struct Published {
     pub(crate) view: View,
     /// The last event that is durable.
     pub(crate) head: Option<Event>,
-    /// Why nothing more will come.
+    /// Why no event follows.
     pub(crate) stopped: Option<Error>,
 }
 
@@ -46,9 +46,9 @@ pub(crate) struct Writer {
     identity: Identity,
     /// Where the next commit goes.
     end: u64,
-    /// Up to here the disk holds what was written.
+    /// The bytes up to here are on the disk.
     synced: u64,
-    /// The length of the file, with what was written ahead.
+    /// The length of the file, with the space that was written ahead.
     allocated: u64,
     head: Option<Event>,
     is_foreign: bool,
@@ -115,8 +115,8 @@ impl Writer {
 
     /// Puts the lines of an append into the buffer, or answers it.
     fn append(&mut self, append: Append, pending: &mut Vec<Append>) {
-        // A rotation goes behind what is on the disk: if that flush fails, the head is taken back, and the
-        // batch finds its predecessor missing.
+        // A rotation first flushes the buffer. If that fails, the head is reset, and the batch finds its
+        // predecessor missing.
         if append.events[0].is_snapshot() {
             self.flush(pending);
         }
@@ -277,7 +277,7 @@ impl Writer {
         self.buffer = buffer;
     }
 
-    /// One write of whole commits: all of it, or nothing.
+    /// Writes whole commits at once: all of them, or none.
     fn write_at_end(&mut self, bytes: &[u8]) -> Result<()> {
         self.check_unchanged()?;
         self.write_ahead(bytes.len() as u64)?;
@@ -290,7 +290,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Takes back what was written behind the end.
+    /// Cuts off the bytes behind the end.
     fn cut_back(&mut self) -> Result<()> {
         let cut = self.file.truncate(self.end).and_then(|()| self.file.sync());
         self.allocated = self.end;
@@ -299,7 +299,7 @@ impl Writer {
         })
     }
 
-    /// Writes space ahead, so that a sync of what is written into it has no metadata to flush.
+    /// Writes space ahead, so that a sync of later writes has no metadata to flush.
     fn write_ahead(&mut self, len: u64) -> Result<()> {
         static PIECE: [u8; 64 << 10] = [0; 64 << 10];
         if self.options.preallocate_bytes == 0 || self.end + len <= self.allocated {

@@ -12,15 +12,15 @@ use crate::lock;
 use crate::rotation;
 
 impl Writer {
-    /// Whether these events, which are to be appended, open a new segment.
+    /// Returns whether an append of these events opens a new segment.
     pub(super) fn rotates_at(&self, events: &[Event]) -> bool {
         let is_empty = self.end + self.buffer.len() as u64 == 0;
-        // Only where hydra-node's snapshot reused an id, and nothing came after it.
+        // True only if a snapshot of hydra-node reused an id, and no event followed.
         let is_sealed = self.sealed.last().map(|sealed| sealed.last) == self.head.as_ref().map(Event::id);
         events.first().is_some_and(Event::is_snapshot) && !is_empty && !is_sealed
     }
 
-    /// Appends a batch that opens a new segment: all of it counts at once, or nothing does.
+    /// Appends a batch that opens a new segment. The batch counts as a whole or not at all.
     pub(super) fn rotate(&mut self, events: &[Event]) -> Result<()> {
         let rotated = self.try_rotate(events);
         if rotated.is_err() {

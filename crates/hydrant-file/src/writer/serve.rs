@@ -47,24 +47,24 @@ pub(crate) struct Counters {
     pub(crate) sealed: Notify,
 }
 
-/// A caller whose append is alone looks for its answer so long before it goes to sleep: about two syncs of
-/// a quick disk. Being woken would cost it a third of what the disk needs.
+/// How long a caller whose append is alone polls for its answer before it sleeps: about two syncs of a quick disk.
+/// A wake-up would cost a third of the time that the disk needs.
 pub(crate) const LOOK_FOR_MAX: Duration = Duration::from_micros(250);
 
-/// How long the writer looks for the next command before it goes to sleep.
+/// How long the writer polls for the next command before it sleeps.
 const LINGER_MAX: Duration = Duration::from_micros(30);
 
-/// A larger batch is a group of callers, who have better use for the core meanwhile.
+/// The largest batch whose caller polls. A larger one is a group of callers, which can use the core meanwhile.
 pub(crate) const LOOK_EVENTS_MAX: usize = 16;
 
-/// The bound of the same in looks, for a clock that a test has stopped.
+/// The same bound in polls, for a clock that a test has stopped.
 pub(crate) const LOOKS_MAX: u32 = 4096;
 
-/// After so many looks, some 20 µs, other tasks have their turn: a turn wakes threads of the runtime.
+/// After this many polls, about 20 µs, the caller yields to other tasks. Each yield wakes threads of the runtime.
 pub(crate) const LOOKS_PER_YIELD: u32 = 32;
 
 impl Counters {
-    /// Whether one call at most is under way.
+    /// Returns whether at most one call is under way.
     pub(crate) fn is_alone(&self) -> bool {
         self.under_way.load(Ordering::Relaxed) <= 1
     }
@@ -172,7 +172,7 @@ impl Writer {
 
     pub(super) fn answer<T>(&self, reply: oneshot::Sender<Result<T>>, answer: Result<T>) {
         self.counters.under_way.fetch_sub(1, Ordering::Release);
-        // The caller may have left; what it asked for is done all the same.
+        // The caller may have left. The command is still carried out.
         drop(reply.send(answer));
     }
 

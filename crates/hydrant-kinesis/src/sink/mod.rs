@@ -42,14 +42,14 @@ const RECORD_BYTES_MAX: usize = 10 << 20;
 /// may fail for one record and take the next, and then the order on the stream is lost whatever one does next.
 /// Through resharding Kinesis keeps the order of a key: the parent's records come before the child's.
 ///
-/// A record whose answer was lost is put again by whoever calls next, so its events may stand on the stream
-/// twice; every event carries its id, and a [`KinesisSource`](crate::KinesisSource) yields it once. A batch
+/// The next call puts a record again whose answer was lost, so its events may be on the stream
+/// twice. Every event carries its id, and a [`KinesisSource`](crate::KinesisSource) yields it once. A batch
 /// that needs several records is not atomic: a prefix of it may be left.
 ///
 /// # Its checkpoint
-/// With [`with_checkpoints`](KinesisSinkOptions::with_checkpoints) the first call asks a store of checkpoints. What
-/// a crash left on the stream behind that entry is put again, unless somebody above counts it as delivered: so it is
-/// acknowledged only when the entry says so. Without a store, or when its entry is lost, the
+/// With [`with_checkpoints`](KinesisSinkOptions::with_checkpoints) the first call asks a store of checkpoints. Events
+/// that a crash left on the stream behind that entry are put again, unless a wrapper above counts them as delivered.
+/// So an event is acknowledged only when the entry includes it. Without a store, or when its entry is lost, the
 /// first call reads the stream back: only the shards that hold the log's key, the last minute first, then eight
 /// times as far and so on. That costs about as long as reading what all logs wrote to that shard since the
 /// log's last event, at 2 MB a second, and at most the whole retention. Where the stream keeps nothing of the log,
@@ -58,14 +58,14 @@ const RECORD_BYTES_MAX: usize = 10 << 20;
 /// one that lost its events; it belongs around a filter or a map, not here.
 ///
 /// A stream that is deleted and made anew while the sink is idle is not found out until the next put fails. Up to then
-/// the sink says that it holds what stood on the old one, and others prune by that: close it before, open it after.
+/// the sink reports the events of the old stream as held, and others prune by that: close it before, open it after.
 ///
-/// Open asks nobody, so a stream that is down keeps no program from starting: the first call tells.
+/// `open` sends no request, so a stream that is down keeps no program from starting. The first call reports it.
 ///
 /// # Throttling
 /// A shard takes 1 MB and 1,000 records a second from all its writers together. Beyond that an append waits with
 /// exponential backoff and jitter until `append_timeout`, and then is `Unavailable`, `Safe` as long as nothing of
-/// its batch was put. All other failures are told at once; the fan-out retries.
+/// its batch was put. All other failures are returned at once; the fan-out retries.
 pub struct KinesisSink {
     shared: Arc<Shared>,
     state: Arc<Mutex<State>>,
@@ -84,7 +84,7 @@ struct Shared {
     options: KinesisSinkOptions,
 }
 
-/// What the sink knows; whoever holds it is the only one that asks or writes.
+/// What the sink knows. Only the holder of the lock asks or writes.
 struct State {
     /// The last event on the stream, once that is known.
     head: Option<Checkpoint>,
@@ -135,7 +135,7 @@ impl KinesisSink {
     /// No `Fencing` and no `Atomic`: Kinesis has no compare-and-append.
     pub const CAPABILITIES: Capabilities = Capabilities::IDEMPOTENT.with(Capabilities::MEMORY);
 
-    /// A sink that writes `log` to `stream`, by its name. Asks nobody yet.
+    /// Opens a sink that writes `log` to the stream of this name. Sends no request yet.
     ///
     /// # Errors
     /// `Invalid` for a name that Kinesis does not take, and for options that make no sense.
@@ -258,7 +258,7 @@ impl Shared {
     /// The last event on the stream: as known, as kept, or as read back.
     ///
     /// # Cancel safety
-    /// Asks only. It goes on without its caller, so that a stream that takes long to read back is read once; it
+    /// Asks only. It continues without its caller, so that a stream that takes long to read back is read once; it
     /// ends with the sink.
     async fn head(&self, state: &mut State, mut alive: watch::Receiver<()>) -> Result<Checkpoint> {
         if let (Some(head), false) = (state.head, state.is_doubted) {

@@ -25,7 +25,7 @@ pub enum Packing {
 #[non_exhaustive]
 pub enum Oversize {
     /// Answers `Invalid`, naming the event and its size; nothing of its batch is put. A fan-out parks the sink,
-    /// or, under `DeadLetter`, keeps the event aside and goes on. The default.
+    /// or, under `DeadLetter`, keeps the event aside and continues. The default.
     #[default]
     Park,
     /// Puts it in several records, in a format that only [`KinesisSource`](crate::KinesisSource) puts together.
@@ -47,7 +47,7 @@ pub struct KinesisSinkOptions {
     pub event_bytes_max: usize,
     /// Sends the log to the shard that holds this hash key instead of the MD5 of its name, to spread few logs
     /// evenly by hand. It must stay the same for as long as the stream keeps events of the log, and its readers
-    /// are told it too. Default: none.
+    /// need the same key. Default: none.
     pub explicit_hash_key: Option<u128>,
     /// How long an append may take, the wait for its turn and for throttling included; a batch with an earlier
     /// deadline ends earlier. Default: 25 s, just below what a fan-out gives a call.
@@ -74,10 +74,11 @@ pub struct KinesisSinkOptions {
     /// [`with_checkpoints`](KinesisSinkOptions::with_checkpoints), at most. Zero, the default: with each append, which
     /// is acknowledged only then.
     ///
-    /// Above zero an append does not wait for it, and what a crash leaves behind the entry is put again by a fan-out
-    /// that asks this sink where it stands. Under a [`Checkpointed`](hydrant::Checkpointed) nobody asks, so there it
-    /// must stay zero: below `Filtered` or `DeadLetter` what comes next would be written behind an event that is not
-    /// the last of the stream, which its readers refuse for ever, and below `Mapped` it would be a gap.
+    /// Above zero, an append does not wait for the entry. After a crash, a fan-out that asks this sink for its
+    /// checkpoint puts the events behind the entry again. Under a [`Checkpointed`](hydrant::Checkpointed) the sink is
+    /// not asked, so the interval must stay zero there. Otherwise the next event below `Filtered` or `DeadLetter`
+    /// names a predecessor that is not the last of the stream, which readers refuse for ever; below `Mapped` it
+    /// is a gap.
     pub checkpoint_interval: Duration,
     /// The clock that says where to look back. Default: the machine's.
     pub clock: Clock,

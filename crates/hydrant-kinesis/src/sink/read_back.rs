@@ -116,7 +116,7 @@ impl Shared {
                 // The beginning of an event may lie before the look.
                 Unpacked::Chunk(chunk) => looked.assembly.take(chunk)?,
             };
-            // What was put twice may stand behind what came later: the head is the highest id.
+            // An event that was put twice may be behind a later one, so the head is the highest id.
             if let Some(marked) = whole
                 && looked.head.as_ref().is_none_or(|head| marked.event.id() > head.id())
             {

@@ -21,7 +21,7 @@ use crate::wire::{self, Assembly, Marked, Unpacked};
 pub(super) struct Active {
     pub(super) shard: ShardId,
     pages: BoxStream<'static, Result<Page>>,
-    /// Where pages go on that are pushed, and so do not tell how the shard ends now; `None` where they are asked for.
+    /// Where pushed pages continue; `None` if pages are polled. A pushed page does not show the end of the shard.
     pushed_up_to: Option<Begin>,
     /// One page that is asked for, to know that.
     look: Option<BoxFuture<'static, Result<Page>>>,
@@ -43,7 +43,7 @@ pub(super) struct Active {
     is_last: bool,
 }
 
-/// What stands in a shard, in order.
+/// The contents of a shard, in order.
 pub(super) enum Step {
     Event(Marked, Arc<Place>),
     /// Everything up to here is disposed of.
@@ -101,8 +101,8 @@ impl Active {
         self.pages.poll_next_unpin(cx).map(|page| page.unwrap_or_else(ended))
     }
 
-    /// An event of another shard waits to know that nothing of before `visible` is still to come from this one. Where
-    /// the pages do not tell, one is asked for then. What it brings is pushed, too, and dropped then.
+    /// Asks for a page, if needed, to learn that this shard holds nothing more from before `visible`; an event of
+    /// another shard waits for that. The records of the page are also pushed, and dropped when they come again.
     pub(super) fn look(&mut self, upstream: &Arc<Upstream>, visible: Instant) {
         let is_known = self.has_event() || self.at_tip >= Some(visible);
         // The place of LATEST is not known before something was pushed.
@@ -120,7 +120,7 @@ impl Active {
         self.look = Some(look.boxed());
     }
 
-    /// Whether it is not known yet if the end of the shard is the end of the log there.
+    /// Returns whether it is not known yet if the end of the shard is the end of the log there.
     pub(super) fn is_unsure(&self) -> bool {
         self.at_tip.is_some() && !self.is_sure && !self.has_event()
     }
@@ -155,7 +155,7 @@ impl Active {
                 self.events.pop_front();
             }
             if self.has_event() {
-                self.look = None; // nobody would poll it
+                self.look = None; // it would not be polled
                 return Ok(());
             }
             let Some(record) = self.records.pop_front() else { return Ok(()) };

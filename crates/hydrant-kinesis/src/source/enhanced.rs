@@ -90,7 +90,7 @@ impl Subscription {
                     if self.upstream.has_lost(&self.shard).await? {
                         return Ok(Page::of_the_end());
                     }
-                    // Somebody deregistered the consumer: it is registered again.
+                    // The consumer was deregistered elsewhere: it is registered again.
                     self.upstream.forget_consumer();
                     self.open = None;
                     self.pause.take(error).await?;
@@ -132,7 +132,7 @@ impl Subscription {
                 .at_target(self.upstream.place(&self.shard, None)),
             )),
             Ok(None) => Ok(None),
-            // Whatever ended it, subscribing again tells whether it lasts.
+            // Whatever ended it, the next subscription shows whether the cause lasts.
             Err(cause) => {
                 let is_missing = cause
                     .as_service_error()
@@ -186,7 +186,7 @@ impl Subscription {
         } else if !is_last {
             self.begin = Begin::At(event.continuation_sequence_number.into());
         }
-        // It may have waited for this reader: that it was at the end of the shard then does not tell when that was.
+        // The push may have waited for this reader, so the time at which it was at the end of the shard is unknown.
         Page { records, at_tip: None, next: self.begin.clone(), is_last }
     }
 }
@@ -256,7 +256,7 @@ mod tests {
     use crate::KinesisSourceOptions;
 
     #[tokio::test]
-    async fn a_push_tells_where_it_goes_on_and_not_that_nothing_came_since() {
+    async fn a_push_names_its_continuation_and_proves_no_silence() {
         let client = crate::client::nowhere().await;
         let upstream = Arc::new(Upstream::new(client, "stream", "log", KinesisSourceOptions::default()));
         let mut subscription = Subscription {

@@ -109,7 +109,7 @@ impl Lineage {
         self.set(id, Progress::Done);
     }
 
-    /// Whether a shard is known that goes on where this one ended. A closed shard always has one.
+    /// Returns whether a child of this shard is known. A closed shard always has one.
     pub(crate) fn has_child(&self, id: &str) -> bool {
         self.shards.values().any(|(shard, _)| shard.parents.iter().any(|parent| **parent == *id))
     }
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_shards_that_hold_the_key_are_read_one_behind_the_other() {
+    fn only_shards_of_the_key_are_read_in_order() {
         let mut lineage = Lineage::new(Some(60));
         lineage.learn(family());
         for wanted in ["b", "c", "m"] {
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_saved_position_passes_over_what_came_before_it_and_nothing_else() {
+    fn a_saved_position_skips_exactly_what_came_before_it() {
         let mut lineage = Lineage::new(None);
         lineage.learn(family());
         lineage.skip_ancestors("c");

@@ -36,19 +36,19 @@ use crate::wire::Predecessor;
 /// # What it promises
 /// - Every shard that may hold the log is read, parents to their end before their children; of a merge, both.
 /// - Each event names its predecessor, and is yielded only right behind it. The same event again (a put whose
-///   answer was lost) is dropped. Another event under an id that came, or one that was passed over, is
-///   `Diverged`: two writers.
+///   answer was lost) is dropped. Another event under an id that came, or one below the newest that did
+///   not come, is `Diverged`: two writers.
 /// - What the stream no longer keeps is `Pruned`, at the beginning and in the middle. A read after an event does
-///   not ask for what is missing up to there, so who filled a gap from another copy reads on behind it.
+///   not ask for what is missing up to there, so a reader that filled a gap from another copy continues behind it.
 /// - `read` ends behind everything that was acknowledged before it began. It asks, also where
 ///   [`enhanced_fan_out`](KinesisSourceOptions::enhanced_fan_out) lets `follow` subscribe.
 /// - Memory is bounded: a page of each open shard (one shard, unless all are read) and the events remembered.
 ///   A stream that is dropped leaves no task, no call and no subscription.
 ///
-/// # What it cannot tell
-/// - That events expired of which nothing came behind: an idle stream whose records are all gone reads as
-///   empty. Keep the retention longer than the longest pause of readers and writers together.
-/// - A loss, where other producers write without naming predecessors into a log whose ids have gaps
+/// # What it does not notice
+/// - That the last events of a log expired: an idle stream whose records are all gone reads as empty.
+///   Keep the retention longer than the longest pause of readers and writers together.
+/// - A loss, if other producers write without naming predecessors into a log whose ids have gaps
 ///   ([`Unnamed::Ascending`]).
 /// - Whether an event that comes again is still the same, once more than
 ///   [`compared_events_max`](KinesisSourceOptions::compared_events_max) came behind it.
@@ -61,7 +61,7 @@ use crate::wire::Predecessor;
 #[derive(Clone)]
 pub struct KinesisSource {
     upstream: Arc<Upstream>,
-    /// Tells the stream from one of the same name before it.
+    /// Distinguishes the stream from an earlier one of the same name.
     incarnation: Arc<str>,
 }
 
@@ -76,7 +76,7 @@ impl fmt::Debug for KinesisSource {
 }
 
 impl KinesisSource {
-    /// It can be read, and that is all: a stream has no compare-and-append, so it fences nobody.
+    /// `SOURCE` only: a stream has no compare-and-append, so it does not fence.
     pub const CAPABILITIES: Capabilities = Capabilities::SOURCE;
 
     /// Opens the log whose partition key is `log` in a stream that exists.

@@ -43,8 +43,8 @@ pub enum Unnamed {
     /// false alarm rather than a silent loss. The default.
     #[default]
     Contiguous,
-    /// Takes any greater id for the next: for logs whose ids have gaps. A loss cannot be told from a gap then,
-    /// neither in the middle nor at the beginning.
+    /// Takes any greater id for the next: for logs whose ids have gaps. A loss then looks like a gap, in the
+    /// middle and at the beginning.
     Ascending,
     /// Refuses it as `Corrupt`.
     Refuse,
@@ -76,9 +76,9 @@ pub struct KinesisSourceOptions {
     /// How many records a `GetRecords` asks for, 1 to 10,000. A page has 10 MiB at most. Default: 10,000.
     pub page_records_max: i32,
     /// How long after it was acknowledged a record may still be invisible. `read` ends at the first page that
-    /// reaches the end of the shard and was asked for this long after the read began; with
-    /// [`KinesisShards::All`], an event is passed over no earlier than that. AWS says: typically less than a
-    /// second. Default: 1 s.
+    /// reaches the end of the shard and was asked for this long after the read began. With
+    /// [`KinesisShards::All`], a missing event is given up no earlier than this long after a later event came. AWS
+    /// says: typically less than a second. Default: 1 s.
     pub settle: Duration,
     /// The largest event that is put together from chunks, in bytes of its envelope. Default: 64 MiB.
     pub event_bytes_max: usize,

@@ -11,7 +11,7 @@ use super::options::Unnamed;
 use super::upstream::SequenceNumber;
 use crate::wire::{Marked, Predecessor};
 
-/// Where a record stands in the stream.
+/// The place of a record in the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) shard: ShardId,
@@ -31,7 +31,7 @@ pub(crate) enum Standing {
     Next,
     /// One of those before, again.
     Again,
-    /// Perhaps right behind the last one; its record does not tell. Nothing lower may still come.
+    /// Perhaps right behind the last one: its record does not name its predecessor. No lower event may still come.
     Perhaps,
     /// Behind one that has not come.
     Ahead,
@@ -50,7 +50,7 @@ pub(crate) struct Order {
 struct Seen {
     id: EventId,
     digest: Digest,
-    /// None for the event that a saved position stands behind.
+    /// `None` for the event of a saved position.
     place: Option<Arc<Place>>,
 }
 
@@ -67,7 +67,7 @@ impl Order {
             .map_or(Checkpoint::Empty, |seen| Checkpoint::At { id: seen.id, digest: seen.digest })
     }
 
-    /// Where the last event stands, if it came since the reader began.
+    /// Returns the place of the last event, if it came since the reader began.
     pub(crate) fn last_place(&self) -> Option<Arc<Place>> {
         self.newest.back().and_then(|seen| seen.place.clone())
     }
@@ -86,7 +86,7 @@ impl Order {
         marked.predecessor
     }
 
-    /// How an event stands to those before it.
+    /// Compares an event with those before it.
     ///
     /// # Errors
     /// `Diverged` when it is not the event that came under its id, or belongs where another history was read;
@@ -95,8 +95,8 @@ impl Order {
         let id = marked.event.id();
         let predecessor = self.predecessor(marked);
         if predecessor == Predecessor::Unnamed && self.unnamed == Unnamed::Refuse {
-            let message = "its record does not name the event before it, so a loss could not be told; take it \
-                           with another `unnamed`";
+            let message = "its record does not name the event before it, so a loss would not be noticed; read \
+                           the log with another `unnamed`";
             return Err(Error::corrupt(message).at(id));
         }
         let Some(last) = self.newest.back() else { return Ok(Standing::Perhaps) };
@@ -143,7 +143,7 @@ impl Order {
         }
     }
 
-    /// Forgets what came: the next event stands behind others.
+    /// Forgets the events so far: the next event follows others.
     pub(crate) fn forget(&mut self) {
         self.newest.clear();
     }
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_stands_right_behind_its_predecessor_whatever_the_ids() {
+    fn an_event_follows_its_predecessor_at_any_distance_of_ids() {
         let order = order(Unnamed::Contiguous, 9, &[0, 1, 5]);
         let stand = |marked| order.stand(&marked, &place());
         assert_eq!(stand(named(9, Some(5))).unwrap(), Standing::Next);
@@ -206,18 +206,18 @@ mod tests {
     }
 
     #[test]
-    fn another_history_is_told_with_both_sides() {
+    fn another_history_is_reported_with_both_sides() {
         let order = order(Unnamed::Contiguous, 9, &[0, 1, 5]);
-        let told = |marked: Marked| {
+        let message = |marked: Marked| {
             let error = order.stand(&marked, &place()).unwrap_err();
             assert_eq!((error.kind(), error.event()), (ErrorKind::Diverged, Some(marked.event.id())));
             error.to_string()
         };
-        let other = told(marked(1, "y", Predecessor::Unnamed));
+        let other = message(marked(1, "y", Predecessor::Unnamed));
         assert_eq!(other.matches("shardId-0 at 49").count(), 2, "{other}");
-        assert!(told(named(3, Some(1))).contains("behind 1 stands 5"));
-        assert!(told(named(7, Some(4))).contains("written behind event 4"));
-        assert!(told(named(7, None)).contains("written behind the beginning"));
+        assert!(message(named(3, Some(1))).contains("behind 1 stands 5"));
+        assert!(message(named(7, Some(4))).contains("written behind event 4"));
+        assert!(message(named(7, None)).contains("written behind the beginning"));
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl Poll {
     }
 }
 
-/// Whether the stream still has the record that stands there.
+/// Returns whether the stream still has the record there.
 pub(super) async fn still_keeps(upstream: &Arc<Upstream>, place: &Place) -> Result<bool> {
     let begin = Begin::At(place.number.clone());
     let mut pages = pages(upstream.clone(), place.shard.clone(), begin);

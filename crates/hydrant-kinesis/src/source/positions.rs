@@ -17,7 +17,7 @@ use super::upstream::{SequenceNumber, Upstream};
 /// a reader that lags far behind finds one, too.
 const POSITIONS_MAX: usize = 8;
 
-/// How long the store may take, before reading goes on without it.
+/// How long the store may take before the read continues without it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A place in the stream: every event after `last` is behind it.

@@ -48,14 +48,14 @@ pub(crate) struct Reader {
     floor: Option<(EventId, Predecessor)>,
     /// Where a shard begins of which nothing was read, unless at its oldest record.
     start: Option<Begin>,
-    /// The records that the saved position stands behind, if it names one in each of its shards.
+    /// The records of the saved position, if it names one in each of its shards.
     frontier: Option<Vec<Place>>,
 }
 
 /// What may be yielded now.
 enum Picked {
     Event(Event),
-    /// An event that stands behind one which will not come any more.
+    /// An event whose predecessor will not come any more.
     Ahead(EventId),
     /// As the shards seem to end, if they are open.
     Unsure,
@@ -133,7 +133,7 @@ impl Reader {
     /// does not go on behind the last event.
     ///
     /// # Cancel safety
-    /// A dropped future loses nothing: the next call goes on.
+    /// A dropped future loses nothing: the next call continues.
     pub(crate) async fn next(&mut self) -> Result<Option<Event>> {
         loop {
             self.unpack()?;
@@ -180,7 +180,7 @@ impl Reader {
         self.floor
     }
 
-    /// Where a reader may begin that wants all that stands behind the last event.
+    /// Returns where a reader may begin that wants all events behind the last one.
     pub(crate) fn position(&self) -> Option<Position> {
         let Checkpoint::At { id, digest } = self.order.last() else { return None };
         let shards = self.active.iter().map(|active| match (&active.behind, &active.begin) {
@@ -302,7 +302,7 @@ impl Reader {
         self.active.iter().position(Active::is_done)
     }
 
-    /// Whether no other shard can still have what belongs before the first event of this one: each has a
+    /// Returns whether no other shard can still have what belongs before the first event of this one: each has a
     /// later event itself, or was at its end long enough after this one came. What belongs before it was
     /// acknowledged before it was put.
     fn is_settled(&self, at: usize) -> bool {
@@ -316,7 +316,7 @@ impl Reader {
         self.active[at].arrived + self.settle()
     }
 
-    /// Whether what is missing before the first event of this shard is what the caller has already.
+    /// Returns whether what is missing before the first event of this shard is what the caller has already.
     fn lacks_only_what_the_caller_has(&self, at: usize) -> bool {
         let Some(Step::Event(marked, _)) = self.active[at].events.front() else { return false };
         matches!(self.order.predecessor(marked), Predecessor::Named(before) if before <= self.behind)
@@ -333,7 +333,7 @@ impl Reader {
         marked.event
     }
 
-    /// Whether more of a shard is needed.
+    /// Returns whether more of a shard is needed.
     fn is_wanted(&self, at: usize) -> bool {
         let active = &self.active[at];
         if active.has_event() {
@@ -380,7 +380,7 @@ impl Reader {
         }
     }
 
-    /// Whether the stream keeps what stands where the reading is, so that nothing behind it has expired.
+    /// Returns whether the stream keeps the record at the reader's position, so that nothing behind it has expired.
     async fn still_keeps_the_last(&mut self) -> Result<bool> {
         if let Some(place) = self.order.last_place() {
             return poll::still_keeps(&self.upstream, &place).await;

@@ -71,9 +71,9 @@ impl Begin {
 pub(crate) struct Page {
     pub(crate) records: Vec<Record>,
     /// When it was asked for, if it reaches the end of the shard as it was then. Of a closed shard this says nothing
-    /// about the log, which goes on in its children: see [`Upstream::open_shards`].
+    /// about the log, which continues in its children: see [`Upstream::open_shards`].
     pub(crate) at_tip: Option<Instant>,
-    /// Where the shard goes on behind this page.
+    /// Where the shard continues behind this page.
     pub(crate) next: Begin,
     /// Whether the shard takes no more records, and these are its last.
     pub(crate) is_last: bool,
@@ -191,7 +191,7 @@ impl Upstream {
         Ok(listed.filter(|shard| !shard.closed).map(|shard| shard.id).collect())
     }
 
-    /// Whether a shard has left the stream, as it does when the last of its records has expired.
+    /// Returns whether a shard has left the stream, as it does when the last of its records has expired.
     ///
     /// # Errors
     /// What the service answers, also where there is no stream.
@@ -229,10 +229,10 @@ impl Upstream {
         })
     }
 
-    /// What to say when the place of `LATEST` is gone before the first record told where that was.
+    /// Returns the error for a place of `LATEST` that was lost before a first record showed where it is.
     pub(super) fn lost_its_place(&self, shard: &ShardId) -> Error {
-        let message = "the place of LATEST was lost before the first record came, so that what came since cannot be \
-                       told; take the events faster, or begin at a time";
+        let message = "the place of LATEST was lost before the first record came, so events since then may be missing; \
+                       take the events faster, or begin at a time";
         Error::new(ErrorKind::Unavailable, Retry::Never, message).at_target(self.place(shard, None))
     }
 

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn sub_records_of_other_keys_are_passed_over_and_tags_are_read() {
+    fn sub_records_of_other_keys_are_skipped_and_tags_are_read() {
         let sub = |partition_key_index, data: &'static str, tags| SubRecord {
             partition_key_index,
             explicit_hash_key_index: None,
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn every_damaged_byte_is_told() {
+    fn every_damaged_byte_is_an_error() {
         let good = aggregate(None, &[b"some data", b"and more"]);
         for end in 4..good.len() {
             assert!(decode(&good[..end].to_vec().into(), "a log").is_err(), "cut at {end}");

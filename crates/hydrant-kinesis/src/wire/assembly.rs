@@ -9,8 +9,9 @@ use super::chunk::{Chunk, Whole};
 use super::mark::{Marked, decode_line};
 use super::md5_of;
 
-/// So many events may be under way in chunks. A writer has one at a time; another is what a writer left that
-/// crashed or was fenced off. The lowest id goes first, and the next event's predecessor then tells the loss.
+/// How many events may be under way in chunks. A writer has one at a time; the others are left by writers that
+/// crashed or were fenced off. The lowest id is dropped first. The next event then shows the loss, because it names
+/// its predecessor.
 const PARTIAL_EVENTS_MAX: usize = 4;
 
 /// What a line may have beyond the envelope of its event: the mark.
@@ -29,7 +30,7 @@ impl Assembly {
         Self { event_bytes_max, partial: BTreeMap::new() }
     }
 
-    /// Whether an event is under way.
+    /// Returns whether an event is under way.
     pub(crate) fn is_partial(&self) -> bool {
         !self.partial.is_empty()
     }
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_check_is_told() {
+    fn a_wrong_checksum_is_an_error() {
         let mut assembly = Assembly::new(1 << 10);
         let mut take = |chunks: Vec<Chunk>| {
             chunks.into_iter().map(|chunk| assembly.take(chunk)).find_map(Result::err).unwrap()

@@ -18,7 +18,7 @@ pub(crate) struct Marked {
     pub(crate) predecessor: Predecessor,
 }
 
-/// The event right before one in its log, as the stream tells it.
+/// The predecessor of an event in its log, as the stream names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Predecessor {
     /// By name; `None`: it is the first of its log.
@@ -58,7 +58,7 @@ pub(super) fn decode_line(line: &Bytes) -> Result<Marked> {
     Ok(Marked { event, predecessor })
 }
 
-/// The reserved member of a line. Another store's is none of ours.
+/// The reserved member of a line. The member of another store is ignored.
 fn read_mark(line: &[u8]) -> Result<Predecessor> {
     #[derive(Deserialize)]
     struct Line<'a> {

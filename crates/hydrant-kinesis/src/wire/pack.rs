@@ -37,7 +37,7 @@ impl Wire {
         self.log.len() + Chunks::record_bytes_min(&self.log).max(self.aggregate().bytes() + 256)
     }
 
-    /// The records of a batch that stands right behind `after`, packed one by one as they are asked for.
+    /// The records of a batch that directly follows `after`. They are packed one by one, as they are asked for.
     ///
     /// # Errors
     /// `Invalid`, naming the first event that does not fit and its size; then nothing is packed at all.
@@ -81,7 +81,7 @@ impl Wire {
         Aggregate::new(&self.log, self.hash_key.as_deref())
     }
 
-    /// Whether a record of its own takes the event.
+    /// Returns whether a record of its own takes the event.
     fn fits_alone(&self, after: Option<EventId>, event: &Event) -> bool {
         let line_bytes = event.open_envelope().len() + closing(after).len();
         let framed = match self.packing {
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_does_not_fit_is_refused_by_name_before_anything_is_packed() {
+    fn an_event_that_does_not_fit_is_refused_before_packing() {
         let events = log(&[10, 2_000, 10]);
         for packing in [Packing::Aggregated, Packing::Lines, Packing::Single] {
             let wire = Wire { oversize: Oversize::Park, ..wire(packing, 1_024) };

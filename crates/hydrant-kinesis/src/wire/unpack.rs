@@ -6,7 +6,7 @@ use hydrant::{Error, EventId, Result};
 use super::mark::{Marked, Predecessor, decode_line};
 use super::{aggregate, chunk};
 
-/// What stood in a record.
+/// The contents of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Unpacked {
     /// An event, whole.
@@ -20,15 +20,15 @@ pub(crate) enum Unpacked {
 /// The sub-records of an aggregated record have partition keys of their own, and these count: the Producer Library
 /// gives a record of several the key `a`.
 ///
-/// Within a record, an event without a mark stands right behind the one before it.
+/// Within a record, an event without a mark directly follows the one before it.
 ///
 /// # Errors
 /// `Corrupt`, naming the event where there is one, for what does not decode under this log's partition key;
-/// `Unsupported` for a newer format. The caller adds where in the stream the record stands.
+/// `Unsupported` for a newer format. The caller adds the place of the record in the stream.
 pub(crate) fn unpack(log: &str, partition_key: &str, record: &Bytes) -> Result<Vec<Unpacked>> {
     let is_aggregated = record.starts_with(&aggregate::MAGIC);
     if partition_key != log {
-        // One that does not check is no aggregated record, but something of whoever has that key.
+        // Bytes whose checksum is wrong are no aggregated record, but bytes of the owner of that key.
         let lines =
             if is_aggregated { aggregate::decode(record, log).unwrap_or_default() } else { Vec::new() };
         return from_lines(lines);
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_event_of_the_log_is_told_and_other_keys_are_passed_over() {
+    fn invalid_records_are_errors_and_other_keys_are_skipped() {
         let falls = "{\"eventId\":5,\"stateChanged\":1}\n{\"eventId\":5,\"stateChanged\":1}";
         assert_eq!(predecessors(falls).unwrap_err().event(), Some(EventId::new(5)));
         for bad in ["", "\n", "hello", "{\"eventId\":5}"] {

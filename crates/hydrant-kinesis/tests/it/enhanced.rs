@@ -42,7 +42,7 @@ async fn a_subscription_that_breaks_is_taken_anew() {
 }
 
 #[tokio::test]
-async fn records_that_come_to_an_impatient_subscriber_are_not_passed_over() {
+async fn an_impatient_subscriber_skips_no_record() {
     with_log(6, async |stream, log| {
         let source = stream.source("log", subscribing().with_poll_interval(Duration::from_nanos(1))).await;
         let mut follow = source.follow(ReadFrom::Origin);
@@ -58,7 +58,7 @@ async fn records_that_come_to_an_impatient_subscriber_are_not_passed_over() {
 }
 
 #[tokio::test]
-async fn a_subscription_to_what_comes_that_breaks_at_once_is_told_because_what_came_since_is_not_known() {
+async fn a_subscription_to_latest_that_breaks_first_is_an_error() {
     with_log(1, async |stream, _| {
         let (proxy, proxied) = through_http(&stream).await;
         let source = proxied.source("log", subscribing().with_start(KinesisStart::Latest)).await;
@@ -70,7 +70,7 @@ async fn a_subscription_to_what_comes_that_breaks_at_once_is_told_because_what_c
 }
 
 #[tokio::test]
-async fn subscriptions_that_end_before_anything_came_are_an_error_when_it_lasts() {
+async fn subscriptions_that_always_end_empty_become_an_error() {
     with_log(1, async |stream, log| {
         let (proxy, proxied) = through_http(&stream).await;
         let patient = proxied.source("log", subscribing()).await;
@@ -109,7 +109,7 @@ async fn goes_on_without_its_consumer(stream: &Stream, log: &[Event]) -> Result<
         drop(follow);
         one.deregister_consumer().await?;
     }
-    // By somebody else, behind this handle's back.
+    // Another handle deregisters it.
     assert_eq!(one.follow(ReadFrom::Origin).next().await.unwrap()?, log[0]);
     source().await.deregister_consumer().await?;
     assert_eq!(one.follow(ReadFrom::Origin).next().await.unwrap()?, log[0]);
@@ -117,7 +117,7 @@ async fn goes_on_without_its_consumer(stream: &Stream, log: &[Event]) -> Result<
 }
 
 #[tokio::test]
-async fn a_consumer_that_is_being_changed_is_deregistered_when_it_can_be() {
+async fn a_busy_consumer_is_deregistered_once_possible() {
     with_log(1, async |stream, _| {
         let (proxy, proxied) = through_http(&stream).await;
         let deregisters = |request: &_| operation(request) == "DeregisterStreamConsumer";
@@ -146,10 +146,10 @@ async fn a_quota_that_keeps_a_consumer_from_being_registered_is_named() {
     .await;
 }
 
-/// A push does not tell that nothing older is on its way: an event that waits for the other shards is let go when they
-/// were asked, once each.
+/// A push does not prove that nothing older is on its way. So an event waits until each of the other shards was asked
+/// once.
 #[tokio::test]
-async fn a_log_that_is_spread_over_shards_is_put_in_order_for_a_subscriber() {
+async fn a_subscriber_reads_a_spread_log_in_order() {
     with_stream_on(Server::KinesisLocal, 2, async |stream| {
         // At this pace an idle subscription is not looked after within the time of the test.
         let options = subscribing().with_poll_interval(Duration::from_secs(1));
@@ -165,7 +165,7 @@ async fn a_log_that_is_spread_over_shards_is_put_in_order_for_a_subscriber() {
             }
             for event in two {
                 let next = tokio::time::timeout(Duration::from_secs(30), follow.next()).await;
-                assert_eq!(next.expect("nobody looked").unwrap().unwrap(), event);
+                assert_eq!(next.expect("the other shards were not asked").unwrap().unwrap(), event);
             }
         }
         drop(follow);

@@ -68,7 +68,7 @@ impl CheckpointStore for Breaking {
 }
 
 #[tokio::test]
-async fn a_sink_opened_anew_stands_where_it_said_that_it_stood_on_kinesalite() {
+async fn a_reopened_sink_has_its_kept_checkpoint_on_kinesalite() {
     let Some(client) = Server::Kinesalite.client().await else { return };
     let stream = new_stream(&client, 1).await;
     let events = Generator::new(5).log(40);
@@ -113,7 +113,7 @@ async fn a_fenced_sink_continues_once_it_is_asked_again_on_kinesalite() {
 }
 
 #[tokio::test]
-async fn a_log_that_was_empty_when_the_sink_was_closed_is_read_back_all_the_same_on_kinesalite() {
+async fn a_log_closed_while_empty_is_read_back_on_kinesalite() {
     let Some(client) = Server::Kinesalite.client().await else { return };
     let stream = new_stream(&client, 1).await;
     let store = Arc::new(MemoryCheckpoints::default());
@@ -160,7 +160,7 @@ async fn wrapped(
 }
 
 #[tokio::test]
-async fn under_a_wrapper_what_was_acknowledged_is_known_again_after_a_crash_on_kinesalite() {
+async fn a_wrapper_knows_its_events_after_a_crash_on_kinesalite() {
     let Some(client) = Server::Kinesalite.client().await else { return };
     for wrapper in ["filtered", "mapped", "dead_letter"] {
         let stream = new_stream(&client, 1).await;
@@ -181,7 +181,7 @@ async fn under_a_wrapper_what_was_acknowledged_is_known_again_after_a_crash_on_k
 }
 
 #[tokio::test]
-async fn what_its_checkpoint_does_not_say_is_not_acknowledged_on_kinesalite() {
+async fn only_kept_checkpoints_acknowledge_on_kinesalite() {
     let Some(client) = Server::Kinesalite.client().await else { return };
     for (wrapper, crashes) in
         [("filtered", true), ("filtered", false), ("mapped", true), ("dead_letter", true)]
@@ -234,7 +234,7 @@ async fn delete(client: &Client, stream: &str) {
 }
 
 #[tokio::test]
-async fn a_stream_made_anew_under_an_open_sink_is_not_taken_for_the_old_one_on_kinesis_local() {
+async fn an_open_sink_detects_a_recreated_stream_on_kinesis_local() {
     let Some(client) = Server::KinesisLocal.client().await else { return };
     let stream = new_stream(&client, 1).await;
     let events = Generator::new(7).log(6);
@@ -252,9 +252,9 @@ async fn a_stream_made_anew_under_an_open_sink_is_not_taken_for_the_old_one_on_k
     remove_streams(&client, &stream).await;
 }
 
-/// Nobody was told that it was gone: the server was away, and came back with another stream under the name.
+/// The sink did not see that the stream was gone: the server was away, and returned with another stream of the name.
 #[tokio::test]
-async fn a_stream_made_anew_while_nobody_answered_is_not_taken_for_the_old_one_on_kinesis_local() {
+async fn a_stream_recreated_offline_is_detected_on_kinesis_local() {
     let Some(client) = Server::KinesisLocal.client().await else { return };
     let events = Generator::new(8).log(6);
     let next = Batch::new(Some(events[2].id()), &events[3..]).unwrap();
@@ -272,7 +272,7 @@ async fn a_stream_made_anew_while_nobody_answered_is_not_taken_for_the_old_one_o
         proxy.always(Fault::CutBefore).await;
         assert_eq!(sink.append(next).await.unwrap_err().kind(), ErrorKind::Unavailable);
         delete(&client, &stream).await;
-        // The time that a stream was made is told in seconds.
+        // The server reports the time of creation in seconds.
         tokio::time::sleep(Duration::from_millis(1_100)).await;
         make_stream(&client, &stream, 1).await;
         proxy.heal().await;

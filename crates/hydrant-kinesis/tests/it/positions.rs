@@ -17,7 +17,7 @@ use crate::source_faults::{keeping_from, through_http};
 use crate::stream::{events, hashes, lines, quick, snapshot, with_stream, with_stream_on};
 
 #[tokio::test]
-async fn a_read_goes_on_from_the_newest_saved_position() {
+async fn a_read_begins_at_the_newest_saved_position() {
     with_stream(2, async |stream| {
         let log = events(0..50);
         put_each(&stream, "log", &log).await;
@@ -42,7 +42,7 @@ async fn a_read_goes_on_from_the_newest_saved_position() {
 }
 
 #[tokio::test]
-async fn positions_grow_further_apart_with_their_age_and_belong_to_one_log() {
+async fn saved_positions_thin_out_with_age_and_belong_to_one_log() {
     with_stream(1, async |stream| {
         let log = events(0..400);
         for (at, chunk) in log.chunks(2).enumerate() {
@@ -74,7 +74,7 @@ async fn positions_grow_further_apart_with_their_age_and_belong_to_one_log() {
 }
 
 #[tokio::test]
-async fn a_saved_position_finds_the_snapshot_without_the_log_before_it() {
+async fn a_saved_position_finds_the_snapshot_without_older_events() {
     with_stream(1, async |stream| {
         let kept = Arc::new(MemoryCheckpoints::default());
         let options = quick().with_positions(kept.clone(), "reader");
@@ -93,7 +93,7 @@ async fn a_saved_position_finds_the_snapshot_without_the_log_before_it() {
 }
 
 #[tokio::test]
-async fn a_position_never_stands_behind_the_beginning_of_an_event_in_chunks() {
+async fn a_position_is_never_inside_an_event_in_chunks() {
     with_stream(1, async |stream| {
         let large = |id: u64| Event::new(EventId::new(id), &"large ".repeat(2_000)).unwrap();
         let log = [events([0]), vec![large(1)], events([2]), vec![large(3), large(4)], events([5])].concat();
@@ -126,7 +126,7 @@ async fn a_position_never_stands_behind_the_beginning_of_an_event_in_chunks() {
 }
 
 #[tokio::test]
-async fn a_position_in_one_shard_waits_for_the_chunks_under_way_in_another() {
+async fn a_position_waits_for_unfinished_chunks_of_other_shards() {
     with_stream(2, async |stream| {
         let large =
             Event::builder(EventId::new(5)).payload_json(format!("{:?}", "x".repeat(9_000))).snapshot();
@@ -161,7 +161,7 @@ async fn a_position_in_one_shard_waits_for_the_chunks_under_way_in_another() {
 }
 
 #[tokio::test]
-async fn what_is_missing_behind_a_saved_position_has_expired_or_was_never_there() {
+async fn events_missing_after_a_position_expired_or_never_existed() {
     with_stream_on(Server::KinesisLocal, 1, async |stream| {
         let log = events(0..3);
         put_each(&stream, "log", &log).await;

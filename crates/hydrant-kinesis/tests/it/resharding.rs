@@ -9,7 +9,7 @@ use hydrant_kinesis::{KinesisShards, KinesisSink, KinesisSourceOptions, KinesisS
 use crate::servers::Server;
 use crate::stream::{Stream, events, hashes, lines, quick, with_stream, with_stream_on};
 
-/// Splits and merges at random until it is told to end.
+/// Splits or merges a shard at random.
 async fn reshard(stream: &Stream, rng: &mut fastrand::Rng) {
     let open = stream.open_shards().await;
     let at = rng.usize(..open.len());
@@ -68,14 +68,14 @@ async fn nothing_is_lost(seed: u64, count: u64, options: KinesisSourceOptions, s
 }
 
 #[tokio::test]
-async fn resharding_while_writing_and_reading_loses_and_reorders_nothing() {
+async fn resharding_under_load_loses_and_reorders_nothing() {
     for seed in 0..3 {
         nothing_is_lost(seed, 2_000, quick(), false).await;
     }
 }
 
 #[tokio::test]
-async fn resharding_a_log_that_is_spread_over_all_shards_loses_and_reorders_nothing() {
+async fn resharding_a_spread_log_loses_and_reorders_nothing() {
     for seed in 10..12 {
         let options = quick().with_shards(KinesisShards::All).with_settle(Duration::from_millis(50));
         nothing_is_lost(seed, 600, options, true).await;
@@ -119,7 +119,7 @@ async fn a_child_is_read_behind_both_of_its_parents() {
 /// A server may name no end with a closed shard's last records, as kinesalite does: the tip of such a shard is not that
 /// of the log.
 #[tokio::test]
-async fn a_read_goes_on_behind_a_shard_that_does_not_tell_its_end_at_once_on_kinesalite() {
+async fn a_read_continues_after_a_late_end_of_shard_on_kinesalite() {
     with_stream_on(Server::Kinesalite, 1, async |stream| {
         let log = events(0..52);
         stream.put("log", None, &log[..50]).await;
@@ -139,7 +139,7 @@ async fn a_read_goes_on_behind_a_shard_that_does_not_tell_its_end_at_once_on_kin
     .await;
 }
 
-/// Puts an event and waits until the servers, which count in seconds, can tell it from the next.
+/// Puts an event, and waits for the next second: the servers count in seconds.
 async fn put_and_wait(stream: &Stream, log: &[Event], at: usize) {
     let after = at.checked_sub(1).map(|before| log[before].id());
     stream.put("log", after, &log[at..=at]).await;
@@ -147,7 +147,7 @@ async fn put_and_wait(stream: &Stream, log: &[Event], at: usize) {
 }
 
 #[tokio::test]
-async fn a_read_from_a_time_passes_over_what_is_older_in_every_shard() {
+async fn a_read_from_a_time_skips_older_events_in_each_shard() {
     with_stream(1, async |stream| {
         let log = events(0..3);
         put_and_wait(&stream, &log, 0).await;

@@ -47,7 +47,7 @@ async fn records_of_a_log_are_numbered_in_order_on_kinesis_local() {
 }
 
 #[tokio::test]
-async fn a_sink_opened_anew_finds_its_checkpoint_among_other_logs_on_kinesalite() {
+async fn a_reopened_sink_finds_its_checkpoint_on_kinesalite() {
     let Some(client) = Server::Kinesalite.client().await else { return };
     let stream = new_stream(&client, 1).await;
     let mut generator = Generator::new(3);
@@ -68,7 +68,7 @@ async fn a_sink_opened_anew_finds_its_checkpoint_among_other_logs_on_kinesalite(
 }
 
 #[tokio::test]
-async fn a_kept_checkpoint_is_where_the_sink_goes_on_and_a_lost_one_is_read_back_on_kinesalite() {
+async fn a_lost_kept_checkpoint_is_read_back_on_kinesalite() {
     let Some(client) = Server::Kinesalite.client().await else { return };
     let stream = new_stream(&client, 1).await;
     let events = Generator::new(4).log(30);
@@ -101,7 +101,7 @@ async fn a_kept_checkpoint_is_where_the_sink_goes_on_and_a_lost_one_is_read_back
 }
 
 #[tokio::test]
-async fn a_stream_made_anew_is_not_taken_for_the_old_one_on_kinesis_local() {
+async fn a_recreated_stream_is_recognised_on_kinesis_local() {
     let Some(client) = Server::KinesisLocal.client().await else { return };
     let stream = new_stream(&client, 1).await;
     let store: Arc<MemoryCheckpoints> = Arc::default();
@@ -110,7 +110,7 @@ async fn a_stream_made_anew_is_not_taken_for_the_old_one_on_kinesis_local() {
     let open = || KinesisSink::open(client.clone(), &stream, "orders", options.clone());
     append(&open().await.unwrap(), None, &Generator::new(4).log(3)).await;
     remove_streams(&client, &stream).await;
-    // The time of creation is told to the second.
+    // The server reports the time of creation in seconds.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     crate::servers::make_stream(&client, &stream, 1).await;
     let error = open().await.unwrap().checkpoint().await.unwrap_err();

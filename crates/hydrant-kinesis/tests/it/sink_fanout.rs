@@ -73,7 +73,7 @@ async fn until(mut done: impl FnMut() -> bool) {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_down_at_the_start_is_caught_up_with_later_on_kinesalite() {
+async fn a_stream_that_is_down_at_first_catches_up_on_kinesalite() {
     let Some(broken) = Broken::stream(Server::Kinesalite).await else { return };
     let mut log = Log::open().await;
     broken.proxy.next(usize::MAX, |_| true, Action::Cut);
@@ -89,7 +89,7 @@ async fn a_stream_that_is_down_at_the_start_is_caught_up_with_later_on_kinesalit
 }
 
 #[tokio::test]
-async fn whatever_happens_to_the_stream_the_others_do_not_notice_on_kinesalite() {
+async fn a_failing_stream_delays_no_other_sink_on_kinesalite() {
     let Some(broken) = Broken::stream(Server::Kinesalite).await else { return };
     let mut log = Log::open().await;
     log.fan_out.attach("stream", broken.sink(broken.options()).await, quick()).await.unwrap();
@@ -114,7 +114,7 @@ async fn whatever_happens_to_the_stream_the_others_do_not_notice_on_kinesalite()
         log.is_delivered(&broken).await;
         assert!(log.status("stream").retries > retries);
     }
-    // It hangs, and holds nobody up.
+    // A stream that hangs delays no other sink.
     let gate = Gate::new();
     broken.puts(usize::MAX, Action::Hold(gate.clone()));
     log.append(30).await;
@@ -127,7 +127,7 @@ async fn whatever_happens_to_the_stream_the_others_do_not_notice_on_kinesalite()
 }
 
 #[tokio::test]
-async fn a_refusal_parks_the_stream_alone_until_it_is_resumed_on_kinesalite() {
+async fn a_refusal_parks_only_the_stream_on_kinesalite() {
     let Some(broken) = Broken::stream(Server::Kinesalite).await else { return };
     let mut log = Log::open().await;
     log.fan_out.attach("stream", broken.sink(broken.options()).await, quick()).await.unwrap();
@@ -148,7 +148,7 @@ async fn a_refusal_parks_the_stream_alone_until_it_is_resumed_on_kinesalite() {
 }
 
 #[tokio::test]
-async fn an_event_that_no_record_takes_parks_the_stream_by_its_name_on_kinesalite() {
+async fn an_oversized_event_parks_the_stream_on_kinesalite() {
     let Some(broken) = Broken::stream(Server::Kinesalite).await else { return };
     let mut log = Log::open().await;
     let small = broken.options().with_record_bytes_max(2 << 10);
@@ -177,7 +177,7 @@ fn descriptors() -> usize {
 }
 
 #[tokio::test]
-async fn a_thousand_times_attached_and_detached_it_leaves_nothing_on_kinesalite() {
+async fn a_thousand_attaches_and_detaches_leak_nothing_on_kinesalite() {
     let Some(broken) = Broken::stream(Server::Kinesalite).await else { return };
     let mut log = Log::open().await;
     let cycle = async |log: &Log| {
@@ -206,7 +206,7 @@ async fn a_thousand_times_attached_and_detached_it_leaves_nothing_on_kinesalite(
 }
 
 #[tokio::test]
-async fn a_stream_is_resharded_under_the_sink_and_its_checkpoint_found_behind_that_on_kinesis_local() {
+async fn the_checkpoint_survives_resharding_on_kinesis_local() {
     let Some(broken) = Broken::stream(Server::KinesisLocal).await else { return };
     let mut log = Log::open().await;
     log.fan_out.attach("stream", broken.sink(broken.options()).await, quick()).await.unwrap();

@@ -110,7 +110,7 @@ fn breaks() -> Vec<(Action, bool)> {
 }
 
 #[tokio::test]
-async fn whatever_breaks_a_put_every_event_is_there_in_order_on_kinesalite() {
+async fn broken_puts_lose_and_reorder_nothing_on_kinesalite() {
     let Some(broken) = Broken::stream(Server::Kinesalite).await else { return };
     let mut events = Generator::new(1).log(2);
     let sink = broken.sink(broken.options()).await;
@@ -123,7 +123,7 @@ async fn whatever_breaks_a_put_every_event_is_there_in_order_on_kinesalite() {
         events.extend(next);
         broken.puts(1, action);
         let error = sink.append(batch(&events, from..events.len())).await.unwrap_err();
-        // Whether it was taken, nobody can know from here.
+        // The sink cannot know whether it was taken.
         assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::AfterCheckpoint), "{said}");
         assert_eq!(error.event(), Some(events[from].id()));
         insist(&sink, &events).await;
@@ -162,7 +162,7 @@ async fn append_returns_before_its_deadline_on_kinesalite() {
 }
 
 #[tokio::test]
-async fn connections_that_break_below_http_lose_and_reorder_nothing_on_kinesalite() {
+async fn broken_connections_lose_and_reorder_nothing_on_kinesalite() {
     let Some(broken) = Broken::stream(Server::Kinesalite).await else { return };
     let proxy = Tcp::start(broken.proxy.address()).await;
     let client = connect(&servers::at(&format!("http://{}", proxy.address())).with_attempts_max(1)).await;
@@ -184,7 +184,7 @@ async fn connections_that_break_below_http_lose_and_reorder_nothing_on_kinesalit
         insist(&sink, &events).await;
         broken.holds(&events).await;
     }
-    // Nobody listens: nothing can have been applied.
+    // The server refuses connections, so nothing can have been applied.
     proxy.always(Fault::Refuse).await;
     proxy.cut();
     let from = events.len();
@@ -204,7 +204,7 @@ async fn connections_that_break_below_http_lose_and_reorder_nothing_on_kinesalit
 }
 
 #[tokio::test]
-async fn throttling_is_waited_out_and_puts_nothing_twice_on_kinesalite() {
+async fn throttling_is_waited_out_without_repeats_on_kinesalite() {
     let Some(broken) = Broken::stream(Server::Kinesalite).await else { return };
     let events = Generator::new(1).log(12);
     let sink = broken.sink(broken.options()).await;
@@ -222,7 +222,7 @@ async fn throttling_is_waited_out_and_puts_nothing_twice_on_kinesalite() {
 }
 
 #[tokio::test]
-async fn throttling_beyond_the_deadline_says_honestly_what_was_applied_on_kinesalite() {
+async fn throttling_past_the_deadline_is_classified_on_kinesalite() {
     let Some(broken) = Broken::stream(Server::Kinesalite).await else { return };
     let throttled = || Action::Answer(Answer::kinesis(400, "ProvisionedThroughputExceededException"));
     // A record holds two of these events.
@@ -256,7 +256,7 @@ async fn throttling_beyond_the_deadline_says_honestly_what_was_applied_on_kinesa
 }
 
 #[tokio::test]
-async fn a_record_that_lands_late_is_read_once_and_in_order_on_kinesalite() {
+async fn a_late_record_is_read_once_and_in_order_on_kinesalite() {
     let Some(broken) = Broken::stream(Server::Kinesalite).await else { return };
     let events = Generator::new(1).log(9);
     let sink = broken.sink(broken.options().with_put_timeout(Duration::from_secs(1))).await;
@@ -284,7 +284,7 @@ async fn a_record_that_lands_late_is_read_once_and_in_order_on_kinesalite() {
 }
 
 #[tokio::test]
-async fn what_a_dropped_append_still_does_ends_before_the_next_call_begins_on_kinesalite() {
+async fn a_dropped_append_ends_before_the_next_call_on_kinesalite() {
     let Some(broken) = Broken::stream(Server::Kinesalite).await else { return };
     let events = Generator::new(1).log(9);
     let sink = broken.sink(broken.options().with_record_bytes_max(1 << 10)).await;
@@ -340,7 +340,7 @@ async fn a_refusal_names_its_cause_and_is_one_put_on_kinesalite() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_not_there_is_told_by_the_first_call_on_kinesalite() {
+async fn the_first_call_reports_a_missing_stream_on_kinesalite() {
     let Some(client) = Server::Kinesalite.client().await else { return };
     let stream = test_servers::namespace();
     let options = Server::Kinesalite.options();
@@ -357,7 +357,7 @@ async fn a_stream_that_is_not_there_is_told_by_the_first_call_on_kinesalite() {
 }
 
 #[tokio::test]
-async fn what_was_acknowledged_outlives_kill_9_of_the_server_on_kinesalite() {
+async fn acknowledged_events_survive_kill_9_on_kinesalite() {
     let mut server = match Kinesalite::start(&servers::directory("killed")) {
         Ok(server) => server,
         Err(reason) => return println!("skipped: {reason}"),
@@ -387,7 +387,7 @@ async fn what_was_acknowledged_outlives_kill_9_of_the_server_on_kinesalite() {
 }
 
 #[tokio::test]
-async fn two_writers_of_one_log_are_found_out_by_the_reader_on_kinesalite() {
+async fn the_reader_detects_two_writers_of_a_log_on_kinesalite() {
     let Some(broken) = Broken::stream(Server::Kinesalite).await else { return };
     let mut generator = Generator::new(1);
     let events = generator.log(6);
@@ -408,7 +408,7 @@ async fn two_writers_of_one_log_are_found_out_by_the_reader_on_kinesalite() {
 }
 
 #[tokio::test]
-async fn two_runners_of_one_sink_are_found_out_by_their_checkpoint_on_kinesalite() {
+async fn the_checkpoint_detects_two_runners_on_kinesalite() {
     let Some(broken) = Broken::stream(Server::Kinesalite).await else { return };
     let events = Generator::new(1).log(6);
     let store = std::sync::Arc::new(hydrant::MemoryCheckpoints::default());
@@ -461,8 +461,7 @@ fn second_record_fails() -> Action {
 }
 
 #[tokio::test]
-async fn a_sink_that_retries_only_the_failed_records_of_a_call_is_caught_and_ours_never_calls_so_on_kinesalite()
- {
+async fn retrying_failed_records_alone_reorders_on_kinesalite() {
     let Some(broken) = Broken::stream(Server::Kinesalite).await else { return };
     let events = Generator::new(1).log(6);
     let fails = |broken: &Broken| {
@@ -473,7 +472,7 @@ async fn a_sink_that_retries_only_the_failed_records_of_a_call_is_caught_and_our
     let ids: Vec<_> = broken.raw().await.iter().map(|event| event.id().get()).collect();
     assert_eq!(ids, [0, 2, 3, 4, 5, 1], "the mutant reorders");
     let error = broken.source().await.collect(ReadFrom::Origin).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Diverged, "and a reader tells: {error}");
+    assert_eq!(error.kind(), ErrorKind::Diverged, "and a reader reports it: {error}");
 
     let Some(ours) = Broken::stream(Server::Kinesalite).await else { return };
     fails(&ours);

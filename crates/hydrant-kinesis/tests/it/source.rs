@@ -104,7 +104,7 @@ async fn a_read_of_all_shards_ends_while_others_write_to_them() {
         let options = quick().with_shards(KinesisShards::All).with_settle(Duration::from_millis(100));
         let source = stream.source("log", options).await;
         assert_eq!(source.collect(ReadFrom::Origin).await.unwrap(), log);
-        // A hole is told all the same.
+        // A hole is still reported.
         stream.put("log", id(6), &events([7])).await;
         let error = source.collect(after(0)).await.unwrap_err();
         assert_eq!((error.kind(), error.event()), (ErrorKind::Diverged, id(7)));
@@ -195,7 +195,7 @@ async fn an_event_that_was_passed_over_is_loud() {
 }
 
 #[tokio::test]
-async fn what_does_not_decode_is_told_with_its_place() {
+async fn bytes_that_do_not_decode_are_reported_with_their_place() {
     with_stream(1, async |stream| {
         stream.put("log", None, &events([1])).await;
         stream.put_lines("log", None, "this is no event").await;
@@ -310,7 +310,7 @@ async fn a_read_from_a_time_says_what_it_passed_over() {
 }
 
 #[tokio::test]
-async fn producers_that_name_no_predecessor_are_read_as_the_options_say() {
+async fn the_options_decide_about_unnamed_predecessors() {
     with_stream(1, async |stream| {
         for event in [0, 1, 4] {
             let line = String::from_utf8(events([event])[0].to_vec()).unwrap();
@@ -452,7 +452,7 @@ async fn options_that_make_no_sense_are_refused_by_name() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_not_there_is_told_at_open() {
+async fn open_reports_a_missing_stream() {
     with_stream(1, async |stream| {
         let missing = test_servers::namespace();
         let open = KinesisSource::open(stream.client.clone(), &missing, "log", quick());

@@ -76,7 +76,7 @@ async fn an_expired_iterator_is_renewed_behind_the_last_record() {
 }
 
 #[tokio::test]
-async fn an_iterator_at_the_latest_record_that_expires_is_told_because_what_came_since_is_not_known() {
+async fn an_expired_iterator_at_the_latest_record_is_an_error() {
     with_log(1, async |stream, _| {
         let (proxy, proxied) = through_http(&stream).await;
         let source = proxied.source("log", quick().with_start(KinesisStart::Latest)).await;
@@ -155,7 +155,7 @@ async fn a_put_whose_answer_was_lost_is_read_once() {
 }
 
 #[tokio::test]
-async fn what_the_service_refuses_is_told_by_its_code() {
+async fn refusals_of_the_service_are_classified_by_code() {
     with_log(2, async |stream, _| {
         let (proxy, proxied) = through_http(&stream).await;
         let source = proxied.source("log", quick()).await;
@@ -200,7 +200,7 @@ async fn records_that_expire_under_a_slow_reader_are_compacted() {
 }
 
 #[tokio::test]
-async fn a_shard_that_leaves_the_retention_under_a_slow_reader_is_compacted() {
+async fn a_shard_that_expires_under_a_slow_reader_is_pruned() {
     with_log(12, async |stream, log| {
         let parent = stream.open_shards().await[0].clone();
         stream.split(&parent).await;
@@ -314,7 +314,7 @@ async fn follow_on(source: &KinesisSource, log: &[Event]) -> Vec<Error> {
 }
 
 #[tokio::test]
-async fn a_server_that_is_killed_while_it_is_followed_loses_nothing_that_it_acknowledged() {
+async fn a_server_killed_under_a_follower_loses_nothing_acknowledged() {
     let mut server = match Kinesalite::start(&directory("kinesalite-killed")) {
         Ok(server) => server,
         Err(reason) => return println!("skipped: {reason}"),
@@ -342,7 +342,7 @@ async fn a_server_that_is_killed_while_it_is_followed_loses_nothing_that_it_ackn
     assert_eq!(source.collect(ReadFrom::Origin).await.unwrap(), log);
 }
 
-/// Notes what a reader asks: which shard it begins, and when one told its end.
+/// Notes which shards a reader begins, and which of them showed their end.
 fn note_shards(proxy: &Http) -> Arc<Mutex<Vec<String>>> {
     let noted = Arc::new(Mutex::new(Vec::new()));
     let (begun, ended) = (noted.clone(), noted.clone());
@@ -370,7 +370,7 @@ fn note_shards(proxy: &Http) -> Arc<Mutex<Vec<String>>> {
 }
 
 #[tokio::test]
-async fn a_child_of_a_merge_is_begun_once_and_behind_the_ends_of_both_parents() {
+async fn a_merged_shard_begins_once_after_both_parents() {
     with_stream_on(Server::KinesisLocal, 2, async |stream| {
         let log = events(0..20);
         let open = stream.open_shards().await;
@@ -395,7 +395,7 @@ async fn a_child_of_a_merge_is_begun_once_and_behind_the_ends_of_both_parents() 
 }
 
 #[tokio::test]
-async fn a_follower_of_many_shards_is_dropped_at_any_await_and_goes_on() {
+async fn a_follower_of_many_shards_is_cancel_safe() {
     with_stream(3, async |stream| {
         let log = events(0..30);
         let mut rng = fastrand::Rng::with_seed(3);

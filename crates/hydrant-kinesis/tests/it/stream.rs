@@ -13,7 +13,7 @@ use hydrant_kinesis::{KinesisSource, KinesisSourceOptions, connect};
 
 use crate::servers::{Server, at, new_stream, remove_streams, until_active};
 
-/// A stream with a name that nobody has used.
+/// A stream with a new name.
 #[derive(Clone, Debug)]
 pub(crate) struct Stream {
     pub(crate) client: Client,

@@ -62,7 +62,7 @@ impl PostgresClient {
         matches!(self.0, Inner::Pooled(_))
     }
 
-    /// Whether somebody had this connection of a pool before.
+    /// Returns whether this connection of a pool was used before.
     pub(crate) fn is_reused(&self) -> bool {
         matches!(&self.0, Inner::Pooled(object) if deadpool_postgres::Object::metrics(object).recycle_count > 0)
     }
@@ -83,8 +83,8 @@ impl PostgresClient {
         Ok(statement)
     }
 
-    /// Ends the session, tells the server, and waits until the socket is closed; a connection of a pool goes
-    /// back there.
+    /// Ends the session on the server, and waits until the socket is closed. A connection of a pool returns to the
+    /// pool.
     ///
     /// # Cancel safety
     /// Dropped, it closes the socket without telling the server first.
@@ -119,7 +119,7 @@ where
                 tracing::debug!(severity = notice.severity(), "the server says: {}", notice.message());
             }
             Ok(_) => {}
-            // Whoever waits for an answer is told as well.
+            // Callers that wait for an answer get the error as well.
             Err(cause) => {
                 tracing::debug!(error = %cause, "the connection ended");
                 return;

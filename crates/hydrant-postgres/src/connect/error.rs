@@ -59,12 +59,12 @@ pub(crate) fn connecting(cause: tokio_postgres::Error) -> Error {
     Error::new(kind, retry, message).because(OneLine(cause))
 }
 
-/// Whether it is neither an answer of the server nor an end of the connection.
+/// Returns whether it is neither an answer of the server nor an end of the connection.
 pub(crate) fn is_drivers_own(cause: &tokio_postgres::Error) -> bool {
     cause.code().is_none() && source_of::<io::Error>(cause).is_none() && !cause.is_closed()
 }
 
-/// Whether the server refused by a rule (no entry in `pg_hba.conf`), and not for a wrong password.
+/// Returns whether the server refused by a rule (no entry in `pg_hba.conf`), and not for a wrong password.
 pub(crate) fn is_refused_by_rule(cause: &tokio_postgres::Error) -> bool {
     cause.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
 }

@@ -84,8 +84,8 @@ impl PostgresConnect {
         Self(Arc::new(Target::Servers(settings)))
     }
 
-    /// What it connects to, without secrets: for rosters, logs and errors. A pool does not tell where it
-    /// leads; see [`with_description`](PostgresConnect::with_description).
+    /// Returns what it connects to, without secrets: for rosters, logs and errors. A pool does not know its server;
+    /// see [`with_description`](PostgresConnect::with_description).
     pub fn describe(&self) -> String {
         match &*self.0 {
             Target::Servers(settings) => settings.describe(),
@@ -128,7 +128,7 @@ impl PostgresConnect {
         }
     }
 
-    /// The same, with a connection that is told of notifications. `on` is called for each and must not block.
+    /// Like `connect`, and passes each notification to `on`, which must not block.
     ///
     /// # Errors
     /// `Unsupported` for a pool, whose connections keep notifications to themselves; and what

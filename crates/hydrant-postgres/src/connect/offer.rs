@@ -17,7 +17,7 @@ use super::error;
 use super::hosts::{Host, Server};
 use crate::error::OneLine;
 
-/// TLS that tells whether it began, which is after the server said yes.
+/// TLS that notes that it began, which it does once the server accepts TLS.
 pub(super) struct Noted<T> {
     tls: T,
     began: Arc<AtomicBool>,

@@ -263,7 +263,7 @@ fn param(config: &mut Config, name: &str, value: &str) -> Result<()> {
         "sslcompression" if value == "0" => config,
         "sslcompression" => return Err(wrong(name, "`0`")),
         other => {
-            // Half a password may stand where a name is expected.
+            // Half a password may be where a name is expected.
             let is_name =
                 other.len() < 40 && other.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
             let named = if is_name { format!("the parameter `{other}`") } else { "a parameter".to_owned() };

@@ -13,12 +13,12 @@ pub use options::PostgresProjectionOptions;
 pub use sink::PostgresProjection;
 pub use transaction::Transaction;
 
-/// What a log means to somebody who asks: tables that each event changes.
+/// A read model of a log: tables that each event changes.
 ///
 /// The tables live in a schema of the projection's own, which is the search path inside of each transaction:
 /// SQL names them without a schema, and anything outside of it with one (`public.citext`).
 ///
-/// It takes `&self` on purpose. What it knows stands in its tables, so that a transaction that is rolled back
+/// It takes `&self` on purpose. Its state is in its tables, so that a transaction that is rolled back
 /// takes all of it back; a counter in memory would count an event twice that was applied, rolled back and
 /// applied again. For the same reason it must not do anything that a roll-back cannot undo: no mail, no call
 /// to another service. Those belong to a sink of their own.
@@ -77,8 +77,8 @@ pub trait Projection: Send + Sync {
     /// # Errors
     /// [`Error::invalid`] says that this event can never be applied, which a
     /// [`DeadLetter`](hydrant::DeadLetter) puts aside. What the server answers keeps the class of its SQLSTATE:
-    /// a deadlock is tried again, a constraint that does not hold parks the projection until a person has
-    /// looked, because it may be the model that is wrong and not the event.
+    /// a deadlock is retried; a constraint that does not hold parks the projection until an operator resumes
+    /// it, because the model may be wrong and not the event.
     ///
     /// # Cancel safety
     /// A dropped future has changed nothing.

@@ -65,8 +65,8 @@ impl Model {
     /// Finds the version or makes it: its schema, its row and its tables, in one transaction.
     ///
     /// # Errors
-    /// `Fenced` when another version replaced it, or a newer one is live; `Invalid` when the schema belongs to
-    /// somebody else; what the projection's `prepare` answers.
+    /// `Fenced` when another version replaced it, or a newer one is live; `Invalid` when the schema was
+    /// not made by this projection; what the projection's `prepare` answers.
     ///
     /// # Cancel safety
     /// A dropped future leaves no version or a whole one.
@@ -101,7 +101,7 @@ impl Model {
         let state = match self.live(session, &self.sql.live).await? {
             Some(live) if live.version > self.version => return Err(self.replaced(live.version)),
             Some(_) => State::Building,
-            // Nobody queries it yet: it may be seen growing.
+            // No version is live, so this one is live while it grows.
             None => State::Live,
         };
         let schema = self.schema(state);

@@ -15,7 +15,7 @@ pub struct PostgresProjectionOptions {
     /// How long one call may take, connecting and a whole batch included; also the longest that a statement of
     /// the projection may run. Default: 60 s.
     pub call_timeout: Duration,
-    /// How long a statement waits for a lock that somebody else holds. Default: 5 s.
+    /// How long a statement waits for a lock that another session holds. Default: 5 s.
     pub lock_timeout: Duration,
 }
 
@@ -60,7 +60,7 @@ impl PostgresProjectionOptions {
         self
     }
 
-    /// Sets how long a statement waits for a lock that somebody else holds.
+    /// Sets how long a statement waits for a lock that another session holds.
     #[must_use]
     pub fn with_lock_timeout(mut self, timeout: Duration) -> Self {
         self.lock_timeout = timeout;

@@ -24,12 +24,12 @@ use crate::session::{Session, Settings};
 /// Keeps a [`Projection`] up to date: a sink whose checkpoint moves in the same transaction as its tables.
 ///
 /// Acknowledged means: the events' effects and the checkpoint behind them are committed, durably as the
-/// server defines it. So each event takes effect once, however often it is delivered, and whoever queries sees
-/// the effects of whole batches, up to one event, from the first one on.
+/// server defines it. So each event takes effect once, however often it is delivered. A query sees the effects of
+/// whole batches: of all events from the first to one.
 ///
 /// The tables are in a schema of the projection's name. It declares `Idempotent`, `Atomic` and `Memory`, and not
-/// `Fencing`: of what lies below its checkpoint it knows nothing but that it was applied, so it cannot tell
-/// another history there; at its checkpoint it can, and a fan-out compares that before the first append.
+/// `Fencing`. Of the events below its checkpoint it only knows that they were applied, so it does not notice
+/// another history there. It does at its checkpoint, which a fan-out compares before the first append.
 ///
 /// # One runner
 /// Each handle moves the checkpoint only from where it left it. Of two that run one projection, the one that
@@ -73,7 +73,7 @@ impl<P: Projection> PostgresProjection<P> {
     ///
     /// # Errors
     /// `Fenced` when a newer version is live; `Invalid` for a name that Postgres cannot hold or a schema that
-    /// somebody else made; what connecting and [`Projection::prepare`] answer.
+    /// it did not make; what connecting and [`Projection::prepare`] answer.
     ///
     /// # Cancel safety
     /// Dropped, it leaves no connection; the version is not there, or whole and empty.
@@ -129,7 +129,7 @@ impl<P: Projection> PostgresProjection<P> {
         }
     }
 
-    /// Whether queries see this version: not while it is built beside another one.
+    /// Returns whether queries see this version: not while it is built beside another one.
     ///
     /// # Cancel safety
     /// It only looks at what this handle knows.
@@ -215,7 +215,7 @@ impl<P: Projection> PostgresProjection<P> {
         let begun = session.begin(&self.settings).await;
         begun.map_err(|cause| server_error(Doing::Reading, "beginning a transaction", cause))?;
         let Some((standing, transaction)) = self.model.lock(session).await? else {
-            return Err(Error::fenced("somebody removed this projection; open it again to build it anew"));
+            return Err(Error::fenced("this projection was removed; open it again to build it anew"));
         };
         if runner.pending.take() == Some(standing.checkpoint) {
             runner.known = standing.checkpoint;
@@ -224,7 +224,7 @@ impl<P: Projection> PostgresProjection<P> {
         Ok((standing, transaction))
     }
 
-    /// Does something to all versions, under the lock of this one, and tells what this one is then.
+    /// Runs `work` on all versions, under the lock of this one, and stores the state that it returns.
     async fn in_transaction(
         &self,
         what: &str,
@@ -254,8 +254,8 @@ impl<P: Projection> PostgresProjection<P> {
             Ok(()) => true,
             // An outcome that is open is found out on another connection, behind the lock.
             Err(_) if runner.pending.is_some() || session.is_closed() => false,
-            // Perhaps a statement that was prepared for a table which somebody has altered since: only what a new
-            // connection answers is the last word.
+            // Perhaps the table of a prepared statement was altered since. The answer on a new connection
+            // decides.
             Err(error) if error.kind() == ErrorKind::Unsupported => {
                 if was_kept || session.is_reused() {
                     let message = "a statement may be out of date, prepared before its table was altered; the next \
@@ -345,8 +345,8 @@ impl<P: Projection> PostgresProjection<P> {
     }
 }
 
-/// Whether the batch or the model was refused, and nothing is wrong with the connection. Behind anything else it is
-/// not used again: a server that has become read-only, for example, stays so for whoever is connected to it.
+/// Returns whether the batch or the model was refused, and nothing is wrong with the connection. After any other error
+/// the connection is not used again: for example, a server that became read-only stays so for open connections.
 fn is_refusal(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Invalid | ErrorKind::Fenced | ErrorKind::Gap)
 }

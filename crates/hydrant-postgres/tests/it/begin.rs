@@ -53,7 +53,7 @@ fn an_append_whose_begin_fails_adds_nothing_and_says_so() {
 }
 
 /// Epoch and floor of a log, and how many rows it has.
-async fn told(place: &Place, log: &str) -> (i64, Option<i64>, i64) {
+async fn recorded(place: &Place, log: &str) -> (i64, Option<i64>, i64) {
     let schema = &place.schema;
     let sql = format!(
         "SELECT epoch, floor_after, (SELECT count(*) FROM {schema}.events WHERE log = $1) \
@@ -82,22 +82,22 @@ fn an_epoch_and_a_floor_whose_begin_fails_are_not_raised() {
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
             assert!(error.to_string().contains("57014"), "{error}");
         };
-        let before = told(&place, "log").await;
+        let before = recorded(&place, "log").await;
         let store = open().await;
         nth(1);
         is_cancelled(store.checkpoint().await.map(drop));
-        assert_eq!(told(&place, "log").await, before, "asked for");
+        assert_eq!(recorded(&place, "log").await, before, "asked for");
         nth(1);
         is_cancelled(append(&open().await, Some(5), &events(6..7)).await);
-        assert_eq!(told(&place, "log").await, before, "claimed");
+        assert_eq!(recorded(&place, "log").await, before, "claimed");
         nth(2);
         is_cancelled(store.prune(id(5)).await);
-        assert_eq!(told(&place, "log").await, before, "raised");
+        assert_eq!(recorded(&place, "log").await, before, "raised");
         nth(3);
         is_cancelled(store.prune(id(5)).await);
-        assert_eq!(told(&place, "log").await, (before.0, Some(2), 6), "removed");
+        assert_eq!(recorded(&place, "log").await, (before.0, Some(2), 6), "removed");
         store.prune(id(5)).await.unwrap();
-        assert_eq!(told(&place, "log").await, (before.0, Some(2), 3));
+        assert_eq!(recorded(&place, "log").await, (before.0, Some(2), 3));
     });
 }
 

@@ -29,7 +29,7 @@ async fn seen(private: &Private) -> (String, String) {
 }
 
 #[test]
-fn an_append_waits_for_more_than_the_local_disk_whatever_a_role_is_set_to() {
+fn appends_wait_for_the_disk_despite_settings_of_the_role() {
     with_server(&[], async |private| {
         watch(&private, "'-'").await;
         let settings = [
@@ -55,9 +55,9 @@ fn an_append_waits_for_more_than_the_local_disk_whatever_a_role_is_set_to() {
 }
 
 #[test]
-fn an_append_waits_for_the_disk_also_behind_a_reload_that_turns_it_off() {
+fn appends_wait_for_the_disk_after_a_reload_turns_it_off() {
     with_server(&[], async |private| {
-        // It changes with the same reload, so that it tells when the session has heard of that.
+        // It changes with the same reload, so it shows when the session has the new settings.
         watch(&private, "current_setting('cpu_tuple_cost')").await;
         let pool =
             Pool::builder(Manager::new(private.url.parse().unwrap(), NoTls)).max_size(1).build().unwrap();

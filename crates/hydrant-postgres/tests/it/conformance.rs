@@ -18,6 +18,9 @@ use crate::support::{self, Place, SCHEMA};
 
 static URL: LazyLock<std::result::Result<String, String>> = LazyLock::new(test_servers::postgres);
 
+/// How long a case may take: a server on a busy machine gets more patience than a store in the process.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 /// How many connections a pool has.
 const POOLED: usize = 6;
 
@@ -89,12 +92,12 @@ impl InPostgres {
     }
 }
 
-/// Whether the case of this namespace may replace what is stored.
+/// Returns whether the case of this namespace may replace what is stored.
 fn is_replaced(namespace: &str) -> bool {
     namespace.starts_with("law13")
 }
 
-/// Whether the case of this namespace breaks or delays the traffic between store and server.
+/// Returns whether the case of this namespace breaks or delays the traffic between store and server.
 fn is_broken(namespace: &str) -> bool {
     namespace.starts_with("law07") || namespace.starts_with("law08")
 }
@@ -122,10 +125,7 @@ impl Harness for InPostgres {
     }
 
     fn limits(&self) -> Limits {
-        // A server on a busy machine gets more patience than a store in the process.
-        Limits::default()
-            .with_id_max(EventId::new(i64::MAX.unsigned_abs()))
-            .with_patience(Duration::from_secs(300))
+        Limits::default().with_id_max(EventId::new(i64::MAX.unsigned_abs())).with_patience(PATIENCE)
     }
 
     fn impossible(&self, hook: Hook) -> Option<&'static str> {
@@ -264,7 +264,7 @@ impl Harness for Checkpoints {
     }
 
     fn limits(&self) -> Limits {
-        Limits::default().with_patience(Duration::from_secs(300))
+        Limits::default().with_patience(PATIENCE)
     }
 
     fn unavailable(&self) -> Option<String> {

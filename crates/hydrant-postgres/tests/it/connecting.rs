@@ -286,7 +286,7 @@ async fn a_server_that_says_nothing_is_given_up() {
 
 /// What the postmaster answers to a request for TLS when it has no process for the connection.
 #[tokio::test]
-async fn a_server_that_cannot_fork_is_waited_for_and_one_without_tls_is_not() {
+async fn a_busy_server_is_retried_and_one_without_tls_is_not() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let says =
         [("Ecould not fork new process for connection\n", ErrorKind::Unavailable), ("N", ErrorKind::Denied)];
@@ -394,10 +394,10 @@ async fn a_pool_lends_its_connections() {
 #[tokio::test]
 async fn notifications_are_passed_on() {
     let Some(server) = tls_server() else { return };
-    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let connect = PostgresConnect::from(server.server.url());
     let client =
-        connect.connect_listening(move |said| drop(told.send(said.payload().to_owned()))).await.unwrap();
+        connect.connect_listening(move |said| drop(sender.send(said.payload().to_owned()))).await.unwrap();
     client.batch_execute("LISTEN news; NOTIFY news, 'one'").await.unwrap();
     assert_eq!(heard.recv().await.as_deref(), Some("one"));
 }

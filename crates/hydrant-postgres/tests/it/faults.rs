@@ -50,8 +50,8 @@ pub(crate) async fn none_is_left(proxy: &Tcp) {
     }
 }
 
-/// What a call answers, made again where it was the first to use a connection that was cut: nobody hears of that
-/// before.
+/// Returns the answer of a call. Repeats a call that was the first to use a connection that was cut, because only
+/// a call notices the cut.
 async fn again<T>(what: &str, call: impl AsyncFn() -> Result<T, Error>) -> T {
     // The writer's connection and the readers' one.
     for _ in 0..2 {
@@ -85,7 +85,7 @@ async fn settles(store: &PostgresStore, appended: Result<(), Error>, what: &str)
 }
 
 #[test]
-fn a_connection_cut_before_in_and_after_each_request_of_an_append_leaves_all_or_none() {
+fn a_connection_cut_during_an_append_leaves_all_or_none() {
     in_a_schema(async |place| {
         let proxy = place.proxy().await;
         let cuts = [
@@ -136,10 +136,10 @@ fn a_lost_answer_of_a_commit_is_found_out_and_not_guessed() {
                 (ErrorKind::Unavailable, Retry::AfterCheckpoint),
                 "{error}"
             );
-            let told = store.checkpoint().await.unwrap();
-            assert_eq!(told, place.open(&log).await.checkpoint().await.unwrap());
+            let checkpoint = store.checkpoint().await.unwrap();
+            assert_eq!(checkpoint, place.open(&log).await.checkpoint().await.unwrap());
             // Rows and COMMIT are answered one after the other: with the first answer lost, either may be true.
-            assert!(way == 1 || told == Checkpoint::at(&event(5)));
+            assert!(way == 1 || checkpoint == Checkpoint::at(&event(5)));
             append(&store, Some(2), &events(3..6)).await.unwrap();
             append(&store, Some(5), &events(6..7)).await.unwrap();
             assert_eq!(store.collect(ReadFrom::Origin).await.unwrap(), events(0..7));
@@ -149,7 +149,7 @@ fn a_lost_answer_of_a_commit_is_found_out_and_not_guessed() {
 
 /// An append that is given up while it waits on the server for a lock: the client is gone, the statement is not.
 #[test]
-fn a_dropped_append_that_still_waits_on_the_server_ends_before_the_next_call_or_never_lands() {
+fn a_dropped_append_never_lands_after_the_next_call() {
     in_a_schema(async |place| {
         let mut landed = [0, 0];
         for round in 0..24 {
@@ -165,18 +165,18 @@ fn a_dropped_append_that_still_waits_on_the_server_ends_before_the_next_call_or_
             let waiting = append(&store, Some(2), &batch);
             assert!(tokio::time::timeout(Duration::from_millis(40), waiting).await.is_err());
             // The next call waits as well; which of the two the server lets in first is up to it.
-            let (told, ()) = tokio::join!(store.checkpoint(), async {
+            let (checkpoint, ()) = tokio::join!(store.checkpoint(), async {
                 if round % 3 != 0 {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
                 locked.batch_execute("COMMIT").await.unwrap();
             });
-            let told = told.unwrap();
-            landed[usize::from(told.id() == Some(id(5)))] += 1;
+            let checkpoint = checkpoint.unwrap();
+            landed[usize::from(checkpoint.id() == Some(id(5)))] += 1;
             tokio::time::sleep(Duration::from_millis(30)).await;
             let beside = place.open(&log).await;
-            assert_eq!(beside.checkpoint().await.unwrap(), told, "something landed after the call");
-            if told.id() == Some(id(2)) {
+            assert_eq!(beside.checkpoint().await.unwrap(), checkpoint, "something landed after the call");
+            if checkpoint.id() == Some(id(2)) {
                 // Its place is free for something else.
                 let other = [hydrant::Event::new(id(3), "other").unwrap()];
                 append(&store, Some(2), &other).await.unwrap();
@@ -201,9 +201,9 @@ fn what_a_network_held_back_never_lands_behind_the_next_call() {
             first.always(Fault::BlackHole).await;
             let error = append(&store, Some(2), &events(3..6)).await.unwrap_err();
             assert_eq!(error.retry(), Retry::AfterCheckpoint, "{error}");
-            // Whoever connects now gives the first address up after two seconds, and finds the other.
-            let told = store.checkpoint().await.unwrap();
-            assert_eq!(told, Checkpoint::at(&event(2)));
+            // A new connection gives the first address up after two seconds, and finds the other.
+            let checkpoint = store.checkpoint().await.unwrap();
+            assert_eq!(checkpoint, Checkpoint::at(&event(2)));
             first.heal().await;
             tokio::time::sleep(Duration::from_millis(100)).await;
             let other = [hydrant::Event::new(id(3), "other").unwrap()];
@@ -213,7 +213,7 @@ fn what_a_network_held_back_never_lands_behind_the_next_call() {
     });
 }
 
-/// An address that somebody is waiting for has not been silent.
+/// An address with waiting callers does not count as silent.
 #[test]
 fn many_that_connect_at_once_take_the_first_address() {
     in_a_schema(async |place| {
@@ -256,7 +256,7 @@ fn addresses_that_do_not_answer_hide_no_other() {
 }
 
 #[test]
-fn a_server_that_does_not_answer_is_waited_for_no_longer_than_allowed() {
+fn a_silent_server_is_waited_for_within_the_time_out() {
     in_a_schema(async |place| {
         let proxy = place.proxy().await;
         drop(place.open("log").await); // makes the tables in its own time
@@ -377,7 +377,7 @@ fn a_notification_is_heard_long_before_the_next_poll() {
 }
 
 #[test]
-fn a_secondary_that_is_down_harms_no_other_and_its_status_names_the_cause() {
+fn a_failing_secondary_delays_no_other_and_names_the_cause() {
     in_a_schema(async |place| {
         let proxy = place.proxy().await;
         proxy.always(Fault::Refuse).await;

@@ -62,7 +62,7 @@ fn deadline_ends_the_wait_for_a_pools_connection() {
 }
 
 #[tokio::test]
-async fn projections_and_checkpoints_give_a_connection_back_behind_each_call() {
+async fn each_call_returns_its_connection_to_the_pool() {
     let Some(url) = server() else { return };
     let schema = Schema::new(&url);
     let pool = pool(url.parse().unwrap(), 1);

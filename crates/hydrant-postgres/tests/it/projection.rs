@@ -142,7 +142,7 @@ async fn poison_is_named_and_put_aside_and_a_broken_constraint_is_not() {
     sink.append(Batch::new(None, &log).unwrap()).await.unwrap();
     assert_eq!(sums(&eyes, &schema.name).await, (3, 3));
     assert_eq!(dead_letters.collect(ReadFrom::Origin).await.unwrap(), [log[1].clone(), log[3].clone()]);
-    // What the server finds wrong may be the model's fault: a person looks.
+    // An error of the server may be the model's fault: it needs an operator.
     let too_much = events(5, [r#"{"account":"ada","amount":1000000000}"#]);
     let refused = sink.append(Batch::new(Some(log[4].id()), &too_much).unwrap()).await.unwrap_err();
     assert_eq!(
@@ -155,7 +155,7 @@ async fn poison_is_named_and_put_aside_and_a_broken_constraint_is_not() {
 }
 
 #[tokio::test]
-async fn a_schema_of_somebody_else_is_left_alone() {
+async fn a_foreign_schema_is_left_alone() {
     let Some(url) = server() else { return };
     let schema = Schema::new(&url);
     client(&url).await.batch_execute(&format!("CREATE SCHEMA {}", schema.name)).await.unwrap();
@@ -304,7 +304,7 @@ impl Projection for Selects {
 }
 
 #[tokio::test]
-async fn a_table_altered_under_a_prepared_statement_costs_one_safe_error() {
+async fn altering_a_table_in_use_costs_one_safe_error() {
     let Some(url) = server() else { return };
     let schema = Schema::new(&url);
     let log = deposits(0..4);
@@ -373,7 +373,7 @@ async fn tables_that_cannot_be_made_leave_nothing() {
 }
 
 #[tokio::test]
-async fn tables_that_were_not_made_in_the_transaction_are_not_taken_for_whole() {
+async fn a_prepare_that_ends_its_transaction_is_a_bug() {
     let Some(url) = server() else { return };
     for prepare in [
         "CREATE TABLE t (); COMMIT",
@@ -388,7 +388,7 @@ async fn tables_that_were_not_made_in_the_transaction_are_not_taken_for_whole() 
         };
         let refused = opened(prepare).await.unwrap_err();
         assert_eq!((refused.kind(), refused.retry()), (ErrorKind::Bug, Retry::Never), "{prepare}: {refused}");
-        // What was committed stands until somebody removes it.
+        // Committed tables stay until they are removed.
         if prepare.contains("COMMIT") {
             let refused = opened(TABLE).await.unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::Invalid, "{prepare}: {refused}");
@@ -446,7 +446,7 @@ async fn a_fan_out_delivers_a_log_to_it_and_rebuilds_it() {
     log.attach("balances v2", open(&url, &schema, v2).await.unwrap(), options_of()).await.unwrap();
     log.delivered(all[149].id(), Duration::from_secs(20)).await.unwrap();
     log.append(Batch::new(Some(all[149].id()), &all[150..]).unwrap()).await.unwrap();
-    // The old one was replaced and says so; nobody waits for it any more.
+    // The old one was replaced and reports it; the fan-out no longer waits for it.
     let state = |name: &str| {
         let status = log.status();
         let of = status.secondaries.iter().find(|of| of.name == name).unwrap();

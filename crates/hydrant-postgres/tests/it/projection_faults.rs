@@ -85,7 +85,7 @@ async fn what_is_lost_before_commit_is_safe() {
 }
 
 #[tokio::test]
-async fn a_session_terminated_while_an_event_is_applied_takes_back_the_batch() {
+async fn a_terminated_session_rolls_the_batch_back() {
     let Some(url) = server() else { return };
     let eyes = client(&url).await;
     let schema = Schema::new(&url);
@@ -113,7 +113,7 @@ async fn a_session_terminated_while_an_event_is_applied_takes_back_the_batch() {
 }
 
 #[tokio::test]
-async fn a_server_killed_while_an_event_is_applied_takes_back_the_batch() {
+async fn a_killed_server_rolls_the_batch_back() {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test_servers::namespace());
     let server = match Postgres::start(&directory) {
         Ok(server) => Arc::new(Mutex::new(server)),
@@ -191,7 +191,7 @@ async fn a_model_that_panics_parks_and_the_others_go_on() {
     assert_eq!(of("broken").last_error.unwrap().kind(), ErrorKind::Bug);
     assert_eq!(sums(&eyes, &whole.name).await, after(30));
     assert_eq!(sums(&eyes, &broken.name).await.1 % 30, 0, "whole batches only");
-    // A person repaired it.
+    // An operator repaired it.
     panics.store(false, Ordering::Relaxed);
     log.resume("broken").unwrap();
     log.delivered(all[29].id(), Duration::from_secs(20)).await.unwrap();

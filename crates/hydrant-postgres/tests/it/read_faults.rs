@@ -14,7 +14,7 @@ use crate::support::{append, event, events, id, in_a_schema};
 
 /// A read that was not answered in time does not lead the next ones into the same hole.
 #[test]
-fn reads_find_the_other_address_when_the_first_never_answers_again() {
+fn reads_use_the_second_address_if_the_first_is_silent() {
     in_a_schema(async |place| {
         place.holding("log", &events(0..3)).await;
         let proxies = [place.proxy().await, place.proxy().await];
@@ -40,7 +40,7 @@ fn reads_find_the_other_address_when_the_first_never_answers_again() {
 }
 
 #[test]
-fn a_read_under_which_the_connection_breaks_says_so_and_can_go_on_behind_what_came() {
+fn a_read_can_continue_after_its_connection_broke() {
     in_a_schema(async |place| {
         let proxy = place.proxy().await;
         let options = place.options().with_page_events_max(2);
@@ -102,7 +102,7 @@ fn a_listener_that_lost_its_connection_polls_and_listens_again() {
 }
 
 #[test]
-fn a_read_that_stands_still_holds_up_nobody_else_on_its_connection() {
+fn an_unpolled_read_does_not_block_its_connection() {
     in_a_schema(async |place| {
         let options = place.options().with_page_bytes_max(64 << 10);
         let store = PostgresStore::open(&*place.url, "log", options).await.unwrap();

@@ -28,7 +28,7 @@ fn rows_behind_the_head_do_not_count() {
 }
 
 #[test]
-fn a_server_that_is_behind_in_the_middle_of_a_read_is_not_called_corrupt() {
+fn a_server_that_falls_behind_during_a_read_is_not_corrupt() {
     in_a_schema(async |place| {
         let log = events(0..10);
         drop(place.holding("log", &log).await);
@@ -36,7 +36,7 @@ fn a_server_that_is_behind_in_the_middle_of_a_read_is_not_called_corrupt() {
         let store = PostgresStore::open(&*place.url, "log", options).await.unwrap();
         let mut read = store.read(ReadFrom::Origin);
         assert_eq!(read.next().await.unwrap().unwrap(), log[0]);
-        // As a standby shows it that lacks the newest events. One more page may be on its way already.
+        // As on a standby that misses the newest events. One more page may be on its way already.
         place
             .sql(
                 "DELETE FROM events WHERE event_id > 1; UPDATE events_heads SET head_id = 1, head_digest = \
@@ -54,14 +54,14 @@ fn a_server_that_is_behind_in_the_middle_of_a_read_is_not_called_corrupt() {
     });
 }
 
-/// What a failover to a standby that lacks the newest events does to a log, under a follower that has them.
+/// A failover to a standby that misses the newest events, under a follower that has them.
 #[test]
 fn a_follower_does_not_cross_over_to_another_history() {
     in_a_schema(async |place| {
         let other = |at: u64| Event::new(id(at), &format!("another event {at}")).unwrap();
         let all = |ids: &[u64]| ids.iter().copied().map(other).collect::<Vec<_>>();
         let rest = [
-            // Other events under the same ids; and an id that is passed over.
+            // Other events under the same ids; and an id that is skipped.
             (all(&[8, 9, 10]), None),
             (all(&[8, 10, 11]), None),
             // The same again, as a writer sends them that still has them.
@@ -81,16 +81,16 @@ fn a_follower_does_not_cross_over_to_another_history() {
             );
             place.sql(&lose).await;
             append(&place.open(&log).await, Some(7), &rest).await.unwrap();
-            let told = follow.next().await.unwrap();
+            let item = follow.next().await.unwrap();
             let Some(next) = next else {
-                let error = told.unwrap_err();
+                let error = item.unwrap_err();
                 let said = (error.kind(), error.retry(), error.event());
                 assert_eq!(said, (ErrorKind::Diverged, Retry::Never, Some(id(9))), "{error}");
                 assert_eq!(error.target(), Some(&*log));
                 assert!(follow.next().await.is_none());
                 continue;
             };
-            assert_eq!(told.unwrap(), next);
+            assert_eq!(item.unwrap(), next);
         }
     });
 }

@@ -113,7 +113,7 @@ fn the_laws_of_crashes_hold_when_the_server_is_killed() {
     });
 }
 
-/// Appends one event after the other, as a pump would: whatever is not `Never` is tried again. Tells how many
+/// Appends one event after the other, as a pump does: retries all errors that are not `Never`. Returns how many
 /// were acknowledged before the signal.
 async fn write_until(store: &PostgresStore, stop: &tokio::sync::Notify) -> u64 {
     let mut next = loop {
@@ -155,7 +155,7 @@ async fn acknowledged_is_held(private: &Private, connect: PostgresConnect, log: 
             stop.notify_one();
         };
         let (acknowledged, ()) = tokio::join!(write_until(&store, &stop), kill);
-        // Another kill with nobody writing: what is there now is all that there is.
+        // Another kill, without a writer: the log then holds all that it will hold.
         private.kill_and_restart().await;
         let held = private.read(log).await;
         let count = held.len() as u64;
@@ -165,7 +165,7 @@ async fn acknowledged_is_held(private: &Private, connect: PostgresConnect, log: 
 }
 
 #[test]
-fn what_was_acknowledged_survives_kill_9_also_where_synchronous_commit_is_off() {
+fn kill_9_loses_nothing_even_without_synchronous_commit() {
     with_server(&[], async |private| {
         acknowledged_is_held(&private, private.url.as_str().into(), "as it is").await;
         sql(&private.url, "ALTER ROLE test SET synchronous_commit = off").await;
@@ -217,7 +217,7 @@ fn a_server_that_becomes_read_only_is_waited_for_and_still_read() {
 }
 
 /// Returns when a statement waits for a lock.
-async fn somebody_waits(url: &str) {
+async fn a_session_waits(url: &str) {
     let eyes = client(url).await;
     let waits = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
     while eyes.query(waits, &[]).await.unwrap().is_empty() {
@@ -226,7 +226,7 @@ async fn somebody_waits(url: &str) {
 }
 
 #[test]
-fn what_became_of_an_append_is_not_asked_of_a_server_that_only_reads() {
+fn a_read_only_server_does_not_settle_an_append() {
     with_server(&[], async |private| {
         let patient = PostgresStoreOptions::default().with_lock_timeout(Duration::from_secs(300));
         let patient = patient.with_call_timeout(Duration::from_secs(300));
@@ -238,23 +238,23 @@ fn what_became_of_an_append_is_not_asked_of_a_server_that_only_reads() {
         let batch = events(3..6);
         tokio::select! {
             appended = append(&store, Some(2), &batch) => panic!("the row is locked: {appended:?}"),
-            () = somebody_waits(&private.url) => {}
+            () = a_session_waits(&private.url) => {}
         }
         sql(&private.url, "ALTER ROLE test SET default_transaction_read_only = on").await;
         for _ in 0..2 {
             let open = store.checkpoint().await.unwrap_err();
             assert_eq!((open.kind(), open.retry()), (ErrorKind::Unavailable, Retry::Safe), "{open}");
         }
-        // Whoever has nothing under way may ask.
+        // A handle without a call under way may ask.
         let reader = private.open("log").await;
         assert_eq!(reader.checkpoint().await.unwrap().id(), Some(id(2)));
         locked.batch_execute("COMMIT").await.unwrap();
         sql(&private.url, "BEGIN READ WRITE; ALTER ROLE test RESET ALL; COMMIT").await;
-        let told = store.checkpoint().await.unwrap();
-        assert_eq!(told, reader.checkpoint().await.unwrap());
+        let checkpoint = store.checkpoint().await.unwrap();
+        assert_eq!(checkpoint, reader.checkpoint().await.unwrap());
         assert_eq!(
             reader.collect(ReadFrom::Origin).await.unwrap().len() as u64,
-            told.id().unwrap().get() + 1
+            checkpoint.id().unwrap().get() + 1
         );
     });
 }
@@ -281,7 +281,7 @@ fn a_server_without_a_connection_to_spare_is_waited_for() {
     });
 }
 
-/// A file system of a few megabytes, unmounted when dropped; `None` where nobody may mount one.
+/// A file system of a few megabytes, unmounted when dropped; `None` if the test may not mount one.
 struct Small<'a>(&'a Path);
 
 impl<'a> Small<'a> {
@@ -394,7 +394,7 @@ fn prune_killed_in_the_middle_leaves_a_floor_and_no_hole() {
 }
 
 #[test]
-fn a_read_under_which_the_server_restarts_can_go_on_behind_what_came() {
+fn a_read_can_continue_after_a_restart_of_the_server() {
     with_server(&[], async |private| {
         use futures_util::StreamExt;
         let options = PostgresStoreOptions::default().with_page_events_max(100);

@@ -44,7 +44,7 @@ fn any_name_of_schema_table_and_log_will_do() {
 }
 
 #[test]
-fn tables_of_a_newer_version_are_refused_and_older_ones_are_brought_on() {
+fn newer_tables_are_refused_and_older_ones_are_migrated() {
     in_a_schema(async |place| {
         drop(place.open("log").await);
         place.sql("UPDATE hydrant_versions SET version = 99").await;
@@ -56,7 +56,7 @@ fn tables_of_a_newer_version_are_refused_and_older_ones_are_brought_on() {
 }
 
 #[test]
-fn missing_tables_are_told_where_they_are_not_to_be_made() {
+fn missing_tables_are_an_error_if_they_must_not_be_made() {
     in_a_schema(async |place| {
         let options = place.options().with_create(false);
         let refused = PostgresStore::open(&*place.url, "log", options.clone()).await.unwrap_err();
@@ -102,7 +102,7 @@ fn a_name_that_another_part_has_is_refused_at_open() {
 }
 
 #[test]
-fn a_table_that_goes_away_is_told_and_made_again_by_the_next_open() {
+fn a_dropped_table_is_an_error_until_the_next_open() {
     in_a_schema(async |place| {
         let store = place.holding("log", &events(0..3)).await;
         place.sql(&format!("DROP SCHEMA {} CASCADE", place.schema)).await;
@@ -119,7 +119,7 @@ fn a_table_that_goes_away_is_told_and_made_again_by_the_next_open() {
 }
 
 #[test]
-fn a_role_that_may_only_read_reads_follows_and_tells_the_checkpoint() {
+fn a_read_only_role_reads_follows_and_gets_the_checkpoint() {
     in_a_schema(async |place| {
         let role = format!("{}_reader", place.schema);
         let store = place.holding("log", &events(0..3)).await;
@@ -148,7 +148,7 @@ fn a_role_that_may_only_read_reads_follows_and_tells_the_checkpoint() {
 }
 
 #[test]
-fn a_role_with_the_permissions_of_the_page_writes_prunes_and_keeps_a_roster() {
+fn the_documented_permissions_suffice_for_writers() {
     in_a_schema(async |place| {
         let role = format!("{}_writer", place.schema);
         let maker = place.open("made").await;
@@ -184,7 +184,7 @@ fn a_role_with_the_permissions_of_the_page_writes_prunes_and_keeps_a_roster() {
 
 /// Of several rows that a constraint refuses, the server does not say which: no event is named, and none put aside.
 #[test]
-fn a_constraint_that_somebody_added_names_no_event_and_shows_no_value() {
+fn an_added_constraint_names_no_event_and_shows_no_value() {
     in_a_schema(async |place| {
         for (log, copy_bytes_min) in [("statement", usize::MAX), ("copy", 0)] {
             let options = place.options().with_copy_bytes_min(copy_bytes_min);
@@ -265,7 +265,7 @@ fn people_query_what_jsonb_can_hold_and_see_null_for_the_rest() {
 }
 
 #[test]
-fn whatever_is_done_to_the_rows_is_told_with_its_place() {
+fn changed_rows_are_reported_with_their_place() {
     in_a_schema(async |place| {
         let log: Vec<_> = (0..9).map(|at| if at == 4 { snapshot(at) } else { event(at) }).collect();
         let damages = [
@@ -364,7 +364,7 @@ fn one_log_among_a_hundred_thousand_is_found_by_its_key() {
             let row = client.query_one(sql, &[&place.schema]).await.unwrap();
             (row.get::<_, i64>(0), row.get::<_, i64>(1))
         };
-        // What a session counted is told at its end.
+        // A session reports its counts when it ends.
         let before = scans().await;
         for round in 0..8 {
             let store = place.open("one").await;

@@ -10,7 +10,7 @@ use crate::database::{Schema, client, server};
 use crate::projection::{append, open};
 
 #[tokio::test]
-async fn a_new_version_takes_the_place_of_the_old_one_when_it_has_caught_up() {
+async fn a_new_version_replaces_the_old_one_once_it_caught_up() {
     let Some(url) = server() else { return };
     let eyes = client(&url).await;
     let schema = Schema::new(&url);
@@ -82,7 +82,7 @@ async fn a_swap_cut_anywhere_leaves_one_version_live_and_is_repeated() {
 }
 
 #[tokio::test]
-async fn a_version_goes_live_early_only_when_it_is_told_to() {
+async fn a_version_goes_live_early_only_on_request() {
     let Some(url) = server() else { return };
     let eyes = client(&url).await;
     let schema = Schema::new(&url);
@@ -97,7 +97,7 @@ async fn a_version_goes_live_early_only_when_it_is_told_to() {
     assert!(new.is_live().await);
     assert_eq!(sums(&eyes, &schema.name).await, (30, 5));
     append(&new, &log, 5).await.unwrap();
-    // A version that is live has nothing to wait for, not even a log: nobody sees less than before.
+    // A live version waits for nothing, not even for a log: no query sees less than before.
     let empty = Schema::new(&url);
     open(&url, &empty, Balances::version(1)).await.unwrap();
     assert!(open(&url, &empty, Balances::version(2)).await.unwrap().is_live().await);
@@ -105,7 +105,7 @@ async fn a_version_goes_live_early_only_when_it_is_told_to() {
 
 /// Two versions that catch up together: the second finds the first one in the place that it waited for.
 #[tokio::test]
-async fn of_two_versions_that_go_live_at_once_the_newer_one_does_in_the_end() {
+async fn the_newer_of_two_versions_that_go_live_at_once_wins() {
     let Some(url) = server() else { return };
     let eyes = client(&url).await;
     let schema = Schema::new(&url);
@@ -159,7 +159,7 @@ async fn a_version_below_the_live_one_is_not_built_on() {
 
 /// Each statement sees one moment; a transaction that sees one moment throughout finds names where they lead now.
 #[tokio::test]
-async fn a_transaction_of_one_moment_can_tell_that_a_swap_came_between() {
+async fn a_repeatable_read_can_detect_a_swap_by_oid() {
     let Some(url) = server() else { return };
     let (eyes, schema) = (client(&url).await, Schema::new(&url));
     let log = deposits(0..20);

@@ -51,10 +51,10 @@ fn writers_that_take_turns_are_no_rivals() {
 }
 
 #[test]
-fn a_log_that_was_put_back_and_went_on_without_this_handle_is_not_mixed() {
+fn a_handle_refuses_a_log_that_was_restored_and_continued() {
     in_a_schema(async |place| {
         let store = place.holding("log", &events(0..3)).await;
-        // A standby that lacked event 2 was promoted, and somebody else wrote another event 2 to it.
+        // A standby that missed event 2 was promoted, and another writer appended another event 2.
         place
             .sql(
                 "DELETE FROM events WHERE event_id = 2; UPDATE events_heads SET head_id = 1, head_digest = \

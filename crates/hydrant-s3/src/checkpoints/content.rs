@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_damaged_moved_or_written_by_a_newer_version_is_told() {
+    fn damaged_moved_and_newer_entries_are_errors() {
         let entry = CheckpointEntry::new("a", "memory", Checkpoint::Empty);
         for entry in [Some(entry), None] {
             let content = Content { entry, swap: "1f".into() };

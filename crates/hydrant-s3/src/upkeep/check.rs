@@ -14,7 +14,7 @@ pub(super) async fn lines_of(bucket: &Bucket, place: Place, segment: &Segment, b
     blocking(move || decompress(&segment, body).map_err(|error| error.at_target(target))).await
 }
 
-/// Whether these lines stand somewhere among those.
+/// Returns whether these lines are somewhere among those.
 pub(super) fn holds(outer: &[u8], inner: &[u8]) -> bool {
     memchr::memmem::find_iter(outer, inner).any(|at| at == 0 || outer[at - 1] == b'\n')
 }

@@ -75,12 +75,12 @@ impl Run {
         self.lines.len() as u64
     }
 
-    /// Where the next member must stand.
+    /// The place where the next member must be.
     fn end(&self) -> Option<Place> {
         self.members.last().map(|member| Some(member.segment.last))
     }
 
-    /// Leaves out what stands in front and is larger than all behind it, so that what was merged once is
+    /// Leaves out members in front that are larger than all behind them, so that what was merged once is
     /// merged again only where it at least doubles: a logarithmic number of times.
     fn trim(&mut self) {
         let mut cut = 0;
@@ -107,7 +107,7 @@ pub(super) struct Compactor<'b> {
     run: Run,
     /// The step before, and its lines if they were needed.
     outer: Option<(Step, Option<Bytes>)>,
-    told: CompactionReport,
+    report: CompactionReport,
 }
 
 impl<'b> Compactor<'b> {
@@ -122,12 +122,12 @@ impl<'b> Compactor<'b> {
             replacer,
             run: Run::default(),
             outer: None,
-            told: CompactionReport::default(),
+            report: CompactionReport::default(),
         })
     }
 
     pub(super) async fn run(mut self) -> Result<CompactionReport> {
-        let Some(root) = root(self.bucket).await? else { return Ok(self.told) };
+        let Some(root) = root(self.bucket).await? else { return Ok(self.report) };
         let max = self.options.segment_bytes_max;
         let want = move |entry: &Entry| match entry.size {
             0 => Want::Nothing,
@@ -145,7 +145,7 @@ impl<'b> Compactor<'b> {
             }
         }
         self.merge().await?;
-        Ok(self.told)
+        Ok(self.report)
     }
 
     async fn next(&mut self, step: Step) -> Result<()> {
@@ -195,11 +195,11 @@ impl<'b> Compactor<'b> {
             tracing::debug!(object = self.bucket.url_at(into), "another compaction was first");
             return Ok(());
         }
-        self.told.segments += run.members.len() as u64;
-        self.told.into += 1;
-        self.told.events += events;
+        self.report.segments += run.members.len() as u64;
+        self.report.into += 1;
+        self.report.events += events;
         let others = others.iter().map(|member| (member.place, member.etag.clone())).collect();
-        self.told.tombstones += self.replacer.bury(others, &Object::Moved { into }).await?;
+        self.report.tombstones += self.replacer.bury(others, &Object::Moved { into }).await?;
         Ok(())
     }
 
@@ -230,7 +230,8 @@ impl<'b> Compactor<'b> {
             );
             return Ok(());
         }
-        self.told.tombstones += self.replacer.bury(vec![(place, step.etag)], &Object::Moved { into }).await?;
+        self.report.tombstones +=
+            self.replacer.bury(vec![(place, step.etag)], &Object::Moved { into }).await?;
         Ok(())
     }
 }

@@ -62,13 +62,13 @@ impl<'b> Listing<'b> {
         Ok(self.page.pop_front())
     }
 
-    /// Whether another one follows: what does not stand last is not the end of the log.
+    /// Returns whether another object follows: an object that is not the last is not the end of the log.
     pub(super) async fn has_next(&mut self) -> Result<bool> {
         self.fill().await?;
         Ok(!self.page.is_empty())
     }
 
-    /// What time it was when the last page was answered: by the server's clock, where it tells.
+    /// Returns the time of the last page, by the server's clock if the answer has a date.
     pub(super) fn now(&self) -> SystemTime {
         self.clock.get().unwrap_or_else(|| self.bucket.options.clock.now())
     }
@@ -133,7 +133,7 @@ impl<'b> Listing<'b> {
     }
 }
 
-/// Reads the date of each answer. How old an object is, is told by the clock that dated it.
+/// Reads the date of each answer. The age of an object is measured by the clock that dated the object.
 #[derive(Clone, Debug, Default)]
 struct ServerClock(Arc<Mutex<Option<SystemTime>>>);
 

@@ -1,8 +1,8 @@
 //! Pruning: the floor is raised, and then what is below it goes.
 //!
 //! The floor is the object at the origin, which a prune replaces and never removes: so it only rises, and an
-//! empty key there can win no race. What is below is nobody's any more, and may go in any order. A key below
-//! is free again only when all that stood there is older than `tombstones_kept`: FORMAT says why.
+//! empty key there can win no race. No reader needs what is below, so it may go in any order. A key below
+//! is free again only when all its objects are older than `tombstones_kept`: FORMAT says why.
 
 use std::time::{Duration, SystemTime};
 
@@ -19,7 +19,7 @@ use crate::head::look;
 use crate::keys::Place;
 use crate::wire::{Floor, Object, Snapshot};
 
-/// Keys in one request, as S3 takes them; and tombstones put before the listing goes on.
+/// How many keys one request has, at most as S3 takes; and how many tombstones are put before the listing continues.
 const KEYS_AT_ONCE: usize = 1_000;
 
 /// How often a step begins anew because another prune or compaction was first.
@@ -30,7 +30,7 @@ pub(super) async fn prune(bucket: &Bucket, before: EventId) -> Result<()> {
     let Some(kept) = root(bucket).await? else { return Ok(()) };
     let replacer = Replacer::open(bucket).await?;
     let mut floor = kept.place;
-    // Nothing that is kept stands before it: so no snapshot is looked for among what was freed.
+    // No kept object is before it, so no snapshot is looked for among freed objects.
     let is_below = before.prev() <= kept.after;
     if !is_below
         && let Some(newest) = snapshot_before(bucket, before).await?
@@ -61,7 +61,7 @@ async fn raise(bucket: &Bucket, replacer: &Replacer<'_>, to: Snapshot) -> Result
             Some(Object::Segment(segment)) => segment.first == to.id,
             _ => false,
         };
-        // Asked for behind it: whoever pruned that segment had raised the floor before.
+        // Read the origin after the segment: the prune that removed the segment raised the floor before.
         let Some(origin) = bucket.head(None).await? else { break };
         if let Object::Floor(now) = origin.object
             && now.after >= floor.after
@@ -110,7 +110,7 @@ async fn clear(bucket: &Bucket, replacer: &Replacer<'_>, floor: Place) -> Result
     remove(bucket, old).await
 }
 
-/// Whether a version was put longer ago than this; not, where the server does not say when.
+/// Returns whether a version was put longer ago than this; not, where the server does not say when.
 pub(super) fn is_past(modified: Option<SystemTime>, now: SystemTime, kept: Duration) -> bool {
     modified.and_then(|modified| now.duration_since(modified).ok()).is_some_and(|age| age > kept)
 }

@@ -35,7 +35,7 @@ impl<'b> Replacer<'b> {
         Err(Error::unsupported(message).at_target(bucket.url(&bucket.keys.log())))
     }
 
-    /// Replaces the version `etag`; `false` where another one stands there now, and nothing was done.
+    /// Replaces the version `etag`. Returns `false` and does nothing if there is another version now.
     ///
     /// Throttling, conflicts and lost answers are tried again until `append_timeout` is over.
     ///

@@ -21,7 +21,7 @@ use crate::keys::Place;
 use crate::wire::{Lines, Object, Segment, Snapshot, decompress};
 use crate::{S3Store, S3StoreOptions};
 
-/// How many findings wait for whoever takes them.
+/// How many findings wait for the reader of the stream.
 const WAITING_MAX: usize = 64;
 
 /// What a log has that it should not have, or does not have.
@@ -136,12 +136,12 @@ impl Verifier<'_> {
             Ok(None) => {
                 if Listing::from(self.bucket, None).has_next().await? {
                     let what = "the log has no beginning: its first segment, or its floor, is missing";
-                    self.tell(self.bucket.url_at(None), what, false).await;
+                    self.report(self.bucket.url_at(None), what, false).await;
                 }
                 None
             }
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
-                self.tell_error(self.bucket.url_at(None), &error).await;
+                self.report_error(self.bucket.url_at(None), &error).await;
                 None
             }
             Err(error) => return Err(error),
@@ -153,11 +153,11 @@ impl Verifier<'_> {
         self.uploads().await
     }
 
-    async fn tell(&self, object: String, what: impl Into<String>, is_leftover: bool) {
+    async fn report(&self, object: String, what: impl Into<String>, is_leftover: bool) {
         self.send(Finding { object, line: 0, event: None, what: what.into(), is_leftover }).await;
     }
 
-    async fn tell_error(&self, object: String, error: &Error) {
+    async fn report_error(&self, object: String, error: &Error) {
         let (line, event, what) = flaw(0, error);
         self.send(Finding { object, line, event, what, is_leftover: false }).await;
     }
@@ -173,7 +173,7 @@ impl Verifier<'_> {
         let mut walk = Walk::new(self.bucket, from, true, bytes_max, want);
         walk.listing.note_strangers();
         while let Some(met) = walk.next().await? {
-            self.tell_strangers(&mut walk.listing).await;
+            self.report_strangers(&mut walk.listing).await;
             match met {
                 Met::Next(step) => self.next(step).await?,
                 Met::Inside(step) => self.inside(step).await?,
@@ -182,22 +182,23 @@ impl Verifier<'_> {
                     if self.outer.as_ref().is_none_or(|(_, outer, _)| entry.place >= Some(outer.last)) {
                         (self.outer, self.newest) = (None, Newest::Unknown);
                     }
-                    self.tell_error(self.bucket.url_at(entry.place), &error).await;
+                    self.report_error(self.bucket.url_at(entry.place), &error).await;
                 }
                 Met::Hole { at, next } => {
                     self.newest = Newest::Unknown;
-                    self.tell_error(self.bucket.url_at(at), &crate::head::hole(self.bucket, at, next)).await;
+                    self.report_error(self.bucket.url_at(at), &crate::head::hole(self.bucket, at, next))
+                        .await;
                 }
             }
         }
         self.forget_overlap(None).await;
-        self.tell_strangers(&mut walk.listing).await;
+        self.report_strangers(&mut walk.listing).await;
         Ok(())
     }
 
-    async fn tell_strangers(&self, listing: &mut Listing<'_>) {
+    async fn report_strangers(&self, listing: &mut Listing<'_>) {
         for key in listing.take_strangers() {
-            self.tell(self.bucket.url(&key), "not an object of this format; it is left alone", true).await;
+            self.report(self.bucket.url(&key), "not an object of this format; it is left alone", true).await;
         }
     }
 
@@ -221,7 +222,7 @@ impl Verifier<'_> {
         let Step { entry, segment, body, .. } = step;
         let object = self.bucket.url_at(entry.place);
         let Some((_, outer, Some(lines))) = &self.outer else {
-            return Ok(()); // What it should be compared with is damaged, and was told.
+            return Ok(()); // The object to compare it with is damaged, and was reported.
         };
         if segment.last > outer.last {
             self.forget_overlap(None).await;
@@ -232,14 +233,14 @@ impl Verifier<'_> {
         match inner {
             Some(inner) if flaws.is_empty() && holds(lines, &inner) => {
                 let what = "merged into the object before it, and still there; compact the log again";
-                self.tell(object, what, true).await;
+                self.report(object, what, true).await;
             }
-            _ => self.tell_unreached(object, segment.first).await,
+            _ => self.report_unreached(object, segment.first).await,
         }
         Ok(())
     }
 
-    async fn tell_unreached(&self, object: String, first: EventId) {
+    async fn report_unreached(&self, object: String, first: EventId) {
         let what = "the chain does not reach it, and it is not what stands there: keep it, and find out who wrote it";
         self.send(Finding { object, line: 0, event: Some(first), what: what.to_owned(), is_leftover: false })
             .await;
@@ -248,7 +249,7 @@ impl Verifier<'_> {
     /// What overlaps with the end of the one before is part of the chain only if the chain comes to it.
     async fn forget_overlap(&mut self, reached: Option<Place>) {
         if let Some((place, segment)) = self.overlap.take().filter(|(place, _)| Some(*place) != reached) {
-            self.tell_unreached(self.bucket.url_at(place), segment.first).await;
+            self.report_unreached(self.bucket.url_at(place), segment.first).await;
         }
     }
 
@@ -268,7 +269,7 @@ impl Verifier<'_> {
                 events.take_while(|event| event.id() <= outer.last).map(|event| event.size() + 1).sum();
             if !outer_lines.ends_with(&lines[..shared]) {
                 let what = "it does not say the same as the object before it of the events that both hold";
-                self.tell(self.bucket.url_at(place), what, false).await;
+                self.report(self.bucket.url_at(place), what, false).await;
             }
         }
         Some((*outer_place, outer.last))
@@ -298,7 +299,7 @@ impl Verifier<'_> {
             }
             _ => "below the floor, it says, but it is not",
         };
-        self.tell(self.bucket.url_at(entry.place), what, false).await;
+        self.report(self.bucket.url_at(entry.place), what, false).await;
     }
 
     /// What should be gone.
@@ -314,12 +315,12 @@ impl Verifier<'_> {
                 0 => continue,
                 _ => "below the floor, and still there: a prune was cut short; prune again",
             };
-            self.tell(self.bucket.url_at(entry.place), what, true).await;
+            self.report(self.bucket.url_at(entry.place), what, true).await;
         }
         Ok(())
     }
 
-    /// Uploads that nobody completed. They are no objects, and cost what they hold.
+    /// Reports uploads that were not completed. They are no objects, but their bytes are paid for.
     async fn uploads(&self) -> Result<()> {
         let log = self.bucket.keys.log();
         let list =
@@ -333,7 +334,7 @@ impl Verifier<'_> {
                 Ok(page) => page,
                 Err(error) if matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unsupported) => {
                     let what = format!("unfinished uploads could not be listed: {}", error.message());
-                    self.tell(target, what, true).await;
+                    self.report(target, what, true).await;
                     return Ok(());
                 }
                 Err(error) => return Err(error),
@@ -342,7 +343,7 @@ impl Verifier<'_> {
                 let since = upload.initiated().map_or_else(String::new, |at| format!(" of {at}"));
                 let what =
                     format!("an upload{since} was never completed; abort it, or let a lifecycle rule do it");
-                self.tell(self.bucket.url(upload.key().unwrap_or_default()), what, true).await;
+                self.report(self.bucket.url(upload.key().unwrap_or_default()), what, true).await;
             }
             (key, id) = (page.next_key_marker, page.next_upload_id_marker);
             // A server that says that there is more, and not where, would say the same for ever.

@@ -46,9 +46,9 @@ pub(super) enum Met {
     Inside(Step),
     /// Neither: a tombstone, or the floor.
     Empty(Entry, Object),
-    /// It cannot be read; the walk goes on behind it.
+    /// It cannot be read; the walk continues behind it.
     Damaged(Entry, Error),
-    /// Nothing stands where the chain goes on, yet there is something behind it; the walk goes on there.
+    /// The next object is missing, but there are objects behind it; the walk continues there.
     Hole { at: Place, next: Place },
 }
 
@@ -68,7 +68,7 @@ pub(super) struct Walk<'b, F> {
     want: F,
     /// Whether the last object of all is met, too.
     with_last: bool,
-    /// Where the next of the chain stands; `None`: whatever comes, as what stood before was damaged.
+    /// The place of the next object of the chain. `None` if the one before was damaged: then any object is next.
     reach: Option<Place>,
     fetching: FuturesOrdered<Fetching>,
     /// What is fetched ahead, in bytes as they are stored.

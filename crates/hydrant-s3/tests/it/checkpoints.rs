@@ -54,7 +54,7 @@ async fn a_lost_answer_is_found_out_by_looking() {
 }
 
 #[tokio::test]
-async fn what_was_sent_without_an_answer_is_in_doubt_whatever_the_next_attempts_say() {
+async fn a_swap_without_an_answer_stays_in_doubt_despite_later_errors() {
     let Some(place) = Place::find().await else { return };
     let checkpoints = open(&place).await;
     assert_eq!(checkpoints.load("a").await.unwrap(), None);
@@ -71,7 +71,7 @@ async fn what_was_sent_without_an_answer_is_in_doubt_whatever_the_next_attempts_
 }
 
 #[tokio::test]
-async fn a_swap_that_nobody_took_is_sent_again() {
+async fn a_swap_that_did_not_land_is_sent_again() {
     let Some(place) = Place::find().await else { return };
     let checkpoints = open(&place).await;
     let mut refused = 0;
@@ -106,7 +106,7 @@ async fn a_swap_without_an_answer_is_open_and_then_settled() {
     checkpoints.swap("a", held.as_ref(), Some(&second)).await.unwrap_err();
     place.faults.heal();
     checkpoints.swap("a", held.as_ref(), Some(&second)).await.unwrap();
-    // And a runner that did not make it is told.
+    // A runner that did not make the swap gets `Fenced`.
     let other = open(&place).await;
     assert_eq!(other.swap("a", held.as_ref(), Some(&second)).await.unwrap_err().kind(), ErrorKind::Fenced);
     place.remove().await;

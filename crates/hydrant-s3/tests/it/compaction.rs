@@ -15,7 +15,7 @@ async fn small_segments_become_few_and_the_log_stays_the_same() {
     let (log, events) = small_segments(&place, 40).await;
     assert_eq!(objects(&place).await, (events.len(), 0));
     let done = log.compact(&CompactOptions::default()).await.unwrap();
-    // 1.. and 10.., and 30.. but for the last; 20 is passed over.
+    // 1.. and 10.., and 30.. but for the last; 20 is skipped.
     assert_eq!((done.segments, done.into), (events.len() as u64 - 1, 3));
     assert_eq!(objects(&place).await, (4, events.len() - 4));
     must_hold(&place, &events).await;
@@ -47,7 +47,7 @@ async fn objects_grow_up_to_a_size() {
 }
 
 #[tokio::test]
-async fn dead_at_any_request_it_leaves_a_log_that_the_next_one_finishes() {
+async fn a_compaction_killed_at_any_request_is_finished_by_the_next() {
     let Some(place) = Place::find().await else { return };
     for loses_answer in [false, true] {
         for nth in 1.. {
@@ -74,7 +74,7 @@ async fn dead_at_any_request_it_leaves_a_log_that_the_next_one_finishes() {
 }
 
 #[tokio::test]
-async fn dropped_at_any_await_it_leaves_a_log_that_the_next_one_finishes() {
+async fn a_compaction_dropped_at_any_await_is_finished_by_the_next() {
     let Some(place) = Place::find().await else { return };
     for polls in 0.. {
         let place = place.beside();

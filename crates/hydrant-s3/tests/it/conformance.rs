@@ -48,6 +48,9 @@ fn place() -> Place {
     shared().expect("the kit asked whether it is there")
 }
 
+/// How long a case may take: a server on a busy machine gets more patience than a store in the process.
+const PATIENCE: Duration = Duration::from_mins(5);
+
 /// How long a request may take on a busy machine: less than the kit allows for a call.
 const REQUEST_MAX: Duration = Duration::from_secs(40);
 
@@ -63,7 +66,7 @@ impl Harness for InBucket {
     }
 
     fn limits(&self) -> Limits {
-        Limits::default().with_events_max(self.events_max).with_patience(Duration::from_mins(5))
+        Limits::default().with_events_max(self.events_max).with_patience(PATIENCE)
     }
 
     fn unavailable(&self) -> Option<String> {
@@ -258,7 +261,7 @@ impl Harness for Checkpoints {
     }
 
     fn limits(&self) -> Limits {
-        Limits::default().with_patience(Duration::from_mins(5))
+        Limits::default().with_patience(PATIENCE)
     }
 
     fn unavailable(&self) -> Option<String> {

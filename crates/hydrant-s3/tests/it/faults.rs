@@ -30,15 +30,15 @@ pub(crate) enum Fault {
     Answer(u16, &'static str),
     /// The server does it, and then this comes instead of its answer.
     AnswerAfter(u16, &'static str),
-    /// The caller is told that the connection broke; it lands when the faults are told to let it land.
+    /// The caller sees a broken connection. The request lands later, when the test calls `land`.
     LandLater,
     /// Its conditions are taken off, as a server does that ignores them.
     StripConditions,
-    /// It waits until the faults are told to let it land, and then goes on.
+    /// The request waits until the test calls `land`, and then continues.
     Hold,
 }
 
-/// What a request is, as far as tests tell them apart.
+/// The kinds of requests that tests distinguish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Put,
@@ -237,7 +237,7 @@ impl HttpConnector for FaultyConnector {
         if faults.lock().keeps_no_connections {
             request.headers_mut().insert("connection", "close");
         }
-        // In a task of its own: what was sent goes on, whoever waits for it.
+        // In its own task: a request that was sent continues when its caller is dropped.
         let task = tokio::spawn(async move {
             let mut request = request;
             let fault = faults.draw(&request)?;

@@ -92,9 +92,9 @@ impl Faults {
                 return (done, None);
             }
         }
-        let told = other.await;
+        let answer = other.await;
         self.0.go.notify_one();
-        (call.await, Some(told))
+        (call.await, Some(answer))
     }
 
     /// How many requests there were since the last plan.
@@ -161,7 +161,7 @@ impl HttpConnector for FaultyConnector {
 /// How long a request may take where no test is about that.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
-/// A bucket for tests, and a prefix in it that nobody has used.
+/// A bucket for tests, and a new prefix in it.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     pub(crate) client: Client,

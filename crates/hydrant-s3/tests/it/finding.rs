@@ -17,7 +17,7 @@ fn small_pages() -> S3StoreOptions {
 }
 
 #[tokio::test]
-async fn the_head_is_found_in_few_requests_however_many_objects_there_are() {
+async fn the_head_is_found_in_few_requests_among_many_objects() {
     let scratch = or_skip!(Scratch::shared().await);
     let store = scratch.open(small_pages()).await;
     let mut costs = Vec::new();
@@ -75,7 +75,7 @@ async fn heads_and_events_are_found_between_wide_gaps() {
 }
 
 #[tokio::test]
-async fn the_first_two_objects_are_told_apart_in_the_smallest_pages() {
+async fn the_smallest_pages_separate_the_first_two_objects() {
     let scratch = or_skip!(Scratch::shared().await);
     let options = || S3StoreOptions::default().with_list_keys(1);
     for count in 1..4 {
@@ -89,7 +89,7 @@ async fn the_first_two_objects_are_told_apart_in_the_smallest_pages() {
 }
 
 #[tokio::test]
-async fn a_hole_is_told_wherever_it_is_and_is_never_a_quiet_end() {
+async fn a_hole_anywhere_is_an_error_and_never_a_quiet_end() {
     let scratch = or_skip!(Scratch::shared().await);
     let store = scratch.open(small_pages()).await;
     append_all(&store, &log(0..60), 2).await;
@@ -119,9 +119,9 @@ async fn a_hole_is_told_wherever_it_is_and_is_never_a_quiet_end() {
     scratch.remove().await;
 }
 
-/// Asking for the next key alone cannot tell a hole from the end; a view that is old is made anew by listing.
+/// A look at the next key alone does not distinguish a hole from the end, so a view that is old is listed anew.
 #[tokio::test]
-async fn a_follower_tells_a_hole_right_behind_where_it_stands() {
+async fn a_follower_reports_a_hole_behind_its_last_event() {
     let scratch = or_skip!(Scratch::shared().await);
     let poll = Duration::from_millis(5);
     let options = small_pages().with_poll_interval(poll).with_view_age_max(Duration::from_millis(50));
@@ -144,7 +144,7 @@ async fn a_follower_tells_a_hole_right_behind_where_it_stands() {
 }
 
 #[tokio::test]
-async fn what_lies_inside_of_an_object_is_passed_over() {
+async fn objects_within_another_object_are_skipped() {
     let scratch = or_skip!(Scratch::shared().await);
     let store = scratch.open(small_pages()).await;
     for (from, to) in [(0, 10), (10, 20), (20, 30), (30, 31)] {
@@ -283,7 +283,7 @@ async fn the_newest_snapshot_is_read_in_few_requests() {
     scratch.remove().await;
 }
 
-/// Whoever begins with a snapshot of a longer log has its floor there.
+/// A log that begins with a snapshot of a longer log has its floor there.
 #[tokio::test]
 async fn a_log_that_began_with_a_snapshot_is_read_from_there() {
     let scratch = or_skip!(Scratch::shared().await);

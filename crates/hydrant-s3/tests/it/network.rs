@@ -67,7 +67,7 @@ async fn an_append_whose_connection_breaks_anywhere_is_held_once() {
 }
 
 #[tokio::test]
-async fn what_is_slow_or_swallowed_ends_in_time_and_goes_on_when_the_network_does() {
+async fn calls_on_a_dead_network_end_in_time_and_recover() {
     let (proxy, scratch) = or_skip!(through_a_proxy().await);
     let store = scratch.open(options()).await;
     let events = log(0..9);
@@ -109,7 +109,7 @@ async fn append_returns_before_its_deadline() {
 }
 
 #[tokio::test]
-async fn a_read_that_breaks_off_says_so_and_yields_nothing_twice_or_wrong() {
+async fn a_broken_read_ends_with_an_error_after_a_correct_prefix() {
     let (proxy, scratch) = or_skip!(through_a_proxy().await);
     let store = scratch.open(options().with_prefetch(2, 1 << 20)).await;
     let events = log(0..40);
@@ -124,8 +124,8 @@ async fn a_read_that_breaks_off_says_so_and_yields_nothing_twice_or_wrong() {
             match event {
                 Ok(event) => seen.push(event),
                 Err(error) => {
-                    let told = (error.kind(), error.retry());
-                    assert_eq!(told, (ErrorKind::Unavailable, Retry::Safe), "{error}");
+                    let class = (error.kind(), error.retry());
+                    assert_eq!(class, (ErrorKind::Unavailable, Retry::Safe), "{error}");
                     assert!(read.next().await.is_none(), "an error is the last item");
                     break;
                 }
@@ -133,7 +133,7 @@ async fn a_read_that_breaks_off_says_so_and_yields_nothing_twice_or_wrong() {
         }
         proxy.heal().await;
         assert_eq!(seen, events[..seen.len()]);
-        // Whoever goes on from there has all of it.
+        // A read that continues from there yields the rest.
         let from = seen.last().map(Event::id).into();
         seen.extend(store.collect(from).await.unwrap());
         assert_eq!(seen, events);

@@ -57,7 +57,7 @@ async fn what_ends_before_goes_and_never_the_newest_snapshot() {
 }
 
 #[tokio::test]
-async fn tombstones_go_when_they_are_old_enough_and_old_objects_at_once() {
+async fn old_objects_go_at_once_and_tombstones_after_their_time() {
     let Some(place) = Place::find().await else { return };
     let (_, events) = small_segments(&place, 25).await;
     let options = || {
@@ -137,7 +137,7 @@ async fn dropped_at_any_await_it_leaves_the_old_floor_or_the_new_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn prunes_and_compactions_and_a_writer_at_once_leave_the_highest_floor() {
+async fn concurrent_prunes_and_compactions_keep_the_highest_floor() {
     let Some(place) = Place::find().await else { return };
     let (log, mut all) = small_segments(&place, 75).await;
     let prunes = [12, 42, 32, 62].map(|before| {
@@ -169,7 +169,7 @@ async fn prunes_and_compactions_and_a_writer_at_once_leave_the_highest_floor() {
 }
 
 #[tokio::test]
-async fn a_reader_that_is_overtaken_by_the_floor_is_told() {
+async fn a_reader_that_the_floor_overtakes_gets_pruned() {
     let Some(place) = Place::find().await else { return };
     let (log, _) = small_segments(&place, 25).await;
     let reader = open(&place, options().with_prefetch(1, 1)).await;

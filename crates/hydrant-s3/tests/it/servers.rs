@@ -16,7 +16,7 @@ use crate::faults::{Fault, Faults, Kind};
 use crate::support::{Place, Scratch, append_all, log, or_skip};
 
 #[tokio::test]
-async fn what_was_acknowledged_outlives_a_killed_server_and_the_handle_goes_on() {
+async fn acknowledged_events_and_the_handle_survive_a_killed_server() {
     let dir = test_servers::directory().join("tests").join(test_servers::namespace());
     let mut server = or_skip!(MiniStack::start(&dir));
     let scratch = Scratch::at(Place::parse(&server.url())).await;
@@ -37,7 +37,7 @@ async fn what_was_acknowledged_outlives_a_killed_server_and_the_handle_goes_on()
         let error = store.collect(ReadFrom::Origin).await.unwrap_err();
         assert_eq!((error.kind(), error.retry()), (ErrorKind::Unavailable, Retry::Safe), "{error}");
         server.restart();
-        // Its outcome was open: it is sent again before anything else is told.
+        // Its outcome was open: the next call sends it again before it returns anything else.
         assert_eq!(store.checkpoint().await.unwrap().id(), Some(events[held + 4].id()), "round {round}");
         store.append(batch).await.unwrap();
         held += 5;
@@ -130,7 +130,7 @@ async fn a_server_that_ignores_conditions_is_refused_unless_asked_for() {
     scratch.remove().await;
 }
 
-/// An ACL that the bucket does not take, say: of conditions that tells nothing.
+/// For example, a bucket refuses the ACL. That says nothing about conditional writes.
 #[tokio::test]
 async fn what_the_probe_is_refused_for_is_said_as_it_is() {
     let scratch = or_skip!(Scratch::shared().await);
@@ -158,7 +158,7 @@ async fn many_may_open_an_empty_prefix_at_once() {
 }
 
 #[tokio::test]
-async fn what_the_options_say_of_objects_is_asked_for_and_nothing_else_is() {
+async fn puts_carry_the_attributes_of_the_options_only() {
     let scratch = or_skip!(Scratch::shared().await);
     let names = [
         "x-amz-server-side-encryption",
@@ -209,18 +209,18 @@ async fn what_the_options_say_of_objects_is_asked_for_and_nothing_else_is() {
 async fn credentials_that_are_missing_are_said() {
     let place = or_skip!(crate::support::shared());
     let client = place.client().await;
-    let nobody = client.config().to_builder().credentials_provider(Nobody).build();
-    let client = aws_sdk_s3::Client::from_conf(nobody);
-    let opened = S3Store::open(client, &place.bucket, "nobody", S3StoreOptions::default()).await;
+    let keyless = client.config().to_builder().credentials_provider(NoCredentials).build();
+    let client = aws_sdk_s3::Client::from_conf(keyless);
+    let opened = S3Store::open(client, &place.bucket, "keyless", S3StoreOptions::default()).await;
     let error = opened.unwrap_err();
     assert_eq!((error.kind(), error.retry()), (ErrorKind::Denied, Retry::Never), "{error}");
     assert!(error.message().contains("credentials"), "{error}");
 }
 
 #[derive(Debug)]
-struct Nobody;
+struct NoCredentials;
 
-impl ProvideCredentials for Nobody {
+impl ProvideCredentials for NoCredentials {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
         Self: 'a,

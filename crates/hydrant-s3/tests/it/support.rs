@@ -176,7 +176,7 @@ pub(crate) async fn remove(client: &Client, bucket: &str, prefix: &str) {
     }
 }
 
-/// An event whose payload tells who made it.
+/// An event whose payload names its writer.
 pub(crate) fn event_by(by: &str, id: u64) -> Event {
     Event::builder(EventId::new(id)).payload_json(format!("{{\"by\":{by:?}}}")).build().unwrap()
 }

@@ -35,7 +35,7 @@ async fn until<P: Primary + 'static>(
 }
 
 #[tokio::test]
-async fn others_do_not_notice_a_bucket_that_fails_and_the_status_names_the_cause() {
+async fn a_failing_bucket_delays_no_other_and_is_named_in_the_status() {
     let scratch = or_skip!(Scratch::shared().await);
     let faults = Faults::new();
     let options = S3StoreOptions::default()

@@ -60,7 +60,7 @@ async fn a_large_batch_is_one_object_of_many_parts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_writers_one_wins_and_the_upload_of_the_other_is_aborted() {
+async fn the_upload_of_the_losing_writer_is_aborted() {
     let Some(place) = Place::find().await else { return };
     let (one, other) = (open(&place, in_parts()).await, open(&place, in_parts()).await);
     let (first, second) = (large(1), large(2));
@@ -169,7 +169,7 @@ async fn whatever_is_called_large_can_be_opened() {
 }
 
 #[tokio::test]
-async fn a_server_that_ignores_the_condition_of_a_completion_gets_a_put() {
+async fn a_server_that_ignores_conditions_of_completions_gets_puts() {
     let Some(place) = Place::find().await else { return };
     let log = open(&place, in_parts()).await;
     place.faults.plan(|_, request| if is_completion(request) { Fault::StripConditions } else { Fault::None });

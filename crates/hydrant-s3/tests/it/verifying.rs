@@ -69,7 +69,7 @@ async fn damage_and_holes_are_found_where_they_are() {
 }
 
 #[tokio::test]
-async fn what_the_chain_does_not_reach_is_told_apart() {
+async fn verify_distinguishes_objects_outside_of_the_chain() {
     let Some(place) = Place::find().await else { return };
     let (log, _) = small_segments(&place, 20).await;
     let kept = (key(&place, 4), key(&place, 6));
@@ -83,7 +83,7 @@ async fn what_the_chain_does_not_reach_is_told_apart() {
     assert!(finding.is_leftover && finding.object.ends_with(&kept.0), "{finding}");
     log.compact(&CompactOptions::default()).await.unwrap();
     assert_eq!(must_verify(&place).await, 0);
-    // An object of somebody else.
+    // An object of another writer.
     overwrite(&place, &aside, &kept.1, |_| ()).await;
     let found = findings(&place).await;
     assert!(!found.is_empty() && found.iter().all(|finding| !finding.is_leftover), "{found:?}");
@@ -96,7 +96,7 @@ async fn what_the_chain_does_not_reach_is_told_apart() {
     overwrite(&place, &key(&other, 6), &kept.1, |_| ()).await;
     let finding = one(&place).await;
     assert!(!finding.is_leftover && finding.object.ends_with(&kept.1), "{finding}");
-    // Nobody removes what may be the only one of its kind.
+    // A compaction does not remove what may be the only copy.
     log.compact(&CompactOptions::default()).await.unwrap();
     assert_eq!(one(&place).await, finding);
     place.client.delete_object().bucket(&place.bucket).key(&kept.1).send().await.unwrap();
@@ -109,7 +109,7 @@ async fn what_the_chain_does_not_reach_is_told_apart() {
 }
 
 #[tokio::test]
-async fn an_upload_that_nobody_completed_is_told() {
+async fn verify_reports_an_unfinished_upload() {
     let Some(place) = Place::find().await else { return };
     small_segments(&place, 5).await;
     let upload = place.client.create_multipart_upload().bucket(&place.bucket).key(key(&place, 99));

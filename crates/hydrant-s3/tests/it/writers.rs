@@ -69,7 +69,7 @@ async fn a_lost_answer_is_found_to_be_ones_own() {
 
 /// The answer is lost, and another's segment, which begins with the very same events, took the key.
 #[tokio::test]
-async fn what_another_wrote_of_the_same_events_counts_and_the_rest_is_appended() {
+async fn events_that_another_writer_appended_are_not_sent_again() {
     let scratch = or_skip!(Scratch::shared().await);
     let open = || scratch.open(S3StoreOptions::default());
     let (one, other) = (open().await, open().await);
@@ -183,7 +183,7 @@ async fn a_refusal_says_why_and_whether_it_may_pass() {
 
 /// Nothing new is written under an id whose fate is open: the next call settles it first.
 #[tokio::test]
-async fn a_put_that_lands_after_its_caller_gave_up_is_settled_by_the_next_call() {
+async fn the_next_call_settles_a_put_that_landed_late() {
     let scratch = or_skip!(Scratch::shared().await);
     for next in ["checkpoint", "the same", "another"] {
         let faults = Faults::new();
@@ -215,7 +215,7 @@ async fn a_put_that_lands_after_its_caller_gave_up_is_settled_by_the_next_call()
 
 /// A refusal of what is sent again says nothing of what was sent before.
 #[tokio::test]
-async fn a_put_whose_fate_is_open_stays_open_when_it_is_refused_the_next_time() {
+async fn a_refused_retry_does_not_settle_an_unknown_put() {
     let scratch = or_skip!(Scratch::shared().await);
     for answer in [Fault::Answer(403, "AccessDenied"), Fault::Answer(503, "SlowDown")] {
         let scratch = Scratch::at(scratch.place.clone()).await;
@@ -237,7 +237,7 @@ async fn a_put_whose_fate_is_open_stays_open_when_it_is_refused_the_next_time() 
 }
 
 #[tokio::test]
-async fn a_refusal_behind_a_lost_answer_is_in_doubt_and_a_fan_out_finds_it_out() {
+async fn a_fan_out_resolves_a_refusal_after_a_lost_answer() {
     let scratch = or_skip!(Scratch::shared().await);
     let faults = Faults::new();
     let store = scratch.open_through(&faults, S3StoreOptions::default()).await;
@@ -260,7 +260,7 @@ async fn a_refusal_behind_a_lost_answer_is_in_doubt_and_a_fan_out_finds_it_out()
 
 /// Of a batch that is too large as a whole no event is at fault, and of a bucket that is gone none is.
 #[tokio::test]
-async fn only_an_event_that_is_too_large_by_itself_is_named_as_invalid() {
+async fn only_an_event_above_the_limit_is_named_as_invalid() {
     let scratch = or_skip!(Scratch::shared().await);
     let faults = Faults::new();
     let store = scratch.open_through(&faults, impatient()).await;
@@ -282,7 +282,7 @@ async fn only_an_event_that_is_too_large_by_itself_is_named_as_invalid() {
 
 /// The process that sent it is gone, another one writes: the delayed PUT finds its key taken.
 #[tokio::test]
-async fn a_put_of_a_process_that_is_gone_never_displaces_what_came_after() {
+async fn a_late_put_of_a_dead_process_replaces_nothing() {
     let scratch = or_skip!(Scratch::shared().await);
     let faults = Faults::new();
     let gone = scratch.open_through(&faults, impatient()).await;
@@ -310,7 +310,7 @@ async fn settle(faults: &Faults) {
 }
 
 #[tokio::test]
-async fn an_append_dropped_while_its_put_is_under_way_ends_before_the_next_call() {
+async fn a_dropped_append_ends_before_the_next_call() {
     let scratch = or_skip!(Scratch::shared().await);
     let faults = Faults::new();
     let store = scratch.open_through(&faults, S3StoreOptions::default()).await;
@@ -335,9 +335,9 @@ async fn an_append_dropped_while_its_put_is_under_way_ends_before_the_next_call(
 async fn a_writer_that_was_idle_looks_again_before_it_writes() {
     let scratch = or_skip!(Scratch::shared().await);
     let seconds = Arc::new(AtomicU64::new(1_000_000));
-    let told = seconds.clone();
+    let now = seconds.clone();
     let clock =
-        Clock::from_fn(move || SystemTime::UNIX_EPOCH + Duration::from_secs(told.load(Ordering::Relaxed)));
+        Clock::from_fn(move || SystemTime::UNIX_EPOCH + Duration::from_secs(now.load(Ordering::Relaxed)));
     let faults = Faults::new();
     let store = scratch.open_through(&faults, S3StoreOptions::default().with_clock(clock)).await;
     append(&store, None, &log(0..2)).await.unwrap();

@@ -132,7 +132,7 @@ async fn an_event_with_a_lost_chunk_is_a_gap_and_is_given_up() {
 }
 
 #[tokio::test]
-async fn duplicates_are_dropped_and_a_different_event_of_the_same_id_is_counted() {
+async fn duplicates_are_dropped_and_conflicting_events_are_counted() {
     let (listener, _socket) = listener_and_socket(UdpListenerOptions::default()).await;
     let sink = sink_to(&listener, UdpSinkOptions::default()).await;
     let events = log(0..3);
@@ -273,7 +273,7 @@ async fn damage_on_the_way_never_makes_another_event() {
 }
 
 #[tokio::test]
-async fn a_datagram_of_another_program_is_taken_by_its_id_or_refused_by_option() {
+async fn an_option_decides_about_datagrams_of_other_programs() {
     let line = |id: u64| format!("{{\"eventId\":{id},\"stateChanged\":{{}}}}\n");
     let (listener, socket) = listener_and_socket(hasty()).await;
     for id in [0, 1, 5] {
@@ -346,7 +346,7 @@ async fn without_a_refill_a_gap_ends_the_read_and_says_the_ids() {
 }
 
 #[tokio::test]
-async fn what_is_held_is_bounded_and_a_slow_reader_is_told() {
+async fn held_events_are_bounded_and_a_slow_reader_gets_pruned() {
     let listener = listen(hasty().with_held_max(3, usize::MAX)).await;
     let sink = sink_to(&listener, UdpSinkOptions::default()).await;
     let mut slow = listener.follow(ReadFrom::Origin);
@@ -383,7 +383,7 @@ async fn an_address_of_another_machine_or_none_is_refused() {
 }
 
 #[tokio::test]
-async fn closing_releases_the_port_and_tells_followers() {
+async fn closing_releases_the_port_and_ends_followers() {
     let listener = listen(UdpListenerOptions::default()).await;
     let address: SocketAddr = listener.local_addr();
     let sink = sink_to(&listener, UdpSinkOptions::default()).await;
@@ -405,7 +405,7 @@ async fn closing_releases_the_port_and_tells_followers() {
 }
 
 #[tokio::test]
-async fn dropping_the_listener_releases_the_port_and_wakes_a_waiting_follower() {
+async fn dropping_the_listener_frees_the_port_and_wakes_followers() {
     let listener = listen(UdpListenerOptions::default()).await;
     let address = listener.local_addr().to_string();
     let mut follower = listener.follow(ReadFrom::Origin);

@@ -81,7 +81,7 @@ async fn a_snapshot_that_was_lost_is_found_in_the_refill() {
 }
 
 #[tokio::test]
-async fn of_a_snapshot_in_the_refill_and_one_that_is_held_the_newer_counts() {
+async fn the_newer_snapshot_of_refill_and_listener_counts() {
     let snapshot = |id| Event::builder(EventId::new(id)).payload_json("{}").snapshot().build().unwrap();
     let events = [log(0..2), vec![snapshot(2)], log(3..5), vec![snapshot(5)], log(6..8)].concat();
     for known in [3, 5, 7, 8] {
@@ -155,7 +155,7 @@ async fn a_refill_of_another_history_is_found_out() {
 }
 
 #[tokio::test]
-async fn where_no_predecessor_is_named_the_refill_tells_whether_anything_is_missing() {
+async fn without_predecessors_the_refill_shows_what_is_missing() {
     let events = log([0, 4, 9]);
     let store = store_with(&events).await;
     let listener = listen(refilled(&store).with_unnamed(Unnamed::Contiguous)).await;
@@ -166,7 +166,7 @@ async fn where_no_predecessor_is_named_the_refill_tells_whether_anything_is_miss
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gap_of_ids_that_the_log_has_itself_is_gone_past_once_the_refill_tells() {
+async fn a_gap_in_the_ids_of_the_log_is_passed_with_the_refill() {
     let events = log([0, 4, 9, 20, 30]);
     let store = store_with(&events[..3]).await;
     let options = refilled(&store).with_refill_interval(Duration::from_secs(60));

@@ -8,7 +8,7 @@ use tokio::net::UdpSocket;
 
 use crate::{gap, large, listen, log, receive, seen, send, send_after, sink_to};
 
-/// A plain socket of somebody else, and a sink that sends to it.
+/// A plain socket of another program, and a sink that sends to it.
 async fn sink_to_socket(options: UdpSinkOptions) -> (UdpSink, UdpSocket) {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let target = socket.local_addr().unwrap().to_string();
@@ -36,7 +36,7 @@ async fn a_datagram_holds_one_event_and_names_its_predecessor() {
 }
 
 #[tokio::test]
-async fn without_the_predecessor_a_datagram_is_the_event_and_nothing_else() {
+async fn without_a_predecessor_a_datagram_is_the_bare_event() {
     let (sink, socket) = sink_to_socket(UdpSinkOptions::default().with_name_predecessor(false)).await;
     let events = log([7]);
     send(&sink, &events).await;
@@ -65,7 +65,7 @@ async fn more_events_than_one_system_call_takes_arrive_in_order() {
 }
 
 #[tokio::test]
-async fn park_refuses_a_large_event_by_name_and_sends_what_stands_before_it() {
+async fn park_names_a_large_event_and_sends_the_events_before_it() {
     let listener = listen(UdpListenerOptions::default()).await;
     let sink = sink_to(&listener, UdpSinkOptions::default().with_datagram_bytes_max(500)).await;
     let events = [log([0, 1]), vec![large(2, 600)], log([3])].concat();
@@ -92,7 +92,7 @@ async fn skip_counts_a_large_event_and_the_listener_sees_the_gap() {
 }
 
 #[tokio::test]
-async fn an_event_of_just_the_largest_size_fits_and_one_byte_more_does_not() {
+async fn an_event_of_the_largest_size_fits_and_a_larger_one_does_not() {
     let (sink, socket) = sink_to_socket(UdpSinkOptions::default().with_datagram_bytes_max(500)).await;
     let frame = r#"{"eventId":0,"stateChanged":"","_hydrant":{"udp":1,"after":null}}"#.len();
     send(&sink, &[large(0, 500 - frame)]).await;
@@ -126,7 +126,7 @@ async fn an_event_above_the_limit_of_chunks_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn that_nobody_listens_is_counted_and_is_no_error() {
+async fn a_target_without_a_listener_is_counted_and_no_error() {
     let (sink, socket) = sink_to_socket(UdpSinkOptions::default()).await;
     let target = socket.local_addr().unwrap();
     drop(socket);

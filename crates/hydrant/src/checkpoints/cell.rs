@@ -177,7 +177,7 @@ impl CheckpointCell {
         Ok(())
     }
 
-    /// Whether the entry is the one known last, or open swaps lead from that to it.
+    /// Returns whether the entry is the one known last, or open swaps lead from that to it.
     fn is_own(&self, loaded: Option<&CheckpointEntry>) -> bool {
         let known = match &self.entry {
             Entry::Unread => return true,

@@ -22,8 +22,8 @@ use super::start::{Begin, begin};
 use crate::mutants::mutant;
 use crate::{Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, Result, Retry};
 
-/// How old the last look at a sink's checkpoint may be at an append. After that, the checkpoint is compared first: the
-/// sink may be another copy by now.
+/// How old the last look at a sink's checkpoint may be at an append. If it is older, the delivery compares the
+/// checkpoint first, because the sink may be another copy by now.
 const COMPARE_AFTER: Duration = Duration::from_secs(10);
 
 pub(super) struct Delivery {
@@ -76,7 +76,7 @@ impl Delivery {
         }
     }
 
-    /// Delivers, and retries, until the secondary has everything of a closed log, or retrying cannot help.
+    /// Delivers and retries, until the secondary has everything of a closed log, or a retry cannot help.
     pub(super) async fn run(&mut self) -> Error {
         loop {
             let Err(failed) = self.deliver().await;
@@ -87,7 +87,7 @@ impl Delivery {
         }
     }
 
-    /// Whether the log was closed, and the secondary has all of it.
+    /// Returns whether the log was closed and the secondary has all of it.
     pub(super) fn is_complete(&self) -> bool {
         self.hub.feed.is_closed() && self.secondary.has(self.hub.feed.head())
     }
@@ -196,9 +196,9 @@ impl Delivery {
         Ok(events)
     }
 
-    /// The next events. Reports the progress meanwhile, when the log is quiet, or slow to read.
+    /// Waits for the next events. Reports the progress while the log is quiet or slow to read.
     async fn wait(&mut self, follower: &mut Follower) -> Result<Vec<Event>> {
-        // Kept across the intervals: a read that is dropped begins anew, and may take longer than that to begin.
+        // The read is kept across the intervals: a dropped read begins anew, which may take longer than one.
         let (secondary, events_max, bytes_max) =
             (self.secondary.clone(), self.batch_events, self.options.batch_bytes_max);
         let chunk = follower.chunk(events_max, bytes_max).inspect_err(|error| secondary.compared(error));
@@ -208,7 +208,7 @@ impl Delivery {
             if let Ok(events) = tokio::time::timeout_at(due, &mut chunk).await {
                 return events;
             }
-            // Both at once: a source may work only while it is polled, and the sink may take long.
+            // Polls both: some sources work only while they are polled, and the sink may be slow.
             match select(pin!(self.report(self.options.call_timeout)), &mut chunk).await {
                 Either::Left((reported, _)) => reported?,
                 Either::Right((events, reporting)) => {

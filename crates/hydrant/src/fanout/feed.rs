@@ -120,12 +120,12 @@ impl Feed {
         self.lock().is_closed
     }
 
-    /// Whether the ring has this event.
+    /// Returns whether the ring has this event.
     pub(crate) fn has(&self, place: &Place) -> bool {
         self.lock().ring.has(place)
     }
 
-    /// Whether the ring has the events after `position`, and can take more without evicting one of them.
+    /// Returns whether the ring has the events after `position`, and can take more without evicting one of them.
     pub(crate) fn has_room_above(&self, position: Option<EventId>) -> bool {
         self.lock().ring.has_room_above(position)
     }

@@ -12,7 +12,7 @@ use super::signal::Changes;
 use crate::mutants::mutant;
 use crate::{Batch, Error, ErrorKind, Event, EventId, EventSource, EventStream, ReadFrom, Result, Retry};
 
-/// Reads a log from a position on: from the shared ring where that reaches, from the primary below it.
+/// Reads a log from a position on: from the shared ring, or from the primary for events below the ring.
 ///
 /// There is no mode to switch: each chunk looks at the ring first. The position moves only by
 /// [`advance`](Follower::advance), so a chunk that was not acknowledged comes again.
@@ -57,7 +57,7 @@ impl Follower {
         self.position = Some(Place::Event(event));
     }
 
-    /// The next events of one batch, at least one; waits at the head.
+    /// Returns the next events of one batch, at least one. Waits at the head.
     ///
     /// # Errors
     /// `Closed` at the head of a log that was closed; `Diverged` if the log lost events that it had; any error of the
@@ -68,7 +68,7 @@ impl Follower {
     pub(crate) async fn chunk(&mut self, events_max: usize, bytes_max: usize) -> Result<Vec<Event>> {
         let mut yielded = false;
         loop {
-            // Marked before the look: what is published after it wakes the wait below.
+            // Marked before the look, so that an event published after the look wakes the wait below.
             self.moved.mark_unchanged();
             match self.feed.look(self.position.as_ref(), events_max, bytes_max)? {
                 Look::Events(mut events) => {
@@ -104,7 +104,7 @@ impl Follower {
     /// Adds the events after a chunk that is not acknowledged yet. Returns when no more fits or no more will come.
     ///
     /// # Cancel safety
-    /// What was added stays, and the position has not moved.
+    /// The added events stay, and the position does not move.
     pub(crate) async fn fill(&mut self, chunk: &mut Vec<Event>, events_max: usize, bytes_max: usize) {
         let mut bytes: usize = chunk.iter().map(Event::size).sum();
         while chunk.len() < events_max && bytes < bytes_max {
@@ -121,7 +121,7 @@ impl Follower {
                         chunk.push(event);
                     }
                 }
-                // More is ready than the ring holds; or the next chunk reports the error.
+                // More is ready than the ring holds, or there is an error, which the next chunk reports.
                 Ok(Look::Below) | Err(_) => return,
                 Ok(Look::AtHead)
                     if (self.feed.is_closed() || self.feed.stopped().is_some())
@@ -173,7 +173,7 @@ impl Follower {
     }
 }
 
-/// Checks that what was read is of the ring's history: that the log still has the newest event published.
+/// Checks that the events read are of the ring's history: the log must still have the newest event published.
 ///
 /// # Errors
 /// `Diverged`, which also stops the log; `Unavailable` if the log ends before it.
@@ -206,7 +206,7 @@ impl Reading {
         Ok(Self { at: lineage::id_of(position.as_ref()), next: None, events: events.fuse() })
     }
 
-    /// The next events of one batch; none at the end of the read. Events before an error are returned first, and the
+    /// Returns the next events of one batch; none at the end of the read. Returns the events before an error first; the
     /// next read meets the error again.
     async fn take(&mut self, events_max: usize, bytes_max: usize) -> Result<Vec<Event>> {
         let mut events: Vec<Event> = Vec::new();
@@ -235,7 +235,7 @@ impl Reading {
 const CHUNK_EVENTS: usize = 256;
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// History, then live, without a gap or a duplicate, as a stream. An error is the last item.
+/// Returns a stream of the history and then of new events, without a gap or a duplicate. An error is its last item.
 pub(crate) fn follow(feed: Arc<Feed>, source: Arc<dyn EventSource>, from: ReadFrom) -> EventStream {
     let first = async move {
         let position = match from.exclusive() {

@@ -226,13 +226,13 @@ impl Hub {
         }
     }
 
-    /// Whether there are secondaries, and each of them waits for an operator.
+    /// Returns whether there are secondaries, and each of them waits for an operator.
     pub(crate) fn all_parked(&self) -> bool {
         let secondaries = self.secondaries();
         !secondaries.is_empty() && secondaries.iter().all(|secondary| secondary.is_parked())
     }
 
-    /// Whether every secondary has everything that was published, or waits for an operator.
+    /// Returns whether every secondary has everything that was published, or waits for an operator.
     pub(crate) fn is_drained(&self) -> bool {
         self.without(self.feed.head()).iter().all(|secondary| secondary.is_parked())
     }

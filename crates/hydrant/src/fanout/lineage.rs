@@ -41,7 +41,7 @@ impl Place {
         }
     }
 
-    /// Whether both name one event of one history. Two places without a digest are compared by their ids.
+    /// Returns whether both name one event of one history. Two places without a digest are compared by their ids.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         if self.id() != other.id() {
             return false;

@@ -11,16 +11,16 @@ use tokio::time::{Instant, Sleep};
 use super::guard::later;
 use crate::{Error, Event, EventSource, EventStream, ReadFrom, Result};
 
-/// A poll that comes so much after the time-out was over is of a reader that did not wait meanwhile.
+/// If a poll comes this long after the time-out, the reader was not waiting, so a new wait begins.
 const LATE: Duration = Duration::from_secs(1);
 
-/// A time-out of zero grows like this one.
+/// A time-out of zero grows as if it were this one.
 const LEAST: Duration = Duration::from_millis(1);
 
-/// Bounds the silence of a read, and not the read: as long as it yields events, it may take any time.
+/// Fails a read that yields no event within a time-out. A read that yields events may take any time.
 ///
-/// The time-out doubles with each read that fails so, and follows the slowest wait that led to progress. So a source
-/// may search for an hour before its first event, and a read that hangs is begun anew.
+/// Each such failure doubles the time-out. Progress sets it to twice the slowest wait. So a source may search for an
+/// hour before its first event, and a read that hangs is begun anew.
 pub(crate) struct Patient {
     source: Arc<dyn EventSource>,
     patience: Arc<Mutex<Patience>>,
@@ -41,7 +41,7 @@ impl Patient {
         Self { source, patience: Arc::new(Mutex::new(patience)) }
     }
 
-    /// Records that what was read led to progress. From now on, the time-out is twice the longest wait for it.
+    /// Records that the events read led to progress. The time-out becomes twice the longest wait for them.
     pub(crate) fn progressed(&self) {
         with(&self.patience, |patience| {
             patience.now = patience.slowest.saturating_mul(2).max(patience.least);

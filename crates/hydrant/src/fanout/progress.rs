@@ -1,4 +1,4 @@
-//! A secondary's entry in the roster, which its pump moves beside the deliveries.
+//! A secondary's entry in the roster. The pump moves it beside the deliveries.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,7 +50,7 @@ impl Outbox {
     /// Waits for a checkpoint to record.
     ///
     /// # Cancel safety
-    /// Takes nothing out.
+    /// If the future is dropped, the checkpoint stays in the outbox.
     async fn wait(&self) -> Checkpoint {
         loop {
             if let Some(checkpoint) = self.get() {
@@ -81,25 +81,25 @@ impl RosterEntry {
         self.outbox.clone()
     }
 
-    /// The checkpoint that the roster has, as far as it is known.
+    /// Returns the checkpoint that the roster had when it was last read or written.
     pub(super) fn checkpoint(&self) -> Checkpoint {
         self.cell.entry().map_or(Checkpoint::Empty, |entry| entry.checkpoint)
     }
 
-    /// Continues from what the roster has by now, when an operator resumes the secondary.
+    /// Forgets the known entry when an operator resumes the secondary: the next record reads the roster again.
     pub(super) fn resume(&mut self) {
         self.cell.forget();
         self.started_at = Instant::now();
         self.may_enter = true;
     }
 
-    /// Records what is put into the outbox, and tries again after a failure.
+    /// Records each checkpoint of the outbox, and retries after a failure.
     ///
     /// # Errors
     /// `Fenced` if another process runs this secondary too, or has detached it.
     ///
     /// # Cancel safety
-    /// The next call finds out what became of a swap that was dropped.
+    /// The next call finds out the outcome of a swap that was dropped.
     pub(super) async fn keep_recording(&mut self) -> Result<Infallible> {
         let outbox = self.outbox.clone();
         loop {
@@ -110,7 +110,7 @@ impl RosterEntry {
         }
     }
 
-    /// Records what is in the outbox. Returns whether nothing is left there that can be recorded now.
+    /// Records the checkpoint in the outbox. Returns whether nothing is left there that can be recorded now.
     ///
     /// # Errors
     /// `Fenced` if another process runs this secondary too, or has detached it. Any other failure is logged.

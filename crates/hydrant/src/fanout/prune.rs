@@ -64,7 +64,7 @@ async fn position(hub: &Hub, entry: &CheckpointEntry) -> Option<EventId> {
     durable.unwrap_or(entry.checkpoint.id())
 }
 
-/// Whether the events after `position` have more than so many bytes.
+/// Returns whether the events after `position` have more than so many bytes.
 async fn exceeds(source: &dyn EventSource, position: Option<EventId>, bytes_max: u64) -> Result<bool> {
     let mut events = source.read(position.into());
     let mut bytes = 0;

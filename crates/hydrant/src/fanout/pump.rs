@@ -1,4 +1,4 @@
-//! A pump: the task of one secondary. It delivers, or is parked, as an operator or an error wants.
+//! A pump: the task of one secondary. It delivers, unless an operator or an error parks it.
 
 use std::sync::Arc;
 
@@ -33,9 +33,9 @@ impl Pump {
         Self { hub, secondary, delivery, entry, options }
     }
 
-    /// Runs until it is asked to end, or the secondary has everything of a log that was closed.
+    /// Runs until it is asked to end, or the secondary has everything of a closed log.
     ///
-    /// A panic of the sink or the primary parks it, wherever it happens: also when a call is dropped.
+    /// A panic of the sink or the primary parks the pump, also if it happens while a call is dropped.
     pub(crate) async fn run(mut self) {
         if mutant("panic-escapes") {
             return drop(self.serve().await);
@@ -45,13 +45,13 @@ impl Pump {
         }
     }
 
-    /// Does what is wanted: delivers, or stays parked. Parks on what retrying cannot help.
+    /// Delivers, stays parked or ends, as `wanted` says. Parks on errors that a retry cannot help.
     async fn serve(&mut self) -> Result<()> {
         let mut wanted = self.secondary.wanted.subscribe();
         loop {
             let now = *wanted.borrow_and_update();
-            // What is wanted may change at any time. A dropped delivery is an unknown outcome; the next one begins by
-            // asking the sink.
+            // A change of `wanted` may drop a delivery at any time. Its outcome is then unknown, so the next delivery
+            // asks the sink first.
             match now {
                 Wanted::Remove => return Ok(()),
                 Wanted::Leave => {
@@ -68,7 +68,7 @@ impl Pump {
                         _ = wanted.changed() => {} // the sender lives in `self.secondary`
                         () = self.stay_parked() => return Ok(()),
                     }
-                    // After an operator's `resume`, what the roster has by then is right.
+                    // After an operator's `resume`, the entry that the roster has by then counts.
                     self.entry.resume();
                 }
                 Wanted::Run => {

@@ -14,7 +14,7 @@ use crate::store::CheckpointCell;
 use crate::{Checkpoint, Error, ErrorKind, EventSink, Result, Retry};
 
 impl Hub {
-    /// Enters the roster and starts the pump; does not wait for the sink.
+    /// Enters the roster and starts the pump. Does not wait for the sink.
     pub(crate) async fn attach(
         self: &Arc<Self>,
         name: &str,
@@ -89,8 +89,8 @@ impl Hub {
         })
     }
 
-    /// Ends the pump, and removes the name from the roster, in a task of its own: a dropped caller leaves no secondary
-    /// half removed.
+    /// Ends the pump and removes the name from the roster. A separate task does it, so a dropped caller leaves no
+    /// secondary half removed.
     pub(crate) async fn detach(self: &Arc<Self>, name: &str) -> Result<()> {
         let (hub, name) = (self.clone(), name.to_owned());
         let removing = tokio::spawn(async move { hub.remove(&name).await });

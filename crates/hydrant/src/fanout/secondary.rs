@@ -1,4 +1,4 @@
-//! One secondary as the fan-out sees it: what is wanted of it, and how far it is.
+//! The state of one secondary: what its pump has to do, and its progress.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -27,7 +27,7 @@ pub(crate) type Reached = Option<Place>;
 /// A secondary is live as long as the oldest event that it does not have is younger than this.
 const LIVE_LAG_MAX: Duration = Duration::from_secs(1);
 
-/// What a pump has to do, by an operator's wish or at the end of the log.
+/// What a pump has to do. An operator, an error or the end of the log decides it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
     Run,
@@ -128,7 +128,7 @@ impl Secondary {
         }
     }
 
-    /// Changes what is wanted of a pump that runs.
+    /// Changes what a running pump has to do.
     pub(crate) fn want(&self, next: Wanted) {
         self.wanted.send_if_modified(|wanted| {
             let runs = *wanted == Wanted::Run;
@@ -190,15 +190,15 @@ impl Secondary {
         });
     }
 
-    /// The place of the sink was compared with the primary, which failed. (A `Diverged` of the sink itself says nothing
-    /// about the primary.)
+    /// Records that the comparison of the sink's place with the primary failed. (A `Diverged` of the sink itself says
+    /// nothing about the primary.)
     pub(crate) fn compared(&self, error: &Error) {
         if error.kind() == ErrorKind::Diverged {
             self.progress.update(|progress| progress.has_diverged = true);
         }
     }
 
-    /// The sink acknowledged so many events, up to this one.
+    /// Records that the sink acknowledged this many events, up to this one.
     pub(crate) fn advanced(&self, last: &Event, events: usize) {
         self.meters.events.increment(events as u64);
         let recovered = self.progress.update(|progress| {
@@ -243,7 +243,7 @@ impl Secondary {
         self.progress.read(|progress| progress.phase == Phase::Parked)
     }
 
-    /// Whether the sink contradicts the primary. `None` if the sink has no checkpoint, or has not reported it.
+    /// Returns whether the sink contradicts the primary. `None` if the sink has no checkpoint, or has not reported it.
     pub(crate) fn has_diverged(&self) -> Option<bool> {
         self.progress.read(|progress| match &progress.reached {
             _ if progress.has_diverged => Some(true),
@@ -252,12 +252,12 @@ impl Secondary {
         })
     }
 
-    /// The position of the secondary; `None` until the sink has reported its checkpoint.
+    /// Returns the position of the secondary; `None` until the sink has reported its checkpoint.
     pub(crate) fn position(&self) -> Option<Position> {
         self.progress.read(|progress| progress.reached.as_ref().map(|reached| id_of(reached.as_ref())))
     }
 
-    /// The place of this position, with the digest where it is known.
+    /// Returns the place of this position, with the digest if it is known.
     pub(crate) fn reached(&self) -> Option<Reached> {
         self.progress.read(|progress| progress.reached.clone())
     }
@@ -279,7 +279,7 @@ impl Secondary {
         }))
     }
 
-    /// Whether the secondary has everything up to `id`.
+    /// Returns whether the secondary has everything up to `id`.
     pub(crate) fn has(&self, id: Option<EventId>) -> bool {
         self.position().is_some_and(|position| position >= id)
     }

@@ -182,7 +182,7 @@ impl Committer {
         Err(Unwritten::Stop(unknown(batch, &error)))
     }
 
-    /// Whether the store's newest event, durable or not, is still the one before the batch.
+    /// Returns whether the store's newest event, durable or not, is still the one before the batch.
     async fn holds_nothing_new(&self) -> bool {
         let limit = self.options.append_timeout;
         let head = guarded("the store's head", limit, || self.store.head()).await;
@@ -211,8 +211,8 @@ impl Drop for Committer {
     }
 }
 
-/// Whether sending again cannot help: an operator is needed, acknowledged events are missing, or the store itself
-/// has stopped.
+/// Returns whether a retry cannot help: an operator is needed, acknowledged events are missing, or the store has
+/// stopped.
 fn is_final(error: &Error) -> bool {
     error.retry() == Retry::Never || matches!(error.kind(), ErrorKind::Gap | ErrorKind::Closed)
 }

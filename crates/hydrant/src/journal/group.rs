@@ -36,7 +36,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// Whether its ids may change until it is committed.
+    /// Returns whether its ids may change until it is committed.
     pub(super) fn may_move(self) -> bool {
         self == Self::Append || self == Self::Submit && mutant("submit-changes-ids")
     }

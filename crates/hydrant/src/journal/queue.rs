@@ -184,7 +184,7 @@ impl Queue {
         void
     }
 
-    /// Whether more may come: no handle has closed the journal.
+    /// Returns whether more may come: no handle has closed the journal.
     pub(super) fn is_open(&self) -> bool {
         matches!(self.lock().state, State::Open)
     }

@@ -64,7 +64,7 @@ impl<S: EventSink> Sparse<S> {
         self.write(batch, std::slice::from_ref(event), |held| held.min(before)).await
     }
 
-    /// Whether the sink holds this event of `batch`, by the sink's own comparison. Writes nothing.
+    /// Returns whether the sink holds this event of `batch`, by the sink's own comparison. Writes nothing.
     pub(super) async fn holds(&self, batch: Batch<'_>, event: &Event) -> Result<bool> {
         if self.sink.checkpoint().await?.id() < Some(event.id()) {
             return Ok(false);

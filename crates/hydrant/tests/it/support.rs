@@ -1,4 +1,4 @@
-//! A memory store that can be told to misbehave, and events to feed it.
+//! A memory store that fails as a test plans, and events to feed it.
 
 mod scripted;
 
@@ -29,7 +29,7 @@ pub enum Mode {
     Chance(fastrand::Rng),
 }
 
-/// A memory store whose appends misbehave as told. Clones share everything.
+/// A memory store whose appends fail as planned. Clones share everything.
 #[derive(Clone)]
 pub struct Faulty {
     pub inner: MemoryStore,

@@ -1,5 +1,4 @@
-//! What a comparison tells: the first differences, each on a line of its own, and how many there are of each
-//! kind.
+//! Reports a comparison: the first differences, each on its own line, and the count of each kind.
 
 use hydrant::{Digest, Event, EventId};
 use indicatif::ProgressBar;
@@ -9,12 +8,12 @@ use crate::exit::{Exit, Outcome};
 use crate::output::Output;
 use crate::progress;
 
-/// So many differences are told one by one; all are counted.
+/// How many differences are shown one by one. All are counted.
 const SHOWN_MAX: u64 = 20;
 /// How often the progress is shown, in events.
 const SHOW_EVERY: u64 = 256;
 
-/// Counts and tells what is compared.
+/// Counts and shows what is compared.
 pub(crate) struct Report {
     names: [String; 2],
     json: bool,
@@ -22,7 +21,7 @@ pub(crate) struct Report {
     common: bool,
     output: Output,
     bar: ProgressBar,
-    /// Events that only one has, one right behind the other, not told yet.
+    /// Consecutive events that only one of the two has, not shown yet.
     run: Option<Run>,
     pruned: bool,
     shown: u64,
@@ -42,7 +41,7 @@ struct Run {
     events: u64,
 }
 
-/// One thing that is told, as machines get it.
+/// One line of the report, as machines get it.
 #[derive(Serialize)]
 #[serde(untagged, rename_all_fields = "camelCase")]
 enum Line<'a> {
@@ -102,7 +101,7 @@ impl Report {
         self.differing += 1;
         let members = &members_that_differ(ours, theirs);
         let (digest, against_digest) = (ours.digest(), theirs.digest());
-        self.tell(&Line::Differs { event_id: ours.id(), members, digest, against_digest })
+        self.show(&Line::Differs { event_id: ours.id(), members, digest, against_digest })
     }
 
     /// An event that one of the two does not have.
@@ -117,21 +116,21 @@ impl Report {
         Ok(())
     }
 
-    /// One of the two no longer has what stands before this event; told once.
+    /// Shows once that one of the two no longer has the events before this one.
     pub(crate) fn pruned(&mut self, side: usize, before: EventId) -> Outcome<()> {
         if std::mem::replace(&mut self.pruned, true) {
             return Ok(());
         }
         let pruned_from = &self.names[side].clone();
-        self.tell(&Line::Pruned { pruned_from, before })
+        self.show(&Line::Pruned { pruned_from, before })
     }
 
-    /// Writes out what was told so far.
+    /// Writes out the lines so far.
     pub(crate) fn flush(&mut self) -> Outcome<()> {
         self.output.flush()
     }
 
-    /// Tells the counts; `complete` unless the comparison ended early.
+    /// Shows the counts; `complete` unless the comparison ended early.
     pub(crate) fn end(mut self, complete: bool) -> Outcome {
         self.end_run()?;
         self.bar.finish_and_clear();
@@ -173,10 +172,10 @@ impl Report {
     fn end_run(&mut self) -> Outcome<()> {
         let Some(Run { missing_in, first, last, events }) = self.run.take() else { return Ok(()) };
         let missing_in = &self.names[missing_in].clone();
-        self.tell(&Line::Missing { missing_in, first_id: first, last_id: last, events })
+        self.show(&Line::Missing { missing_in, first_id: first, last_id: last, events })
     }
 
-    fn tell(&mut self, line: &Line<'_>) -> Outcome<()> {
+    fn show(&mut self, line: &Line<'_>) -> Outcome<()> {
         if self.shown == SHOWN_MAX {
             self.more += 1;
             return Ok(());

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use hydrant::{Batch, Checkpoint, ErrorKind, EventSink, Result};
 use tokio::sync::watch;
 
-/// Tells when the reader leaves instead of failing: nothing is acknowledged any more, and nothing is wrong.
+/// Signals when the reader leaves, instead of failing. Then nothing more is acknowledged, and nothing is wrong.
 pub(crate) struct UntilReaderLeaves {
     sink: Arc<dyn EventSink>,
     left: watch::Sender<bool>,

@@ -1,4 +1,4 @@
-//! How a relay tells people and machines where it stands.
+//! Reports the progress of a relay to people and machines.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,8 +14,8 @@ use crate::exit::{ErrorObject, Outcome};
 use crate::output::{Output, say};
 use crate::progress;
 
-/// How often `--json` tells the status while it changes.
-const TELL_EVERY: Duration = Duration::from_secs(1);
+/// How often `--json` prints the status while it changes.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// Shows progress while the relay runs, and what became of each sink at its end.
 pub(crate) struct Report {
@@ -24,7 +24,7 @@ pub(crate) struct Report {
     /// Events go to standard output, so nothing else may.
     events_on_stdout: bool,
     bars: BTreeMap<String, ProgressBar>,
-    told: Option<Instant>,
+    reported_at: Option<Instant>,
 }
 
 #[derive(Serialize)]
@@ -67,10 +67,10 @@ impl Report {
     pub(crate) fn new(args: &RelayArgs, json: bool) -> Self {
         let bars = args.to.iter().map(|to| (to.name.clone(), progress::bar(&to.name, None))).collect();
         let events_on_stdout = args.to.iter().any(|to| to.url.is_stdio());
-        Self { from: args.from.to_string(), json, events_on_stdout, bars, told: None }
+        Self { from: args.from.to_string(), json, events_on_stdout, bars, reported_at: None }
     }
 
-    /// Shows where it stands now; for machines at most once a second.
+    /// Shows the progress; for machines at most once a second.
     pub(crate) fn show(&mut self, status: &FanOutStatus) -> Outcome<()> {
         for secondary in attached(status) {
             if let Some(bar) = self.bars.get(&secondary.name) {
@@ -79,18 +79,18 @@ impl Report {
             }
         }
         let now = Instant::now();
-        if !self.json || self.told.is_some_and(|told| now - told < TELL_EVERY) {
+        if !self.json || self.reported_at.is_some_and(|at| now - at < REPORT_EVERY) {
             return Ok(());
         }
-        self.told = Some(now);
-        self.tell_json(status)
+        self.reported_at = Some(now);
+        self.print_json(status)
     }
 
-    /// Tells what became of each sink.
+    /// Prints the outcome of each sink.
     pub(crate) fn end(&mut self, status: &FanOutStatus, lacking: &[Laggard]) -> Outcome<()> {
         self.bars.values().for_each(ProgressBar::finish_and_clear);
         if self.json {
-            return self.tell_json(status);
+            return self.print_json(status);
         }
         for laggard in lacking {
             say(format_args!("hydrant: {laggard}"));
@@ -99,8 +99,8 @@ impl Report {
             return Ok(());
         }
         let mut output = Output::lock();
-        let lacks = |name: &str| lacking.iter().any(|laggard| laggard.name == name);
-        for secondary in attached(status).filter(|secondary| !lacks(&secondary.name)) {
+        let is_behind = |name: &str| lacking.iter().any(|laggard| laggard.name == name);
+        for secondary in attached(status).filter(|secondary| !is_behind(&secondary.name)) {
             let SecondaryStatus { name, target, checkpoint, .. } = secondary;
             let held = checkpoint
                 .map_or_else(|| "nothing to deliver".to_owned(), |id| format!("has all up to event {id}"));
@@ -109,7 +109,7 @@ impl Report {
         output.flush()
     }
 
-    fn tell_json(&self, status: &FanOutStatus) -> Outcome<()> {
+    fn print_json(&self, status: &FanOutStatus) -> Outcome<()> {
         let secondaries = attached(status).map(SecondaryLine::from).collect();
         let line = StatusLine { from: &self.from, head: status.head, secondaries };
         if self.events_on_stdout {

@@ -30,7 +30,7 @@ pub const RESERVED_MEMBER: &str = "_hydrant";
 ///
 /// # Errors
 /// `Corrupt`: not one JSON object, an `eventId` that is missing or no `u64`, no `stateChanged`, a `time`
-/// that is no string, a member that stands twice.
+/// that is no string, a member that appears twice.
 pub fn decode(line: Bytes) -> Result<Event> {
     decode_with(line, None)
 }
@@ -74,7 +74,7 @@ fn decode_with(line: Bytes, bare_id: Option<EventId>) -> Result<Event> {
     Ok(event)
 }
 
-/// Says what stands there instead of an event, in words that help.
+/// Describes the bytes that are there instead of an event.
 fn not_an_event(line: &[u8], cause: &dyn fmt::Display) -> Error {
     let looks = if line.is_empty() {
         "an empty line"
@@ -92,7 +92,7 @@ fn not_an_event(line: &[u8], cause: &dyn fmt::Display) -> Error {
     Error::corrupt(format!("this is not an event but {looks}"))
 }
 
-/// Whether a change is tagged `Checkpoint`, as hydra-node tags the state that opens a rotated file.
+/// Returns whether a change is tagged `Checkpoint`, as hydra-node tags the state that opens a rotated file.
 fn is_hydra_checkpoint(payload: &[u8]) -> bool {
     #[derive(serde::Deserialize)]
     struct Change<'a> {
@@ -105,7 +105,7 @@ fn is_hydra_checkpoint(payload: &[u8]) -> bool {
     serde_json::from_slice::<Change<'_>>(payload).is_ok_and(|change| change.tag == "Checkpoint")
 }
 
-/// The members of an envelope as they stand in the text, not yet judged: those of a bare change, which may
+/// The members of an envelope as they are in the text, not yet checked: those of a bare change, which may
 /// have the same names, mean something else.
 #[derive(Default)]
 struct Found<'a> {
@@ -194,7 +194,7 @@ impl<'t> Visitor<'t> for Members {
     }
 }
 
-/// The name that a quoted one stands for.
+/// Returns the name without quotes and escapes.
 fn unescaped<E: serde::de::Error>(quoted: &str) -> std::result::Result<Cow<'_, str>, E> {
     if quoted.contains('\\') {
         serde_json::from_str(quoted).map(Cow::Owned).map_err(E::custom)
@@ -203,7 +203,7 @@ fn unescaped<E: serde::de::Error>(quoted: &str) -> std::result::Result<Cow<'_, s
     }
 }
 
-/// The beginning of what stands in a line, fit for an error of one line.
+/// Returns the beginning of a line, fit for an error of one line.
 fn clip(text: &str) -> String {
     let plain = |char: char| if char.is_control() { ' ' } else { char };
     let mut clipped: String = text.chars().take(40).map(plain).collect();
@@ -287,7 +287,7 @@ impl<'a> Parts<'a> {
         Ok(Layout { id: self.id, payload, time, metadata, members, is_snapshot: self.is_snapshot, end })
     }
 
-    /// The layout, if the parts (slices of `line`) stand there as `encode` would write them.
+    /// Returns the layout, if the parts (slices of `line`) are where `encode` would write them.
     fn canonical_layout(&self, line: &[u8]) -> Option<Layout> {
         let mut at = 0;
         let mut expect = |bytes: &[u8]| {

@@ -63,7 +63,7 @@ impl Composition {
         wrapped
     }
 
-    /// Whether a dead letter is the mapped event.
+    /// Returns whether a dead letter is the mapped event.
     fn maps_dead_letters(&self) -> bool {
         self.layers.iter().rposition(|layer| *layer == Layer::Maps)
             > self.layers.iter().rposition(|layer| *layer == Layer::Buries)

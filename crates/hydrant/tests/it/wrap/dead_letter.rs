@@ -66,7 +66,7 @@ async fn only_invalid_that_names_an_event_of_the_batch_is_poison() {
 }
 
 #[tokio::test]
-async fn when_the_second_sink_fails_nothing_is_passed_over() {
+async fn no_event_is_skipped_if_the_second_sink_fails() {
     let (sink, dead) = (picky([]), Faulty::new(Mode::Before(crate::support::safe())));
     let wrapped = DeadLetter::new(sink.clone(), dead.clone());
     let log = log(&[3]);
