@@ -71,6 +71,7 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("ready-chunks-unbounded", "what a relay takes at once is not bounded in bytes"),
     mutant("ring-unbounded", "the ring evicts nothing"),
     mutant("attach-no-absent", "the status hides a name that a dropped `attach` left in the roster"),
+    mutant("accepted-replaced", "other events take the place of accepted ones"),
     mutant("late-attach-hidden", "`prune` does not show a name of the roster that the status does not have"),
     mutant("unmarked-entry", "a change that lands late fits the entry of a later `attach`"),
     mutant("prune-by-roster-alone", "`prune` ignores an attached sink whose entry is gone"),

@@ -185,10 +185,14 @@ impl<P: Primary> Committer<P> {
         if mutant("no-doubt") {
             (self.in_doubt, self.look_in_doubt) = (false, false);
         }
+        let replaces_lost = || self.hub.feed.replaces_lost(batch.after(), batch.events());
         // The caller may know another history, or send again what is held.
-        let must_compare = self.in_doubt || batch.after() < published;
+        let must_compare = self.in_doubt || batch.after() < published || replaces_lost().is_some();
         if must_compare || self.look_in_doubt {
             self.compare(must_compare, deadline).await?;
+        }
+        if let Some(lost) = self.hub.feed.replaces_lost(batch.after(), batch.events()) {
+            return Err(self.stop(lost));
         }
         let batch = batch.with_deadline(Some(deadline));
         let sent = guarded_until("the primary's append", deadline, || self.primary.append(batch)).await;
@@ -217,12 +221,12 @@ impl<P: Primary> Committer<P> {
         let patience = if must_compare { deadline } else { later((left / 2).min(LOOK_PAUSE_MAX)) };
         let asked = self.ask(patience).await;
         let mut compared = self.take(asked, patience).await;
-        if let Some(lost) = self.hub.feed.failed().filter(|error| error.kind() == ErrorKind::Diverged) {
-            return Err(lost);
-        }
-        if compared.is_ok() && self.accepted.is_some() {
+        if compared.is_ok() && (self.accepted.is_some() || self.hub.feed.has_lost()) {
             // What was accepted may be lost, and have something else in its place.
             compared = self.lose_what_is_lost(patience).await;
+        }
+        if let Some(lost) = self.hub.feed.failed().filter(|error| error.kind() == ErrorKind::Diverged) {
+            return Err(lost);
         }
         match compared {
             Err(error) if must_compare => Err(error.nothing_applied()),
@@ -342,16 +346,22 @@ impl<P: Primary> Committer<P> {
         self.unknown = self.unknown.filter(|open| Some(*open) > id);
     }
 
-    /// Forgets the accepted events that the primary does not have any more, so that no call waits for them.
+    /// Finds the accepted events that the primary does not have any more, so that no call waits for them.
+    ///
+    /// # Errors
+    /// `Diverged` if the primary has another event in the place of one of them: the log has stopped. Any error of the primary.
     async fn lose_what_is_lost(&mut self, deadline: Instant) -> Result<()> {
         let asked = guarded_until("the primary's head", deadline, || self.primary.head());
         let newest = Place::of(asked.await?);
         let id = lineage::id_of(newest.as_ref());
         if id < self.accepted {
             tracing::warn!(accepted = ?self.accepted, newest = ?id, "the primary lost events that it had accepted");
-            self.accepted = id.filter(|id| Some(*id) > self.hub.feed.head());
+            self.accepted = id;
         }
-        self.hub.feed.lose_after(newest);
+        let feed = &self.hub.feed;
+        feed.lose_after(newest).map_err(|error| self.stop(error))?;
+        // A failover back brings back what was lost.
+        self.accepted = self.accepted.max(feed.newest()).filter(|accepted| Some(*accepted) > feed.head());
         Ok(())
     }
 
@@ -365,12 +375,15 @@ impl<P: Primary> Committer<P> {
             });
             return lost.map_or(Ok(()), Err);
         };
-        if let Some(published) = published
-            && published.id() < head.id()
+        // What was accepted since then must be there too.
+        let is_newer = published.is_none_or(|published| published.id() < head.id());
+        if is_newer
             && !feed.has(&head)
+            && let Some(known) = feed.known_up_to(head.id())
             && !mutant("unstaged-head-unchecked")
+            && !mutant("lost-tail")
         {
-            let check = || lineage::check(&*self.hub.source, &published);
+            let check = || lineage::check(&*self.hub.source, &known);
             guarded_until("reading the primary", deadline, check).await?;
         }
         feed.publish(head)
