@@ -1,7 +1,7 @@
 //! What each step does.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -156,7 +156,7 @@ impl Actor {
                 let mut known = up.writer.lock().await;
                 let head = if let Some(head) = known.take() { head } else { self.head(log).await? };
                 let events = events_behind(head, &facts, bytes, gaps, false)?;
-                self.append_batch(log, head, &events, None).await?;
+                self.append_batch(up, log, head, &events, None).await?;
                 *known = Some(events.last().map(Event::id));
                 Ok(())
             }
@@ -172,12 +172,17 @@ impl Actor {
 
     pub(super) async fn append_batch(
         &self,
+        up: &Up,
         log: &hydrant::FanOut<Arc<dyn crate::world::AnyPrimary>>,
         after: Option<EventId>,
         events: &[Event],
         deadline: Option<Instant>,
     ) -> Result<()> {
-        let published = log.status().head;
+        let last = events.last().map(Event::id);
+        // A log that accepts first remembers the newest event that it acknowledged.
+        let acknowledged =
+            up.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).filter(|it| Some(*it) <= last);
+        let published = log.status().head.max(acknowledged);
         let batch = Batch::new(after, events)?.with_deadline(deadline);
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let bound = left.map_or_else(|| self.append_bound(), |left| left + Duration::from_millis(2));
@@ -192,6 +197,9 @@ impl Actor {
             check::resolved(&self.system.world, &appended, log.status().stopped.is_some());
         }
         appended?;
+        let mut acknowledged = up.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+        *acknowledged = last.max(*acknowledged);
+        drop(acknowledged);
         check::acknowledged(&self.system.world, events.iter().map(fact));
         Ok(())
     }
@@ -241,7 +249,7 @@ impl Actor {
         let Engine::FanOut(log) = &up.engine else { return Ok(()) };
         let head = up.engine.status().head;
         let events = events_behind(head, &facts(op, events), 4, false, false)?;
-        self.append_batch(log, head, &events, None).await
+        self.append_batch(up, log, head, &events, None).await
     }
 
     async fn snapshot(&mut self, up: &Up, op: u32) -> Result<()> {
@@ -252,7 +260,7 @@ impl Actor {
                 *known = None;
                 let head = self.head(log).await?;
                 let events = events_behind(head, &[n], 4, false, true)?;
-                self.append_batch(log, head, &events, None).await
+                self.append_batch(up, log, head, &events, None).await
             }
             (Engine::FanOut(_), _) => {
                 let (state, head) = self.hydrate(up).await?;

@@ -23,7 +23,7 @@ impl Actor {
         let mut known = up.writer.lock().await;
         let head = if let Some(head) = known.take() { head } else { self.head(log).await? };
         let events = events_behind(head, &facts(op, events), 4, false, false)?;
-        self.append_batch(log, head, &events, Some(Instant::now() + timeout)).await?;
+        self.append_batch(up, log, head, &events, Some(Instant::now() + timeout)).await?;
         *known = Some(events.last().map(hydrant::Event::id));
         Ok(())
     }

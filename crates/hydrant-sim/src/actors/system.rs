@@ -125,6 +125,8 @@ pub struct Up {
     pub journal: tokio::sync::Mutex<Option<Journal<Saved>>>,
     /// The head as a caller that chooses ids knows it; `None` while an outcome is open.
     pub writer: tokio::sync::Mutex<Option<Option<EventId>>>,
+    /// The newest event that this opening acknowledged to a caller that chooses ids.
+    pub acknowledged: Mutex<Option<EventId>>,
     /// Counts the handles of each sink that are alive.
     pub tokens: Tokens,
     /// Calls under way that hold handles of sinks themselves.
@@ -401,6 +403,7 @@ impl System {
             _opening: process.held.opening(),
             journal: tokio::sync::Mutex::default(),
             writer: tokio::sync::Mutex::default(),
+            acknowledged: Mutex::default(),
             tokens: Tokens::default(),
             busy: AtomicU32::new(0),
             closed: AtomicBool::new(false),
