@@ -12,6 +12,7 @@ use tracing::Instrument as _;
 use super::guard::{backoff, guarded, guarded_until, later};
 use super::hub::Hub;
 use super::lineage::{self, Place};
+use super::looks::{self, Looks};
 use super::options::FanOutOptions;
 use crate::mutants::mutant;
 use crate::{Batch, Checkpoint, Durability, Error, ErrorKind, Event, EventId, Primary, Result, Retry};
@@ -19,12 +20,6 @@ use crate::{Batch, Checkpoint, Durability, Error, ErrorKind, Event, EventId, Pri
 /// The bounds of the pauses between attempts to learn the outcome of a write.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-
-/// The shortest pause between two looks: a loop without a pause starves its runtime.
-const POLL_MIN: Duration = Duration::from_millis(1);
-
-/// The longest pause between two looks at how far the primary is durable.
-const LOOK_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 pub(crate) enum Command {
     Append(Append),
@@ -69,16 +64,11 @@ pub(crate) struct Committer<P> {
     in_doubt: bool,
     /// A look failed, or could not be compared: the same, but a checkpoint that fails stops no append.
     look_in_doubt: bool,
-    /// When the primary was asked last, so that an idle log is looked at in time.
-    asked_at: Instant,
     /// The newest event that the primary has acknowledged, if it is not published.
     accepted: Option<EventId>,
     /// The newest event of a write with an unknown outcome, if it is not published.
     unknown: Option<EventId>,
-    /// When events were last accepted or published. The longer ago, the rarer the looks at the primary.
-    progress_at: Instant,
-    next_look: Instant,
-    look_fails: bool,
+    looks: Looks,
 }
 
 impl<P: Primary> Committer<P> {
@@ -90,21 +80,17 @@ impl<P: Primary> Committer<P> {
         durability: Durability,
         accepted: Option<EventId>,
     ) -> Self {
-        let now = Instant::now();
         Self {
             rng: hub.rng(),
             accepted: accepted.filter(|accepted| Some(*accepted) > hub.feed.head()),
             unknown: None,
+            looks: Looks::new(&options),
             primary,
             hub,
             options,
             durability,
             in_doubt: false,
             look_in_doubt: false,
-            asked_at: now,
-            progress_at: now,
-            next_look: now,
-            look_fails: false,
         }
     }
 
@@ -114,7 +100,7 @@ impl<P: Primary> Committer<P> {
             let command = tokio::select! {
                 biased;
                 // Looks come first: they are rare, and a full queue must not keep events from being published.
-                () = tokio::time::sleep_until(self.next_look), if self.is_unsettled() => {
+                () = tokio::time::sleep_until(self.looks.next()), if self.is_unsettled() => {
                     self.look().await;
                     continue;
                 }
@@ -122,7 +108,7 @@ impl<P: Primary> Committer<P> {
                 // A command that comes meanwhile does not wait for it.
                 looked = self.idle_look(), if !self.is_unsettled() && self.hub.feed.stopped().is_none() => {
                     drop(self.take(looked.clone(), later(self.options.call_timeout)).await);
-                    self.log_look(looked.err().as_ref());
+                    self.looks.log(looked.err().as_ref());
                     continue;
                 }
             };
@@ -172,7 +158,7 @@ impl<P: Primary> Committer<P> {
             Err(error) => {
                 if is_unknown(&error) {
                     self.unknown = self.unknown.max(Some(batch.last().id()));
-                    self.look_soon();
+                    self.looks.soon();
                 }
                 Err(error)
             }
@@ -197,7 +183,7 @@ impl<P: Primary> Committer<P> {
         let batch = batch.with_deadline(Some(deadline));
         let sent = guarded_until("the primary's append", deadline, || self.primary.append(batch)).await;
         self.in_doubt = sent.is_err();
-        self.asked_at = Instant::now();
+        self.looks.asked();
         sent.map_err(|error| match published {
             Some(published)
                 if error.kind() == ErrorKind::Gap
@@ -218,7 +204,7 @@ impl<P: Primary> Committer<P> {
     async fn compare(&mut self, must_compare: bool, deadline: Instant) -> Result<()> {
         // Else half of the time stays for the append.
         let left = deadline.saturating_duration_since(Instant::now());
-        let patience = if must_compare { deadline } else { later((left / 2).min(LOOK_PAUSE_MAX)) };
+        let patience = if must_compare { deadline } else { later((left / 2).min(looks::PAUSE_MAX)) };
         let asked = self.ask(patience).await;
         let mut compared = self.take(asked, patience).await;
         if compared.is_ok() && (self.accepted.is_some() || self.hub.feed.has_lost()) {
@@ -268,7 +254,7 @@ impl<P: Primary> Committer<P> {
         feed.stage(batch.after(), batch.events()).map_err(|error| self.stop(error))?;
         if self.durability == Durability::Accepted && !mutant("publish-accepted") {
             self.accepted = feed.newest().max(self.accepted).filter(|newest| Some(*newest) > feed.head());
-            self.look_soon();
+            self.looks.soon();
         } else if Some(last.id()) > feed.head() {
             feed.publish(Place::Event(last.clone())).map_err(|error| self.stop(error))?;
         }
@@ -278,12 +264,6 @@ impl<P: Primary> Committer<P> {
     /// Whether the primary may hold events that are not published.
     fn is_unsettled(&self) -> bool {
         self.accepted.is_some() || self.unknown.is_some()
-    }
-
-    /// Schedules looks at how far the primary is durable: soon at first, then less and less often.
-    fn look_soon(&mut self) {
-        self.progress_at = Instant::now();
-        self.next_look = self.next_look.min(later(self.poll_pause()));
     }
 
     /// Stops the log for good.
@@ -310,8 +290,7 @@ impl<P: Primary> Committer<P> {
     /// # Cancel safety
     /// Reads only.
     async fn idle_look(&self) -> Result<Checkpoint> {
-        let pause = self.options.idle_poll.max(POLL_MIN).saturating_sub(self.asked_at.elapsed());
-        tokio::time::sleep_until(later(pause)).await;
+        tokio::time::sleep_until(self.looks.next_idle()).await;
         self.ask(later(self.options.call_timeout)).await
     }
 
@@ -320,7 +299,7 @@ impl<P: Primary> Committer<P> {
     /// # Errors
     /// `Diverged` if the log lost events: it has stopped. Any other: the primary could not be compared.
     async fn take(&mut self, asked: Result<Checkpoint>, deadline: Instant) -> Result<()> {
-        self.asked_at = Instant::now();
+        self.looks.asked();
         let published = match &asked {
             Ok(checkpoint) => self.publish(Place::of(*checkpoint), deadline).await,
             Err(error) => Err(error.clone()),
@@ -333,7 +312,7 @@ impl<P: Primary> Committer<P> {
             (Ok(checkpoint), Err(error)) => {
                 tracing::warn!(%error, "the primary's newest events cannot be published yet");
                 self.unknown = self.unknown.max(checkpoint.id());
-                self.look_soon();
+                self.looks.soon();
             }
             (Err(_), _) => {}
         }
@@ -397,28 +376,8 @@ impl<P: Primary> Committer<P> {
         if looked.is_ok() && self.accepted.is_some() && self.hub.feed.head() == before {
             looked = self.lose_what_is_lost(deadline).await;
         }
-        self.log_look(looked.err().as_ref());
-        if self.hub.feed.head() != before {
-            self.progress_at = Instant::now();
-        }
-        let pause = (self.progress_at.elapsed() / 8).min(LOOK_PAUSE_MAX);
-        self.next_look = later(pause.max(self.poll_pause()));
-    }
-
-    /// Logs the first failure, and the first success after it.
-    fn log_look(&mut self, failed: Option<&Error>) {
-        match failed {
-            Some(error) if !self.look_fails => {
-                tracing::warn!(%error, "the primary does not report its checkpoint: retrying");
-            }
-            None if self.look_fails => tracing::info!("the primary reports its checkpoint again"),
-            _ => {}
-        }
-        self.look_fails = failed.is_some();
-    }
-
-    fn poll_pause(&self) -> Duration {
-        self.options.sync_poll.max(POLL_MIN)
+        self.looks.log(looked.err().as_ref());
+        self.looks.looked(self.hub.feed.head() != before);
     }
 
     /// Waits until everything that was acknowledged is durable, and published.
@@ -429,7 +388,7 @@ impl<P: Primary> Committer<P> {
             if self.accepted.is_none() || self.hub.feed.stopped().is_some() {
                 return;
             }
-            tokio::time::sleep_until(self.next_look).await;
+            tokio::time::sleep_until(self.looks.next()).await;
         }
     }
 }

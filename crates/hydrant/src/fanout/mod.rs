@@ -7,6 +7,7 @@ mod follower;
 pub(crate) mod guard;
 mod hub;
 pub(crate) mod lineage;
+mod looks;
 mod marks;
 mod options;
 mod patient;
