@@ -73,6 +73,7 @@ pub const MUTANTS: &[Mutant] = &[
     mutant("ready-chunks-unbounded", "what a relay takes at once is not bounded in bytes"),
     mutant("ring-unbounded", "the ring evicts nothing"),
     mutant("attach-no-absent", "the status hides a name that a dropped `attach` left in the roster"),
+    mutant("accepted-replaced", "other events take the place of accepted ones"),
     mutant("drop-without-wake", "watchers wait for a log that was dropped"),
     mutant("parked-holds-appends", "a parked secondary holds back appends"),
     mutant("prune-acknowledged", "`prune` counts what a sink acknowledged and does not hold durably"),

@@ -1,4 +1,13 @@
 //! Faults that the simulator must find, selected at run time in a build with `--cfg sim_mutants`.
+//!
+//! The simulator does not make a change of the roster land so late that it finds these three. The tests of `roster_late` do:
+//! `HYDRANT_SIM_MUTANT=NAME RUSTFLAGS="--cfg sim_mutants" cargo test -p hydrant roster_late` fails.
+//!
+//! | name | fault |
+//! |---|---|
+//! | `late-attach-hidden` | `prune` does not show a name of the roster that the status does not have |
+//! | `unmarked-entry` | a change that lands late fits the entry of a later `attach` |
+//! | `prune-by-roster-alone` | `prune` ignores an attached sink whose entry is gone |
 
 /// Returns whether the fault of this name is selected. Always `false` in any other build.
 #[cfg(not(sim_mutants))]

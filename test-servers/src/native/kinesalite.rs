@@ -1,5 +1,6 @@
 //! kinesalite: Kinesis that keeps its streams over kill -9 and is strict about arguments.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -51,6 +52,10 @@ impl Program for KinesaliteServer {
 
     fn was_killed(&self) -> bool {
         false
+    }
+
+    fn tidy(&self) -> io::Result<()> {
+        Ok(())
     }
 
     fn is_ready(&self, at: SocketAddr) -> bool {

@@ -1,5 +1,6 @@
 //! kinesis-local: Kinesis with resharding and enhanced fan-out.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -63,6 +64,10 @@ impl Program for KinesisLocalServer {
 
     fn was_killed(&self) -> bool {
         false
+    }
+
+    fn tidy(&self) -> io::Result<()> {
+        Ok(())
     }
 
     fn is_ready(&self, at: SocketAddr) -> bool {

@@ -1,6 +1,7 @@
 //! LocalStack in host mode: S3 and Kinesis at one endpoint, the server of the examples.
 
 use std::fs;
+use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -60,6 +61,10 @@ impl Program for LocalStackServer {
 
     fn was_killed(&self) -> bool {
         false
+    }
+
+    fn tidy(&self) -> io::Result<()> {
+        Ok(())
     }
 
     fn is_ready(&self, at: SocketAddr) -> bool {

@@ -3,11 +3,15 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{fs, io};
 
 use super::install;
 use super::process::Process;
 use super::server::{Program, log, settings_env};
 use crate::{Service, aws, http};
+
+/// Ends the name of the file with the metadata of an object.
+const METADATA: &str = ".meta.json";
 
 /// How MiniStack is installed and started.
 #[derive(Debug)]
@@ -44,6 +48,13 @@ impl Program for MiniStackServer {
         false
     }
 
+    /// Removes each object without metadata. MiniStack writes an object, then its metadata in a second file, and then replies. A
+    /// kill between the two leaves an object whose PUT was not acknowledged. S3 writes both at once or none.
+    fn tidy(&self) -> io::Result<()> {
+        let objects = self.dir.join("s3");
+        if objects.exists() { remove_objects_without_metadata(&objects) } else { Ok(()) }
+    }
+
     fn is_ready(&self, at: SocketAddr) -> bool {
         http::answers(at, "/_ministack/health")
     }
@@ -55,4 +66,21 @@ impl Program for MiniStackServer {
     fn url(&self, service: Service, at: SocketAddr) -> Option<String> {
         (service == Service::S3).then(|| aws::s3_url(at, aws::NAME))
     }
+}
+
+fn remove_objects_without_metadata(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() {
+            // Older versions of an object have no metadata of their own.
+            if name != ".versions" {
+                remove_objects_without_metadata(&path)?;
+            }
+        } else if !name.ends_with(METADATA) && !path.with_file_name(format!("{name}{METADATA}")).exists() {
+            eprintln!("removing {}: an object without metadata", path.display());
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
 }

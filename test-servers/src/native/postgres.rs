@@ -1,7 +1,7 @@
 //! A Postgres cluster of its own from the installed programs.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -120,6 +120,10 @@ impl Program for PostgresServer {
     /// The file may mislead for a moment: the process is dead, but not reaped yet, or its children are still ending.
     fn was_killed(&self) -> bool {
         self.data().join("postmaster.pid").exists()
+    }
+
+    fn tidy(&self) -> io::Result<()> {
+        Ok(())
     }
 
     fn is_ready(&self, at: SocketAddr) -> bool {

@@ -1,6 +1,7 @@
 //! What all private servers have in common.
 
 use std::fs;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,6 +38,12 @@ pub trait Program: Sized {
 
     /// Returns whether what it left says that it was killed, so that it may not start at once.
     fn was_killed(&self) -> bool;
+
+    /// Removes from its data what a kill left, and what a kill of the real service cannot leave. Called before each start.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    fn tidy(&self) -> io::Result<()>;
 
     /// Returns whether it answers to clients.
     fn is_ready(&self, at: SocketAddr) -> bool;
@@ -206,6 +213,7 @@ impl<P: Program> Server<P> {
 
     fn try_start(&mut self) -> Result<(), String> {
         let (address, log) = (self.address(), self.dir.join(log(P::NAME)));
+        self.program.tidy().map_err(|cause| format!("{}: {cause}", self.dir.display()))?;
         let started = Process::spawn(self.program.command(self.port), &log);
         let process =
             self.process.insert(started.map_err(|cause| format!("{} did not start: {cause}", P::NAME))?);

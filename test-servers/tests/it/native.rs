@@ -103,6 +103,30 @@ fn objects_survive_a_kill() {
     );
 }
 
+/// As a kill leaves it between its two files. Nothing was acknowledged, and S3 would not have it.
+#[test]
+fn an_object_without_metadata_is_gone_after_a_restart() {
+    let dir = Dir::new();
+    let mut server = match MiniStack::start(&dir.0) {
+        Ok(server) => server,
+        Err(reason) => return println!("skipped: {reason}"),
+    };
+    for key in ["whole", "deep/half"] {
+        let put = request(server.address(), "PUT", &format!("/hydrant-test/{key}"), &[], "text").unwrap();
+        assert_eq!(put.0, 200);
+    }
+    server.kill();
+    let accounts = std::fs::read_dir(server.dir().join("s3")).unwrap();
+    let metadata = accounts.map(|account| account.unwrap().path().join("hydrant-test/deep/half.meta.json"));
+    let metadata: Vec<_> = metadata.filter(|path| path.exists()).collect();
+    assert_eq!(metadata.len(), 1, "{metadata:?}");
+    std::fs::remove_file(&metadata[0]).unwrap();
+    server.restart();
+    let get =
+        |key: &str| request(server.address(), "GET", &format!("/hydrant-test/{key}"), &[], "").unwrap().0;
+    assert_eq!((get("whole"), get("deep/half")), (200, 404));
+}
+
 #[test]
 fn a_server_that_does_not_start_shows_its_log() {
     let dir = Dir::new();

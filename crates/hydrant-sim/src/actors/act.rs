@@ -1,7 +1,7 @@
 //! What each step does.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -178,7 +178,11 @@ impl Actor {
         events: &[Event],
         deadline: Option<Instant>,
     ) -> Result<()> {
-        let published = log.status().head;
+        let last = events.last().map(Event::id);
+        // A log that accepts first remembers the newest event that it acknowledged.
+        let acknowledged =
+            up.acknowledged_id.lock().unwrap_or_else(PoisonError::into_inner).filter(|it| Some(*it) <= last);
+        let published = log.status().head.max(acknowledged);
         let epoch = self.epoch();
         let batch = Batch::new(after, events)?.with_deadline(deadline);
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -194,6 +198,9 @@ impl Actor {
             check::resolved(&self.system.world, &appended, log.status().stopped.is_some());
         }
         appended?;
+        let mut acknowledged = up.acknowledged_id.lock().unwrap_or_else(PoisonError::into_inner);
+        *acknowledged = last.max(*acknowledged);
+        drop(acknowledged);
         let facts: Vec<_> = events.iter().map(fact).collect();
         check::acknowledged(&self.system.world, facts.iter().copied());
         check::continues(&self.system.world, up, epoch, &facts);

@@ -131,6 +131,8 @@ pub struct Up {
     pub writer: tokio::sync::Mutex<Option<Option<EventId>>>,
     /// The event with the highest id that was acknowledged.
     acknowledged: Mutex<Option<Fact>>,
+    /// The newest event that this opening acknowledged to a caller that chooses ids.
+    pub acknowledged_id: Mutex<Option<EventId>>,
     /// Counts the handles of each sink that are alive.
     pub tokens: Tokens,
     /// Calls under way that hold handles of sinks themselves.
@@ -416,6 +418,7 @@ impl System {
             _opening: process.held.opening(),
             journal: tokio::sync::Mutex::default(),
             writer: tokio::sync::Mutex::default(),
+            acknowledged_id: Mutex::default(),
             tokens: Tokens::default(),
             busy: AtomicU32::new(0),
             closed: AtomicBool::new(false),

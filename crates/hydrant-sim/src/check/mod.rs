@@ -152,13 +152,14 @@ pub fn refused<T>(world: &World, result: &Result<T>, facts: impl IntoIterator<It
     });
 }
 
-/// A log takes no other event in the place of one that it has published: its primary lost that one.
+/// A log takes no other event in the place of one that it has published, or that it acknowledged last: its primary lost that
+/// one.
 pub fn is_new<T>(world: &World, published: Option<EventId>, first: EventId, appended: &Result<T>) {
     let is_broken = world.is_broken(Broken::IdsComeAgain);
     if appended.is_ok() && Some(first) <= published.or(is_broken.then_some(first)) {
         world.fail(
             "new",
-            format!("event {first} was appended, and the log had published up to {published:?}"),
+            format!("event {first} was appended, and the log had acknowledged up to {published:?}"),
         );
     }
 }

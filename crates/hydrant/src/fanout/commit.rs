@@ -12,6 +12,7 @@ use tracing::Instrument as _;
 use super::guard::{backoff, guarded, guarded_until, later};
 use super::hub::Hub;
 use super::lineage::{self, Place};
+use super::looks::{self, Looks};
 use super::options::FanOutOptions;
 use crate::mutants::mutant;
 use crate::{Batch, Checkpoint, Durability, Error, ErrorKind, Event, EventId, Primary, Result, Retry};
@@ -19,12 +20,6 @@ use crate::{Batch, Checkpoint, Durability, Error, ErrorKind, Event, EventId, Pri
 /// The bounds of the pauses between attempts to learn the outcome of a write.
 const BACKOFF_MIN: Duration = Duration::from_millis(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-
-/// The shortest pause between two looks: a loop without a pause starves its runtime.
-const POLL_MIN: Duration = Duration::from_millis(1);
-
-/// The longest pause between two looks at how far the primary is durable.
-const LOOK_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 pub(crate) enum Command {
     Append(Append),
@@ -69,16 +64,11 @@ pub(crate) struct Committer<P> {
     in_doubt: bool,
     /// A look failed, or could not be compared: the same, but a checkpoint that fails stops no append.
     look_in_doubt: bool,
-    /// When the primary was asked last, so that an idle log is looked at in time.
-    asked_at: Instant,
     /// The newest event that the primary has acknowledged, if it is not published.
     accepted: Option<EventId>,
     /// The newest event of a write with an unknown outcome, if it is not published.
     unknown: Option<EventId>,
-    /// When events were last accepted or published. The longer ago, the rarer the looks at the primary.
-    progress_at: Instant,
-    next_look: Instant,
-    look_fails: bool,
+    looks: Looks,
 }
 
 impl<P: Primary> Committer<P> {
@@ -90,21 +80,17 @@ impl<P: Primary> Committer<P> {
         durability: Durability,
         accepted: Option<EventId>,
     ) -> Self {
-        let now = Instant::now();
         Self {
             rng: hub.rng(),
             accepted: accepted.filter(|accepted| Some(*accepted) > hub.feed.head()),
             unknown: None,
+            looks: Looks::new(&options),
             primary,
             hub,
             options,
             durability,
             in_doubt: false,
             look_in_doubt: false,
-            asked_at: now,
-            progress_at: now,
-            next_look: now,
-            look_fails: false,
         }
     }
 
@@ -114,7 +100,7 @@ impl<P: Primary> Committer<P> {
             let command = tokio::select! {
                 biased;
                 // Looks come first: they are rare, and a full queue must not keep events from being published.
-                () = tokio::time::sleep_until(self.next_look), if self.is_unsettled() => {
+                () = tokio::time::sleep_until(self.looks.next()), if self.is_unsettled() => {
                     self.look().await;
                     continue;
                 }
@@ -122,7 +108,7 @@ impl<P: Primary> Committer<P> {
                 // A command that comes meanwhile does not wait for it.
                 looked = self.idle_look(), if !self.is_unsettled() && self.hub.feed.stopped().is_none() => {
                     drop(self.take(looked.clone(), later(self.options.call_timeout)).await);
-                    self.log_look(looked.err().as_ref());
+                    self.looks.log(looked.err().as_ref());
                     continue;
                 }
             };
@@ -172,7 +158,7 @@ impl<P: Primary> Committer<P> {
             Err(error) => {
                 if is_unknown(&error) {
                     self.unknown = self.unknown.max(Some(batch.last().id()));
-                    self.look_soon();
+                    self.looks.soon();
                 }
                 Err(error)
             }
@@ -185,15 +171,19 @@ impl<P: Primary> Committer<P> {
         if mutant("no-doubt") {
             (self.in_doubt, self.look_in_doubt) = (false, false);
         }
+        let replaces_lost = || self.hub.feed.replaces_lost(batch.after(), batch.events());
         // The caller may know another history, or send again what is held.
-        let must_compare = self.in_doubt || batch.after() < published;
+        let must_compare = self.in_doubt || batch.after() < published || replaces_lost().is_some();
         if must_compare || self.look_in_doubt {
             self.compare(must_compare, deadline).await?;
+        }
+        if let Some(lost) = self.hub.feed.replaces_lost(batch.after(), batch.events()) {
+            return Err(self.stop(lost));
         }
         let batch = batch.with_deadline(Some(deadline));
         let sent = guarded_until("the primary's append", deadline, || self.primary.append(batch)).await;
         self.in_doubt = sent.is_err();
-        self.asked_at = Instant::now();
+        self.looks.asked();
         sent.map_err(|error| match published {
             Some(published)
                 if error.kind() == ErrorKind::Gap
@@ -214,15 +204,15 @@ impl<P: Primary> Committer<P> {
     async fn compare(&mut self, must_compare: bool, deadline: Instant) -> Result<()> {
         // Else half of the time stays for the append.
         let left = deadline.saturating_duration_since(Instant::now());
-        let patience = if must_compare { deadline } else { later((left / 2).min(LOOK_PAUSE_MAX)) };
+        let patience = if must_compare { deadline } else { later((left / 2).min(looks::PAUSE_MAX)) };
         let asked = self.ask(patience).await;
         let mut compared = self.take(asked, patience).await;
-        if let Some(lost) = self.hub.feed.failed().filter(|error| error.kind() == ErrorKind::Diverged) {
-            return Err(lost);
-        }
-        if compared.is_ok() && self.accepted.is_some() {
+        if compared.is_ok() && (self.accepted.is_some() || self.hub.feed.has_lost()) {
             // What was accepted may be lost, and have something else in its place.
             compared = self.lose_what_is_lost(patience).await;
+        }
+        if let Some(lost) = self.hub.feed.failed().filter(|error| error.kind() == ErrorKind::Diverged) {
+            return Err(lost);
         }
         match compared {
             Err(error) if must_compare => Err(error.nothing_applied()),
@@ -264,7 +254,7 @@ impl<P: Primary> Committer<P> {
         feed.stage(batch.after(), batch.events()).map_err(|error| self.stop(error))?;
         if self.durability == Durability::Accepted && !mutant("publish-accepted") {
             self.accepted = feed.newest().max(self.accepted).filter(|newest| Some(*newest) > feed.head());
-            self.look_soon();
+            self.looks.soon();
         } else if Some(last.id()) > feed.head() {
             feed.publish(Place::Event(last.clone())).map_err(|error| self.stop(error))?;
         }
@@ -274,12 +264,6 @@ impl<P: Primary> Committer<P> {
     /// Whether the primary may hold events that are not published.
     fn is_unsettled(&self) -> bool {
         self.accepted.is_some() || self.unknown.is_some()
-    }
-
-    /// Schedules looks at how far the primary is durable: soon at first, then less and less often.
-    fn look_soon(&mut self) {
-        self.progress_at = Instant::now();
-        self.next_look = self.next_look.min(later(self.poll_pause()));
     }
 
     /// Stops the log for good.
@@ -306,8 +290,7 @@ impl<P: Primary> Committer<P> {
     /// # Cancel safety
     /// Reads only.
     async fn idle_look(&self) -> Result<Checkpoint> {
-        let pause = self.options.idle_poll.max(POLL_MIN).saturating_sub(self.asked_at.elapsed());
-        tokio::time::sleep_until(later(pause)).await;
+        tokio::time::sleep_until(self.looks.next_idle()).await;
         self.ask(later(self.options.call_timeout)).await
     }
 
@@ -316,7 +299,7 @@ impl<P: Primary> Committer<P> {
     /// # Errors
     /// `Diverged` if the log lost events: it has stopped. Any other: the primary could not be compared.
     async fn take(&mut self, asked: Result<Checkpoint>, deadline: Instant) -> Result<()> {
-        self.asked_at = Instant::now();
+        self.looks.asked();
         let published = match &asked {
             Ok(checkpoint) => self.publish(Place::of(*checkpoint), deadline).await,
             Err(error) => Err(error.clone()),
@@ -329,7 +312,7 @@ impl<P: Primary> Committer<P> {
             (Ok(checkpoint), Err(error)) => {
                 tracing::warn!(%error, "the primary's newest events cannot be published yet");
                 self.unknown = self.unknown.max(checkpoint.id());
-                self.look_soon();
+                self.looks.soon();
             }
             (Err(_), _) => {}
         }
@@ -342,16 +325,22 @@ impl<P: Primary> Committer<P> {
         self.unknown = self.unknown.filter(|open| Some(*open) > id);
     }
 
-    /// Forgets the accepted events that the primary does not have any more, so that no call waits for them.
+    /// Finds the accepted events that the primary does not have any more, so that no call waits for them.
+    ///
+    /// # Errors
+    /// `Diverged` if the primary has another event in the place of one of them: the log has stopped. Any error of the primary.
     async fn lose_what_is_lost(&mut self, deadline: Instant) -> Result<()> {
         let asked = guarded_until("the primary's head", deadline, || self.primary.head());
         let newest = Place::of(asked.await?);
         let id = lineage::id_of(newest.as_ref());
         if id < self.accepted {
             tracing::warn!(accepted = ?self.accepted, newest = ?id, "the primary lost events that it had accepted");
-            self.accepted = id.filter(|id| Some(*id) > self.hub.feed.head());
+            self.accepted = id;
         }
-        self.hub.feed.lose_after(newest);
+        let feed = &self.hub.feed;
+        feed.lose_after(newest).map_err(|error| self.stop(error))?;
+        // A failover back brings back what was lost.
+        self.accepted = self.accepted.max(feed.newest()).filter(|accepted| Some(*accepted) > feed.head());
         Ok(())
     }
 
@@ -365,12 +354,15 @@ impl<P: Primary> Committer<P> {
             });
             return lost.map_or(Ok(()), Err);
         };
-        if let Some(published) = published
-            && published.id() < head.id()
+        // What was accepted since then must be there too.
+        let is_newer = published.is_none_or(|published| published.id() < head.id());
+        if is_newer
             && !feed.has(&head)
+            && let Some(known) = feed.known_up_to(head.id())
             && !mutant("unstaged-head-unchecked")
+            && !mutant("lost-tail")
         {
-            let check = || lineage::check(&*self.hub.source, &published);
+            let check = || lineage::check(&*self.hub.source, &known);
             guarded_until("reading the primary", deadline, check).await?;
         }
         feed.publish(head)
@@ -384,28 +376,8 @@ impl<P: Primary> Committer<P> {
         if looked.is_ok() && self.accepted.is_some() && self.hub.feed.head() == before {
             looked = self.lose_what_is_lost(deadline).await;
         }
-        self.log_look(looked.err().as_ref());
-        if self.hub.feed.head() != before {
-            self.progress_at = Instant::now();
-        }
-        let pause = (self.progress_at.elapsed() / 8).min(LOOK_PAUSE_MAX);
-        self.next_look = later(pause.max(self.poll_pause()));
-    }
-
-    /// Logs the first failure, and the first success after it.
-    fn log_look(&mut self, failed: Option<&Error>) {
-        match failed {
-            Some(error) if !self.look_fails => {
-                tracing::warn!(%error, "the primary does not report its checkpoint: retrying");
-            }
-            None if self.look_fails => tracing::info!("the primary reports its checkpoint again"),
-            _ => {}
-        }
-        self.look_fails = failed.is_some();
-    }
-
-    fn poll_pause(&self) -> Duration {
-        self.options.sync_poll.max(POLL_MIN)
+        self.looks.log(looked.err().as_ref());
+        self.looks.looked(self.hub.feed.head() != before);
     }
 
     /// Waits until everything that was acknowledged is durable, and published.
@@ -416,7 +388,7 @@ impl<P: Primary> Committer<P> {
             if self.accepted.is_none() || self.hub.feed.stopped().is_some() {
                 return;
             }
-            tokio::time::sleep_until(self.next_look).await;
+            tokio::time::sleep_until(self.looks.next()).await;
         }
     }
 }

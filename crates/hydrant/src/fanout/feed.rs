@@ -55,7 +55,7 @@ impl Feed {
     /// Adds events, which follow `after` in the log. Wakes no task: followers see them once they are published.
     ///
     /// # Errors
-    /// `Diverged` if a published event has another event in its place.
+    /// `Diverged` if an event that was published or staged has another event in its place.
     pub(crate) fn stage(&self, after: Option<EventId>, events: &[Event]) -> Result<()> {
         self.lock().ring.stage(after, events)
     }
@@ -78,9 +78,22 @@ impl Feed {
         Ok(())
     }
 
-    /// Removes the accepted events that the primary lost. `newest` is its newest event, durable or not.
-    pub(crate) fn lose_after(&self, newest: Option<Place>) {
-        self.update(|state| state.ring.lose_after(newest));
+    /// Marks the accepted events that the primary lost. `newest` is its newest event, durable or not.
+    ///
+    /// # Errors
+    /// `Diverged` if the primary has another event in the place of an accepted one.
+    pub(crate) fn lose_after(&self, newest: Option<Place>) -> Result<()> {
+        self.update(|state| state.ring.lose_after(newest))
+    }
+
+    /// The error if the log gets another event in the place of one that the primary is known to have lost.
+    pub(crate) fn replaces_lost(&self, after: Option<EventId>, events: &[Event]) -> Option<Error> {
+        self.lock().ring.replaces_lost(after, events)
+    }
+
+    /// Whether the primary lost accepted events, as far as is known.
+    pub(crate) fn has_lost(&self) -> bool {
+        self.lock().ring.has_lost()
     }
 
     /// Stops the log because of this error: it takes no more events. The first error is kept.
@@ -139,7 +152,12 @@ impl Feed {
         self.lock().ring.head_id()
     }
 
-    /// The newest event that was acknowledged, durable or not.
+    /// The newest event up to `id` whose digest is known, published or not.
+    pub(crate) fn known_up_to(&self, id: EventId) -> Option<Place> {
+        self.lock().ring.known_up_to(id)
+    }
+
+    /// The newest event that was acknowledged, durable or not, and that the primary has not lost.
     pub(crate) fn newest(&self) -> Option<EventId> {
         self.lock().ring.newest()
     }

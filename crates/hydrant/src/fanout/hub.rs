@@ -1,6 +1,6 @@
 //! What a fan-out and a relay share: the feed of one log, its roster, and a pump for each secondary.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -32,8 +32,8 @@ pub(crate) struct Hub {
     pub(crate) settings: Settings,
     /// The reads of `prune`.
     pub(super) pruned: Patient,
-    /// Held while the roster gains or loses a name.
-    pub(super) roster_turn: tokio::sync::Mutex<()>,
+    /// Held while the roster gains or loses a name. Counts these changes.
+    pub(super) roster_turn: tokio::sync::Mutex<u64>,
     pub(super) members: Watched<Members>,
     rng: Mutex<fastrand::Rng>,
     reporter: OnceLock<AbortHandle>,
@@ -54,6 +54,9 @@ pub(super) struct Members {
     pub(super) attached: BTreeMap<String, Arc<Secondary>>,
     /// Names that are in the roster, or may be, and are not attached.
     pub(super) absent: BTreeMap<String, Absent>,
+    /// Names that were detached here, or could not be. A record or a removal may still land late, and must not change the
+    /// entry of a later `attach`.
+    pub(super) late_changes: BTreeSet<String>,
     /// Secondaries that were detached, as long as their pumps run.
     pub(super) detached: Vec<Arc<Secondary>>,
     pub(super) is_closing: bool,

@@ -111,6 +111,18 @@ pub(crate) fn replaced(place: &Place, other: &Event) -> Error {
     )
 }
 
+/// The error of a log that has `other` in the place of an event that it had accepted, and that was not durable yet.
+pub(crate) fn accepted_and_lost(id: EventId, other: &Place) -> Error {
+    let digest = other.digest().map_or_else(String::new, |digest| format!(" (digest {digest})"));
+    let message = format!(
+        "the log lost this event, which it had accepted, and has event {}{digest} in its place, as after a failover to a \
+         copy that did not have it; no sink holds it: stop, then bring back the copy that has it, or open the log again to \
+         continue without it",
+        other.id()
+    );
+    Error::new(ErrorKind::Diverged, Retry::Never, message).at(id)
+}
+
 /// The error of a log that continues without an event that it had before.
 pub(crate) fn diverged(id: EventId, what: impl AsRef<str>) -> Error {
     let message = format!(

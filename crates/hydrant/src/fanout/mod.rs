@@ -7,6 +7,7 @@ mod follower;
 pub(crate) mod guard;
 mod hub;
 pub(crate) mod lineage;
+mod looks;
 mod marks;
 mod options;
 mod patient;
@@ -165,8 +166,9 @@ impl<P: Primary + 'static> FanOut<P> {
     /// closed; any error of the roster.
     ///
     /// # Cancel safety
-    /// A dropped future has attached nothing. The roster may have the name already, and then the status shows it as
-    /// [`Detached`](SecondaryState::Detached). Call it again.
+    /// A dropped future has attached nothing. The roster may have the name already, or get it later, and the status shows it
+    /// as [`Detached`](SecondaryState::Detached). Call it again, or [detach](FanOut::detach) the name. If the roster gets it
+    /// after that, the next `prune` or `open` shows it again.
     pub async fn attach(
         &self,
         name: &str,
@@ -179,8 +181,8 @@ impl<P: Primary + 'static> FanOut<P> {
     /// Removes a secondary from the log and from the roster, and waits until its call in flight is dropped.
     ///
     /// # Errors
-    /// `Invalid` for a name that the roster does not have; any error of the roster. Then the secondary has ended all the
-    /// same, holds back `prune`, and the status shows it as [`Detached`](SecondaryState::Detached). Call it again.
+    /// `Invalid` for a name that neither status nor roster has; any error of the roster. Then the secondary has ended all
+    /// the same, holds back `prune`, and the status shows it as [`Detached`](SecondaryState::Detached). Call it again.
     ///
     /// # Cancel safety
     /// After a dropped future, it completes all the same; call it again to learn the result.
@@ -387,7 +389,8 @@ impl<P: Primary + 'static> EventSource for FanOut<P> {
 
 #[async_trait]
 impl<P: Primary + Prune + 'static> Prune for FanOut<P> {
-    /// Removes segments that end before `before`, but nothing that a secondary of the roster still needs.
+    /// Removes segments that end before `before`, but nothing that a secondary of the roster, or an attached one, still
+    /// needs. From now on the status shows the names of the roster that it did not show before.
     async fn prune(&self, before: EventId) -> Result<()> {
         let pruned = || async {
             match prune::needed(&self.hub, before, self.options.retain_bytes_max).await? {

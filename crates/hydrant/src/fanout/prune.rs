@@ -5,10 +5,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 
-use super::guard::guarded;
 use super::hub::Hub;
 use crate::mutants::mutant;
-use crate::{CheckpointEntry, ErrorKind, EventId, EventSource, Result};
+use crate::{Checkpoint, CheckpointEntry, ErrorKind, EventId, EventSource, Result};
 
 /// How long a sink may take to report its checkpoint.
 const SINK_PATIENCE: Duration = Duration::from_secs(1);
@@ -16,13 +15,20 @@ const SINK_PATIENCE: Duration = Duration::from_secs(1);
 /// The event before which all may be removed: `before`, or an earlier one that is the checkpoint of a secondary; `None`
 /// if everything is needed.
 ///
-/// A secondary with a backlog of more than `retain_bytes_max` does not count.
+/// The names of the roster count, and the secondaries that are attached. A secondary with a backlog of more than
+/// `retain_bytes_max` does not count.
 pub(crate) async fn needed(
     hub: &Hub,
     before: EventId,
     retain_bytes_max: Option<u64>,
 ) -> Result<Option<EventId>> {
-    let entries = guarded("the roster", hub.settings.call_timeout, || hub.roster.list()).await?;
+    let mut entries = hub.list_roster().await?;
+    // A late removal, or another runner's `detach`, may have removed the entry of a sink that is attached here.
+    let is_listed = |name: &str| entries.iter().any(|entry| entry.name == name);
+    let mut unlisted = hub.secondaries();
+    unlisted.retain(|secondary| !is_listed(&secondary.name) && !mutant("prune-by-roster-alone"));
+    let unlisted = unlisted.iter().map(|it| CheckpointEntry::new(&*it.name, &*it.target, Checkpoint::Empty));
+    entries.extend(unlisted);
     let positions = entries.into_iter().map(|entry| async { (position(hub, &entry).await, entry.name) });
     let mut positions = join_all(positions).await;
     positions.retain(|(position, _)| *position < Some(before));

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
 use tracing::Instrument as _;
 
 use super::guard::guarded;
@@ -11,7 +12,10 @@ use super::pump::Pump;
 use super::secondary::{Secondary, Wanted};
 use crate::mutants::mutant;
 use crate::store::CheckpointCell;
-use crate::{Checkpoint, Error, ErrorKind, EventSink, Result, Retry};
+use crate::{Checkpoint, CheckpointEntry, Error, ErrorKind, EventSink, Result, Retry};
+
+/// How often an entry is read and swapped before `attach` fails: once more for each change that lands meanwhile.
+const ENTER_ATTEMPTS_MAX: u32 = 4;
 
 impl Hub {
     /// Enters the roster and starts the pump. Does not wait for the sink.
@@ -24,7 +28,8 @@ impl Hub {
         if name.is_empty() {
             return Err(Error::invalid("a secondary needs a name"));
         }
-        let _turn = self.roster_turn.lock().await;
+        let mut turn = self.roster_turn.lock().await;
+        *turn += 1;
         let target = options.target.as_deref().unwrap_or(name);
         let is_new = self.members.update(|members| {
             members.admits(name)?;
@@ -37,7 +42,9 @@ impl Hub {
             Ok::<_, Error>(is_new)
         })?;
         let mut cell = CheckpointCell::new(self.roster.clone(), name, target);
-        if let Err(error) = self.enter(&mut cell).await {
+        let may_change = self.members.read(|members| members.late_changes.contains(name));
+        let mark = (may_change && !mutant("unmarked-entry")).then(|| format!("{:016x}", self.rng().u64(..)));
+        if let Err(error) = self.enter(&mut cell, mark.as_deref()).await {
             if is_new && error.retry() == Retry::Safe {
                 self.members.update(|members| members.absent.remove(name));
             }
@@ -53,6 +60,7 @@ impl Hub {
                 members.admits(name)?;
             }
             members.absent.remove(name);
+            members.late_changes.remove(name);
             let ended = Ended(secondary.clone());
             let running = async move {
                 let _ended = ended; // dropped after the pump, which holds the sink
@@ -65,17 +73,17 @@ impl Hub {
         })
     }
 
-    /// Creates the entry, with an empty checkpoint, if there is none: a sink that was never reached needs everything.
-    async fn enter(&self, cell: &mut CheckpointCell) -> Result<()> {
+    /// Creates the entry if there is none, or marks it.
+    async fn enter(&self, cell: &mut CheckpointCell, mark: Option<&str>) -> Result<()> {
         let entering = guarded("the roster", self.settings.call_timeout, || async {
-            if cell.load().await?.is_some() {
-                return Ok(());
+            for _ in 1..ENTER_ATTEMPTS_MAX {
+                match enter_once(cell, mark).await {
+                    // A call that failed or was dropped earlier has changed the entry meanwhile.
+                    Err(error) if error.kind() == ErrorKind::Fenced => {}
+                    entered => return entered,
+                }
             }
-            match cell.swap(Checkpoint::Empty, None).await {
-                // An earlier `attach` that was dropped created it meanwhile.
-                Err(error) if error.kind() == ErrorKind::Fenced => cell.load().await.map(drop),
-                swapped => swapped,
-            }
+            enter_once(cell, mark).await
         });
         entering.await.map_err(|error| match error.kind() {
             ErrorKind::Invalid => {
@@ -104,7 +112,8 @@ impl Hub {
     }
 
     async fn remove(&self, name: &str) -> Result<()> {
-        let _turn = self.roster_turn.lock().await;
+        let mut turn = self.roster_turn.lock().await;
+        *turn += 1;
         let attached = self.members.update(|members| {
             let secondary = members.attached.remove(name)?;
             // As long as the name is in the roster, it holds back `prune`.
@@ -115,17 +124,48 @@ impl Hub {
             }
             members.detached.retain(|detached| !detached.has_ended());
             members.detached.push(secondary.clone());
+            members.late_changes.insert(name.to_owned());
             Some(secondary)
         });
         if let Some(secondary) = &attached {
             self.end(secondary).await;
         }
-        let was_there = guarded("the roster", self.settings.call_timeout, || self.leave(name)).await?;
-        self.members.update(|members| members.absent.remove(name));
-        if was_there || attached.is_some() {
-            return Ok(());
+        let left = guarded("the roster", self.settings.call_timeout, || self.leave(name)).await;
+        self.members.update(|members| match left {
+            Ok(was_there) => {
+                // An `attach` whose outcome is unknown may have left no entry. It may still create one: then `prune` shows it.
+                let was_shown = members.absent.remove(name).is_some();
+                let message = || format!("no secondary `{name}` is in the roster");
+                if was_there || was_shown { Ok(()) } else { Err(Error::invalid(message())) }
+            }
+            Err(error) => {
+                members.late_changes.insert(name.to_owned());
+                Err(error)
+            }
+        })
+    }
+
+    /// Lists the roster, and adds the names that the status does not show: a call that failed, or another process, entered
+    /// them.
+    ///
+    /// # Cancel safety
+    /// Reads only.
+    pub(crate) async fn list_roster(&self) -> Result<Vec<CheckpointEntry>> {
+        let turns = || self.roster_turn.try_lock().ok();
+        let before = turns().map(|turn| *turn);
+        let entries = guarded("the roster", self.settings.call_timeout, || self.roster.list()).await?;
+        // After an `attach` or a `detach` meanwhile, the list may be old. The next call adds what is missing.
+        if let Some(turn) = turns().filter(|turn| Some(**turn) == before && !mutant("late-attach-hidden")) {
+            self.members.update(|members| {
+                for entry in &entries {
+                    if !members.attached.contains_key(&entry.name) {
+                        members.absent.insert(entry.name.clone(), entry.clone().into());
+                    }
+                }
+            });
+            drop(turn);
         }
-        Err(Error::invalid(format!("no secondary `{name}` is in the roster")))
+        Ok(entries)
     }
 
     /// Removes the entry. Returns whether there was one.
@@ -161,6 +201,23 @@ impl Members {
         }
         Ok(())
     }
+}
+
+/// Creates the entry, with an empty checkpoint, if there is none: a sink that was never reached needs everything.
+///
+/// A `mark` is kept beside the checkpoint. A swap that expects an entry without this mark then fails, however late it lands.
+async fn enter_once(cell: &mut CheckpointCell, mark: Option<&str>) -> Result<()> {
+    let (checkpoint, beside) = match (cell.load().await?, mark) {
+        (Some(_), None) => return Ok(()),
+        (Some(entry), Some(_)) => (entry.checkpoint, entry.beside.clone()),
+        (None, _) => (Checkpoint::Empty, None),
+    };
+    let marked = mark.map(|mark| {
+        let mut beside = beside.and_then(|beside| beside.as_object().cloned()).unwrap_or_default();
+        beside.insert("attached".to_owned(), mark.into());
+        Value::Object(beside)
+    });
+    cell.swap(checkpoint, marked).await
 }
 
 /// Marks a secondary as ended when its task ends, also by a panic or an abort.

@@ -7,15 +7,15 @@ use tokio::time::Instant;
 use super::lineage::{self, Place, id_of};
 use super::marks::Marks;
 use crate::mutants::mutant;
-use crate::{Event, EventId, Result};
+use crate::{Error, Event, EventId, Result};
 
 /// Holds every event with `base < id <= newest`, bounded in events and bytes, and the newest durable event.
 ///
 /// Events are staged in order and evicted oldest first. Followers see them once `publish` marks them as durable.
 /// Eviction may run ahead of publication: a follower below `base` reads the primary.
 ///
-/// A published event never changes: another event in its place is `Diverged`, and followers never see it. The primary
-/// may lose an event that is only staged. The ring then replaces it, because the primary decides what happened.
+/// An event of the ring never changes: another event in its place is `Diverged`, and followers never see it. The primary
+/// may lose an event that is only staged. The ring still holds it then, so that another event in its place is found.
 pub(super) struct Ring {
     /// The newest event below the ring: evicted, or never held.
     base: Option<Place>,
@@ -23,6 +23,8 @@ pub(super) struct Ring {
     bytes: usize,
     /// The newest event that may be seen.
     head: Option<Place>,
+    /// The newest event that the primary has, as far as is known: it lost the staged events after it.
+    newest: Option<EventId>,
     marks: Marks,
     events_max: usize,
     bytes_max: usize,
@@ -56,16 +58,17 @@ impl Ring {
         if let Some(head) = &head {
             marks.add(head.id());
         }
-        Self { base: head.clone(), events: VecDeque::new(), bytes: 0, head, marks, events_max, bytes_max }
+        let (base, newest) = (head.clone(), id_of(head.as_ref()));
+        Self { base, events: VecDeque::new(), bytes: 0, head, newest, marks, events_max, bytes_max }
     }
 
     /// Removes all events, and starts anew after `head`.
     pub(super) fn restart(&mut self, head: Option<Place>) {
-        self.clear(head.clone());
         if let Some(head) = &head {
             self.marks.add(head.id());
         }
-        self.head = head;
+        self.head.clone_from(&head);
+        self.clear(head);
     }
 
     /// Adds the events that are newer than the ring's, which the log has right after `after`, and evicts the oldest.
@@ -73,47 +76,53 @@ impl Ring {
     /// If the ring does not have the event `after`, it starts anew: followers read the primary there.
     ///
     /// # Errors
-    /// `Diverged` if a published event has another event in its place.
+    /// `Diverged` if an event of the ring has another event in its place.
     pub(super) fn stage(&mut self, after: Option<EventId>, events: &[Event]) -> Result<()> {
-        let replaces = |place: &Option<Place>| {
-            let place = place.as_ref().filter(|_| !mutant("lost-tail"))?;
-            Some(lineage::replaced(place, replacement(place, after, events)?))
-        };
-        if let Some(replaced) = replaces(&self.head) {
-            return Err(replaced);
-        }
-        if let Some(replaced) = replaces(&self.base) {
-            if id_of(self.base.as_ref()) <= self.head_id() {
+        if let Some(replaced) = self.replaced(after, events) {
+            if mutant("lost-tail") {
+                return Ok(());
+            }
+            if !mutant("accepted-replaced") || replaced.event() <= self.head_id() {
                 return Err(replaced);
             }
-            // Accepted, evicted and lost.
             self.clear(after.map(Place::Id));
         }
         if self.misses(after) {
             self.clear(after.map(Place::Id));
         }
-        let base = id_of(self.base.as_ref());
-        let events = &events[events.partition_point(|event| Some(event.id()) <= base)..];
-        let from = after.max(base);
+        let (from, events) = self.above_base(after, events);
         let common = self.common(from, events);
-        let kept = self.index_after(from) + common;
-        if let Some(lost) = self.events.get(kept)
-            && let Some(other) = events.get(common)
-        {
-            if mutant("lost-tail") {
-                return Ok(());
-            }
-            if Some(lost.id()) <= self.head_id() {
-                return Err(lineage::replaced(&Place::Event(lost.clone()), other));
-            }
-            self.truncate(kept);
-        }
         for event in &events[common..] {
             self.bytes += event.size();
             self.events.push_back(event.clone());
         }
+        self.newest = self.newest.max(events.last().map(Event::id));
         self.evict();
         Ok(())
+    }
+
+    /// The error if the log has another event in the place of one that the ring knows. In the log, `events` follow `after`.
+    fn replaced(&self, after: Option<EventId>, events: &[Event]) -> Option<Error> {
+        for place in [&self.head, &self.base].into_iter().flatten() {
+            if let Some(other) = replacement(place, after, events) {
+                return Some(self.replaced_by(place, other));
+            }
+        }
+        let (from, events) = self.above_base(after, events);
+        let common = self.common(from, events);
+        let ours = self.events.get(self.index_after(from) + common)?;
+        Some(self.replaced_by(&Place::Event(ours.clone()), events.get(common)?))
+    }
+
+    /// The error if the log gets another event in the place of one that the primary is known to have lost.
+    pub(super) fn replaces_lost(&self, after: Option<EventId>, events: &[Event]) -> Option<Error> {
+        let replaced = self.has_lost().then(|| self.replaced(after, events)).flatten();
+        replaced.filter(|replaced| replaced.event() > self.newest)
+    }
+
+    /// Whether the primary lost staged events, as far as is known.
+    pub(super) fn has_lost(&self) -> bool {
+        self.newest < self.end()
     }
 
     /// Publishes everything up to `head`, which must be durable.
@@ -140,30 +149,31 @@ impl Ring {
         match self.find(&head) {
             Found::Same | Found::Below => {}
             Found::Beyond if mutant("publish-unstaged") => {}
-            // An append of unknown outcome reached the log, or an accepted event was lost: followers read the log.
+            Found::Other if !mutant("accepted-replaced") => return Err(self.replaced_at(&head)),
+            // An append of unknown outcome reached the log: followers read the log.
             Found::Beyond | Found::Other => self.clear(Some(head.clone())),
         }
         self.marks.add(head.id());
+        self.newest = self.newest.max(Some(head.id()));
         self.head = Some(head);
         Ok(())
     }
 
-    /// Removes the staged events that the primary lost. Keeps the published ones.
+    /// Marks the staged events that the primary lost. `newest` is the newest event of the primary, durable or not.
     ///
-    /// `newest` is the newest event of the primary, durable or not.
-    pub(super) fn lose_after(&mut self, newest: Option<Place>) {
-        let found = newest.filter(|newest| Some(newest.id()) > self.head_id());
-        let kept = match found.map(|newest| (self.find(&newest), newest)) {
-            Some((Found::Beyond, _)) => return,
-            Some((Found::Same | Found::Below, newest)) => Some(newest),
-            Some((Found::Other, _)) | None => self.head.clone(),
+    /// # Errors
+    /// `Diverged` if the primary has another event in the place of a staged one.
+    pub(super) fn lose_after(&mut self, newest: Option<Place>) -> Result<()> {
+        let Some(newest) = newest.filter(|newest| Some(newest.id()) > self.head_id()) else {
+            self.newest = self.head_id();
+            return Ok(());
         };
-        let id = id_of(kept.as_ref());
-        if id < id_of(self.base.as_ref()) {
-            self.clear(kept);
-        } else {
-            self.truncate(self.index_after(id));
+        match self.find(&newest) {
+            Found::Beyond => {}
+            Found::Same | Found::Below => self.newest = Some(newest.id()),
+            Found::Other => return Err(self.replaced_at(&newest)),
         }
+        Ok(())
     }
 
     /// Whether the ring has this event.
@@ -187,8 +197,22 @@ impl Ring {
         id_of(self.head.as_ref())
     }
 
-    /// The newest event that was acknowledged, durable or not.
+    /// The newest event that was acknowledged, durable or not, and that the primary has not lost.
     pub(super) fn newest(&self) -> Option<EventId> {
+        self.newest
+    }
+
+    /// The newest event up to `id` whose digest is known.
+    pub(super) fn known_up_to(&self, id: EventId) -> Option<Place> {
+        let staged =
+            self.index_after(Some(id)).checked_sub(1).map(|index| Place::Event(self.events[index].clone()));
+        let known = [&staged, &self.base, &self.head].into_iter().flatten();
+        let known = known.filter(|place| place.id() <= id && place.digest().is_some());
+        known.max_by_key(|place| place.id()).cloned()
+    }
+
+    /// The newest event that the ring knows, lost or not.
+    fn end(&self) -> Option<EventId> {
         let staged = self.events.back().map(Event::id).max(id_of(self.base.as_ref()));
         staged.max(self.head_id())
     }
@@ -247,7 +271,7 @@ impl Ring {
 
     fn find(&self, place: &Place) -> Found {
         let id = Some(place.id());
-        if id > self.newest() {
+        if id > self.end() {
             return Found::Beyond;
         }
         let ours = match &self.base {
@@ -284,14 +308,30 @@ impl Ring {
         held.zip(events).take_while(|(held, event)| held == event).count()
     }
 
+    /// The events above the base, and the event that they follow: `after`, or the base.
+    fn above_base<'a>(&self, after: Option<EventId>, events: &'a [Event]) -> (Option<EventId>, &'a [Event]) {
+        let base = id_of(self.base.as_ref());
+        (after.max(base), &events[events.partition_point(|event| Some(event.id()) <= base)..])
+    }
+
+    /// The error for an event that the log has in another's place.
+    fn replaced_by(&self, place: &Place, other: &Event) -> Error {
+        if Some(place.id()) <= self.head_id() {
+            return lineage::replaced(place, other);
+        }
+        lineage::accepted_and_lost(place.id(), &Place::Event(other.clone()))
+    }
+
+    /// The error for an event that the log has, and the ring has not.
+    fn replaced_at(&self, other: &Place) -> Error {
+        let ours = self.events.get(self.index_after(other.id().prev())).map_or(other.id(), Event::id);
+        lineage::accepted_and_lost(ours, other)
+    }
+
     fn clear(&mut self, base: Option<Place>) {
         self.events.clear();
         (self.base, self.bytes) = (base, 0);
-    }
-
-    fn truncate(&mut self, len: usize) {
-        self.bytes -= self.events.range(len..).map(Event::size).sum::<usize>();
-        self.events.truncate(len);
+        self.newest = self.end();
     }
 
     fn evict(&mut self) {

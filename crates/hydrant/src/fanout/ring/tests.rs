@@ -83,15 +83,15 @@ fn a_ring_with_a_hole_starts_anew() {
     assert_eq!(ids(ring.look(Some(&at(8)), 9, 9999)), [9, 10]);
 }
 
-/// The log has event 11, which never was in the ring, in the place of 12, which was accepted and lost.
+/// The log has event 11, which never was in the ring, in the place of 12.
 #[test]
-fn a_predecessor_that_is_not_in_the_ring_leaves_no_hole() {
+fn a_predecessor_in_the_place_of_a_staged_event_diverges() {
     let mut ring = ring(Some(at(9)), 10);
     ring.stage(Some(EventId::new(9)), &[event(10), event(12)]).unwrap();
-    ring.stage(Some(EventId::new(11)), &events(13..15)).unwrap();
+    assert!(diverges(ring.stage(Some(EventId::new(11)), &events(13..15))));
+    ring.stage(Some(EventId::new(12)), &events(13..15)).unwrap();
     ring.publish(at(14)).unwrap();
-    assert!(is_below(ring.look(Some(&at(10)), 9, 9999)));
-    assert_eq!(ids(ring.look(Some(&at(11)), 9, 9999)), [13, 14]);
+    assert_eq!(ids(ring.look(Some(&at(10)), 9, 9999)), [12, 13, 14]);
 }
 
 #[test]
@@ -116,14 +116,25 @@ fn a_published_event_is_never_replaced() {
 }
 
 #[test]
-fn a_staged_event_that_was_lost_is_replaced() {
-    let mut ring = ring(None, 10);
-    ring.stage(None, &events(0..6)).unwrap();
-    ring.publish(at(3)).unwrap();
-    ring.stage(Some(EventId::new(3)), &[other(4)]).unwrap();
-    ring.publish(Place::Event(other(4))).unwrap();
-    assert_eq!(ids(ring.look(Some(&at(3)), 9, 9999)), [4]);
-    assert!(diverges(ring.look(Some(&at(5)), 9, 9999).map(drop)) || ring.head_id() == Some(EventId::new(4)));
+fn a_staged_event_is_never_replaced() {
+    for is_known in [false, true] {
+        let mut ring = ring(None, 10);
+        ring.stage(None, &events(0..6)).unwrap();
+        ring.publish(at(3)).unwrap();
+        if is_known {
+            ring.lose_after(Some(at(3))).unwrap();
+        }
+        assert_eq!(ring.replaces_lost(Some(EventId::new(3)), &[other(4)]).is_some(), is_known);
+        for others in [&[other(4)][..], &[event(4), other(5)], &[event(5)], &[other(9)]] {
+            assert!(diverges(ring.stage(Some(EventId::new(3)), others)));
+        }
+        assert!(diverges(ring.publish(Place::Event(other(4)))));
+        assert!(diverges(ring.lose_after(Some(Place::Event(other(5))))));
+        ring.stage(Some(EventId::new(3)), &events(4..8)).unwrap();
+        ring.publish(at(7)).unwrap();
+        assert_eq!(ids(ring.look(Some(&at(3)), 9, 9999)), [4, 5, 6, 7]);
+        assert!(!ring.has_lost());
+    }
 }
 
 /// Up to 3 is published, up to 6 evicted, up to 8 accepted.
@@ -135,18 +146,20 @@ fn evicted_beyond_the_head() -> Ring {
     ring
 }
 
+/// Below the base there is nothing to compare with.
 #[test]
-fn evicted_events_that_were_lost_are_replaced() {
+fn evicted_events_are_compared_at_the_base() {
     for end in 4..12 {
         let mut ring = evicted_beyond_the_head();
         let others: Vec<_> = (4..=end).map(other).collect();
-        ring.stage(Some(EventId::new(3)), &others).unwrap();
-        ring.lose_after(Some(Place::Event(other(end))));
-        assert_eq!(ring.newest(), Some(EventId::new(end)));
-        ring.publish(Place::Event(other(end))).unwrap();
-        ring.stage(Some(EventId::new(end)), &[other(end + 1)]).unwrap();
-        ring.publish(Place::Event(other(end + 1))).unwrap();
-        assert_eq!(ids(ring.look(Some(&Place::Event(other(end))), 9, 9999)), [end + 1]);
+        let staged = ring.stage(Some(EventId::new(3)), &others);
+        assert_eq!(diverges(staged), end >= 6, "{end}");
+        if end < 6 {
+            ring.lose_after(Some(Place::Event(other(end)))).unwrap();
+            assert_eq!(ring.newest(), Some(EventId::new(end)));
+            ring.publish(Place::Event(other(end))).unwrap();
+            assert!(diverges(ring.stage(Some(EventId::new(end)), &[other(end + 1), other(end + 2)])));
+        }
     }
 }
 
@@ -154,25 +167,24 @@ fn evicted_events_that_were_lost_are_replaced() {
 #[test]
 fn an_evicted_event_that_was_skipped_is_lost() {
     let mut ring = evicted_beyond_the_head();
-    ring.stage(Some(EventId::new(3)), &[other(4), other(7)]).unwrap();
-    ring.publish(Place::Event(other(7))).unwrap();
-    assert_eq!(ids(ring.look(Some(&Place::Event(other(4))), 9, 9999)), [7]);
-    assert!(diverges(ring.stage(Some(EventId::new(3)), &[event(5), event(8)])), "4 and 7 were published");
+    assert!(diverges(ring.stage(Some(EventId::new(3)), &[other(4), other(7)])));
 }
 
 #[test]
 fn only_what_was_accepted_is_lost() {
     for (newest, left) in [(None, 3), (Some(1), 3), (Some(3), 3), (Some(5), 5), (Some(6), 6), (Some(8), 8)] {
         let mut ring = evicted_beyond_the_head();
-        ring.lose_after(newest.map(at));
+        ring.lose_after(newest.map(at)).unwrap();
         assert_eq!(ring.newest(), Some(EventId::new(left)), "{newest:?}");
         assert_eq!(ring.head_id(), Some(EventId::new(3)));
     }
     let mut ring = evicted_beyond_the_head();
-    ring.lose_after(Some(at(20)));
+    ring.lose_after(Some(at(20))).unwrap();
     assert_eq!(ring.newest(), Some(EventId::new(8)), "what is unknown is published once it is durable");
-    ring.lose_after(Some(Place::Event(other(8))));
-    assert_eq!(ring.newest(), Some(EventId::new(3)), "another history");
+    assert!(diverges(ring.lose_after(Some(Place::Event(other(8))))), "another history");
+    ring.lose_after(Some(at(5))).unwrap();
+    ring.lose_after(Some(at(7))).unwrap();
+    assert_eq!(ring.newest(), Some(EventId::new(7)), "a failover back");
 }
 
 /// The batch reaches over the published head although the base is beyond it.
@@ -185,11 +197,19 @@ fn a_published_event_below_the_base_is_not_replaced() {
 }
 
 #[test]
-fn a_head_that_contradicts_accepted_events_is_published() {
+fn a_head_that_contradicts_accepted_events_diverges() {
     let mut ring = ring(None, 10);
     ring.stage(None, &events(0..6)).unwrap();
     ring.publish(at(3)).unwrap();
-    ring.publish(Place::Event(other(5))).unwrap();
-    assert!(is_below(ring.look(Some(&at(3)), 9, 9999)));
-    assert!(!ring.has(&at(5)) && ring.has(&Place::Event(other(5))));
+    assert!(diverges(ring.publish(Place::Event(other(5)))));
+    assert_eq!(ring.head_id(), Some(EventId::new(3)));
+}
+
+#[test]
+fn the_newest_known_event_is_found() {
+    let ring = evicted_beyond_the_head();
+    for (id, known) in [(3, Some(3)), (5, Some(3)), (6, Some(6)), (7, Some(7)), (20, Some(8)), (1, None)] {
+        let found = ring.known_up_to(EventId::new(id)).map(|place| place.id().get());
+        assert_eq!(found, known, "up to {id}");
+    }
 }

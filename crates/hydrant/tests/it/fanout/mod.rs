@@ -18,6 +18,7 @@ mod relay;
 pub(crate) mod rig;
 mod roster;
 mod roster_faults;
+mod roster_late;
 mod simulation;
 mod slow_source;
 mod stale;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use hydrant::{
-    Batch, Checkpoint, CheckpointEntry, CheckpointStore, CommitPoint, Durability, Error, Event, EventSink,
-    EventSource, EventSourceExt, EventStream, MemoryCheckpoints, MemoryStore, Primary, Prune, ReadFrom,
-    Result,
+    Batch, Checkpoint, CheckpointEntry, CheckpointStore, CommitPoint, Durability, Error, Event, EventId,
+    EventSink, EventSource, EventSourceExt, EventStream, MemoryCheckpoints, MemoryStore, Primary, Prune,
+    ReadFrom, Result,
 };
 use tokio::sync::watch;
 
@@ -217,7 +217,7 @@ impl EventSource for Server {
 
 #[async_trait]
 impl Prune for Server {
-    async fn prune(&self, before: hydrant::EventId) -> Result<()> {
+    async fn prune(&self, before: EventId) -> Result<()> {
         self.copy().prune(before).await
     }
 }
@@ -261,7 +261,7 @@ impl Accepting {
         let durable = self.durable();
         let after = durable.checkpoint().await.unwrap().id();
         let ready = self.accepted().collect(after.into()).await.unwrap();
-        append_log(&durable, &ready).await;
+        append_after(&durable, after, &ready).await;
     }
 
     /// Loses what is not durable, as in a power cut.
@@ -274,11 +274,7 @@ impl Accepting {
     pub async fn restore(&self, log: &[Event]) {
         for copy in [&self.accepted, &self.durable] {
             let restored = MemoryStore::default();
-            let mut after = None;
-            for part in Batch::segments(log) {
-                restored.append(Batch::new(after, part).unwrap()).await.unwrap();
-                after = part.last().map(Event::id);
-            }
+            append_after(&restored, None, log).await;
             *copy.lock().unwrap() = restored;
         }
     }
@@ -293,6 +289,14 @@ impl Accepting {
 
     fn durable(&self) -> MemoryStore {
         self.durable.lock().unwrap().clone()
+    }
+}
+
+/// Appends events that follow `after`; their ids may have gaps.
+async fn append_after(store: &MemoryStore, mut after: Option<EventId>, log: &[Event]) {
+    for part in Batch::segments(log) {
+        store.append(Batch::new(after, part).unwrap()).await.unwrap();
+        after = part.last().map(Event::id);
     }
 }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use hydrant::{
-    ErrorKind, Event, EventSink, EventSource, EventSourceExt, FanOut, FanOutOptions, MemoryStore, ReadFrom,
-    Retry, SecondaryOptions, SecondaryState,
+    Batch, CommitPoint, ErrorKind, Event, EventSink, EventSource, EventSourceExt, FanOut, FanOutOptions,
+    MemoryStore, ReadFrom, Retry, SecondaryOptions, SecondaryState,
 };
 
 use super::rig::{Accepting, Act};
@@ -44,25 +44,132 @@ async fn an_open_outcome_that_became_durable_is_delivered() {
     log.detach("sink").await.unwrap();
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_tail_that_was_only_accepted_may_be_lost() {
-    let primary = Accepting::default();
-    let (log, sink) = open(&primary).await;
-    log.append(batch(&events(0..3))).await.unwrap();
-    primary.sync().await;
+/// The events that were accepted after them are lost: 3 to 8.
+async fn with_lost_tail() -> (Accepting, FanOut<Accepting>, MemoryStore) {
+    let (primary, log, sink) = with_durable_head().await;
     log.append(batch(&events(3..9))).await.unwrap();
-    log.delivered(id(2), SOON).await.unwrap();
     primary.lose_tail().await;
-    // The caller does not know it yet: a gap, and no reason to stop.
-    assert_eq!(log.append(batch(&events(9..10))).await.unwrap_err().kind(), ErrorKind::Gap);
-    assert!(log.status().stopped.is_none());
-    let other = [Event::new(id(3), "instead").unwrap(), event(4)];
-    log.append(batch(&other)).await.unwrap();
+    (primary, log, sink)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_tail_that_was_only_accepted_is_sent_again() {
+    for parts in [vec![9], vec![4, 9], vec![4, 6, 12]] {
+        let (primary, log, sink) = with_lost_tail().await;
+        // The caller does not know it yet: a gap, and no reason to stop.
+        assert_eq!(log.append(batch(&events(9..10))).await.unwrap_err().kind(), ErrorKind::Gap);
+        tokio::time::sleep(SOON).await;
+        let mut from = 3;
+        for to in parts {
+            log.append(batch(&events(from..to))).await.unwrap();
+            from = to;
+        }
+        primary.sync().await;
+        log.delivered(id(from - 1), SOON).await.unwrap();
+        assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), events(0..from));
+        assert!(log.close(SOON).await.is_empty());
+    }
+}
+
+/// The log has stopped as diverged. Opened again, it continues with what the primary has.
+async fn assert_replaced(primary: &Accepting, log: FanOut<Accepting>, sink: &MemoryStore, case: &str) {
+    let stopped = log.status().stopped.unwrap_or_else(|| panic!("the log did not stop: {case}"));
+    assert_eq!(stopped.kind(), ErrorKind::Diverged, "{stopped}: {case}");
+    let next = log.append(batch(&events(20..21))).await.unwrap_err();
+    assert_eq!(next.kind(), ErrorKind::Diverged, "{next}: {case}");
     primary.sync().await;
-    log.delivered(id(4), SOON).await.unwrap();
-    let expected = [events(0..3), other.to_vec()].concat();
-    assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), expected);
-    assert!(log.close(SOON).await.is_empty());
+    tokio::time::sleep(SOON).await;
+    assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), events(0..3), "{case}");
+    drop(log.close(SOON).await);
+    let log = FanOut::open(primary.clone(), FanOutOptions::default()).await.unwrap();
+    log.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();
+    let held = primary.collect(ReadFrom::Origin).await.unwrap();
+    if let Some(last) = held.last() {
+        log.delivered(last.id(), SOON).await.unwrap();
+    }
+    assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), held, "{case}");
+}
+
+/// Whether the log knows that its primary lost them, or not.
+#[tokio::test(start_paused = true)]
+async fn an_append_in_the_place_of_accepted_events_stops_the_log() {
+    let skips = [Event::new(id(7), "other").unwrap(), Event::new(id(20), "other").unwrap()];
+    for (after, other) in
+        [(2, &other_from(3, 4)[3..]), (2, &other_from(3, 12)[3..]), (2, &skips), (2, &skips[1..])]
+    {
+        for knows in [false, true] {
+            let case = format!("{} events after {after}, known: {knows}", other.len());
+            let (primary, log, sink) = with_lost_tail().await;
+            if knows {
+                assert_eq!(log.append(batch(&events(9..10))).await.unwrap_err().kind(), ErrorKind::Gap);
+                tokio::time::sleep(SOON).await;
+                assert!(log.status().stopped.is_none(), "lost, and not replaced: {case}");
+            }
+            let appended = log.append(Batch::new(Some(id(after)), other).unwrap()).await;
+            assert_eq!(appended.unwrap_err().kind(), ErrorKind::Diverged, "{case}");
+            let written = primary.head().await.unwrap().id() > Some(id(2));
+            assert_eq!(written, !knows, "{case}");
+            assert_replaced(&primary, log, &sink, &case).await;
+        }
+    }
+}
+
+/// A part of the lost events comes again, and then others.
+#[tokio::test(start_paused = true)]
+async fn other_events_after_a_part_sent_again_stop_the_log() {
+    let (primary, log, sink) = with_lost_tail().await;
+    log.append(batch(&events(3..5))).await.unwrap();
+    let other = log.append(batch(&other_from(5, 6)[5..])).await.unwrap_err();
+    assert_eq!((other.kind(), other.event()), (ErrorKind::Diverged, Some(id(5))), "{other}");
+    let held = primary.head().await.unwrap();
+    assert_eq!(held.id(), Some(id(5)), "it was not known to be lost");
+    assert_eq!(log.status().stopped.unwrap().kind(), ErrorKind::Diverged);
+    primary.sync().await;
+    tokio::time::sleep(SOON).await;
+    assert!(sink.collect(ReadFrom::Origin).await.unwrap().len() <= 5, "nothing of the other history");
+}
+
+/// Another writer has continued on the other copy: below, at and beyond the newest accepted event.
+#[tokio::test(start_paused = true)]
+async fn a_copy_with_others_in_the_place_of_accepted_ones_stops() {
+    for to in [4, 9, 20] {
+        for is_durable in [true, false] {
+            let case = format!("up to {to}, durable: {is_durable}");
+            let (primary, log, sink) = with_lost_tail().await;
+            if is_durable {
+                primary.restore(&other_from(3, to)).await;
+            } else {
+                append_others(&primary, to).await;
+            }
+            tokio::time::sleep(SOON).await;
+            if !is_durable && to == 20 {
+                // Nothing compares them before they are durable.
+                primary.sync().await;
+                tokio::time::sleep(SOON).await;
+            }
+            assert_replaced(&primary, log, &sink, &case).await;
+        }
+    }
+}
+
+async fn append_others(primary: &Accepting, to: u64) {
+    let others = other_from(3, to);
+    primary.append(Batch::new(Some(id(2)), &others[3..]).unwrap()).await.unwrap();
+}
+
+/// A failover and back: what was taken for lost is there again, and another event in its place is refused.
+#[tokio::test(start_paused = true)]
+async fn accepted_events_that_are_back_are_delivered() {
+    let (primary, log, sink) = with_lost_tail().await;
+    assert_eq!(log.append(batch(&events(9..10))).await.unwrap_err().kind(), ErrorKind::Gap);
+    tokio::time::sleep(SOON).await;
+    primary.append(batch(&events(3..9))).await.unwrap();
+    let mistaken = log.append(batch(&other_from(3, 4)[3..])).await.unwrap_err();
+    assert_eq!(mistaken.kind(), ErrorKind::Fenced, "{mistaken}");
+    primary.sync().await;
+    log.delivered(id(8), SOON).await.unwrap();
+    assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), events(0..9));
+    assert!(log.status().stopped.is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -162,8 +269,9 @@ async fn close_does_not_report_accepted_events_that_are_lost() {
     }
 }
 
+/// The ring has the events 7 and 8, and knows 6. Only from there on they can be compared.
 #[tokio::test(start_paused = true)]
-async fn accepted_events_lost_beyond_the_ring_are_replaced() {
+async fn accepted_events_beyond_the_ring_are_compared_at_its_base() {
     let other = |ids: std::ops::Range<u64>| -> Vec<_> {
         ids.map(|at| Event::new(id(at), &format!("other {at}")).unwrap()).collect()
     };
@@ -173,21 +281,37 @@ async fn accepted_events_lost_beyond_the_ring_are_replaced() {
             let primary = Accepting::default();
             let (log, sink) = with_accepted_tail(&primary).await;
             primary.lose_tail().await;
-            let other = other(3..end + 2);
-            let at = usize::try_from(end - 3).unwrap();
-            log.append(batch(&other[..at])).await.unwrap();
-            if syncs {
-                primary.sync().await;
-                log.delivered(id(end - 1), SOON).await.unwrap();
+            let (mut held, mut refused) = (events(0..3), None);
+            for ids in [3..end, end..end + 2] {
+                let others = other(ids);
+                match log.append(batch(&others)).await {
+                    Ok(()) if syncs => {
+                        primary.sync().await;
+                        log.delivered(others.last().unwrap().id(), SOON).await.unwrap();
+                        held.extend(others);
+                    }
+                    Ok(()) => held.extend(others),
+                    Err(error) => {
+                        refused = Some(error);
+                        break;
+                    }
+                }
             }
-            log.append(batch(&other[at..])).await.unwrap();
+            let reaches_base = end + 1 >= 6;
+            assert_eq!(
+                refused.map(|error| error.kind()),
+                reaches_base.then_some(ErrorKind::Diverged),
+                "{end}"
+            );
             primary.sync().await;
-            log.delivered(id(end + 1), SOON).await.unwrap_or_else(|late| panic!("{late}: {end}"));
-            assert_eq!(log.status().stopped.map(|error| error.to_string()), None, "up to {end}");
-            let laggards = log.close(SOON).await;
-            assert!(laggards.is_empty(), "{laggards}: {end}");
-            let expected = [events(0..3), other].concat();
-            assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), expected, "up to {end}");
+            tokio::time::sleep(SOON).await;
+            assert_eq!(log.status().stopped.is_some(), reaches_base, "{end}");
+            let received = sink.collect(ReadFrom::Origin).await.unwrap();
+            if reaches_base {
+                assert!(held.starts_with(&received), "nothing after the event that was replaced: {end}");
+            } else {
+                assert_eq!(received, held, "{end}");
+            }
         }
     }
 }
@@ -230,7 +354,7 @@ async fn nothing_is_appended_to_a_copy_that_cannot_be_compared() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_accepted_event_replaced_by_an_open_outcome_is_not_seen() {
+async fn an_accepted_event_replaced_by_an_open_outcome_stops() {
     let (primary, log, sink) = with_durable_head().await;
     log.append(batch(&events(3..4))).await.unwrap();
     primary.lose_tail().await;
@@ -239,9 +363,7 @@ async fn an_accepted_event_replaced_by_an_open_outcome_is_not_seen() {
     let other = other_from(3, 4);
     log.append(batch(&other[3..]).with_deadline(deadline)).await.unwrap_err();
     primary.append.set(Act::Fine);
-    log.append(batch(&events(4..5)).with_deadline(deadline)).await.unwrap();
-    primary.sync().await;
-    log.delivered(id(4), SOON).await.unwrap();
-    let held = primary.collect(ReadFrom::Origin).await.unwrap();
-    assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), held);
+    let next = log.append(batch(&events(4..5)).with_deadline(deadline)).await.unwrap_err();
+    assert_eq!(next.kind(), ErrorKind::Diverged, "{next}");
+    assert_replaced(&primary, log, &sink, "an open outcome").await;
 }
