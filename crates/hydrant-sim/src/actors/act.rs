@@ -247,7 +247,7 @@ impl Actor {
         check::is_new(&self.system.world, published, first, &appended);
         let ids = self.system.ids(appended?);
         check::acknowledged(&self.system.world, facts.iter().copied());
-        check::continues(&self.system.world, up, epoch, &facts);
+        check::continues(&self.system.world, up, epoch, facts);
         check::ids(&self.system.world, &ids, facts);
         Ok(())
     }

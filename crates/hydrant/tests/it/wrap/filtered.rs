@@ -64,7 +64,7 @@ async fn event_of_a_lost_log_is_fenced_even_if_not_kept() {
         let mut fenced = None;
         for events in log.chunks(chunk) {
             let after = events[0].id().prev().filter(|_| events[0].id() > id(0));
-            let after = log.iter().map(Event::id).filter(|id| Some(*id) <= after).next_back();
+            let after = log.iter().map(Event::id).rfind(|id| Some(*id) <= after);
             if let Err(error) = wrapped.append(Batch::new(after, events).unwrap()).await {
                 fenced = Some(error);
                 break;
