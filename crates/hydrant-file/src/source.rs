@@ -267,9 +267,16 @@ impl DirectoryViews {
                 }
                 _ => {
                     sync_foreign(&*current.file).map_err(unread)?;
-                    *own = Some((stat.len, record));
                     let synced = vouched.map_or(0, |vouched| vouched.synced);
-                    examine(dir, &path, &current.file, stat.len, synced)?.end
+                    let examined = examine(dir, &path, &current.file, stat.len, synced);
+                    // A writer may have opened the log meanwhile: it cuts what a crash left, and what it writes there
+                    // is not synced yet.
+                    if has_begun(dir, &*current.file, stat.len, record)? {
+                        continue;
+                    }
+                    let end = examined?.end;
+                    *own = Some((stat.len, record));
+                    end
                 }
             };
             // What was shown once is durable: an older record of a writer takes nothing back.
@@ -278,6 +285,15 @@ impl DirectoryViews {
         }
         Ok(None) // the record changes at each look
     }
+}
+
+/// Whether a writer has begun since `state` had this length and `lock` this record, when no process held the lock. A
+/// foreign writer takes no lock, and makes the file longer.
+fn has_begun(dir: &Directory, file: &dyn DiskFile, len: u64, record: Option<Record>) -> Result<bool> {
+    let lock = dir.file("lock");
+    let is_locked = dir.disk.is_locked(&lock).map_err(|cause| dir.unread(&lock, cause))?;
+    let len_now = file.stat().map_err(|cause| dir.unread(&dir.state(), cause))?.len;
+    Ok((is_locked || len_now < len || Record::of(dir)? != record) && !mutant("examine-meets-opening"))
 }
 
 /// What the lock's record says about a file.

@@ -93,6 +93,7 @@ pub const MUTANTS: &[Mutant] = &[
     file_mutant("torn-tail-kept", "recovery keeps a torn tail"),
     file_mutant("half-commit-kept", "recovery keeps a part of a batch"),
     file_mutant("read-past-sync", "a reader beside the writer reads what is not synced"),
+    file_mutant("examine-meets-opening", "a reader examines `state` while a writer cuts it"),
     file_mutant("stale-record", "a reader believes the record of a writer that is gone"),
 ];
 
