@@ -94,6 +94,10 @@ pub const MUTANTS: &[Mutant] = &[
     file_mutant("half-commit-kept", "recovery keeps a part of a batch"),
     file_mutant("read-past-sync", "a reader beside the writer reads what is not synced"),
     file_mutant("examine-meets-opening", "a reader examines `state` while a writer cuts it"),
+    file_mutant(
+        "sync-without-look",
+        "a file log believes a sync of a file that was cut or replaced in place",
+    ),
     file_mutant("stale-record", "a reader believes the record of a writer that is gone"),
 ];
 
