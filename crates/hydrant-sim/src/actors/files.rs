@@ -17,6 +17,9 @@ use crate::world::{FileLog, FileReader, Process, State, World, files};
 /// What a read from outside may take while faults strike.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long `verify` waits for a prune to meet.
+const PRUNE_PATIENCE: Duration = Duration::from_secs(10);
+
 impl Actor {
     /// One step of another process. It does not need the program under test.
     pub(super) async fn act_beside(&mut self, act: FileAct) {
@@ -30,6 +33,14 @@ impl Actor {
         let acting = async {
             match act {
                 FileAct::Verify => {
+                    files::verify(&world, process.disk()).await;
+                    Ok(())
+                }
+                FileAct::VerifyAtPrune => {
+                    let pruning = world.lock().files.as_ref().map(|files| files.pruning.clone());
+                    let pruning = pruning.expect("the plan has a disk");
+                    // Without a prune, it verifies in the end.
+                    let _ = timeout(PRUNE_PATIENCE, pruning.after(pruning.rung())).await;
                     files::verify(&world, process.disk()).await;
                     Ok(())
                 }

@@ -58,6 +58,8 @@ pub enum FileAct {
         from: ReadAt,
     },
     Verify,
+    /// Verifies beside the next prune.
+    VerifyAtPrune,
     Checkpoint,
     /// Copies the directory, as a backup does.
     BackUp,
@@ -81,8 +83,8 @@ pub enum Damage {
     Empty,
     /// `state` is removed.
     Remove,
-    /// `state` is replaced by an older version of itself, under another inode.
-    RenameOver,
+    /// `state` is replaced by a copy of itself under another inode: by all of it, or by the whole lines of its first half.
+    RenameOver { is_older: bool },
     /// `state` is overwritten in place with that of another log.
     CopyOver,
     /// A sealed segment is gone.
@@ -99,7 +101,7 @@ impl FileAct {
         match self {
             Self::Follow { .. } => "file follow",
             Self::Read { .. } => "file read",
-            Self::Verify => "file verify",
+            Self::Verify | Self::VerifyAtPrune => "file verify",
             Self::Checkpoint => "file checkpoint",
             Self::BackUp => "file backup",
             Self::Damage(_) => "file damage",
@@ -114,7 +116,7 @@ impl Damage {
             Self::Truncate { .. } => "truncate",
             Self::Empty => "empty",
             Self::Remove => "remove",
-            Self::RenameOver => "rename-over",
+            Self::RenameOver { .. } => "rename-over",
             Self::CopyOver => "copy-over",
             Self::SealedMissing { .. } => "no-segment",
             Self::OtherLog => "other-log",
@@ -177,6 +179,7 @@ pub(super) fn move_to_disk(plan: &mut Plan) {
     more_segments(rng, plan);
     let is_damaged = plan.config.retain_bytes.is_none() && rng.u8(..3) == 0;
     others(rng, plan, is_damaged);
+    verifiers(plan);
     disk_faults(rng, plan);
     for sink in &mut plan.config.sinks {
         if sink.kind == SinkKind::Plain && rng.u8(..4) == 0 {
@@ -211,7 +214,10 @@ fn others(rng: &mut Rng, plan: &mut Plan, is_damaged: bool) {
     };
     for actor in 30..30 + rng.u8(1..=2) {
         add(rng, actor, 25, &|rng| match rng.u8(..100) {
-            0..30 => Act::Files(FileAct::Follow { events: rng.u8(1..60), ms: pick(rng, &[1, 200, 3_000]) }),
+            0..30 => Act::Files(FileAct::Follow {
+                events: rng.u8(1..60),
+                ms: pick(rng, if is_damaged { &[200, 3_000, 20_000] } else { &[1, 200, 3_000] }),
+            }),
             30..48 => Act::Files(FileAct::Read {
                 from: pick(rng, &[ReadAt::Origin, ReadAt::Snapshot, ReadAt::Seen]),
             }),
@@ -227,13 +233,15 @@ fn others(rng: &mut Rng, plan: &mut Plan, is_damaged: bool) {
         for _ in 0..damages {
             add(rng, 40, 1, &|rng| Act::Pause { ms: pick(rng, &[1, 300, 4_000]) });
             add(rng, 40, 1, &|rng| {
-                // Not another log in the place of this one, nor an older version of it: what checkers of history,
-                // status and ids may then expect is not settled. Kept plans may have them.
                 let damage = [
                     Damage::Truncate { bytes: pick(rng, &[1, 90, 700]) },
                     Damage::Empty,
                     Damage::Remove,
                     Damage::SealedMissing { nth: rng.u8(..4) },
+                    Damage::RenameOver { is_older: rng.bool() },
+                    Damage::CopyOver,
+                    Damage::OtherLog,
+                    Damage::Backup,
                 ];
                 Act::Files(FileAct::Damage(pick(rng, &damage)))
             });
@@ -243,6 +251,28 @@ fn others(rng: &mut Rng, plan: &mut Plan, is_damaged: bool) {
         }
     }
     plan.ops.extend(ops);
+}
+
+/// Some plans verify beside each prune, and prune much.
+fn verifiers(plan: &mut Plan) {
+    let mut rng = Rng::with_seed(plan.seed ^ 0x5eed);
+    if rng.u8(..6) > 0 {
+        return;
+    }
+    for op in &mut plan.ops {
+        match op.act {
+            Act::Append { .. } if rng.u8(..100) < 15 => op.act = Act::Snapshot,
+            Act::Pause { .. } if op.actor >= 10 && op.actor < 20 && rng.u8(..100) < 30 => {
+                op.act = Act::Prune { behind: pick(&mut rng, &[0, 0, 5]) };
+            }
+            _ => {}
+        }
+    }
+    let verify = |id| Op { id, actor: 33, act: Act::Files(FileAct::VerifyAtPrune), patience: None };
+    plan.ops.extend((6_000..6_012).map(verify));
+    if let Some(files) = &mut plan.config.files {
+        files.readers_stepped = true;
+    }
 }
 
 const SITES: [&str; 21] = [

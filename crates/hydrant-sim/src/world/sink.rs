@@ -34,7 +34,7 @@ impl ModelSink {
     }
 
     fn of(process: Arc<Process>, store: Store, sink: u8, token: Arc<()>) -> Self {
-        let opened_at = process.world.lock().log(Store::Primary).durable_id();
+        let opened_at = process.world.lock().head_of_a_reader();
         if process.world.is_broken(Broken::SinkIsKept) {
             std::mem::forget(token.clone());
         }

@@ -114,9 +114,10 @@ impl Files {
                 self.damage = Some(Damaged { how, path: state, before, after: None });
                 true
             }
-            Damage::RenameOver => {
-                let keep =
-                    before[..before.len() / 2].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            Damage::RenameOver { is_older } => {
+                let half = &before[..before.len() / 2];
+                let older = half.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+                let keep = if is_older { older } else { before.len() };
                 disk.put(&state, &before[..keep]);
                 true
             }

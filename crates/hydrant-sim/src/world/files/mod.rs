@@ -22,6 +22,7 @@ use self::oracle::{Content, Oracle};
 pub use self::primary::FileLog;
 pub use self::reader::{FileReader, verify};
 use super::State;
+use super::bell::Bell;
 use super::truth::{self, Fact};
 use crate::plan::{DiskEffect, FilesConfig, Plan, Store};
 
@@ -51,11 +52,15 @@ pub struct Files {
     pub is_overwritten: bool,
     /// A fault met the file by which readers in other processes know how far they may read.
     pub lock_failed: bool,
-    /// A power cut may have taken back the record in `lock`, and no writer has opened the log since. Between its lock and
-    /// its first record, a reader takes the old record for that of this writer, and ends too early.
+    /// A power cut may have taken back the record in `lock`, and no writer has written one since. A reader that meets a
+    /// writer between its lock and its first record takes the old one for that of this writer, and ends too early.
     record_is_old: bool,
+    /// A writer took the lock since the last power cut.
+    lock_was_taken: bool,
     has_backup: bool,
     failed_opens: u32,
+    /// Rings when a prune of the primary begins.
+    pub pruning: Bell,
 }
 
 /// What was promised of one log.
@@ -104,8 +109,10 @@ impl Files {
             is_overwritten: false,
             lock_failed: false,
             record_is_old: false,
+            lock_was_taken: false,
             has_backup: false,
             failed_opens: 0,
+            pruning: Bell::default(),
         })
     }
 
@@ -155,7 +162,7 @@ impl Files {
     fn power_cut(&mut self, crashes: u32) {
         let mut random = Rng::with_seed(self.seed ^ (u64::from(crashes) << 32));
         self.disk = self.disk.reboot(&mut random);
-        (self.steps, self.record_is_old) = (0, true);
+        (self.steps, self.record_is_old, self.lock_was_taken) = (0, true, false);
         if self.accepts_ms.is_some() {
             self.shadows.values_mut().for_each(|shadow| shadow.acknowledged = None);
         }
@@ -218,10 +225,12 @@ impl State {
     }
 
     fn count_struck(&mut self, files: &mut Files) {
-        if self.traced {
+        if self.traced || files.record_is_old {
             for step in files.disk.steps_from(files.steps) {
                 self.note(|| format!("     disk: {step}"));
                 files.steps += 1;
+                files.lock_was_taken |= step.starts_with("lock /log/lock");
+                files.record_is_old &= !step.starts_with("write /log/lock");
             }
         }
         for (what, fault) in files.disk.take_struck() {

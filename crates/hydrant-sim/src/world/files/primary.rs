@@ -52,7 +52,6 @@ impl FileLog {
                 process.world.with(|state| {
                     if let Some(files) = &mut state.files {
                         files.failed_opens = 0;
-                        files.record_is_old &= store != Store::Primary;
                     }
                 });
                 for recovered in inner.recovered() {
@@ -221,6 +220,9 @@ impl Prune for FileLog {
             if let Some(files) = &mut state.files {
                 let shadow = files.shadow(store);
                 shadow.prune_asked = shadow.prune_asked.max(before.prev());
+                if store == Store::Primary {
+                    files.pruning.ring();
+                }
             }
         });
         self.call(Call::Prune, self.inner.prune(before)).await
