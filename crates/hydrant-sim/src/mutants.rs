@@ -98,6 +98,7 @@ pub const MUTANTS: &[Mutant] = &[
         "sync-without-look",
         "a file log believes a sync of a file that was cut or replaced in place",
     ),
+    file_mutant("short-log-is-silent", "a follower of a log that became shorter waits forever"),
     file_mutant("stale-record", "a reader believes the record of a writer that is gone"),
 ];
 

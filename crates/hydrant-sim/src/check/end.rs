@@ -176,7 +176,8 @@ fn missing(world: &World, status: &FanOutStatus) -> Vec<String> {
         let name = name(sink);
         let shown = status.secondaries.iter().find(|secondary| secondary.name == name);
         let position = shown.and_then(|shown| shown.checkpoint);
-        if !has_all(&mut state, sink, position) && !shown.is_some_and(|shown| is_excused(&state, sink, shown))
+        if !has_all(&mut state, sink, position)
+            && !shown.is_some_and(|shown| is_excused(&state, sink, shown, status.head))
         {
             missing.push(format!("{name} does not have everything"));
         }
@@ -204,14 +205,14 @@ fn has_all(state: &mut State, sink: u8, position: Option<EventId>) -> bool {
 }
 
 /// A sink that an operator has to rebuild, and that says so.
-fn is_excused(state: &State, sink: u8, shown: &SecondaryStatus) -> bool {
+fn is_excused(state: &State, sink: u8, shown: &SecondaryStatus, head: Option<EventId>) -> bool {
     let facts = &state.sinks[usize::from(sink)];
     let lost = !state.truth.lost.is_empty();
     if state.kind(sink) == SinkKind::Nested && (lost || facts.forgot) {
         return true; // its own secondary diverged, which the outer status does not show
     }
     // It waits for the rest of a log that was replaced by a shorter one.
-    if state.was_damaged && shown.checkpoint > state.logs[&Store::Primary].head().id() {
+    if state.was_damaged && shown.checkpoint.max(head) > state.logs[&Store::Primary].head().id() {
         return true;
     }
     let Some(error) = shown.last_error.as_ref().filter(|_| shown.state == SecondaryState::Parked) else {

@@ -58,12 +58,20 @@ pub enum FileAct {
         from: ReadAt,
     },
     Verify,
-    /// Verifies beside the next prune.
-    VerifyAtPrune,
+    /// Waits until the program begins something, so that the next step of this actor meets it.
+    Await(Moment),
     Checkpoint,
     /// Copies the directory, as a backup does.
     BackUp,
     Damage(Damage),
+}
+
+/// What the program begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Moment {
+    Prune,
+    /// Opens its log for writing.
+    Opening,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,7 +109,8 @@ impl FileAct {
         match self {
             Self::Follow { .. } => "file follow",
             Self::Read { .. } => "file read",
-            Self::Verify | Self::VerifyAtPrune => "file verify",
+            Self::Verify => "file verify",
+            Self::Await(_) => "file await",
             Self::Checkpoint => "file checkpoint",
             Self::BackUp => "file backup",
             Self::Damage(_) => "file damage",
@@ -179,8 +188,8 @@ pub(super) fn move_to_disk(plan: &mut Plan) {
     more_segments(rng, plan);
     let is_damaged = plan.config.retain_bytes.is_none() && rng.u8(..3) == 0;
     others(rng, plan, is_damaged);
-    verifiers(plan);
     disk_faults(rng, plan);
+    encounters(plan);
     for sink in &mut plan.config.sinks {
         if sink.kind == SinkKind::Plain && rng.u8(..4) == 0 {
             sink.on_disk = true;
@@ -216,7 +225,7 @@ fn others(rng: &mut Rng, plan: &mut Plan, is_damaged: bool) {
         add(rng, actor, 25, &|rng| match rng.u8(..100) {
             0..30 => Act::Files(FileAct::Follow {
                 events: rng.u8(1..60),
-                ms: pick(rng, if is_damaged { &[200, 3_000, 20_000] } else { &[1, 200, 3_000] }),
+                ms: pick(rng, if is_damaged { &[200, 3_000, 3_000, 40_000] } else { &[1, 200, 3_000] }),
             }),
             30..48 => Act::Files(FileAct::Read {
                 from: pick(rng, &[ReadAt::Origin, ReadAt::Snapshot, ReadAt::Seen]),
@@ -253,23 +262,44 @@ fn others(rng: &mut Rng, plan: &mut Plan, is_damaged: bool) {
     plan.ops.extend(ops);
 }
 
-/// Some plans verify beside each prune, and prune much.
-fn verifiers(plan: &mut Plan) {
+/// Some plans verify beside each prune, and prune much. Some read while a log is opened, and cut the power often.
+fn encounters(plan: &mut Plan) {
     let mut rng = Rng::with_seed(plan.seed ^ 0x5eed);
-    if rng.u8(..6) > 0 {
-        return;
-    }
+    let moment = match rng.u8(..8) {
+        0 => Moment::Prune,
+        1 => Moment::Opening,
+        _ => return,
+    };
     for op in &mut plan.ops {
         match op.act {
-            Act::Append { .. } if rng.u8(..100) < 15 => op.act = Act::Snapshot,
-            Act::Pause { .. } if op.actor >= 10 && op.actor < 20 && rng.u8(..100) < 30 => {
+            Act::Append { .. } if moment == Moment::Prune && rng.u8(..100) < 15 => op.act = Act::Snapshot,
+            Act::Pause { .. }
+                if moment == Moment::Prune && (10..20).contains(&op.actor) && rng.u8(..100) < 30 =>
+            {
                 op.act = Act::Prune { behind: pick(&mut rng, &[0, 0, 5]) };
             }
             _ => {}
         }
     }
-    let verify = |id| Op { id, actor: 33, act: Act::Files(FileAct::VerifyAtPrune), patience: None };
-    plan.ops.extend((6_000..6_012).map(verify));
+    for id in (6_000..6_024).step_by(2) {
+        let act = match rng.u8(..4) {
+            0 if moment == Moment::Opening => FileAct::Checkpoint,
+            1 if moment == Moment::Opening => FileAct::Read { from: ReadAt::Origin },
+            _ => FileAct::Verify,
+        };
+        for (id, act) in [(id, FileAct::Await(moment)), (id + 1, act)] {
+            plan.ops.push(Op { id, actor: 33, act: Act::Files(act), patience: None });
+        }
+    }
+    if moment == Moment::Opening {
+        plan.disk_faults.retain(|fault| fault.effect != DiskEffect::Kill);
+        plan.disk_faults.extend((20..26).map(|id| DiskFault {
+            id,
+            at: pick(&mut rng, &["sync /log/state", "write /log/state of"]).to_owned(),
+            nth: rng.usize(..40),
+            effect: DiskEffect::PowerCut,
+        }));
+    }
     if let Some(files) = &mut plan.config.files {
         files.readers_stepped = true;
     }

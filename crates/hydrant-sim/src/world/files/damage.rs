@@ -49,6 +49,7 @@ impl State {
         if done {
             files.was_damaged = true;
             files.is_overwritten |= how == Damage::CopyOver;
+            files.misses_segment |= matches!(how, Damage::SealedMissing { .. });
             for shadow in files.shadows.values_mut() {
                 shadow.acknowledged = None;
             }

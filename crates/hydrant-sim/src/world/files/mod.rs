@@ -16,6 +16,7 @@ use fastrand::Rng;
 use hydrant::{Event, EventId};
 use hydrant_file::sim::{Fault, SimDisk, When};
 use hydrant_file::{FileSourceOptions, FileStoreOptions, Fsync};
+use tokio::time::Instant;
 
 use self::damage::Damaged;
 use self::oracle::{Content, Oracle};
@@ -24,7 +25,7 @@ pub use self::reader::{FileReader, verify};
 use super::State;
 use super::bell::Bell;
 use super::truth::{self, Fact};
-use crate::plan::{DiskEffect, FilesConfig, Plan, Store};
+use crate::plan::{DiskEffect, FilesConfig, Moment, Plan, Store};
 
 /// Where the log of the primary is.
 pub const DIR: &str = "/log";
@@ -48,6 +49,8 @@ pub struct Files {
     pub damage: Option<Damaged>,
     /// Whether any damage was done in this run.
     pub was_damaged: bool,
+    /// A sealed segment went missing in this run.
+    pub misses_segment: bool,
     /// What was written behind such damage cannot be found.
     pub is_overwritten: bool,
     /// A fault met the file by which readers in other processes know how far they may read.
@@ -59,8 +62,9 @@ pub struct Files {
     lock_was_taken: bool,
     has_backup: bool,
     failed_opens: u32,
-    /// Rings when a prune of the primary begins.
-    pub pruning: Bell,
+    /// Ring when a prune of the primary begins, and when the program begins to open it.
+    prunes: Bell,
+    openings: Bell,
 }
 
 /// What was promised of one log.
@@ -106,13 +110,15 @@ impl Files {
             struck: BTreeMap::new(),
             damage: None,
             was_damaged: false,
+            misses_segment: false,
             is_overwritten: false,
             lock_failed: false,
             record_is_old: false,
             lock_was_taken: false,
             has_backup: false,
             failed_opens: 0,
-            pruning: Bell::default(),
+            prunes: Bell::default(),
+            openings: Bell::default(),
         })
     }
 
@@ -168,6 +174,23 @@ impl Files {
         }
     }
 
+    /// The bell that rings when the program begins something.
+    pub fn begins(&self, moment: Moment) -> &Bell {
+        match moment {
+            Moment::Prune => &self.prunes,
+            Moment::Opening => &self.openings,
+        }
+    }
+
+    /// How long a follower may wait for an event that is gone: until each of its looks has found no record of the writer,
+    /// and then a log that is too short. Each look takes turns of the disk, and steps.
+    pub fn silence_max(&self) -> Duration {
+        const LOOKS_MAX: u32 = 530;
+        const STEPS: Duration = Duration::from_millis(25);
+        let look = Duration::from_millis(self.config.poll_ms + 2 * self.config.pause_ms) + STEPS;
+        LOOKS_MAX * look
+    }
+
     fn shadow(&mut self, store: Store) -> &mut Shadow {
         self.shadows.get_mut(&store).expect("asked only for stores on the disk")
     }
@@ -202,6 +225,11 @@ impl State {
             files.disk.set_pause(None);
         }
         self.operate_on_files(None);
+    }
+
+    /// Whether the file of another log was copied over one of the primary.
+    pub fn is_overwritten(&self) -> bool {
+        self.files.as_ref().is_some_and(|files| files.is_overwritten)
     }
 
     pub fn is_on_disk(&self, store: Store) -> bool {
@@ -322,6 +350,7 @@ impl State {
         if store != Store::Primary {
             return;
         }
+        self.gone.insert(fact, Instant::now());
         if was_durable || self.truth.acknowledged.contains(&fact) {
             self.lost_head = Some((event.id(), fact));
             self.truth.lose(event);
@@ -336,8 +365,10 @@ impl State {
         let (fact, after) = (truth::fact(&event), log.after);
         let before = at.checked_sub(1).map(|before| truth::fact(&log.events[before]));
         if !matches!(store, Store::Sink(_)) {
+            self.gone.remove(&fact);
             let lost = self.lost_head.filter(|(id, _)| Some(*id) == after).map(|(_, fact)| fact);
             let parent = before.or_else(|| after.and_then(|after| shadow.ids.get(&after).copied())).or(lost);
+            let parent = truth::parent_in_other_log(fact).unwrap_or(parent);
             // A segment that was pruned may come back with the power; one that is missing is not the truth.
             let is_same = self.truth.parent(fact, |_| true) == parent;
             if self.truth.is_committed(fact) && (is_same || self.was_damaged) {

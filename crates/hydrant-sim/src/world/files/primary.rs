@@ -13,7 +13,7 @@ use hydrant::{
 use hydrant_file::FileStore;
 
 use super::reader;
-use crate::plan::{Call, Effect, Site, Store};
+use crate::plan::{Call, Effect, Moment, Site, Store};
 use crate::world::process::{denied, refused, unknown};
 use crate::world::{ModelRoster, Process, State, truth};
 
@@ -37,6 +37,9 @@ impl FileLog {
         let disk = process.disk().clone();
         let (dir, options) = process.world.with(|state| {
             let files = state.files.as_mut().expect("the plan has a disk");
+            if store == Store::Primary {
+                files.begins(Moment::Opening).ring();
+            }
             (files.dir(store), files.options(store))
         });
         // What recovery is to know of the secondaries. The roster itself is one that fails as the plan says.
@@ -221,7 +224,7 @@ impl Prune for FileLog {
                 let shadow = files.shadow(store);
                 shadow.prune_asked = shadow.prune_asked.max(before.prev());
                 if store == Store::Primary {
-                    files.pruning.ring();
+                    files.begins(Moment::Prune).ring();
                 }
             }
         });
@@ -300,7 +303,7 @@ impl State {
     pub(super) fn judge_error(&mut self, store: Store, what: &str, position: Option<EventId>, error: &Error) {
         let was_damaged =
             self.files.as_ref().is_some_and(|files| files.was_damaged) && store == Store::Primary;
-        if was_damaged {
+        if was_damaged && error.kind() != ErrorKind::Bug {
             return;
         }
         let after = self.log(store).after;

@@ -236,11 +236,9 @@ impl State {
             );
         }
         let parent = self.truth.parent(fact, |_| true);
-        // Where another log was copied over this one, what follows is of both.
-        let is_mixed = self.files.as_ref().is_some_and(|files| files.is_overwritten);
         if let Some(before) = before
             && parent != Some(before)
-            && !is_mixed
+            && !(self.is_overwritten() && self.truth.have_one_id(Some(before), parent))
         {
             self.fail(
                 "read",
