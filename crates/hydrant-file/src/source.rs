@@ -270,8 +270,8 @@ impl DirectoryViews {
                     let synced = vouched.map_or(0, |vouched| vouched.synced);
                     let examined = examine(dir, &path, &current.file, stat.len, synced);
                     // A writer may have opened the log meanwhile: it cuts what a crash left, and what it writes there
-                    // is not synced yet.
-                    if has_begun(dir, &*current.file, stat.len, record)? {
+                    // is not synced yet. Or the directory was replaced, and the lock is that of another log.
+                    if has_begun(dir, current, stat.len, record)? {
                         continue;
                     }
                     let end = examined?.end;
@@ -287,13 +287,14 @@ impl DirectoryViews {
     }
 }
 
-/// Whether a writer has begun since `state` had this length and `lock` this record, when no process held the lock. A
-/// foreign writer takes no lock, and makes the file longer.
-fn has_begun(dir: &Directory, file: &dyn DiskFile, len: u64, record: Option<Record>) -> Result<bool> {
+/// Whether a writer has begun, or `state` was replaced, since the file had this length and `lock` this record, when no
+/// process held the lock. A foreign writer takes no lock, and makes the file longer.
+fn has_begun(dir: &Directory, current: &Current, len: u64, record: Option<Record>) -> Result<bool> {
     let lock = dir.file("lock");
     let is_locked = dir.disk.is_locked(&lock).map_err(|cause| dir.unread(&lock, cause))?;
-    let len_now = file.stat().map_err(|cause| dir.unread(&dir.state(), cause))?.len;
-    Ok((is_locked || len_now < len || Record::of(dir)? != record) && !mutant("examine-meets-opening"))
+    let now = dir.stat(&dir.state())?;
+    let is_in_place = now.is_some_and(|now| now.identity == current.identity && now.len >= len);
+    Ok((is_locked || !is_in_place || Record::of(dir)? != record) && !mutant("examine-meets-opening"))
 }
 
 /// What the lock's record says about a file.

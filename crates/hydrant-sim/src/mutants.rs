@@ -99,6 +99,7 @@ pub const MUTANTS: &[Mutant] = &[
         "a file log believes a sync of a file that was cut or replaced in place",
     ),
     file_mutant("short-log-is-silent", "a follower of a log that became shorter waits forever"),
+    file_mutant("first-line-unchecked", "a follower of an empty log skips what comes before its first event"),
     file_mutant("stale-record", "a reader believes the record of a writer that is gone"),
 ];
 
