@@ -230,7 +230,8 @@ fn is_excused(state: &State, sink: u8, shown: &SecondaryStatus, head: Option<Eve
         ErrorKind::Diverged | ErrorKind::Fenced => lost || facts.forgot,
         // A sink without a memory begins at the origin each time.
         ErrorKind::Pruned { .. } => {
-            forgetful || facts.left || facts.forgot || lost || state.config.retain_bytes.is_some()
+            let may_be_pruned = state.config.retain_bytes.is_some() || state.was_damaged;
+            forgetful || facts.left || facts.forgot || lost || may_be_pruned
         }
         _ => false,
     }
