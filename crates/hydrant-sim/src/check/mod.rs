@@ -33,7 +33,7 @@ pub fn acknowledged(world: &World, facts: impl IntoIterator<Item = Fact>) {
             if state.truth.lost.contains(&fact) {
                 continue;
             }
-            let is_overwritten = state.is_overwritten();
+            let is_overwritten = state.is_overwritten;
             if is_overwritten || (state.was_damaged && !durable) {
                 continue;
             }
@@ -81,7 +81,7 @@ pub fn seen(world: &World, before: Option<Option<Fact>>, event: &Event) {
             );
         }
         let parent = state.truth.parent(fact, |_| true);
-        let joins = |before: Option<Fact>| state.is_overwritten() && state.truth.have_one_id(before, parent);
+        let joins = |before: Option<Fact>| state.is_overwritten && state.truth.have_one_id(before, parent);
         if let Some(before) = before.filter(|before| *before != parent && !joins(*before)) {
             let message = format!(
                 "a follower sees n={fact} behind n={before:?}, the primary has it behind n={parent:?}"

@@ -48,7 +48,8 @@ impl State {
         let done = files.inflict(how);
         if done {
             files.was_damaged = true;
-            files.is_overwritten |= how == Damage::CopyOver;
+            self.is_overwritten |= how == Damage::CopyOver;
+            files.is_replaced |= matches!(how, Damage::RenameOver { .. } | Damage::OtherLog | Damage::Backup);
             files.misses_segment |= matches!(how, Damage::SealedMissing { .. });
             for shadow in files.shadows.values_mut() {
                 shadow.acknowledged = None;
@@ -155,7 +156,8 @@ impl Files {
         let Some(Damaged { how, path, before, after }) = &self.damage else { return false };
         let lines = before.split(|byte| *byte == b'\n').count();
         let is_still = content(&self.disk, path) == *after;
-        matches!(how, Damage::Empty | Damage::Remove)
+        // The record vouches for no other file, and misses a file that is absent.
+        (*how == Damage::Remove || *how == Damage::Empty && !self.is_replaced)
             && lines >= VISIBLE_LINES
             && is_still
             && !self.lock_failed

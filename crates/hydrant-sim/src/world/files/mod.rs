@@ -51,8 +51,8 @@ pub struct Files {
     pub was_damaged: bool,
     /// A sealed segment went missing in this run.
     pub misses_segment: bool,
-    /// What was written behind such damage cannot be found.
-    pub is_overwritten: bool,
+    /// `state` is another file than the one that the record in `lock` names, until a writer opens the log.
+    is_replaced: bool,
     /// A fault met the file by which readers in other processes know how far they may read.
     pub lock_failed: bool,
     /// A power cut may have taken back the record in `lock`, and no writer has written one since. A reader that meets a
@@ -111,7 +111,7 @@ impl Files {
             damage: None,
             was_damaged: false,
             misses_segment: false,
-            is_overwritten: false,
+            is_replaced: false,
             lock_failed: false,
             record_is_old: false,
             lock_was_taken: false,
@@ -225,11 +225,6 @@ impl State {
             files.disk.set_pause(None);
         }
         self.operate_on_files(None);
-    }
-
-    /// Whether the file of another log was copied over one of the primary.
-    pub fn is_overwritten(&self) -> bool {
-        self.files.as_ref().is_some_and(|files| files.is_overwritten)
     }
 
     pub fn is_on_disk(&self, store: Store) -> bool {

@@ -55,6 +55,7 @@ impl FileLog {
                 process.world.with(|state| {
                     if let Some(files) = &mut state.files {
                         files.failed_opens = 0;
+                        files.is_replaced &= store != Store::Primary;
                     }
                 });
                 for recovered in inner.recovered() {

@@ -238,7 +238,7 @@ impl State {
         let parent = self.truth.parent(fact, |_| true);
         if let Some(before) = before
             && parent != Some(before)
-            && !(self.is_overwritten() && self.truth.have_one_id(Some(before), parent))
+            && !(self.is_overwritten && self.truth.have_one_id(Some(before), parent))
         {
             self.fail(
                 "read",
