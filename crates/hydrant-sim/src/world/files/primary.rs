@@ -55,7 +55,8 @@ impl FileLog {
                 process.world.with(|state| {
                     if let Some(files) = &mut state.files {
                         files.failed_opens = 0;
-                        files.is_replaced &= store != Store::Primary;
+                        // An empty file that no record names is opened as an empty log.
+                        files.is_replaced &= store != Store::Primary || files.damage.is_some();
                     }
                 });
                 for recovered in inner.recovered() {
