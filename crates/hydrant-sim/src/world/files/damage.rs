@@ -84,6 +84,8 @@ impl State {
                 self.note(|| "##   the operator begins anew".to_owned());
                 files.disk.move_tree(dir, Path::new("/broken"));
                 files.disk.remove_dir(Path::new("/broken"));
+                // A relay opens a directory that is there; its writer fills it.
+                files.disk.copy_dir(Path::new("/broken"), dir);
             }
         }
         // The log is not opened before there is space, and the faults do not stop before the log was opened.
