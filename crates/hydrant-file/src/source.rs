@@ -267,9 +267,16 @@ impl DirectoryViews {
                 }
                 _ => {
                     sync_foreign(&*current.file).map_err(unread)?;
-                    *own = Some((stat.len, record));
                     let synced = vouched.map_or(0, |vouched| vouched.synced);
-                    examine(dir, &path, &current.file, stat.len, synced)?.end
+                    let examined = examine(dir, &path, &current.file, stat.len, synced);
+                    // A writer may have opened the log meanwhile: it cuts what a crash left, and what it writes there
+                    // is not synced yet. Or the directory was replaced, and the lock is that of another log.
+                    if has_begun(dir, current, stat.len, record)? {
+                        continue;
+                    }
+                    let end = examined?.end;
+                    *own = Some((stat.len, record));
+                    end
                 }
             };
             // Events that were shown are durable, so an older record does not hide them again.
@@ -278,6 +285,16 @@ impl DirectoryViews {
         }
         Ok(None) // the record changes at each look
     }
+}
+
+/// Whether a writer has begun, or `state` was replaced, since the file had this length and `lock` this record, when no
+/// process held the lock. A foreign writer takes no lock, and makes the file longer.
+fn has_begun(dir: &Directory, current: &Current, len: u64, record: Option<Record>) -> Result<bool> {
+    let lock = dir.file("lock");
+    let is_locked = dir.disk.is_locked(&lock).map_err(|cause| dir.unread(&lock, cause))?;
+    let now = dir.stat(&dir.state())?;
+    let is_in_place = now.is_some_and(|now| now.identity == current.identity && now.len >= len);
+    Ok((is_locked || !is_in_place || Record::of(dir)? != record) && !mutant("examine-meets-opening"))
 }
 
 /// What the lock's record says about a file.

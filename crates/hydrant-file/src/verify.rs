@@ -23,6 +23,9 @@ use crate::wire::{self, Line};
 /// How many findings wait for the caller.
 const WAITING_MAX: usize = 64;
 
+/// How often the end of `state` is looked for while a writer changes it.
+const LOOKS_MAX: u32 = 8;
+
 /// A place in a log that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -244,31 +247,45 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
         let unread = |cause| self.dir.unread(path, cause);
         let lock = self.dir.file("lock");
         let is_locked = || self.dir.disk.is_locked(&lock).map_err(unread);
-        let record = Record::of(self.dir)?;
-        let len = file.stat().map_err(unread)?.len;
-        let vouched = match record {
-            Some(record) => record.vouches_for(&**file, &Stat { len, ..*stat }).map_err(unread)?.unwrap_or(0),
-            None => 0,
-        };
-        if vouched > len {
-            return Ok(End { counts: len, text: len, vouched });
-        }
-        let whole = |counts| End { counts, text: counts, vouched };
-        if vouched > 0 && is_locked()? {
-            return Ok(whole(vouched));
-        }
-        let text = if record.is_some_and(|record| record.preallocates) {
-            lines::end_of_text(&**file, len).map_err(unread)?
-        } else {
-            len
-        };
-        match examine(self.dir, path, file, len, vouched) {
-            // What a writer does just now is not torn.
-            Ok(end) if is_locked()? => Ok(whole(end.end)),
-            Ok(end) => Ok(End { counts: end.end, text: text.max(end.end), vouched }),
-            // Damage below what was synced: its lines are reported one by one.
-            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(whole(text)),
-            Err(error) => Err(error),
+        let len_now = || file.stat().map(|stat| stat.len).map_err(unread);
+        let mut looks = 0;
+        loop {
+            let (record, len) = (Record::of(self.dir)?, len_now()?);
+            let vouched = match record {
+                Some(record) => {
+                    record.vouches_for(&**file, &Stat { len, ..*stat }).map_err(unread)?.unwrap_or(0)
+                }
+                None => 0,
+            };
+            if vouched > len {
+                return Ok(End { counts: len, text: len, vouched });
+            }
+            let whole = |counts| End { counts, text: counts, vouched };
+            let was_locked = is_locked()?;
+            if vouched > 0 && was_locked {
+                return Ok(whole(vouched));
+            }
+            let text = if record.is_some_and(|record| record.preallocates) {
+                lines::end_of_text(&**file, len).map_err(unread)?
+            } else {
+                len
+            };
+            let examined = examine(self.dir, path, file, len, vouched);
+            // A writer that opens the log cuts what a crash left, also while it is examined.
+            let is_locked = is_locked()?;
+            let has_changed = is_locked != was_locked || len_now()? < len || Record::of(self.dir)? != record;
+            looks += 1;
+            if has_changed && looks < LOOKS_MAX && !mutant("examine-meets-opening") {
+                continue;
+            }
+            return match examined {
+                // What a writer does just now is not torn.
+                Ok(end) if is_locked => Ok(whole(end.end)),
+                Ok(end) => Ok(End { counts: end.end, text: text.max(end.end), vouched }),
+                // Damage below what was synced: its lines are reported one by one.
+                Err(error) if error.kind() == ErrorKind::Corrupt => Ok(whole(text)),
+                Err(error) => Err(error),
+            };
         }
     }
 

@@ -214,3 +214,21 @@ async fn a_lock_file_that_cannot_be_written_is_logged_once() {
     }
     assert_eq!(errors.0.load(Ordering::SeqCst), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_sync_of_a_file_that_was_changed_is_no_ok() {
+    let other = segment(Opens::Root, &[events(0..9)]);
+    for content in [b"".as_slice(), other.as_slice()] {
+        for preallocate in [0, 4096] {
+            let disk = SimDisk::new(&dir());
+            let options = FileStoreOptions::default().with_fsync(Fsync::Interval(HOUR));
+            let store = open(&disk, options.with_preallocate_bytes(preallocate)).await;
+            append(&store, 0, SECOND).await.unwrap();
+            disk.write_over(&dir().join("state"), content);
+            let error = store.sync().await.unwrap_err();
+            assert_eq!(cause(&error), (ErrorKind::Unavailable, Retry::AfterCheckpoint), "{error}");
+            let stopped = append(&store, 1, SECOND).await.unwrap_err();
+            assert_eq!(stopped.kind(), ErrorKind::Closed, "{stopped}");
+        }
+    }
+}

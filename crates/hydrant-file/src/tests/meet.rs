@@ -10,8 +10,12 @@ use hydrant::{Error, ErrorKind, EventSource, EventStream, ReadFrom};
 use super::*;
 use crate::directory::Sealed;
 use crate::disk::Mode;
+use crate::lock::Lock;
+use crate::options::TornTail;
+use crate::recovery::{Known, recover};
 use crate::rotation;
-use crate::{FileSource, FileSourceOptions};
+use crate::writer::Writer;
+use crate::{FileSource, FileSourceOptions, FileStoreOptions};
 
 /// What another process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,4 +202,67 @@ async fn a_checkpoint_that_meets_another_process_is_one_of_the_log() {
             .await;
         }
     }
+}
+
+/// What a crash leaves behind the last commit.
+fn torn_tails() -> Vec<Vec<u8>> {
+    let commit = segment(Opens::Root, &[events(26..90)]);
+    let lines: Vec<&[u8]> = commit.split_inclusive(|&byte| byte == b'\n').collect();
+    vec![b"{\"eventId\":26,".to_vec(), lines[1].to_vec(), lines[1..40].concat(), vec![0; 700]]
+}
+
+/// Opens a log for writing as a program does: takes the lock, recovers, and publishes a record.
+fn open_for_writing(disk: &SimDisk) -> Writer {
+    let dir = Arc::new(directory(disk));
+    let (lock, record) = Lock::take(&dir).unwrap().unwrap();
+    let ready = recover(&dir, &Known { record, torn_tail: TornTail::default(), delivered: None }).unwrap();
+    assert_eq!(ready.recovered.len(), 1, "the tail is torn");
+    Writer::new(dir, FileStoreOptions::default(), lock, ready, Arc::default()).unwrap()
+}
+
+/// Runs `check` while another process opens a log with a torn tail, at each moment.
+async fn while_a_torn_tail_is_cut(mut check: impl AsyncFnMut(&SimDisk, String)) {
+    for (number, tail) in torn_tails().iter().enumerate() {
+        for moment in 0.. {
+            let mut files = log();
+            files[2].1.extend_from_slice(tail);
+            let disk = disk_of(&files);
+            let opened = Arc::new(std::sync::Mutex::new(None));
+            let (other, kept) = (disk.process(), opened.clone());
+            disk.interrupt_at(moment, move || *kept.lock().unwrap() = Some(open_for_writing(&other)));
+            check(&disk, format!("tail {number} at moment {moment}")).await;
+            if opened.lock().unwrap().is_none() {
+                assert!(moment > 5, "met at {moment} moments");
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn verify_that_meets_a_cut_of_a_torn_tail_finds_no_damage() {
+    while_a_torn_tail_is_cut(async |disk, what| {
+        let found = crate::sim::verify(disk, &dir(), &FileSourceOptions::default());
+        let found = found.unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert!(found.iter().all(|finding| finding.is_torn_tail), "{what}: {found:?}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_meets_a_cut_of_a_torn_tail_is_whole() {
+    while_a_torn_tail_is_cut(async |disk, what| {
+        let (next, error) = take(&mut source(disk).await.read(ReadFrom::Origin), 0, 25).await;
+        assert!(error.is_none() && next == 26, "{what}, at {next}: {error:?}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_that_meets_a_cut_of_a_torn_tail_is_the_head() {
+    while_a_torn_tail_is_cut(async |disk, what| {
+        let head = source(disk).await.checkpoint().await.map(|head| head.id().map(EventId::get));
+        assert!(matches!(head, Ok(Some(25))), "{what}: {head:?}");
+    })
+    .await;
 }

@@ -131,3 +131,54 @@ async fn a_follower_sees_what_is_written_over_preallocated_space() {
     let next = tokio::time::timeout(Duration::from_secs(60), events_read.next()).await;
     assert_eq!(next.expect("it sees the next event").unwrap().unwrap().id(), EventId::new(3));
 }
+
+/// A log that begins behind an event may be copied into a directory whose `state` is empty.
+#[tokio::test(start_paused = true)]
+async fn a_follower_of_an_empty_log_compares_its_first_event() {
+    let disk = disk_of(&[("state", Vec::new())]);
+    let reader = Arc::new(disk.process());
+    let source = FileSource::open_on(reader, &dir(), FileSourceOptions::default()).await.unwrap();
+    let starts = [ReadFrom::Origin, ReadFrom::After(EventId::new(4)), ReadFrom::After(EventId::new(9))];
+    let mut followers = starts.map(|from| source.follow(from));
+    for follower in &mut followers {
+        let waiting = tokio::time::timeout(Duration::from_secs(5), follower.next()).await;
+        assert!(waiting.is_err(), "it waits: {waiting:?}");
+    }
+    disk.write_over(&dir().join("state"), &segment(behind(9), &[events(10..12)]));
+    let [from_origin, from_before, from_behind] = &mut followers;
+    for follower in [from_origin, from_before] {
+        let error = follower.next().await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), hydrant::ErrorKind::Pruned { oldest: EventId::new(10) }, "{error}");
+    }
+    assert_eq!(from_behind.next().await.unwrap().unwrap().id(), EventId::new(10));
+}
+
+/// A reader that has opened `state` and then looks at the lock of another directory finds no writer there.
+#[tokio::test(start_paused = true)]
+async fn a_read_that_meets_a_replaced_directory_shows_nothing_early() {
+    let (old, backup) = (Path::new("/old"), Path::new("/backup"));
+    for moment in 0.. {
+        let disk = disk_of(&[]);
+        let options =
+            FileStoreOptions::default().with_fsync(crate::Fsync::Interval(Duration::from_secs(3600)));
+        let roster = Arc::new(MemoryCheckpoints::default());
+        let store = FileStore::open_on(Arc::new(disk.process()), &dir(), roster, options).await.unwrap();
+        store.append(Batch::new(None, &events(0..3)).unwrap()).await.unwrap();
+        store.sync().await.unwrap();
+        disk.copy_dir(&dir(), backup);
+        store.append(Batch::new(Some(EventId::new(2)), &events(3..5)).unwrap()).await.unwrap();
+        let (other, done) = (disk.process(), Arc::new(AtomicBool::new(false)));
+        let acted = done.clone();
+        disk.interrupt_at(disk.moments() + moment, move || {
+            acted.store(true, SeqCst);
+            other.move_tree(&dir(), old);
+            other.copy_dir(backup, &dir());
+        });
+        let read = count(&disk).await;
+        assert!(!matches!(read, Ok(4..)), "at moment {moment}: {read:?}");
+        if !done.load(SeqCst) {
+            assert!(moment > 5, "met at {moment} moments");
+            return;
+        }
+    }
+}

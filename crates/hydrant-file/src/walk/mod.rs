@@ -13,7 +13,7 @@ use self::segment::Segment;
 use crate::directory::{Directory, Sealed};
 use crate::disk::{DiskFile, Identity};
 use crate::lines::{self, Block, Piece};
-use crate::opening::{read_line, too_long};
+use crate::opening::{Opening, read_line, too_long};
 use crate::wire::{self, Line};
 
 /// What of a log may be read.
@@ -119,6 +119,15 @@ impl Walk {
                 self.segment = Some(segment);
                 continue;
             };
+            if segment.was_empty && segment.lines.at() < segment.lines.end() {
+                segment.was_empty = false;
+                let opening =
+                    Opening::of(&self.dir, &segment.path, segment.lines.file(), segment.lines.end())?;
+                if opening.is_some_and(|opening| !opening.joins(self.last, self.position)) {
+                    self.segment = None;
+                    continue;
+                }
+            }
             if !segment.is_in_place(&self.dir, view, self.position)? {
                 self.lose();
                 continue;

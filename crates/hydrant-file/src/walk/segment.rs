@@ -9,6 +9,7 @@ use crate::commit::Structure;
 use crate::directory::{Directory, Sealed};
 use crate::disk::Identity;
 use crate::lines::{Lines, Piece};
+use crate::mutants::mutant;
 use crate::opening::read_line;
 use crate::wire;
 
@@ -21,6 +22,8 @@ pub(super) struct Segment {
     pub(super) structure: Structure,
     /// The number of the next line, where lines have no ids.
     pub(super) number: Option<u64>,
+    /// It had no line when it was opened: how it begins is not compared yet.
+    pub(super) was_empty: bool,
     /// The last line had no line break.
     pub(super) unterminated: bool,
     /// The last line read: offset, length and checksum.
@@ -37,8 +40,18 @@ impl Segment {
         lines: Lines,
     ) -> Result<Self> {
         let structure = Structure::from_start();
-        let mut segment =
-            Self { path, sealed, identity, lines, structure, number: None, unterminated: false, tail: None };
+        let was_empty = lines.end() == 0 && !mutant("first-line-unchecked");
+        let mut segment = Self {
+            path,
+            sealed,
+            identity,
+            lines,
+            structure,
+            number: None,
+            was_empty,
+            unterminated: false,
+            tail: None,
+        };
         segment.number = segment.is_bare(dir)?.then_some(0);
         Ok(segment)
     }

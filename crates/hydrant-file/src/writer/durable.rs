@@ -46,14 +46,15 @@ impl Writer {
         }
     }
 
-    /// What is acknowledged must be found under its name.
+    /// What is acknowledged must be found under its name, in a file that no other process has cut or written to.
     pub(super) fn check_in_place(&mut self) -> Result<()> {
         let path = self.dir.state();
         match self.dir.disk.stat(&path) {
-            Ok(Some(there)) if there.identity == self.identity => Ok(()),
+            Ok(Some(there)) if there.identity == self.identity && there.len == self.allocated => Ok(()),
+            Ok(Some(_)) if mutant("sync-without-look") => Ok(()),
             Ok(_) => {
                 let gone = Error::outcome_unknown(
-                    "the file was deleted, moved or replaced while it was written to; put it back and reopen the log",
+                    "the file was deleted, moved, replaced, cut or written to by another process; put it back and reopen the log",
                 );
                 Err(self.stop(&gone.at_target(path.display().to_string())))
             }

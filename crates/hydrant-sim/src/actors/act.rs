@@ -41,10 +41,7 @@ impl Actor {
                 world.with(|state| state.sinks[usize::from(sink)].cured = true);
                 up.engine.resume(&name(sink))
             }
-            Act::Open { from, outside } => {
-                self.open_follower(&up, from, outside);
-                Ok(())
-            }
+            Act::Open { from, outside } => self.open_follower(&up, from, outside).await,
             Act::Take { events, ms: timeout } => self.take(events, ms(timeout)).await,
             Act::LetGo => {
                 self.held = None;

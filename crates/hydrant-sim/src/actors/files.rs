@@ -17,6 +17,9 @@ use crate::world::{FileLog, FileReader, Process, State, World, files};
 /// What a read from outside may take while faults strike.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long an actor waits for a moment to meet.
+const MOMENT_PATIENCE: Duration = Duration::from_secs(10);
+
 impl Actor {
     /// One step of another process. It does not need the program under test.
     pub(super) async fn act_beside(&mut self, act: FileAct) {
@@ -31,6 +34,13 @@ impl Actor {
             match act {
                 FileAct::Verify => {
                     files::verify(&world, process.disk()).await;
+                    Ok(())
+                }
+                FileAct::Await(moment) => {
+                    let bell = world.lock().files.as_ref().map(|files| files.begins(moment).clone());
+                    let bell = bell.expect("the plan has a disk");
+                    // Without such a moment, the next step comes late.
+                    let _ = timeout(MOMENT_PATIENCE, bell.after(bell.rung())).await;
                     Ok(())
                 }
                 FileAct::Checkpoint => FileReader::open(process.clone()).await?.checkpoint().await,
@@ -80,6 +90,7 @@ impl Actor {
         let mut follower = FileReader::open(process.clone()).await?.follow(self.seen.into());
         let mut is_known = self.seen_fact.is_none_or(|seen| self.system.world.lock().is_in_history(seen));
         let until = Instant::now() + Duration::from_millis(ms);
+        let mut has_read = false;
         for _ in 0..events {
             match timeout_at(until, follower.next()).await {
                 Ok(Some(Ok(event))) => {
@@ -97,8 +108,13 @@ impl Actor {
                     self.system.world.fail("follow", "a follower beside the writer ended without an error");
                     return Ok(());
                 }
-                Err(_) => return Ok(()),
+                Err(_) => {
+                    // Of what this follower has returned itself, it knows the digest.
+                    check::not_silent(&self.system.world, self.seen_fact.filter(|_| has_read));
+                    return Ok(());
+                }
             }
+            has_read = true;
         }
         Ok(())
     }
@@ -181,7 +197,7 @@ pub(crate) async fn write_other_log(world: &World) -> Result<()> {
     )
     .await?;
     let mut head = None;
-    let mut n = crate::world::truth::FOREIGN * 2;
+    let mut n = crate::world::truth::OTHER;
     for commit in 0..12 + world.seed % 5 * 7 {
         let facts: Vec<u64> = (0..3).map(|at| n + at).collect();
         n += 3;

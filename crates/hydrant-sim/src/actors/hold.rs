@@ -14,7 +14,7 @@ use crate::check;
 use crate::plan::{Begin, Broken, Store};
 use crate::world::held::Alive;
 use crate::world::truth::{Fact, fact};
-use crate::world::{ModelPrimary, Process};
+use crate::world::{FileReader, ModelPrimary, Process};
 
 /// A watcher looks no more often than this.
 const LOOK_EVERY: Duration = Duration::from_millis(700);
@@ -34,8 +34,8 @@ pub(super) struct Kept {
 
 impl Actor {
     /// Opens a follower, and drops the one before.
-    pub(super) fn open_follower(&mut self, up: &Up, from: Begin, outside: bool) {
-        let Engine::FanOut(log) = &up.engine else { return };
+    pub(super) async fn open_follower(&mut self, up: &Up, from: Begin, outside: bool) -> Result<()> {
+        let Engine::FanOut(log) = &up.engine else { return Ok(()) };
         let head = up.engine.status().head.map_or(0, EventId::get);
         let from = match from {
             Begin::Origin => ReadFrom::Origin,
@@ -43,15 +43,22 @@ impl Actor {
             Begin::At(behind) => ReadFrom::At(EventId::new(head.saturating_sub(behind))),
             Begin::After(behind) => ReadFrom::After(EventId::new(head.saturating_sub(behind))),
         };
-        let process =
-            if outside { Process::new(self.system.world.clone(), 1_000) } else { up.process.clone() };
-        let events = if outside {
-            ModelPrimary::new(process.clone(), Store::Primary).follow(from)
+        let world = &self.system.world;
+        let (process, events) = if !outside {
+            (up.process.clone(), log.follow(from))
+        } else if world.lock().is_on_disk(Store::Primary) {
+            let process = Process::beside(world.clone());
+            match FileReader::open(process.clone()).await {
+                Ok(reader) => (process, reader.follow(from)),
+                Err(error) => return ended(error, outside),
+            }
         } else {
-            log.follow(from)
+            let process = Process::new(world.clone(), 1_000);
+            (process.clone(), ModelPrimary::new(process, Store::Primary).follow(from))
         };
         let reader = process.held.reader();
         self.held = Some(Kept { events, from, last: None, process, is_outside: outside, _reader: reader });
+        Ok(())
     }
 
     /// Takes events from the follower that is kept.

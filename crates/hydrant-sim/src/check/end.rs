@@ -101,9 +101,14 @@ async fn close_with_work_left(system: &Arc<System>) {
     crate::check::status(&system.world, &up.engine.status());
     let act = Act::Append { events: LAST_EVENTS, bytes: 1, gaps: false };
     Actor::new(system.clone()).step(&Op { id: CLOSE_OP, actor: 99, act, patience: None }).await;
+    let head = up.engine.status().head;
     let laggards = system.close(&up, CLOSE_TIMEOUT).await;
     // A nested fan-out may wait for a secondary of its own.
     let state = system.world.lock();
+    // All wait for the rest of a log that was replaced by a shorter one.
+    if state.was_damaged && head > state.logs[&Store::Primary].head().id() {
+        return;
+    }
     let is_excused = |laggard: &hydrant::Laggard| {
         let kind = crate::world::sink_of(&laggard.name).map(|sink| state.kind(sink));
         laggard.state == SecondaryState::Parked || kind == Some(SinkKind::Nested)
@@ -191,7 +196,8 @@ fn missing(world: &World, status: &FanOutStatus) -> Vec<String> {
         let name = name(sink);
         let shown = status.secondaries.iter().find(|secondary| secondary.name == name);
         let position = shown.and_then(|shown| shown.checkpoint);
-        if !has_all(&mut state, sink, position) && !shown.is_some_and(|shown| is_excused(&state, sink, shown))
+        if !has_all(&mut state, sink, position)
+            && !shown.is_some_and(|shown| is_excused(&state, sink, shown, status.head))
         {
             missing.push(format!("{name} does not have everything"));
         }
@@ -219,14 +225,14 @@ fn has_all(state: &mut State, sink: u8, position: Option<EventId>) -> bool {
 }
 
 /// A sink that an operator has to rebuild, and that says so.
-fn is_excused(state: &State, sink: u8, shown: &SecondaryStatus) -> bool {
+fn is_excused(state: &State, sink: u8, shown: &SecondaryStatus, head: Option<EventId>) -> bool {
     let facts = &state.sinks[usize::from(sink)];
     let lost = !state.truth.lost.is_empty();
     if state.kind(sink) == SinkKind::Nested && (lost || facts.forgot) {
         return true; // its own secondary diverged, which the outer status does not show
     }
     // It waits for the rest of a log that was replaced by a shorter one.
-    if state.was_damaged && shown.checkpoint > state.logs[&Store::Primary].head().id() {
+    if state.was_damaged && shown.checkpoint.max(head) > state.logs[&Store::Primary].head().id() {
         return true;
     }
     let Some(error) = shown.last_error.as_ref().filter(|_| shown.state == SecondaryState::Parked) else {
@@ -239,7 +245,8 @@ fn is_excused(state: &State, sink: u8, shown: &SecondaryStatus) -> bool {
         ErrorKind::Diverged | ErrorKind::Fenced => lost || facts.forgot,
         // A sink without a memory begins at the origin each time.
         ErrorKind::Pruned { .. } => {
-            forgetful || facts.left || facts.forgot || lost || state.config.retain_bytes.is_some()
+            let may_be_pruned = state.config.retain_bytes.is_some() || state.was_damaged;
+            forgetful || facts.left || facts.forgot || lost || may_be_pruned
         }
         _ => false,
     }

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use hydrant::{Error, ErrorKind, Event, EventId, FanOutStatus, ReadFrom, Result, Retry, SecondaryState};
 
+use tokio::time::Instant;
+
 use crate::actors::system::{Folded, Up};
 use crate::plan::{Broken, SinkKind, Store, Topology};
 use crate::world::truth::{Fact, fact};
@@ -31,7 +33,7 @@ pub fn acknowledged(world: &World, facts: impl IntoIterator<Item = Fact>) {
             if state.truth.lost.contains(&fact) {
                 continue;
             }
-            let is_overwritten = state.files.as_ref().is_some_and(|files| files.is_overwritten);
+            let is_overwritten = state.is_overwritten;
             if is_overwritten || (state.was_damaged && !durable) {
                 continue;
             }
@@ -44,7 +46,7 @@ pub fn acknowledged(world: &World, facts: impl IntoIterator<Item = Fact>) {
                 state.fail("acknowledged", format!("event n={fact} was acknowledged and is not durable"));
             }
             state.truth.acknowledged.insert(fact);
-            state.acknowledged_at.insert(fact, tokio::time::Instant::now());
+            state.acknowledged_at.insert(fact, Instant::now());
         }
     });
 }
@@ -81,6 +83,10 @@ pub fn ids(world: &World, ids: &RangeInclusive<EventId>, facts: &[Fact]) {
     world.with(|state| {
         for (id, expected) in (ids.start().get()..=ids.end().get()).zip(facts) {
             let found = state.log(Store::Primary).event(EventId::new(id)).map(fact);
+            // What was only accepted goes with files that are replaced.
+            if state.was_damaged && state.config.accepts_ms.is_some() {
+                continue;
+            }
             if found.is_some_and(|found| found != *expected) && !state.truth.lost.contains(expected) {
                 state.fail(
                     "ids",
@@ -102,13 +108,29 @@ pub fn seen(world: &World, before: Option<Option<Fact>>, event: &Event) {
             );
         }
         let parent = state.truth.parent(fact, |_| true);
-        // Where another log was copied over this one, what follows is of both.
-        let is_mixed = state.is_contested() || state.files.as_ref().is_some_and(|files| files.is_overwritten);
-        if let Some(before) = before.filter(|before| *before != parent && !is_mixed) {
+        let joins = |before: Option<Fact>| {
+            state.is_contested() || state.is_overwritten && state.truth.have_one_id(before, parent)
+        };
+        if let Some(before) = before.filter(|before| *before != parent && !joins(*before)) {
             let message = format!(
                 "a follower sees n={fact} behind n={before:?}, the primary has it behind n={parent:?}"
             );
             state.fail("follow", message);
+        }
+    });
+}
+
+/// A follower of a log that no longer has the event it returned last ends with an error, and does not wait in silence.
+pub fn not_silent(world: &World, seen: Option<Fact>) {
+    world.with(|state| {
+        let (Some(files), Some(seen)) = (&state.files, seen) else { return };
+        // A segment that goes behind a follower is no matter of its place.
+        let gone = state.gone.get(&seen).filter(|_| !files.misses_segment).map(Instant::elapsed);
+        if let Some(gone) = gone.filter(|gone| *gone > files.silence_max()) {
+            state.fail(
+                "follow",
+                format!("n={seen} is gone for {gone:?}, and a follower that returned it waits"),
+            );
         }
     });
 }

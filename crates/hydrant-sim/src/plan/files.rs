@@ -58,10 +58,20 @@ pub enum FileAct {
         from: ReadAt,
     },
     Verify,
+    /// Waits until the program begins something, so that the next step of this actor meets it.
+    Await(Moment),
     Checkpoint,
     /// Copies the directory, as a backup does.
     BackUp,
     Damage(Damage),
+}
+
+/// What the program begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Moment {
+    Prune,
+    /// Opens its log for writing.
+    Opening,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,8 +91,8 @@ pub enum Damage {
     Empty,
     /// `state` is removed.
     Remove,
-    /// `state` is replaced by an older version of itself, under another inode.
-    RenameOver,
+    /// `state` is replaced by a copy of itself under another inode: by all of it, or by the whole lines of its first half.
+    RenameOver { is_older: bool },
     /// `state` is overwritten in place with that of another log.
     CopyOver,
     /// A sealed segment is gone.
@@ -100,6 +110,7 @@ impl FileAct {
             Self::Follow { .. } => "file follow",
             Self::Read { .. } => "file read",
             Self::Verify => "file verify",
+            Self::Await(_) => "file await",
             Self::Checkpoint => "file checkpoint",
             Self::BackUp => "file backup",
             Self::Damage(_) => "file damage",
@@ -114,7 +125,7 @@ impl Damage {
             Self::Truncate { .. } => "truncate",
             Self::Empty => "empty",
             Self::Remove => "remove",
-            Self::RenameOver => "rename-over",
+            Self::RenameOver { .. } => "rename-over",
             Self::CopyOver => "copy-over",
             Self::SealedMissing { .. } => "no-segment",
             Self::OtherLog => "other-log",
@@ -178,6 +189,7 @@ pub(super) fn move_to_disk(plan: &mut Plan) {
     let is_damaged = plan.config.retain_bytes.is_none() && rng.u8(..3) == 0;
     others(rng, plan, is_damaged);
     disk_faults(rng, plan);
+    encounters(plan);
     for sink in &mut plan.config.sinks {
         if sink.kind == SinkKind::Plain && rng.u8(..4) == 0 {
             sink.on_disk = true;
@@ -211,7 +223,10 @@ fn others(rng: &mut Rng, plan: &mut Plan, is_damaged: bool) {
     };
     for actor in 30..30 + rng.u8(1..=2) {
         add(rng, actor, 25, &|rng| match rng.u8(..100) {
-            0..30 => Act::Files(FileAct::Follow { events: rng.u8(1..60), ms: pick(rng, &[1, 200, 3_000]) }),
+            0..30 => Act::Files(FileAct::Follow {
+                events: rng.u8(1..60),
+                ms: pick(rng, if is_damaged { &[200, 3_000, 3_000, 40_000] } else { &[1, 200, 3_000] }),
+            }),
             30..48 => Act::Files(FileAct::Read {
                 from: pick(rng, &[ReadAt::Origin, ReadAt::Snapshot, ReadAt::Seen]),
             }),
@@ -227,13 +242,15 @@ fn others(rng: &mut Rng, plan: &mut Plan, is_damaged: bool) {
         for _ in 0..damages {
             add(rng, 40, 1, &|rng| Act::Pause { ms: pick(rng, &[1, 300, 4_000]) });
             add(rng, 40, 1, &|rng| {
-                // Not another log in the place of this one, nor an older version of it: what checkers of history,
-                // status and ids may then expect is not settled. Kept plans may have them.
                 let damage = [
                     Damage::Truncate { bytes: pick(rng, &[1, 90, 700]) },
                     Damage::Empty,
                     Damage::Remove,
                     Damage::SealedMissing { nth: rng.u8(..4) },
+                    Damage::RenameOver { is_older: rng.bool() },
+                    Damage::CopyOver,
+                    Damage::OtherLog,
+                    Damage::Backup,
                 ];
                 Act::Files(FileAct::Damage(pick(rng, &damage)))
             });
@@ -243,6 +260,49 @@ fn others(rng: &mut Rng, plan: &mut Plan, is_damaged: bool) {
         }
     }
     plan.ops.extend(ops);
+}
+
+/// Some plans verify beside each prune, and prune much. Some read while a log is opened, and cut the power often.
+fn encounters(plan: &mut Plan) {
+    let mut rng = Rng::with_seed(plan.seed ^ 0x5eed);
+    let moment = match rng.u8(..8) {
+        0 => Moment::Prune,
+        1 => Moment::Opening,
+        _ => return,
+    };
+    for op in &mut plan.ops {
+        match op.act {
+            Act::Append { .. } if moment == Moment::Prune && rng.u8(..100) < 15 => op.act = Act::Snapshot,
+            Act::Pause { .. }
+                if moment == Moment::Prune && (10..20).contains(&op.actor) && rng.u8(..100) < 30 =>
+            {
+                op.act = Act::Prune { behind: pick(&mut rng, &[0, 0, 5]) };
+            }
+            _ => {}
+        }
+    }
+    for id in (6_000..6_024).step_by(2) {
+        let act = match rng.u8(..4) {
+            0 if moment == Moment::Opening => FileAct::Checkpoint,
+            1 if moment == Moment::Opening => FileAct::Read { from: ReadAt::Origin },
+            _ => FileAct::Verify,
+        };
+        for (id, act) in [(id, FileAct::Await(moment)), (id + 1, act)] {
+            plan.ops.push(Op { id, actor: 33, act: Act::Files(act), patience: None });
+        }
+    }
+    if moment == Moment::Opening {
+        plan.disk_faults.retain(|fault| fault.effect != DiskEffect::Kill);
+        plan.disk_faults.extend((20..26).map(|id| DiskFault {
+            id,
+            at: pick(&mut rng, &["sync /log/state", "write /log/state of"]).to_owned(),
+            nth: rng.usize(..40),
+            effect: DiskEffect::PowerCut,
+        }));
+    }
+    if let Some(files) = &mut plan.config.files {
+        files.readers_stepped = true;
+    }
 }
 
 const SITES: [&str; 21] = [

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use act::{Act, Begin};
 pub use broken::Broken;
-pub use files::{Damage, DiskEffect, DiskFault, FILES_FROM, FileAct, FilesConfig, ReadAt};
+pub use files::{Damage, DiskEffect, DiskFault, FILES_FROM, FileAct, FilesConfig, Moment, ReadAt};
 pub use generate::generate;
 
 /// Everything that decides a run.

@@ -34,7 +34,7 @@ impl ModelSink {
     }
 
     fn of(process: Arc<Process>, store: Store, sink: u8, token: Arc<()>) -> Self {
-        let opened_at = process.world.lock().log(Store::Primary).durable_id();
+        let opened_at = process.world.lock().head_of_a_reader();
         if process.world.is_broken(Broken::SinkIsKept) {
             std::mem::forget(token.clone());
         }
@@ -195,7 +195,9 @@ pub(super) fn check_lineage(state: &mut State, store: Store, sink: u8, fresh: us
         let before_id = index.checked_sub(1).map(|before| log.events[before].id());
         let is_unknown =
             state.sinks[usize::from(sink)].left && before_id <= state.logs[&Store::Primary].after;
-        if before != parent && !opens && !is_unknown && !state.is_contested() {
+        let is_mixed =
+            state.is_contested() || state.is_overwritten && state.truth.have_one_id(before, parent);
+        if before != parent && !opens && !is_unknown && !is_mixed {
             wrong = Some(format!(
                 "{store:?} ({kind:?}) holds event {} (n={}) behind n={before:?}, the primary has it behind n={parent:?}",
                 event.id(),

@@ -71,6 +71,10 @@ pub struct State {
     durable_at: Vec<(EventId, Instant)>,
     /// How long the log of the primary was when it accepted something that is not durable yet.
     pub accepted: Vec<(Instant, usize)>,
+    /// A file of another log was copied over one of the primary.
+    pub is_overwritten: bool,
+    /// Since when each event of a file log is gone from its files.
+    pub gone: BTreeMap<truth::Fact, Instant>,
     /// When each event was acknowledged to its caller.
     pub acknowledged_at: BTreeMap<truth::Fact, Instant>,
 }
@@ -160,6 +164,8 @@ impl State {
             durable_max: None,
             durable_at: Vec::new(),
             accepted: Vec::new(),
+            is_overwritten: false,
+            gone: BTreeMap::new(),
             acknowledged_at: BTreeMap::new(),
         }
     }

@@ -10,6 +10,14 @@ pub type Fact = u64;
 /// Numbers of events that a foreign writer made in a failover start here.
 pub const FOREIGN: Fact = 1_000_000;
 
+/// Numbers of events of the other log on the disk start here.
+pub const OTHER: Fact = 2 * FOREIGN;
+
+/// Returns the predecessor of an event of the other log, whose events have consecutive numbers; `None` for any other event.
+pub fn parent_in_other_log(fact: Fact) -> Option<Option<Fact>> {
+    (fact >= OTHER).then(|| fact.checked_sub(1).filter(|parent| *parent >= OTHER))
+}
+
 /// Returns the number that the payload carries.
 pub fn fact(event: &Event) -> Fact {
     let digits = event.payload().get(5..).unwrap_or_default();
@@ -73,6 +81,16 @@ impl Truth {
     /// An event that was neither durable nor acknowledged is gone, as if it had never been.
     pub fn void(&mut self, event: &Event) {
         self.parents.remove(&fact(event));
+    }
+
+    /// Whether both have the same id. A line names the event before it by id alone: so where a file of another log comes in
+    /// the place of one of this log, it joins an event that has the id of its own predecessor.
+    pub fn have_one_id(&self, one: Option<Fact>, other: Option<Fact>) -> bool {
+        let id = |fact: Fact| {
+            let id = self.id(fact).map(EventId::get);
+            id.or(fact.checked_sub(OTHER)) // ids of the other log have no gaps
+        };
+        one.and_then(id).is_some_and(|one| other.and_then(id) == Some(one))
     }
 
     /// The id under which an event was committed last.

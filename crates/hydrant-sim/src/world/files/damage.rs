@@ -48,7 +48,9 @@ impl State {
         let done = files.inflict(how);
         if done {
             files.was_damaged = true;
-            files.is_overwritten |= how == Damage::CopyOver;
+            self.is_overwritten |= how == Damage::CopyOver;
+            files.is_replaced |= matches!(how, Damage::RenameOver { .. } | Damage::OtherLog | Damage::Backup);
+            files.misses_segment |= matches!(how, Damage::SealedMissing { .. });
             for shadow in files.shadows.values_mut() {
                 shadow.acknowledged = None;
             }
@@ -82,6 +84,8 @@ impl State {
                 self.note(|| "##   the operator begins anew".to_owned());
                 files.disk.move_tree(dir, Path::new("/broken"));
                 files.disk.remove_dir(Path::new("/broken"));
+                // A relay opens a directory that is there; its writer fills it.
+                files.disk.copy_dir(Path::new("/broken"), dir);
             }
         }
         // The log is not opened before there is space, and the faults do not stop before the log was opened.
@@ -114,9 +118,10 @@ impl Files {
                 self.damage = Some(Damaged { how, path: state, before, after: None });
                 true
             }
-            Damage::RenameOver => {
-                let keep =
-                    before[..before.len() / 2].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            Damage::RenameOver { is_older } => {
+                let half = &before[..before.len() / 2];
+                let older = half.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+                let keep = if is_older { older } else { before.len() };
                 disk.put(&state, &before[..keep]);
                 true
             }
@@ -153,7 +158,8 @@ impl Files {
         let Some(Damaged { how, path, before, after }) = &self.damage else { return false };
         let lines = before.split(|byte| *byte == b'\n').count();
         let is_still = content(&self.disk, path) == *after;
-        matches!(how, Damage::Empty | Damage::Remove)
+        // The record vouches for no other file, and misses a file that is absent.
+        (*how == Damage::Remove || *how == Damage::Empty && !self.is_replaced)
             && lines >= VISIBLE_LINES
             && is_still
             && !self.lock_failed

@@ -16,14 +16,16 @@ use fastrand::Rng;
 use hydrant::{Event, EventId};
 use hydrant_file::sim::{Fault, SimDisk, When};
 use hydrant_file::{FileSourceOptions, FileStoreOptions, Fsync};
+use tokio::time::Instant;
 
 use self::damage::Damaged;
 use self::oracle::{Content, Oracle};
 pub use self::primary::FileLog;
 pub use self::reader::{FileReader, verify};
 use super::State;
+use super::bell::Bell;
 use super::truth::{self, Fact};
-use crate::plan::{DiskEffect, FilesConfig, Plan, Store};
+use crate::plan::{DiskEffect, FilesConfig, Moment, Plan, Store};
 
 /// Where the log of the primary is.
 pub const DIR: &str = "/log";
@@ -47,15 +49,22 @@ pub struct Files {
     pub damage: Option<Damaged>,
     /// Whether any damage was done in this run.
     pub was_damaged: bool,
-    /// What was written behind such damage cannot be found.
-    pub is_overwritten: bool,
+    /// A sealed segment went missing in this run.
+    pub misses_segment: bool,
+    /// `state` is another file than the one that the record in `lock` names, until a writer opens the log.
+    is_replaced: bool,
     /// A fault met the file by which readers in other processes know how far they may read.
     pub lock_failed: bool,
-    /// A power cut may have taken back the record in `lock`, and no writer has opened the log since. Between its lock and
-    /// its first record, a reader takes the old record for that of this writer, and ends too early.
+    /// A power cut may have taken back the record in `lock`, and no writer has written one since. A reader that meets a
+    /// writer between its lock and its first record takes the old one for that of this writer, and ends too early.
     record_is_old: bool,
+    /// A writer took the lock since the last power cut.
+    lock_was_taken: bool,
     has_backup: bool,
     failed_opens: u32,
+    /// Ring when a prune of the primary begins, and when the program begins to open it.
+    prunes: Bell,
+    openings: Bell,
 }
 
 /// What was promised of one log.
@@ -101,11 +110,15 @@ impl Files {
             struck: BTreeMap::new(),
             damage: None,
             was_damaged: false,
-            is_overwritten: false,
+            misses_segment: false,
+            is_replaced: false,
             lock_failed: false,
             record_is_old: false,
+            lock_was_taken: false,
             has_backup: false,
             failed_opens: 0,
+            prunes: Bell::default(),
+            openings: Bell::default(),
         })
     }
 
@@ -155,10 +168,27 @@ impl Files {
     fn power_cut(&mut self, crashes: u32) {
         let mut random = Rng::with_seed(self.seed ^ (u64::from(crashes) << 32));
         self.disk = self.disk.reboot(&mut random);
-        (self.steps, self.record_is_old) = (0, true);
+        (self.steps, self.record_is_old, self.lock_was_taken) = (0, true, false);
         if self.accepts_ms.is_some() {
             self.shadows.values_mut().for_each(|shadow| shadow.acknowledged = None);
         }
+    }
+
+    /// The bell that rings when the program begins something.
+    pub fn begins(&self, moment: Moment) -> &Bell {
+        match moment {
+            Moment::Prune => &self.prunes,
+            Moment::Opening => &self.openings,
+        }
+    }
+
+    /// How long a follower may wait for an event that is gone: until each of its looks has found no record of the writer,
+    /// and then a log that is too short. Each look takes turns of the disk, and steps.
+    pub fn silence_max(&self) -> Duration {
+        const LOOKS_MAX: u32 = 530;
+        const STEPS: Duration = Duration::from_millis(25);
+        let look = Duration::from_millis(self.config.poll_ms + 2 * self.config.pause_ms) + STEPS;
+        LOOKS_MAX * look
     }
 
     fn shadow(&mut self, store: Store) -> &mut Shadow {
@@ -218,10 +248,12 @@ impl State {
     }
 
     fn count_struck(&mut self, files: &mut Files) {
-        if self.traced {
+        if self.traced || files.record_is_old {
             for step in files.disk.steps_from(files.steps) {
                 self.note(|| format!("     disk: {step}"));
                 files.steps += 1;
+                files.lock_was_taken |= step.starts_with("lock /log/lock");
+                files.record_is_old &= !step.starts_with("write /log/lock");
             }
         }
         for (what, fault) in files.disk.take_struck() {
@@ -313,6 +345,7 @@ impl State {
         if store != Store::Primary {
             return;
         }
+        self.gone.insert(fact, Instant::now());
         if was_durable || self.truth.acknowledged.contains(&fact) {
             self.lost_head = Some((event.id(), fact));
             self.truth.lose(event);
@@ -327,8 +360,10 @@ impl State {
         let (fact, after) = (truth::fact(&event), log.after);
         let before = at.checked_sub(1).map(|before| truth::fact(&log.events[before]));
         if !matches!(store, Store::Sink(_)) {
+            self.gone.remove(&fact);
             let lost = self.lost_head.filter(|(id, _)| Some(*id) == after).map(|(_, fact)| fact);
             let parent = before.or_else(|| after.and_then(|after| shadow.ids.get(&after).copied())).or(lost);
+            let parent = truth::parent_in_other_log(fact).unwrap_or(parent);
             // A segment that was pruned may come back with the power; one that is missing is not the truth.
             let is_same = self.truth.parent(fact, |_| true) == parent;
             if self.truth.is_committed(fact) && (is_same || self.was_damaged) {

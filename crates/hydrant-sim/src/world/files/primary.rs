@@ -13,7 +13,7 @@ use hydrant::{
 use hydrant_file::FileStore;
 
 use super::reader;
-use crate::plan::{Call, Effect, Site, Store};
+use crate::plan::{Call, Effect, Moment, Site, Store};
 use crate::world::process::{denied, refused, unknown};
 use crate::world::{ModelRoster, Process, State, truth};
 
@@ -37,6 +37,9 @@ impl FileLog {
         let disk = process.disk().clone();
         let (dir, options) = process.world.with(|state| {
             let files = state.files.as_mut().expect("the plan has a disk");
+            if store == Store::Primary {
+                files.begins(Moment::Opening).ring();
+            }
             (files.dir(store), files.options(store))
         });
         // What recovery is to know of the secondaries. The roster itself is one that fails as the plan says.
@@ -52,7 +55,8 @@ impl FileLog {
                 process.world.with(|state| {
                     if let Some(files) = &mut state.files {
                         files.failed_opens = 0;
-                        files.record_is_old &= store != Store::Primary;
+                        // An empty file that no record names is opened as an empty log.
+                        files.is_replaced &= store != Store::Primary || files.damage.is_some();
                     }
                 });
                 for recovered in inner.recovered() {
@@ -221,6 +225,9 @@ impl Prune for FileLog {
             if let Some(files) = &mut state.files {
                 let shadow = files.shadow(store);
                 shadow.prune_asked = shadow.prune_asked.max(before.prev());
+                if store == Store::Primary {
+                    files.begins(Moment::Prune).ring();
+                }
             }
         });
         self.call(Call::Prune, self.inner.prune(before)).await
@@ -298,7 +305,7 @@ impl State {
     pub(super) fn judge_error(&mut self, store: Store, what: &str, position: Option<EventId>, error: &Error) {
         let was_damaged =
             self.files.as_ref().is_some_and(|files| files.was_damaged) && store == Store::Primary;
-        if was_damaged {
+        if was_damaged && error.kind() != ErrorKind::Bug {
             return;
         }
         let after = self.log(store).after;
