@@ -85,6 +85,10 @@ pub fn commit(state: &mut State, after: Option<EventId>, events: &[Event], durab
     }
     for index in before..log.events.len() {
         let lost = state.lost_head.filter(|(id, _)| Some(*id) == after).map(|(_, fact)| fact);
+        if index == 0 && lost.is_some() {
+            state.lost_floors.extend(after);
+        }
+        let log = &state.logs[&Store::Primary];
         let parent = index.checked_sub(1).map_or(lost, |parent| Some(truth::fact(&log.events[parent])));
         if let Err(twice) = state.truth.commit(&log.events[index], parent) {
             state.fail("once", twice);
@@ -171,7 +175,7 @@ fn check_prune(state: &mut State, store: Store, before: EventId) {
 pub(super) fn check_floor(state: &mut State, store: Store) {
     let Some(floor) = state.log(store).after.filter(|_| store == Store::Primary) else { return };
     // A snapshot that follows what an emptied log lost has its floor there.
-    let is_lost = state.lost_head.is_some_and(|(id, _)| id == floor);
+    let is_lost = state.lost_floors.contains(&floor);
     if state.config.retain_bytes.is_some() || is_lost {
         return;
     }

@@ -61,6 +61,8 @@ pub struct State {
     pub partial: bool,
     /// The newest event that the primary lost last. A snapshot may follow it in a log that was emptied.
     pub lost_head: Option<(EventId, truth::Fact)>,
+    /// Events of `lost_head` that a snapshot followed in an emptied log.
+    pub lost_floors: BTreeSet<EventId>,
     /// The roster was restored from a backup, or two fan-outs of one process wrote to it.
     pub roster_is_unsure: bool,
     /// A fan-out that was replaced without a `close` still appends, and is not fenced.
@@ -159,6 +161,7 @@ impl State {
             crashes: 0,
             partial: false,
             lost_head: None,
+            lost_floors: BTreeSet::new(),
             roster_is_unsure: false,
             has_rivals: false,
             durable_max: None,

@@ -123,6 +123,14 @@ pub(crate) fn accepted_and_lost(id: EventId, other: &Place) -> Error {
     Error::new(ErrorKind::Diverged, Retry::Never, message).at(id)
 }
 
+/// The error of a log that lost accepted events, and keeps too few of them to compare what is appended at `id`.
+pub(crate) fn evicted_and_lost(id: EventId) -> Error {
+    let message = "the log lost events that it had accepted, as after a failover to a copy that did not have them, and its \
+                   ring is too small to compare what is appended in their place; no sink holds them: stop, then bring back \
+                   the copy that has them, or open the log again to continue without them";
+    Error::new(ErrorKind::Diverged, Retry::Never, message).at(id)
+}
+
 /// The error of a log that continues without an event that it had before.
 pub(crate) fn diverged(id: EventId, what: impl AsRef<str>) -> Error {
     let message = format!(

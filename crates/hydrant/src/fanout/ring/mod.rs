@@ -114,9 +114,16 @@ impl Ring {
         Some(self.replaced_by(&Place::Event(ours.clone()), events.get(common)?))
     }
 
-    /// The error if the log gets another event in the place of one that the primary is known to have lost.
+    /// The error if the log gets another event in the place of one that the primary is known to have lost, or one that cannot
+    /// be compared because the lost one was evicted.
     pub(super) fn replaces_lost(&self, after: Option<EventId>, events: &[Event]) -> Option<Error> {
-        let replaced = self.has_lost().then(|| self.replaced(after, events)).flatten();
+        if !self.has_lost() {
+            return None;
+        }
+        let replaced = self.replaced(after, events).or_else(|| {
+            let (last, base) = (events.last()?, id_of(self.base.as_ref()));
+            (Some(last.id()) < base).then(|| lineage::evicted_and_lost(last.id()))
+        });
         replaced.filter(|replaced| replaced.event() > self.newest)
     }
 

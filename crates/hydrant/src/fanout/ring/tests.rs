@@ -163,6 +163,21 @@ fn evicted_events_are_compared_at_the_base() {
     }
 }
 
+/// Once the loss is known, what cannot be compared is not sent.
+#[test]
+fn nothing_is_sent_in_place_of_lost_events_that_were_evicted() {
+    for end in 4..9 {
+        let mut ring = evicted_beyond_the_head();
+        let others: Vec<_> = (4..=end).map(other).collect();
+        assert!(ring.replaces_lost(Some(EventId::new(3)), &others).is_none(), "no loss is known");
+        ring.lose_after(Some(at(3))).unwrap();
+        assert!(ring.replaces_lost(Some(EventId::new(3)), &others).is_some(), "{end}");
+    }
+    let mut ring = evicted_beyond_the_head();
+    ring.lose_after(Some(at(3))).unwrap();
+    assert!(ring.replaces_lost(Some(EventId::new(3)), &events(4..9)).is_none(), "the same bytes again");
+}
+
 /// The log skips the event that was evicted last.
 #[test]
 fn an_evicted_event_that_was_skipped_is_lost() {
