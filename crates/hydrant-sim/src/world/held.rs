@@ -2,10 +2,14 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hydrant::Event;
 use tokio::time::Instant;
+
+/// A call into a store or a roster takes no longer.
+const CALL_MAX: Duration = Duration::from_secs(60);
 
 /// How many events, and their bytes, are alive.
 #[derive(Debug, Default)]
@@ -14,8 +18,8 @@ pub struct Held {
     bytes: AtomicUsize,
     readers: AtomicUsize,
     openings: AtomicUsize,
-    /// How many openings were dropped at this instant.
-    closed: Mutex<Option<(Instant, usize)>>,
+    /// When openings were dropped.
+    closed: Mutex<Vec<Instant>>,
 }
 
 /// Counts a reader while it lives.
@@ -44,9 +48,7 @@ pub struct Opening(Alive);
 
 impl Drop for Opening {
     fn drop(&mut self) {
-        let held = &self.0.held;
-        let closed = held.closed_now();
-        *held.closed.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), closed + 1));
+        self.0.held.closed.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
     }
 }
 
@@ -64,14 +66,11 @@ impl Held {
         self.readers.load(Ordering::Relaxed)
     }
 
-    /// The openings that hold memory. The tasks of one that was just dropped end before the clock moves on.
+    /// The openings that hold memory, with those that were dropped so short ago that a call may still hold their ring.
     pub fn openings(&self) -> usize {
-        self.openings.load(Ordering::Relaxed) + self.closed_now()
-    }
-
-    fn closed_now(&self) -> usize {
-        let closed = *self.closed.lock().unwrap_or_else(PoisonError::into_inner);
-        closed.filter(|(at, _)| *at == Instant::now()).map_or(0, |(_, count)| count)
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        closed.retain(|at| at.elapsed() <= CALL_MAX);
+        self.openings.load(Ordering::Relaxed) + closed.len()
     }
 
     pub fn events(&self) -> usize {
