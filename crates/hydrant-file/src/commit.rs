@@ -40,7 +40,7 @@ impl Structure {
     /// Takes the line at `offset`; returns whether a commit ends with it.
     ///
     /// # Errors
-    /// `Corrupt` if it cannot be there: a line before it is missing, or does not belong there.
+    /// `Corrupt` if the line cannot be there: a line before it is missing, or does not belong there.
     #[inline]
     pub(crate) fn take(&mut self, offset: u64, line: &Line) -> Result<bool> {
         let Line::Ours(ours) = line else {

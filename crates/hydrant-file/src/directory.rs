@@ -107,7 +107,7 @@ impl Directory {
         Ok(found.map(|stat| stat.identity))
     }
 
-    /// Returns whether there is a log, be it empty.
+    /// Returns whether there is a log, also an empty one.
     pub(crate) fn has_log(&self) -> Result<bool> {
         let listing = self.list()?;
         let has_segments = !listing.sealed.is_empty() || !listing.next.is_empty();

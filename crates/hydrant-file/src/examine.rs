@@ -153,7 +153,7 @@ impl Look<'_> {
         Ok(self.text)
     }
 
-    /// Refuses a line above the limit, unless its end is missing: with a higher limit it is an event, so it must
+    /// Refuses a line above the limit, unless its end is missing. With a higher limit, such a line is an event, so it must
     /// not be taken for a torn tail.
     fn refuse_whole(&self, offset: u64) -> Result<()> {
         let mut last = [0];

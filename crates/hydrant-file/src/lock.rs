@@ -106,7 +106,8 @@ impl Record {
         }
     }
 
-    /// Why a `state` that is not there is no empty log, where it is none: ours is never missing, at no instant.
+    /// Returns the error for a missing `state` that was synced. A writer leaves no instant without `state`, so this is no
+    /// empty log.
     pub(crate) fn misses(&self, state: &Path) -> Option<Error> {
         (self.synced > 0).then(|| {
             Error::corrupt(

@@ -81,7 +81,7 @@ pub(crate) fn recover(dir: &Directory, known: &Known) -> Result<Ready> {
     })
 }
 
-/// `state`, open, and its end.
+/// The open file `state`, its metadata, and its end.
 type State = (Arc<dyn DiskFile>, Stat, Tail);
 
 struct Recovery<'a> {

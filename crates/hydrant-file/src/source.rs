@@ -24,8 +24,8 @@ use crate::walk::{self, Current, View};
 /// `state` itself.
 ///
 /// The log may be rotated, pruned, compressed or repaired meanwhile. If `state` is another file, is shorter or was
-/// rewritten, or the directory was replaced, a follower looks for the event it returned last. It continues behind it
-/// if it is there with the same digest, and ends with `Diverged` or `Pruned` if it is not.
+/// rewritten, or the directory was replaced, a follower looks for the event that it returned last. If the log has that
+/// event with the same digest, the follower continues behind it. Otherwise, it ends with `Diverged` or `Pruned`.
 /// [`follow`](EventSource::follow) looks every [`poll_interval`](FileSourceOptions::poll_interval).
 ///
 /// ```
@@ -91,10 +91,10 @@ impl FileSource {
         Ok(Self { dir, options })
     }
 
-    /// The last event that a read would yield now.
+    /// Returns the last event that a read would yield now.
     ///
     /// # Errors
-    /// Whatever the files give, `Corrupt` for a log that does not check.
+    /// `Corrupt` for a damaged log, `Unavailable` if another process keeps opening it, and errors of the disk.
     pub async fn checkpoint(&self) -> Result<Checkpoint> {
         for _ in 0..500 {
             let mut views = self.views();
@@ -113,10 +113,10 @@ impl FileSource {
         Err(Error::unavailable("another process is opening this log; try again"))
     }
 
-    /// The files of the log and their sizes in bytes: the sealed segments in order, then `state`.
+    /// Returns the files of the log and their sizes in bytes: the sealed segments in order, then `state`.
     ///
     /// # Errors
-    /// Whatever the files give.
+    /// Errors of the disk.
     pub async fn segments(&self) -> Result<Vec<(PathBuf, u64)>> {
         let dir = self.dir.clone();
         self.dir
@@ -132,7 +132,7 @@ impl FileSource {
             .await
     }
 
-    /// The bytes of `state` behind its last whole commit, if no process has the log open: a crash left them, or
+    /// Returns the bytes of `state` behind its last whole commit, if no process has the log open. A crash left them, or
     /// a writer that takes no lock is at work. Reads end before them.
     ///
     /// # Errors
@@ -223,14 +223,14 @@ impl Views for DirectoryViews {
     }
 }
 
-/// How often the lock's record is read again if it speaks of more than the file has.
+/// How many times the lock's record is read if it names more bytes than the file has.
 const RECORDS_MAX: u32 = 3;
 
-/// How often the end of `state` is looked for while the record changes, before the reader waits.
+/// How many times a reader looks for the end of `state` while the record changes, before it waits.
 const LOOKS_MAX: u32 = 8;
 
 impl DirectoryViews {
-    /// How far `state` is durable.
+    /// Finds how far `state` is durable.
     fn find_end(&mut self) -> Result<Option<View>> {
         let Some(Seen { sealed, current, own }) = &mut self.seen else {
             return Ok(None);
@@ -244,7 +244,7 @@ impl DirectoryViews {
             if let Some(vouched) = vouched.filter(|_| is_cut && !self.has_shown) {
                 return Err(cut(dir, &*current.file, stat.len, vouched.synced));
             }
-            // A file was cut under its reader: ignore the record. The reader compares the file with what it read.
+            // If the file was cut under its reader, ignore the record. The reader compares the file with what it read.
             let vouched = vouched.filter(|_| !is_cut);
             let end = match vouched {
                 Some(vouched) if vouched.is_final || stat.len == vouched.synced => vouched.synced,
@@ -287,8 +287,8 @@ impl DirectoryViews {
     }
 }
 
-/// Whether a writer has begun, or `state` was replaced, since the file had this length and `lock` this record, when no
-/// process held the lock. A foreign writer takes no lock, and makes the file longer.
+/// Returns whether a writer has begun, or `state` was replaced, since an earlier look. At that look, no process held the
+/// lock, the file had this length, and `lock` had this record. A foreign writer takes no lock, and makes the file longer.
 fn has_begun(dir: &Directory, current: &Current, len: u64, record: Option<Record>) -> Result<bool> {
     let lock = dir.file("lock");
     let is_locked = dir.disk.is_locked(&lock).map_err(|cause| dir.unread(&lock, cause))?;
@@ -320,7 +320,7 @@ fn vouched(dir: &Directory, file: &dyn DiskFile) -> Result<(Option<Record>, Opti
             None => None,
         };
         looks += 1;
-        // A repair may have cut the file right behind the look at its record.
+        // A repair may have cut the file right after the look at its record.
         if looks == RECORDS_MAX || vouched.is_none_or(|vouched| vouched.synced <= stat.len) {
             return Ok((record, vouched, stat));
         }

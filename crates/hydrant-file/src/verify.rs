@@ -23,7 +23,7 @@ use crate::wire::{self, Line};
 /// How many findings wait for the caller.
 const WAITING_MAX: usize = 64;
 
-/// How often the end of `state` is looked for while a writer changes it.
+/// How many times `verify` looks for the end of `state` while a writer changes it.
 const LOOKS_MAX: u32 = 8;
 
 /// A place in a log that is not as it was written.
@@ -36,10 +36,10 @@ pub struct Finding {
     pub line: u64,
     /// Where the line begins, in bytes from the beginning of the file (of what it holds, if it is compressed).
     pub offset: u64,
-    /// What is wrong with it.
+    /// What is wrong with the line.
     pub what: String,
-    /// It is a line without an end, behind everything that was synced: a crash left it, and the next open
-    /// for writing moves it away.
+    /// Whether this is a torn tail: bytes behind the last whole commit, which a crash left. The next open for writing
+    /// moves them away.
     pub is_torn_tail: bool,
 }
 
@@ -62,9 +62,9 @@ pub type FindingStream = Pin<Box<dyn Stream<Item = Result<Finding>> + Send>>;
 /// Reads a whole log and yields a finding for each place that is wrong. An empty stream means that the log is sound.
 ///
 /// Checks that every checksum is right, that ids grow, that each commit is whole and in its place, and that no segment
-/// is missing or misnamed. Foreign lines carry no checksums; it checks that they are events in order. Changes
-/// nothing, needs no lock, and may run beside a writer: it reads up to what the writer has synced. Takes memory for a
-/// few blocks of lines.
+/// is missing or misnamed. Foreign lines carry no checksums, so `verify` only checks that they are events in order. It
+/// changes nothing, needs no lock, and may run beside a writer: it reads up to what the writer has synced. It takes
+/// memory for a few blocks of lines.
 ///
 /// The stream ends with an error if a file cannot be read at all. Dropping it ends the work.
 pub fn verify(dir: impl Into<PathBuf>, options: &FileSourceOptions) -> FindingStream {
@@ -155,13 +155,13 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
         let path = self.dir.file(&sealed.name());
         let checked = match self.dir.open_sealed(sealed) {
             Ok(Some((_, file, stat))) => self.joined(&path, file, stat.len),
-            // It was removed since it was listed: the next file does not join, and says why.
+            // The file was removed since it was listed. The next file does not join, and is reported.
             Ok(None) => return Ok(()),
             Err(error) => Err(error),
         };
         let end = match checked {
             Ok(end) => end,
-            // What a compressed segment says about itself.
+            // A compressed segment that cannot be read as a whole is one finding.
             Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => {
                 self.report(At { path: &path, line: 0, offset: 0 }, &describe(&error));
                 self.last = Some(sealed.last);
@@ -209,8 +209,8 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
         self.file(path, file, end)
     }
 
-    /// Looks for the segments up to `before`: they may have been pruned since the directory was listed, or been
-    /// compressed just when it was, so that the listing showed none of their names.
+    /// Looks for the segments up to `before`. They may have been pruned since the directory was listed. Or they were
+    /// compressed during the listing, so that it showed none of their names.
     fn list_again(&mut self, before: EventId) -> Result<()> {
         let listed = self.dir.list()?.sealed;
         for sealed in &listed {
@@ -241,7 +241,7 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
         self.is_heard = self.is_heard && (self.report)(finding);
     }
 
-    /// How far `state` is to be checked. Beside a writer, that is as far as it has synced; after a crash, as far as
+    /// Returns how far to check `state`: beside a writer, as far as the writer has synced it; after a crash, as far as
     /// recovery would keep it.
     fn end_of_state(&self, file: &Arc<dyn DiskFile>, stat: &Stat, path: &Path) -> Result<End> {
         let unread = |cause| self.dir.unread(path, cause);
@@ -271,7 +271,7 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
                 len
             };
             let examined = examine(self.dir, path, file, len, vouched);
-            // A writer that opens the log cuts what a crash left, also while it is examined.
+            // A writer that opens the log may cut what a crash left, while this examines it.
             let is_locked = is_locked()?;
             let has_changed = is_locked != was_locked || len_now()? < len || Record::of(self.dir)? != record;
             looks += 1;
@@ -279,7 +279,7 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
                 continue;
             }
             return match examined {
-                // What a writer does just now is not torn.
+                // Bytes that a writer has not synced yet are no torn tail.
                 Ok(end) if is_locked => Ok(whole(end.end)),
                 Ok(end) => Ok(End { counts: end.end, text: text.max(end.end), vouched }),
                 // Damage below what was synced: its lines are reported one by one.

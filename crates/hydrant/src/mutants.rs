@@ -1,6 +1,7 @@
 //! Faults that the simulator must find, selected at run time in a build with `--cfg sim_mutants`.
 //!
-//! The simulator does not make a change of the roster land so late that it finds these three. The tests of `roster_late` do:
+//! Three faults are not among them, because no change of the roster lands late enough in the simulator. The tests of
+//! `roster_late` find these:
 //! `HYDRANT_SIM_MUTANT=NAME RUSTFLAGS="--cfg sim_mutants" cargo test -p hydrant roster_late` fails.
 //!
 //! | name | fault |

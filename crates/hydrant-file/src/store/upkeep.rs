@@ -86,7 +86,7 @@ impl Upkeep {
         self.gate.clone().lock_owned().await
     }
 
-    /// Lets the work under way end soon, and no more begin.
+    /// Makes the work under way end soon, and lets no other begin.
     pub(super) fn stop(&self) {
         self.is_closing.store(true, Ordering::SeqCst);
         self.yields.store(true, Ordering::SeqCst);

@@ -22,7 +22,7 @@ pub(super) struct Segment {
     pub(super) structure: Structure,
     /// The number of the next line, where lines have no ids.
     pub(super) number: Option<u64>,
-    /// It had no line when it was opened: how it begins is not compared yet.
+    /// Whether the file had no line when it was opened, so that its first line is not compared yet.
     pub(super) was_empty: bool,
     /// The last line had no line break.
     pub(super) unterminated: bool,
@@ -87,7 +87,7 @@ impl Segment {
         self.tail = Some((offset, line.len(), crc32c::crc32c(line)));
     }
 
-    /// Returns whether the file was cut before the end that was known, or the last line read is another one now.
+    /// Returns whether the file was cut before the known end, or the line read last has changed.
     pub(super) fn has_changed(&self, dir: &Directory) -> Result<bool> {
         let file = self.lines.file();
         let unread = |cause| dir.unread(&self.path, cause);
@@ -116,7 +116,7 @@ impl Segment {
         Ok(wire::is_bare(&block.data.slice(..end)))
     }
 
-    /// Goes to a line that begins at `at`.
+    /// Moves to a line that begins at `at`.
     pub(super) fn go_to(&mut self, dir: &Directory, at: u64) {
         if at > 0 {
             let (file, end) = (self.lines.file().clone(), self.lines.end());
@@ -149,7 +149,7 @@ impl Segment {
         Ok(())
     }
 
-    /// The first line that checks and begins behind `middle` and before `high`.
+    /// Returns the first sound line that begins behind `middle` and before `high`.
     fn line_behind(&self, dir: &Directory, middle: u64, high: u64) -> Result<Option<(u64, EventId)>> {
         const PROBE_BYTES: usize = 4096;
         let file = self.lines.file();

@@ -46,7 +46,8 @@ impl Writer {
         }
     }
 
-    /// What is acknowledged must be found under its name, in a file that no other process has cut or written to.
+    /// Checks that `state` is still this file, and that no other process has changed its length. A reader must find the
+    /// acknowledged events under this name.
     pub(super) fn check_in_place(&mut self) -> Result<()> {
         let path = self.dir.state();
         match self.dir.disk.stat(&path) {

@@ -30,7 +30,7 @@ pub(crate) struct Published {
     pub(crate) view: View,
     /// The last event that is durable.
     pub(crate) head: Option<Event>,
-    /// Why no event follows.
+    /// The error that ended the log, after which no event follows.
     pub(crate) stopped: Option<Error>,
 }
 

@@ -51,9 +51,9 @@ pub fn acknowledged(world: &World, facts: impl IntoIterator<Item = Fact>) {
     });
 }
 
-/// What a log acknowledges follows what it acknowledged before: it takes nothing once its primary lost that.
+/// What a log acknowledges follows what it acknowledged before. Once its primary lost that, the log takes no append.
 ///
-/// `epoch` is that of the primary when the append began. A copy that takes over during the append is seen by the next one.
+/// `epoch` is that of the primary when the append began. The next append sees a copy that takes over during this one.
 pub fn continues(world: &World, up: &Up, epoch: u64, facts: &[Fact]) {
     let (Some(first), Some(last)) = (facts.first(), facts.last()) else { return };
     world.with(|state| {
@@ -174,8 +174,8 @@ pub fn refused<T>(world: &World, result: &Result<T>, facts: impl IntoIterator<It
     });
 }
 
-/// A log takes no other event in the place of one that it has published, or that it acknowledged last: its primary lost that
-/// one.
+/// A log takes no other event in the place of one that it has published, or of the one that it acknowledged last. Its
+/// primary has lost that one.
 pub fn is_new<T>(world: &World, published: Option<EventId>, first: EventId, appended: &Result<T>) {
     let is_broken = world.is_broken(Broken::IdsComeAgain);
     if appended.is_ok() && Some(first) <= published.or(is_broken.then_some(first)) {

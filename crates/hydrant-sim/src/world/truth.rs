@@ -83,8 +83,8 @@ impl Truth {
         self.parents.remove(&fact(event));
     }
 
-    /// Whether both have the same id. A line names the event before it by id alone: so where a file of another log comes in
-    /// the place of one of this log, it joins an event that has the id of its own predecessor.
+    /// Returns whether both have the same id. A line names its predecessor by id alone. So a file of another log joins an
+    /// event of this log that has the id of the file's own predecessor.
     pub fn have_one_id(&self, one: Option<Fact>, other: Option<Fact>) -> bool {
         let id = |fact: Fact| {
             let id = self.id(fact).map(EventId::get);

@@ -60,9 +60,10 @@ pub(crate) struct Committer<P> {
     options: FanOutOptions,
     durability: Durability,
     rng: fastrand::Rng,
-    /// An append failed: the primary may be another copy of the log, and takes nothing before it is compared.
+    /// An append failed: the primary may be another copy of the log, and gets no append before it is compared.
     in_doubt: bool,
-    /// A look failed, or could not be compared: the same, but a checkpoint that fails stops no append.
+    /// A look failed, or could not be compared. The next append compares first, but a checkpoint that fails does not
+    /// stop it.
     look_in_doubt: bool,
     /// The newest event that the primary has acknowledged, if it is not published.
     accepted: Option<EventId>,
@@ -105,7 +106,7 @@ impl<P: Primary> Committer<P> {
                     continue;
                 }
                 command = commands.recv() => command,
-                // A command that comes meanwhile does not wait for it.
+                // A command that comes meanwhile does not wait for this look.
                 looked = self.idle_look(), if !self.is_unsettled() && self.hub.feed.stopped().is_none() => {
                     drop(self.take(looked.clone(), later(self.options.call_timeout)).await);
                     self.looks.log(looked.err().as_ref());
@@ -200,15 +201,15 @@ impl<P: Primary> Committer<P> {
     /// Checks that the primary still has our history.
     ///
     /// # Errors
-    /// `Diverged` if it does not: the log has stopped. `Safe` if it cannot be compared yet, but must be.
+    /// `Diverged` if it does not: the log has stopped. A `Safe` error if the primary must be compared, and cannot be yet.
     async fn compare(&mut self, must_compare: bool, deadline: Instant) -> Result<()> {
-        // Else half of the time stays for the append.
+        // If the comparison may fail, half of the time stays for the append.
         let left = deadline.saturating_duration_since(Instant::now());
         let patience = if must_compare { deadline } else { later((left / 2).min(looks::PAUSE_MAX)) };
         let asked = self.ask(patience).await;
         let mut compared = self.take(asked, patience).await;
         if compared.is_ok() && (self.accepted.is_some() || self.hub.feed.has_lost()) {
-            // What was accepted may be lost, and have something else in its place.
+            // Accepted events may be lost, and other events may be in their place.
             compared = self.lose_what_is_lost(patience).await;
         }
         if let Some(lost) = self.hub.feed.failed().filter(|error| error.kind() == ErrorKind::Diverged) {
@@ -243,7 +244,7 @@ impl<P: Primary> Committer<P> {
         unreachable!("there is always another attempt until the time-out")
     }
 
-    /// Stages what the primary took, and publishes it if that means that it is durable.
+    /// Stages a batch that the primary took. Publishes it if the primary's `Ok` means durable.
     fn accepted(&mut self, batch: Batch<'_>) -> Result<()> {
         let feed = &self.hub.feed;
         let last = batch.last();
@@ -261,7 +262,7 @@ impl<P: Primary> Committer<P> {
         Ok(())
     }
 
-    /// Whether the primary may hold events that are not published.
+    /// Returns whether the primary may hold events that are not published.
     fn is_unsettled(&self) -> bool {
         self.accepted.is_some() || self.unknown.is_some()
     }
@@ -273,8 +274,8 @@ impl<P: Primary> Committer<P> {
         error
     }
 
-    /// Asks the primary how far it is durable, and publishes that. A log that lost events stops; the checkpoint is what
-    /// the primary has all the same.
+    /// Asks the primary how far it is durable, publishes that, and returns the primary's reply. If the log lost events,
+    /// it stops.
     async fn checkpoint(&mut self, deadline: Instant) -> Result<Checkpoint> {
         let asked = self.ask(deadline).await;
         drop(self.take(asked.clone(), deadline).await);
@@ -285,7 +286,7 @@ impl<P: Primary> Committer<P> {
         guarded_until("the primary's checkpoint", deadline, || self.primary.checkpoint()).await
     }
 
-    /// Asks the primary when it was not asked for a while, so that a lost tail is found also then.
+    /// Waits until the primary was not asked for `idle_poll`, then asks it. So an idle log finds a lost tail.
     ///
     /// # Cancel safety
     /// Reads only.
@@ -308,7 +309,7 @@ impl<P: Primary> Committer<P> {
         match (&asked, &published) {
             (Ok(checkpoint), Ok(())) => self.settled(checkpoint.id()),
             (Ok(_), Err(error)) if error.kind() == ErrorKind::Diverged => drop(self.stop(error.clone())),
-            // It cannot be compared yet: the next look does.
+            // The checkpoint cannot be compared yet. The next look compares it.
             (Ok(checkpoint), Err(error)) => {
                 tracing::warn!(%error, "the primary's newest events cannot be published yet");
                 self.unknown = self.unknown.max(checkpoint.id());
@@ -319,7 +320,7 @@ impl<P: Primary> Committer<P> {
         published
     }
 
-    /// Everything up to `id` is published.
+    /// Records that everything up to `id` is published.
     fn settled(&mut self, id: Option<EventId>) {
         self.accepted = self.accepted.filter(|open| Some(*open) > id);
         self.unknown = self.unknown.filter(|open| Some(*open) > id);
@@ -328,7 +329,8 @@ impl<P: Primary> Committer<P> {
     /// Finds the accepted events that the primary does not have any more, so that no call waits for them.
     ///
     /// # Errors
-    /// `Diverged` if the primary has another event in the place of one of them: the log has stopped. Any error of the primary.
+    /// `Diverged` if the primary has another event in the place of one of them: the log has stopped. Any error of the
+    /// primary.
     async fn lose_what_is_lost(&mut self, deadline: Instant) -> Result<()> {
         let asked = guarded_until("the primary's head", deadline, || self.primary.head());
         let newest = Place::of(asked.await?);
@@ -354,7 +356,7 @@ impl<P: Primary> Committer<P> {
             });
             return lost.map_or(Ok(()), Err);
         };
-        // What was accepted since then must be there too.
+        // The primary must also have the events that it accepted since then.
         let is_newer = published.is_none_or(|published| published.id() < head.id());
         if is_newer
             && !feed.has(&head)
@@ -368,7 +370,7 @@ impl<P: Primary> Committer<P> {
         feed.publish(head)
     }
 
-    /// Publishes how far the primary is durable, forgets what it lost, and schedules the next look.
+    /// Publishes how far the primary is durable, marks the events that it lost, and schedules the next look.
     async fn look(&mut self) {
         let before = self.hub.feed.head();
         let deadline = later(self.options.call_timeout);
@@ -393,7 +395,7 @@ impl<P: Primary> Committer<P> {
     }
 }
 
-/// Whether the batch may have been applied. After a `Gap` it was not.
+/// Returns whether the batch may have been applied. After a `Gap`, it was not.
 fn is_unknown(error: &Error) -> bool {
     match error.kind() {
         _ if mutant("unknown-is-refused") => false,

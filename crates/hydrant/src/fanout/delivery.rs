@@ -179,7 +179,7 @@ impl Delivery {
         error.with_retry(Retry::Safe)
     }
 
-    /// Returns the events of the next batch. Lingers for it to fill.
+    /// Returns the events of the next batch. Lingers until the batch is full.
     async fn next(&mut self, follower: &mut Follower) -> Result<Vec<Event>> {
         let (events_max, bytes_max) = (self.batch_events, self.options.batch_bytes_max);
         if self.secondary.has(self.hub.feed.head()) {
@@ -187,7 +187,7 @@ impl Delivery {
         }
         let mut events = self.wait(follower).await?;
         if !self.options.linger_max.is_zero() {
-            // More events than this hold back appends: nothing more would arrive.
+            // A lag of more events than this holds back appends, so no further event would arrive.
             let lag_max = self.options.lag_events_max.filter(|_| !mutant("linger-through-back-pressure"));
             let enough = lag_max.map_or(usize::MAX, |lag| usize::try_from(lag).unwrap_or(usize::MAX));
             let filled = follower.fill(&mut events, events_max.min(enough.saturating_add(1)), bytes_max);
@@ -198,7 +198,7 @@ impl Delivery {
 
     /// Waits for the next events. Reports the progress while the log is quiet or slow to read.
     async fn wait(&mut self, follower: &mut Follower) -> Result<Vec<Event>> {
-        // The read is kept across the intervals: a dropped read begins anew, which may take longer than one.
+        // The read is kept across the intervals: a dropped read begins anew, and may need more than one interval.
         let (secondary, events_max, bytes_max) =
             (self.secondary.clone(), self.batch_events, self.options.batch_bytes_max);
         let chunk = follower.chunk(events_max, bytes_max).inspect_err(|error| secondary.compared(error));

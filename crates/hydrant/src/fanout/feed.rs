@@ -86,12 +86,13 @@ impl Feed {
         self.update(|state| state.ring.lose_after(newest))
     }
 
-    /// The error if the log gets another event in the place of one that the primary is known to have lost.
+    /// Returns the error if a batch has another event in the place of one that the primary is known to have lost, or
+    /// cannot be compared with it.
     pub(crate) fn replaces_lost(&self, after: Option<EventId>, events: &[Event]) -> Option<Error> {
         self.lock().ring.replaces_lost(after, events)
     }
 
-    /// Whether the primary lost accepted events, as far as is known.
+    /// Returns whether the primary lost accepted events, as far as is known.
     pub(crate) fn has_lost(&self) -> bool {
         self.lock().ring.has_lost()
     }

@@ -65,7 +65,7 @@ where
 }
 
 /// Capped exponential backoff with full jitter: the pause before retry number `attempt`, from 0. Never zero: a loop
-/// without a pause starves its runtime. And a first pause of zero grows like one of a millisecond.
+/// without a pause starves its runtime. A first pause of zero grows like one of a millisecond.
 pub(crate) fn backoff(rng: &mut fastrand::Rng, attempt: u32, min: Duration, max: Duration) -> Duration {
     const LEAST: Duration = Duration::from_millis(1);
     let ceiling = min.max(LEAST).saturating_mul(1_u32.checked_shl(attempt).unwrap_or(u32::MAX)).min(max);

@@ -54,8 +54,8 @@ pub(super) struct Members {
     pub(super) attached: BTreeMap<String, Arc<Secondary>>,
     /// Names that are in the roster, or may be, and are not attached.
     pub(super) absent: BTreeMap<String, Absent>,
-    /// Names that were detached here, or could not be. A record or a removal may still land late, and must not change the
-    /// entry of a later `attach`.
+    /// Names that this process detached, or failed to detach. A record or a removal may still land late, and must not
+    /// change the entry of a later `attach`.
     pub(super) late_changes: BTreeSet<String>,
     /// Secondaries that were detached, as long as their pumps run.
     pub(super) detached: Vec<Arc<Secondary>>,

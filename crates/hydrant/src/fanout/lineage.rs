@@ -83,7 +83,7 @@ pub(crate) async fn open(
     match events.next().await {
         Some(Ok(event)) if event.id() == place.id() && event.digest() == digest => Ok(events),
         Some(Ok(other)) => Err(replaced(place, &other)),
-        // It was pruned since.
+        // The event was pruned since.
         Some(Err(error)) if matches!(error.kind(), ErrorKind::Pruned { .. }) => Ok(read(after)),
         Some(Err(error)) => Err(error),
         None => Err(behind(place)),
@@ -123,7 +123,7 @@ pub(crate) fn accepted_and_lost(id: EventId, other: &Place) -> Error {
     Error::new(ErrorKind::Diverged, Retry::Never, message).at(id)
 }
 
-/// The error of a log that lost accepted events, and keeps too few of them to compare what is appended at `id`.
+/// The error of a log that lost accepted events, and whose ring has too few of them to compare an append at `id`.
 pub(crate) fn evicted_and_lost(id: EventId) -> Error {
     let message = "the log lost events that it had accepted, as after a failover to a copy that did not have them, and its \
                    ring is too small to compare what is appended in their place; no sink holds them: stop, then bring back \

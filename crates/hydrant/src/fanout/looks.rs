@@ -14,6 +14,7 @@ const POLL_MIN: Duration = Duration::from_millis(1);
 /// The longest pause between two looks while events wait to be published.
 pub(super) const PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// The schedule of the looks.
 pub(super) struct Looks {
     poll: Duration,
     idle_poll: Duration,
@@ -38,12 +39,12 @@ impl Looks {
         }
     }
 
-    /// When to look next, while events wait to be published.
+    /// Returns when to look next while events wait to be published.
     pub(super) fn next(&self) -> Instant {
         self.next
     }
 
-    /// When to look at an idle log, so that a lost tail is found also then.
+    /// Returns when to look at an idle log.
     pub(super) fn next_idle(&self) -> Instant {
         later(self.idle_poll.saturating_sub(self.asked_at.elapsed()))
     }
@@ -53,13 +54,13 @@ impl Looks {
         self.asked_at = Instant::now();
     }
 
-    /// Schedules looks: soon at first, then less and less often.
+    /// Schedules the next look soon. The looks after it get rarer.
     pub(super) fn soon(&mut self) {
         self.progress_at = Instant::now();
         self.next = self.next.min(later(self.poll));
     }
 
-    /// Schedules the next look after one that published events, or did not.
+    /// Schedules the next look. `has_published` says whether the last one published events.
     pub(super) fn looked(&mut self, has_published: bool) {
         if has_published {
             self.progress_at = Instant::now();

@@ -166,9 +166,9 @@ impl<P: Primary + 'static> FanOut<P> {
     /// closed; any error of the roster.
     ///
     /// # Cancel safety
-    /// A dropped future has attached nothing. The roster may have the name already, or get it later, and the status shows it
-    /// as [`Detached`](SecondaryState::Detached). Call it again, or [detach](FanOut::detach) the name. If the roster gets it
-    /// after that, the next `prune` or `open` shows it again.
+    /// A dropped future has attached nothing. The roster may have the name already, or get it later, and the status shows
+    /// it as [`Detached`](SecondaryState::Detached). Call `attach` again, or [detach](FanOut::detach) the name. If the
+    /// roster gets the name after that, the next `prune` or `open` shows it again.
     pub async fn attach(
         &self,
         name: &str,
@@ -181,8 +181,9 @@ impl<P: Primary + 'static> FanOut<P> {
     /// Removes a secondary from the log and from the roster, and waits until its call in flight is dropped.
     ///
     /// # Errors
-    /// `Invalid` for a name that neither status nor roster has; any error of the roster. Then the secondary has ended all
-    /// the same, holds back `prune`, and the status shows it as [`Detached`](SecondaryState::Detached). Call it again.
+    /// `Invalid` for a name that neither status nor roster has; any error of the roster. After an error of the roster, the
+    /// secondary has ended, still holds back `prune`, and the status shows it as [`Detached`](SecondaryState::Detached).
+    /// Call `detach` again.
     ///
     /// # Cancel safety
     /// After a dropped future, it completes all the same; call it again to learn the result.
@@ -390,7 +391,7 @@ impl<P: Primary + 'static> EventSource for FanOut<P> {
 #[async_trait]
 impl<P: Primary + Prune + 'static> Prune for FanOut<P> {
     /// Removes segments that end before `before`, but nothing that a secondary of the roster, or an attached one, still
-    /// needs. From now on the status shows the names of the roster that it did not show before.
+    /// needs. Adds to the status the names of the roster that it does not show.
     async fn prune(&self, before: EventId) -> Result<()> {
         let pruned = || async {
             match prune::needed(&self.hub, before, self.options.retain_bytes_max).await? {

@@ -15,8 +15,8 @@ const SINK_PATIENCE: Duration = Duration::from_secs(1);
 /// The event before which all may be removed: `before`, or an earlier one that is the checkpoint of a secondary; `None`
 /// if everything is needed.
 ///
-/// The names of the roster count, and the secondaries that are attached. A secondary with a backlog of more than
-/// `retain_bytes_max` does not count.
+/// The names of the roster and the attached secondaries count. A secondary with a backlog of more than
+/// `retain_bytes_max` does not.
 pub(crate) async fn needed(
     hub: &Hub,
     before: EventId,

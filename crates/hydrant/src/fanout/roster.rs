@@ -1,4 +1,4 @@
-//! Entering and leaving the roster.
+//! Enters names into the roster, and removes them.
 
 use std::sync::Arc;
 
@@ -14,11 +14,11 @@ use crate::mutants::mutant;
 use crate::store::CheckpointCell;
 use crate::{Checkpoint, CheckpointEntry, Error, ErrorKind, EventSink, Result, Retry};
 
-/// How often an entry is read and swapped before `attach` fails: once more for each change that lands meanwhile.
+/// How many times `attach` reads and swaps an entry before it fails. Each change that lands meanwhile costs one attempt.
 const ENTER_ATTEMPTS_MAX: u32 = 4;
 
 impl Hub {
-    /// Enters the roster and starts the pump. Does not wait for the sink.
+    /// Enters the name into the roster and starts the pump. Does not wait for the sink.
     pub(crate) async fn attach(
         self: &Arc<Self>,
         name: &str,
@@ -133,7 +133,8 @@ impl Hub {
         let left = guarded("the roster", self.settings.call_timeout, || self.leave(name)).await;
         self.members.update(|members| match left {
             Ok(was_there) => {
-                // An `attach` whose outcome is unknown may have left no entry. It may still create one: then `prune` shows it.
+                // An `attach` whose outcome is unknown may have left no entry. If it creates one later, `prune` shows the
+                // name.
                 let was_shown = members.absent.remove(name).is_some();
                 let message = || format!("no secondary `{name}` is in the roster");
                 if was_there || was_shown { Ok(()) } else { Err(Error::invalid(message())) }
@@ -145,8 +146,8 @@ impl Hub {
         })
     }
 
-    /// Lists the roster, and adds the names that the status does not show: a call that failed, or another process, entered
-    /// them.
+    /// Lists the roster, and adds to the status the names that it does not show. A call that failed, or another process,
+    /// entered them.
     ///
     /// # Cancel safety
     /// Reads only.
@@ -154,7 +155,7 @@ impl Hub {
         let turns = || self.roster_turn.try_lock().ok();
         let before = turns().map(|turn| *turn);
         let entries = guarded("the roster", self.settings.call_timeout, || self.roster.list()).await?;
-        // After an `attach` or a `detach` meanwhile, the list may be old. The next call adds what is missing.
+        // If an `attach` or a `detach` ran meanwhile, the list may be old. The next call adds the missing names.
         if let Some(turn) = turns().filter(|turn| Some(**turn) == before && !mutant("late-attach-hidden")) {
             self.members.update(|members| {
                 for entry in &entries {
@@ -205,7 +206,8 @@ impl Members {
 
 /// Creates the entry, with an empty checkpoint, if there is none: a sink that was never reached needs everything.
 ///
-/// A `mark` is kept beside the checkpoint. A swap that expects an entry without this mark then fails, however late it lands.
+/// A `mark` is kept beside the checkpoint. A swap that expects an entry without this mark then fails, however late it
+/// lands.
 async fn enter_once(cell: &mut CheckpointCell, mark: Option<&str>) -> Result<()> {
     let (checkpoint, beside) = match (cell.load().await?, mark) {
         (Some(_), None) => return Ok(()),

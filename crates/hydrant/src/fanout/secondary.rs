@@ -139,7 +139,7 @@ impl Secondary {
         });
     }
 
-    /// Lets a parked pump run again, and shows it at once.
+    /// Lets a parked pump run again, and shows that at once.
     pub(crate) fn resume(&self) {
         self.wanted.send_if_modified(|wanted| {
             let is_parked = *wanted == Wanted::Park;

@@ -1,4 +1,4 @@
-//! What sinks have in common that hold only some of the source's events.
+//! What the wrappers share whose sinks hold only some of the source's events.
 
 use tokio::sync::Mutex;
 
@@ -7,9 +7,9 @@ use crate::{Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, Resu
 
 /// A sink that receives only some of the source's events.
 ///
-/// Its own log has other predecessors than the source: a batch follows the last event that was kept. That id
-/// is never guessed from the source's ids. It is what the sink replied when it was asked first, and then what
-/// it acknowledged, so that a sink which loses events meanwhile answers `Gap`.
+/// Its own log has other predecessors than the source: a batch follows the last event that was kept. The id of that
+/// event is never guessed from the source's ids. The sink's first reply names it, and then what the sink acknowledged.
+/// So a sink that loses events meanwhile answers `Gap`.
 #[derive(Debug)]
 pub(super) struct Sparse<S> {
     pub(super) sink: S,
@@ -19,7 +19,7 @@ pub(super) struct Sparse<S> {
 #[derive(Debug)]
 struct Known {
     held: Held,
-    /// The newest event that the sink replied with, until the source comes to it.
+    /// The sink's newest event, as it replied, until the source comes to that event.
     unmet: Option<Checkpoint>,
 }
 
@@ -89,8 +89,8 @@ impl<S: EventSink> Sparse<S> {
 
     /// Compares the newest event of a sink that is ahead with that of the source, also if it is not kept.
     ///
-    /// The sink compares only what it is given. So a sink that took an event late, of a log that was lost since
-    /// then, would mix two histories.
+    /// The sink compares only the events that it gets. Without this comparison, a sink that took a late event of a
+    /// log that is lost would mix two histories.
     async fn meet(&self, batch: Batch<'_>, kept: &[Event]) -> Result<()> {
         let mut known = self.known.lock().await;
         if matches!(known.held, Held::NotAsked) {
@@ -100,11 +100,11 @@ impl<S: EventSink> Sparse<S> {
             return Ok(());
         };
         if Some(id) > batch.after() && id > batch.last().id() {
-            return Ok(()); // the source comes to it later
+            return Ok(()); // the source comes to this event later
         }
         known.unmet = None;
         let is_same = |event: &Event| Checkpoint::at(event) == checkpoint;
-        // The sink compares what is kept.
+        // The sink itself compares an event that is kept.
         let is_met = kept.iter().any(|event| event.id() == id) || batch.events().iter().any(is_same);
         if Some(id) <= batch.after() || is_met || mutant("sparse-uncompared") {
             return Ok(());

@@ -80,7 +80,7 @@ impl Disk for SimDisk {
             return Err(io::ErrorKind::NotFound.into());
         }
         drop(world);
-        // As `readdir` does, one name after the other, whatever happens to names in between.
+        // Lists one name after the other, as `readdir` does: names may change in between.
         let mut names = Vec::new();
         let mut before: Option<PathBuf> = None;
         loop {

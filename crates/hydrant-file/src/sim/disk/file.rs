@@ -11,7 +11,7 @@ use crate::disk::{DiskFile, Stat};
 use crate::sim::inode::Inode;
 use crate::sim::world::{Step, World};
 
-/// A handle of a file. It fails once its process was killed.
+/// A handle of a file. Its calls fail once its process is killed.
 pub(super) struct SimFile {
     pub(super) disk: SimDisk,
     pub(super) inode: u64,

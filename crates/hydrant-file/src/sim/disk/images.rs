@@ -15,16 +15,16 @@ pub struct Shown<'a> {
     pub name: &'a str,
     /// The number of its inode.
     pub inode: u64,
-    /// Its contents, as processes see them.
+    /// The contents, as processes see them.
     pub cached: &'a [u8],
-    /// Its contents, as a power cut leaves them at least.
+    /// The contents on the disk, without the changes that are only in the cache.
     pub durable: &'a [u8],
-    /// The names in the directory by which a power cut leaves it.
+    /// Its names in the directory, as they are on the disk.
     pub durable_names: &'a [String],
 }
 
 impl SimDisk {
-    /// Cuts the power and returns the disk as it is found afterwards: locks are gone, and of what was not synced a part
+    /// Cuts the power and returns the disk as it is found afterwards: locks are gone, and a part of what was not synced
     /// survives, by chance. Handles of the old disk fail.
     #[must_use]
     pub fn reboot(&self, random: &mut Rng) -> Self {
@@ -90,7 +90,7 @@ impl SimDisk {
         world.names.iter().map(|(path, inode)| (path.clone(), world.files[inode].cache.clone())).collect()
     }
 
-    /// Shows each file of a directory, in the order of their names: as its processes see it, and what of it is durable.
+    /// Calls `each` with every file of a directory, in the order of their names.
     pub fn each_file(&self, dir: &Path, mut each: impl FnMut(Shown<'_>)) {
         let world = self.world();
         let name = |path: &Path| -> Option<String> {

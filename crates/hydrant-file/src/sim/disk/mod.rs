@@ -1,11 +1,11 @@
 //! A disk in memory that fails at any step, and loses its power.
 //!
-//! It is as unkind as POSIX allows: of what was written since the last sync, each 512-byte block survives a
-//! power cut or not, in any of its versions, by a seed; so does each change of a directory, whatever came
-//! before or after it; a length may survive without the bytes. A sync that fails leaves the cache as it is
-//! and forgets that it was dirty: the next one succeeds and has saved nothing.
+//! The disk is as unkind as POSIX allows. Each 512-byte block that was written since the last sync survives a power cut
+//! or not, in any of its versions. So does each change of a directory, whatever came before or after it. A length may
+//! survive without the bytes. The seed decides. A sync that fails leaves the cache as it is and forgets that it was
+//! dirty: the next sync succeeds and saves nothing.
 //!
-//! Here: a process, the faults, and what is counted. [`images`]: the disk after a crash, and what is on it.
+//! This file holds a process, the faults, and what is counted. [`images`]: the disk after a crash, and what is on it.
 //! [`outside`]: changes that no process makes. [`calls`] and [`file`]: the system calls.
 
 use std::future::poll_fn;
@@ -35,7 +35,7 @@ pub struct SimDisk {
 }
 
 impl SimDisk {
-    /// An empty disk that has this directory.
+    /// Returns an empty disk that has this directory.
     pub fn new(dir: &Path) -> Self {
         let mut world = World::default();
         world.create_dir(dir);
@@ -62,7 +62,8 @@ impl SimDisk {
     }
 
     /// Lets other tasks run before each step and look of this process, as processes of a machine run beside each other.
-    /// Without it, a piece of work and a command of the writer are made at once. The seed decides how long it waits.
+    /// The seed decides how long each of them waits. In a process that is not stepped, a piece of work or a command of the
+    /// writer runs as a whole.
     pub fn set_stepped(&self, seed: u64) {
         self.process.is_stepped.store(true, Ordering::SeqCst);
         self.world().pace.get_or_insert_with(|| Rng::with_seed(seed));
@@ -109,9 +110,9 @@ impl SimDisk {
         self.world().planned.push((when, fault));
     }
 
-    /// Plans something that another process does at a moment of this number, counted from 0.
+    /// Plans an act of another process at the moment of this number, counted from 0.
     ///
-    /// It runs at once and must not wait for anything.
+    /// The act runs inside of the call that comes to the moment, and must not wait for anything.
     pub fn interrupt_at(&self, moment: usize, act: impl FnOnce() + Send + 'static) {
         self.world().interrupt = Some(Interrupt(moment, Box::new(act)));
     }
@@ -147,12 +148,12 @@ impl SimDisk {
         self.world().looks
     }
 
-    /// Returns what was changed or synced so far, a line each.
+    /// Returns the steps so far, a line each.
     pub fn steps(&self) -> Vec<String> {
         self.steps_from(0)
     }
 
-    /// Returns what happened so far, without the first `from` steps.
+    /// Returns the steps so far without the first `from`.
     pub fn steps_from(&self, from: usize) -> Vec<String> {
         self.world().steps.get(from..).unwrap_or_default().to_vec()
     }

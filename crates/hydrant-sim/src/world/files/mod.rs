@@ -55,8 +55,8 @@ pub struct Files {
     is_replaced: bool,
     /// A fault met the file by which readers in other processes know how far they may read.
     pub lock_failed: bool,
-    /// A power cut may have taken back the record in `lock`, and no writer has written one since. A reader that meets a
-    /// writer between its lock and its first record takes the old one for that of this writer, and ends too early.
+    /// A power cut may have reverted the record in `lock`, and no writer has written one since. Between a writer's lock and
+    /// its first record, a reader takes the old record for one of this writer, and ends too early.
     record_is_old: bool,
     /// A writer took the lock since the last power cut.
     lock_was_taken: bool,

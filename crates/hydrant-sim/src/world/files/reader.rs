@@ -82,7 +82,7 @@ struct Reading {
     before: Option<truth::Fact>,
     /// The event that was acknowledged last when the read began.
     expected: Option<EventId>,
-    /// Until a writer publishes, it may take the record in `lock` for that of a writer which has the lock.
+    /// Until a writer publishes, this read may take an old record in `lock` for one of the writer that holds the lock.
     may_meet_old_record: bool,
     /// A fault that strikes after so many events.
     fault: Option<(u32, Effect)>,
@@ -208,7 +208,7 @@ impl Files {
 }
 
 impl State {
-    /// The event at which a read of the primary ends at least that begins now.
+    /// Returns the event that a read of the primary must reach if it begins now.
     pub fn head_of_a_reader(&mut self) -> Option<EventId> {
         let durable = self.log(Store::Primary).durable_id();
         // A reader of files does not count the segment of a rotation that no writer has finished.

@@ -9,13 +9,13 @@ use super::marks::Marks;
 use crate::mutants::mutant;
 use crate::{Error, Event, EventId, Result};
 
-/// Holds every event with `base < id <= newest`, bounded in events and bytes, and the newest durable event.
+/// Holds every staged event above `base`, bounded in events and bytes, and the newest durable event.
 ///
 /// Events are staged in order and evicted oldest first. Followers see them once `publish` marks them as durable.
 /// Eviction may run ahead of publication: a follower below `base` reads the primary.
 ///
-/// An event of the ring never changes: another event in its place is `Diverged`, and followers never see it. The primary
-/// may lose an event that is only staged. The ring still holds it then, so that another event in its place is found.
+/// An event of the ring never changes: another event in its place is `Diverged`, and followers never see that one. If the
+/// primary loses an event that is only staged, the ring keeps the event, to find another one in its place.
 pub(super) struct Ring {
     /// The newest event below the ring: evicted, or never held.
     base: Option<Place>,
@@ -23,7 +23,7 @@ pub(super) struct Ring {
     bytes: usize,
     /// The newest event that may be seen.
     head: Option<Place>,
-    /// The newest event that the primary has, as far as is known: it lost the staged events after it.
+    /// The newest event that the primary has, as far as is known. The primary lost the staged events after it.
     newest: Option<EventId>,
     marks: Marks,
     events_max: usize,
@@ -46,9 +46,9 @@ enum Found {
     Same,
     /// The ring has another event there.
     Other,
-    /// Evicted, or never here: the primary knows.
+    /// Evicted, or never in the ring: only the primary knows.
     Below,
-    /// Newer than all in the ring.
+    /// Newer than every event of the ring.
     Beyond,
 }
 
@@ -71,7 +71,7 @@ impl Ring {
         self.clear(head);
     }
 
-    /// Adds the events that are newer than the ring's, which the log has right after `after`, and evicts the oldest.
+    /// Adds the events that are newer than those of the ring, and evicts the oldest. In the log, `events` follow `after`.
     ///
     /// If the ring does not have the event `after`, it starts anew: followers read the primary there.
     ///
@@ -101,7 +101,8 @@ impl Ring {
         Ok(())
     }
 
-    /// The error if the log has another event in the place of one that the ring knows. In the log, `events` follow `after`.
+    /// Returns the error if the log has another event in the place of one that the ring knows. In the log, `events`
+    /// follow `after`.
     fn replaced(&self, after: Option<EventId>, events: &[Event]) -> Option<Error> {
         for place in [&self.head, &self.base].into_iter().flatten() {
             if let Some(other) = replacement(place, after, events) {
@@ -114,8 +115,9 @@ impl Ring {
         Some(self.replaced_by(&Place::Event(ours.clone()), events.get(common)?))
     }
 
-    /// The error if the log gets another event in the place of one that the primary is known to have lost, or one that cannot
-    /// be compared because the lost one was evicted.
+    /// Returns the error if a batch has another event in the place of one that the primary is known to have lost.
+    ///
+    /// While a loss is known, a batch that ends below the base gets an error too: the ring cannot compare it.
     pub(super) fn replaces_lost(&self, after: Option<EventId>, events: &[Event]) -> Option<Error> {
         if !self.has_lost() {
             return None;
@@ -127,7 +129,7 @@ impl Ring {
         replaced.filter(|replaced| replaced.event() > self.newest)
     }
 
-    /// Whether the primary lost staged events, as far as is known.
+    /// Returns whether the primary lost staged events, as far as is known.
     pub(super) fn has_lost(&self) -> bool {
         self.newest < self.end()
     }
@@ -157,7 +159,7 @@ impl Ring {
             Found::Same | Found::Below => {}
             Found::Beyond if mutant("publish-unstaged") => {}
             Found::Other if !mutant("accepted-replaced") => return Err(self.replaced_at(&head)),
-            // An append of unknown outcome reached the log: followers read the log.
+            // An append of unknown outcome reached the log. The ring misses its events, so followers read the primary.
             Found::Beyond | Found::Other => self.clear(Some(head.clone())),
         }
         self.marks.add(head.id());
@@ -183,12 +185,12 @@ impl Ring {
         Ok(())
     }
 
-    /// Whether the ring has this event.
+    /// Returns whether the ring has this event.
     pub(super) fn has(&self, place: &Place) -> bool {
         self.find(place) == Found::Same
     }
 
-    /// Whether the ring has the events after `position`, and can take more without evicting one of them.
+    /// Returns whether the ring has the events after `position`, and can take more without evicting one of them.
     pub(super) fn has_room_above(&self, position: Option<EventId>) -> bool {
         let full = self.events.len() >= self.events_max || self.bytes >= self.bytes_max;
         let is_useful = id_of(self.base.as_ref()) <= position;
@@ -263,7 +265,7 @@ impl Ring {
         (self.count(position, head), Some(self.marks.since(position)))
     }
 
-    /// How many events are after `position`, up to `end`.
+    /// Returns how many events are after `position`, up to `end`.
     pub(super) fn count(&self, position: Option<EventId>, end: Option<EventId>) -> u64 {
         if position >= end {
             return 0;
@@ -294,13 +296,13 @@ impl Ring {
         if ours.is_same(place) { Found::Same } else { Found::Other }
     }
 
-    /// The index of the first event after `id`.
+    /// Returns the index of the first event after `id`.
     fn index_after(&self, id: Option<EventId>) -> usize {
         self.events.partition_point(|event| Some(event.id()) <= id)
     }
 
-    /// Whether the event `after`, which the log has, is above what was published and not in the ring: then events before
-    /// it may be missing too.
+    /// Returns whether the ring misses the event `after` of the log, above the events that were published. Events before
+    /// `after` may then be missing too.
     fn misses(&self, after: Option<EventId>) -> bool {
         if after <= self.head_id() || after <= id_of(self.base.as_ref()) {
             return false;
@@ -309,19 +311,19 @@ impl Ring {
         there != after
     }
 
-    /// How many of `events`, which stand after `from`, the ring has already.
+    /// Returns how many of `events`, which follow `from`, the ring has already.
     fn common(&self, from: Option<EventId>, events: &[Event]) -> usize {
         let held = self.events.range(self.index_after(from)..);
         held.zip(events).take_while(|(held, event)| held == event).count()
     }
 
-    /// The events above the base, and the event that they follow: `after`, or the base.
+    /// Returns the events above the base, and the event that they follow: `after`, or the base.
     fn above_base<'a>(&self, after: Option<EventId>, events: &'a [Event]) -> (Option<EventId>, &'a [Event]) {
         let base = id_of(self.base.as_ref());
         (after.max(base), &events[events.partition_point(|event| Some(event.id()) <= base)..])
     }
 
-    /// The error for an event that the log has in another's place.
+    /// Returns the error for a log that has `other` in the place of `place`.
     fn replaced_by(&self, place: &Place, other: &Event) -> Error {
         if Some(place.id()) <= self.head_id() {
             return lineage::replaced(place, other);
@@ -329,7 +331,7 @@ impl Ring {
         lineage::accepted_and_lost(place.id(), &Place::Event(other.clone()))
     }
 
-    /// The error for an event that the log has, and the ring has not.
+    /// Returns the error for a log that has `other`, an event that the ring does not have.
     fn replaced_at(&self, other: &Place) -> Error {
         let ours = self.events.get(self.index_after(other.id().prev())).map_or(other.id(), Event::id);
         lineage::accepted_and_lost(ours, other)
