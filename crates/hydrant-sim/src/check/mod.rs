@@ -234,8 +234,9 @@ pub fn hydrated(world: &World, folded: Folded, head: Option<EventId>) {
         if let Some(newest) = newest {
             state.truth.history(newest).into_iter().for_each(|n| expected.count(n));
         }
-        // A copy may replace accepted events while the snapshot of their state is on its way.
-        let was_replaced = state.config.accepts_ms.is_some() && !state.truth.lost.is_empty();
+        // A copy may replace accepted events, or those of a rival, while the snapshot of their state is on its way.
+        let was_accepted = state.config.accepts_ms.is_some() && !state.truth.lost.is_empty();
+        let was_replaced = was_accepted || state.is_contested();
         if (newest.is_some() || head.is_none()) && !was_replaced && !state.was_damaged && folded != expected {
             state.fail("fold", format!("hydrate gives {folded:?} at {head:?}, the whole log {expected:?}"));
         }

@@ -226,7 +226,12 @@ fn check_start(state: &mut State, sink: u8, first: &Event, has_begun: bool, open
             parent_id >= opened_at || !state.truth.lost.is_empty() || state.has_ended_early()
         }
     };
-    if !is_known && (has_begun || !begins) {
+    // The reply to its first event was lost, and a prune removed that event: it begins at the snapshot.
+    let floor = state.logs[&Store::Primary].after;
+    let begins_anew = state.config.sinks[usize::from(sink)].start == Some(Start::OldestSnapshot)
+        && first.is_snapshot()
+        && parent_id <= floor;
+    if !is_known && (has_begun && !begins_anew || !begins) {
         state.fail("history", format!("Sink({sink}) begins with n={fact}, behind n={parent:?}"));
     }
     state.sinks[usize::from(sink)].held.extend(parent);
