@@ -80,6 +80,15 @@ fn themed(rng: &mut Rng, config: &Config, dies: bool) -> Vec<(Site, Effect)> {
             let site = Site { store: Store::Sink(sink), call: Call::Append };
             (0..14).map(|_| (site, ordinary(rng, site, dies))).collect()
         }
+        // A sink takes events late, after the log that had them is lost.
+        6 if config.topology != Topology::Relay && config.retain_bytes.is_none() => {
+            let late = Effect::Late { ms: 300 };
+            let filtered = config.sinks.iter().position(|sink| sink.kind == SinkKind::Filtered);
+            let Some(sink) = filtered.and_then(|index| u8::try_from(index).ok()) else { return vec![] };
+            let site = Site { store: Store::Sink(sink), call: Call::Append };
+            let losses = (0..3).map(|_| (primary(pick(rng, calls)), Effect::Restore)).collect::<Vec<_>>();
+            std::iter::repeat_n((site, late), 20).chain(losses).collect()
+        }
         _ => vec![],
     }
 }

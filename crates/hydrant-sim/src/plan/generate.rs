@@ -95,7 +95,11 @@ fn sink(rng: &mut Rng, is_slow: bool) -> SinkConfig {
         deferred: rng.u8(..6) == 0,
         batch_events: pick(rng, &[0, 1, 1, 2, 5, 50, 1_024, usize::MAX]),
         batch_bytes: pick(rng, &[0, 1, 100, 1 << 20, 1 << 20, usize::MAX]),
-        linger_ms: pick(rng, &[0, 0, 0, 5, 300, 5_000]),
+        // A sink that holds back every append never lingers.
+        linger_ms: match pick(rng, &[0, 0, 0, 5, 300, 5_000]) {
+            5_000 if lag_events == Some(0) => 3_600_000,
+            linger => linger,
+        },
         // A batch of dead letters is many calls in one.
         call_ms: if kind == SinkKind::DeadLetter {
             5_000
