@@ -177,6 +177,21 @@ async fn a_follower_of_an_empty_log_meets_a_rotation() {
     }
 }
 
+/// The lines of hydra-node before 0.16 have no ids, and an empty file does not show that.
+#[tokio::test(start_paused = true)]
+async fn a_follower_of_an_empty_log_counts_bare_changes() {
+    let disk = disk_of(&[("state", Vec::new())]);
+    let reader = Arc::new(disk.process());
+    let source = FileSource::open_on(reader, &dir(), FileSourceOptions::default()).await.unwrap();
+    let mut follower = source.follow(ReadFrom::Origin);
+    let waiting = tokio::time::timeout(Duration::from_secs(5), follower.next()).await;
+    assert!(waiting.is_err(), "it waits: {waiting:?}");
+    disk.write_over(&dir().join("state"), b"{\"tag\":\"A\"}\n{\"tag\":\"B\"}\n");
+    for id in 0..2 {
+        assert_eq!(follower.next().await.unwrap().unwrap().id(), EventId::new(id));
+    }
+}
+
 /// A reader that has opened `state` and then looks at the lock of another directory finds no writer there.
 #[tokio::test(start_paused = true)]
 async fn a_read_that_meets_a_replaced_directory_shows_nothing_early() {

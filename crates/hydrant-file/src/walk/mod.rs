@@ -132,6 +132,7 @@ impl Walk {
                     self.segment = None;
                     continue;
                 }
+                segment.number = opening.filter(|opening| opening.is_bare).map(|_| 0);
             }
             if segment.lines.at() < segment.lines.end() {
                 match self.chunk()? {

@@ -22,7 +22,7 @@ pub(super) struct Segment {
     pub(super) structure: Structure,
     /// The number of the next line, where lines have no ids.
     pub(super) number: Option<u64>,
-    /// It had no line when it was opened: how it begins is not compared yet.
+    /// It had no line when it was opened: its beginning is not compared yet, and `number` is not known.
     pub(super) was_empty: bool,
     /// The last line had no line break.
     pub(super) unterminated: bool,
