@@ -153,6 +153,45 @@ async fn a_follower_of_an_empty_log_compares_its_first_event() {
     assert_eq!(from_behind.next().await.unwrap().unwrap().id(), EventId::new(10));
 }
 
+/// An empty `state` was sealed before its follower looked again, and has more lines than one block.
+#[tokio::test(start_paused = true)]
+async fn a_follower_of_an_empty_log_meets_a_rotation() {
+    const LAST: u64 = 7999;
+    let disk = disk_of(&[]);
+    let store = open(&disk).await.unwrap();
+    let reader = Arc::new(disk.process());
+    let source = FileSource::open_on(reader, &dir(), FileSourceOptions::default()).await.unwrap();
+    let mut followers = [source.follow(ReadFrom::Origin), store.follow(ReadFrom::Origin)];
+    for follower in &mut followers {
+        let waiting = tokio::time::timeout(Duration::from_secs(5), follower.next()).await;
+        assert!(waiting.is_err(), "it waits: {waiting:?}");
+    }
+    store.append(Batch::new(None, &events(0..LAST + 1)).unwrap()).await.unwrap();
+    let sealed = disk.files()[&dir().join("state")].len();
+    assert!(sealed > 2 * crate::lines::BLOCK_BYTES, "{sealed} bytes");
+    store.append(Batch::new(Some(EventId::new(LAST)), &[snapshot(LAST + 1)]).unwrap()).await.unwrap();
+    for follower in &mut followers {
+        for id in 0..=LAST + 1 {
+            assert_eq!(follower.next().await.unwrap().unwrap().id(), EventId::new(id));
+        }
+    }
+}
+
+/// The lines of hydra-node before 0.16 have no ids, and an empty file does not show that.
+#[tokio::test(start_paused = true)]
+async fn a_follower_of_an_empty_log_counts_bare_changes() {
+    let disk = disk_of(&[("state", Vec::new())]);
+    let reader = Arc::new(disk.process());
+    let source = FileSource::open_on(reader, &dir(), FileSourceOptions::default()).await.unwrap();
+    let mut follower = source.follow(ReadFrom::Origin);
+    let waiting = tokio::time::timeout(Duration::from_secs(5), follower.next()).await;
+    assert!(waiting.is_err(), "it waits: {waiting:?}");
+    disk.write_over(&dir().join("state"), b"{\"tag\":\"A\"}\n{\"tag\":\"B\"}\n");
+    for id in 0..2 {
+        assert_eq!(follower.next().await.unwrap().unwrap().id(), EventId::new(id));
+    }
+}
+
 /// A reader that has opened `state` and then looks at the lock of another directory finds no writer there.
 #[tokio::test(start_paused = true)]
 async fn a_read_that_meets_a_replaced_directory_shows_nothing_early() {

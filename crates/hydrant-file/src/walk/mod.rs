@@ -119,6 +119,11 @@ impl Walk {
                 self.segment = Some(segment);
                 continue;
             };
+            if !segment.is_in_place(&self.dir, view, self.position)? {
+                self.lose();
+                continue;
+            }
+            // Compared before the first line is read, also if the file was sealed meanwhile.
             if segment.was_empty && segment.lines.at() < segment.lines.end() {
                 segment.was_empty = false;
                 let opening =
@@ -127,10 +132,7 @@ impl Walk {
                     self.segment = None;
                     continue;
                 }
-            }
-            if !segment.is_in_place(&self.dir, view, self.position)? {
-                self.lose();
-                continue;
+                segment.number = opening.filter(|opening| opening.is_bare).map(|_| 0);
             }
             if segment.lines.at() < segment.lines.end() {
                 match self.chunk()? {

@@ -22,7 +22,7 @@ pub(super) struct Segment {
     pub(super) structure: Structure,
     /// The number of the next line, where lines have no ids.
     pub(super) number: Option<u64>,
-    /// Whether the file had no line when it was opened, so that its first line is not compared yet.
+    /// Whether the file had no line when it was opened. Its beginning is not compared yet, and `number` is not known.
     pub(super) was_empty: bool,
     /// The last line had no line break.
     pub(super) unterminated: bool,

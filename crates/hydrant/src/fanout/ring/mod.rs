@@ -90,13 +90,14 @@ impl Ring {
         if self.misses(after) {
             self.clear(after.map(Place::Id));
         }
+        // Also if all of them are at or below the base.
+        self.newest = self.newest.max(events.last().map(Event::id));
         let (from, events) = self.above_base(after, events);
         let common = self.common(from, events);
         for event in &events[common..] {
             self.bytes += event.size();
             self.events.push_back(event.clone());
         }
-        self.newest = self.newest.max(events.last().map(Event::id));
         self.evict();
         Ok(())
     }

@@ -178,6 +178,17 @@ fn nothing_is_sent_in_place_of_lost_events_that_were_evicted() {
     assert!(ring.replaces_lost(Some(EventId::new(3)), &events(4..9)).is_none(), "the same bytes again");
 }
 
+/// The batch ends at the event that was evicted last, so the ring takes none of its events.
+#[test]
+fn lost_events_count_again_up_to_the_base() {
+    for end in 6..9 {
+        let mut ring = evicted_beyond_the_head();
+        ring.lose_after(Some(at(3))).unwrap();
+        ring.stage(Some(EventId::new(3)), &events(4..=end)).unwrap();
+        assert_eq!(ring.newest(), Some(EventId::new(end)));
+    }
+}
+
 /// The log skips the event that was evicted last.
 #[test]
 fn an_evicted_event_that_was_skipped_is_lost() {

@@ -316,6 +316,21 @@ async fn accepted_events_beyond_the_ring_are_compared_at_its_base() {
     }
 }
 
+/// The same bytes again, up to the ring's base or beyond it, are waited for like all accepted events.
+#[tokio::test(start_paused = true)]
+async fn lost_events_sent_again_are_delivered_once_durable() {
+    for end in 7..12 {
+        let primary = Accepting::default();
+        let (log, sink) = with_accepted_tail(&primary).await;
+        primary.lose_tail().await;
+        tokio::time::sleep(SOON).await;
+        log.append(batch(&events(3..end))).await.unwrap();
+        primary.sync().await;
+        log.delivered(id(end - 1), SOON).await.unwrap();
+        assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), events(0..end));
+    }
+}
+
 /// A log of three durable events that its sink has.
 async fn with_durable_head() -> (Accepting, FanOut<Accepting>, MemoryStore) {
     let primary = Accepting::default();
