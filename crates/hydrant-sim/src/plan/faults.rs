@@ -24,7 +24,13 @@ pub(super) fn faults(rng: &mut Rng, config: &Config, dies: bool) -> Vec<Fault> {
         .collect();
     for (site, effect) in themed(rng, config, dies) {
         let id = u32::try_from(faults.len()).unwrap_or(u32::MAX);
-        let nth = rng.u32(..if site.call == Call::Checkpoint { 12 } else { 40 });
+        let nth = rng.u32(
+            ..match (site.store, site.call, effect) {
+                (Store::Sink(_), _, Effect::Late { .. }) => 4,
+                (_, Call::Checkpoint, _) => 12,
+                _ => 40,
+            },
+        );
         faults.push(Fault { id, site, nth, effect });
     }
     faults
@@ -86,8 +92,9 @@ fn themed(rng: &mut Rng, config: &Config, dies: bool) -> Vec<(Site, Effect)> {
             let filtered = config.sinks.iter().position(|sink| sink.kind == SinkKind::Filtered);
             let Some(sink) = filtered.and_then(|index| u8::try_from(index).ok()) else { return vec![] };
             let site = Site { store: Store::Sink(sink), call: Call::Append };
-            let losses = (0..3).map(|_| (primary(pick(rng, calls)), Effect::Restore)).collect::<Vec<_>>();
-            std::iter::repeat_n((site, late), 20).chain(losses).collect()
+            let effects = [Effect::Restore, Effect::Lose { events: 12 }];
+            let losses = (0..6).map(|_| (primary(pick(rng, calls)), pick(rng, &effects))).collect::<Vec<_>>();
+            std::iter::repeat_n((site, late), 12).chain(losses).collect()
         }
         _ => vec![],
     }
