@@ -155,6 +155,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = dir.canonicalize()?;
     println!("\nThe ledger is in   {}", dir.join("ledger/state").display());
     println!("the archive is in  {}", dir.join("archive/state").display());
-    println!("Run it again: it goes on behind event {head}.");
+    println!("Run it again: it continues after event {head}.");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Saved positions: where a read begins that goes on behind an event.
+//! Saved positions: where a read begins that continues after an event.
 
 use std::sync::Arc;
 use std::time::Duration;

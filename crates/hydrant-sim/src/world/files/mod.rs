@@ -56,7 +56,7 @@ pub struct Files {
     /// A fault met the file by which readers in other processes know how far they may read.
     pub lock_failed: bool,
     /// A power cut may have reverted the record in `lock`, and no writer has written one since. Between a writer's lock and
-    /// its first record, a reader takes the old record for one of this writer, and ends too early.
+    /// its next step, which marks the record, a reader takes the old record for one of this writer, and ends too early.
     record_is_old: bool,
     /// A writer took the lock since the last power cut.
     lock_was_taken: bool,
@@ -252,8 +252,8 @@ impl State {
             for step in files.disk.steps_from(files.steps) {
                 self.note(|| format!("     disk: {step}"));
                 files.steps += 1;
+                files.record_is_old &= !files.lock_was_taken;
                 files.lock_was_taken |= step.starts_with("lock /log/lock");
-                files.record_is_old &= !step.starts_with("write /log/lock");
             }
         }
         for (what, fault) in files.disk.take_struck() {
