@@ -96,13 +96,10 @@ pub const MUTANTS: &[Mutant] = &[
     file_mutant("torn-tail-kept", "recovery keeps a torn tail"),
     file_mutant("half-commit-kept", "recovery keeps a part of a batch"),
     file_mutant("read-past-sync", "a reader beside the writer reads what is not synced"),
-    file_mutant("examine-meets-opening", "a reader examines `state` while a writer cuts it"),
     file_mutant(
         "sync-without-look",
         "a file log believes a sync of a file that was cut or replaced in place",
     ),
-    file_mutant("short-log-is-silent", "a follower of a log that became shorter waits forever"),
-    file_mutant("first-line-unchecked", "a follower of an empty log skips what comes before its first event"),
     file_mutant("stale-record", "a reader believes the record of a writer that is gone"),
 ];
 
