@@ -11,7 +11,7 @@ const TEST_SECONDS: &str = "180";
 const TEST_SEEDS: &str = "33000";
 
 /// How many plans with file logs it runs after that.
-const FILE_SEEDS: &str = "1500";
+const FILE_SEEDS: &str = "1000";
 
 /// Builds the simulator, and runs it with the arguments. `--mutant NAME` needs a build that has the mutants.
 pub(crate) fn run(args: &[String]) -> Result<ExitCode, String> {
