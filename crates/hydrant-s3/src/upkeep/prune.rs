@@ -44,14 +44,14 @@ pub(super) async fn prune(bucket: &Bucket, before: EventId) -> Result<()> {
 /// The newest snapshot event whose predecessor comes before `before`.
 async fn snapshot_before(bucket: &Bucket, before: EventId) -> Result<Option<Snapshot>> {
     let Some(id) = before.prev() else { return Ok(None) };
-    let Some(head) = look(bucket, None).await?.head else { return Ok(None) };
     for _ in 0..TRIES_MAX {
+        let Some(head) = look(bucket, None).await?.head else { return Ok(None) };
         // The object that holds the first event from `before` on, or the last of all. It begins before that.
         let place = if id >= head.segment.last { head.place } else { seek(bucket, id).await? };
         if let Some(Object::Segment(segment)) = bucket.head(place).await?.map(|found| found.object) {
             return Ok(segment.snapshot.filter(|snapshot| snapshot.after < Some(before)));
         }
-        // A compaction merged it meanwhile.
+        // A compaction merged that object meanwhile.
     }
     Ok(None)
 }

@@ -40,7 +40,7 @@ impl Actor {
                     let bell = world.lock().files.as_ref().map(|files| files.begins(moment).clone());
                     let bell = bell.expect("the plan has a disk");
                     // Without such a moment, the next step comes late.
-                    let _ = timeout(MOMENT_PATIENCE, bell.after(bell.rung())).await;
+                    drop(timeout(MOMENT_PATIENCE, bell.after(bell.rung())).await);
                     Ok(())
                 }
                 FileAct::Checkpoint => FileReader::open(process.clone()).await?.checkpoint().await,
