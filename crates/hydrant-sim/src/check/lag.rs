@@ -16,7 +16,7 @@ const TOLERANCE: Duration = Duration::from_millis(20);
 /// Checks the lag in events and in time, and the states that follow from it.
 pub fn lag(world: &World, up: &Up, topology: Topology, status: &FanOutStatus) {
     world.with(|state| {
-        let was_lost = !state.truth.lost.is_empty();
+        let was_lost = state.truth.has_ever_lost();
         for secondary in &status.secondaries {
             let is_attached = secondary.state != SecondaryState::Detached;
             if let Some(wrong) = wrong_count(state, status.head, secondary).filter(|_| !was_lost) {
@@ -100,7 +100,7 @@ fn false_alarm(state: &State, sink: u8, secondary: &SecondaryStatus) -> Option<S
     // A source that ends early is a log that is shorter than it was.
     let ended = state.has_ended_early();
     let is_relay = state.config.topology == Topology::Relay || state.roster_is_unsure;
-    let shaken = state.sinks[usize::from(sink)].shaken || !state.truth.lost.is_empty();
+    let shaken = state.sinks[usize::from(sink)].shaken || state.truth.has_ever_lost();
     let has_reason = shaken || is_relay && ended || state.kind(sink) == SinkKind::Nested;
     (!has_reason && secondary.state == SecondaryState::Parked)
         .then(|| format!("{} has diverged, and nothing was lost: {error}", secondary.name))
@@ -114,8 +114,10 @@ fn before_poison(state: &State, sink: u8, error: &Error) -> Option<String> {
     let poison = state.logs[&Store::Primary].event(id).map(fact)?;
     let newest = state.logs[&Store::Sink(sink)].events.last().map(fact);
     let before = state.truth.parent(poison, |_| true);
-    // It was cured, took the event, and was parked before it could reply.
-    let has_it = facts.cured && newest == Some(poison);
+    // It was cured and took the event: from this pump, which was parked before it heard the reply, or from the pump of
+    // another fan-out.
+    let took_it = |newest| newest == poison || state.truth.follows(newest, poison);
+    let has_it = facts.cured && newest.is_some_and(took_it);
     (newest != before && !has_it).then(|| {
         format!("sink{sink} is parked at event {id} (n={poison}), and its newest is n={newest:?}, not n={before:?}")
     })
@@ -137,7 +139,7 @@ pub fn stale(world: &World, status: &FanOutStatus) {
     if status.stale.is_some() && !has_forgotten {
         let state = world.lock();
         // A source that ends early is a log that is shorter than it was.
-        let has_changed = !state.truth.lost.is_empty() || state.has_ended_early();
+        let has_changed = state.truth.has_ever_lost() || state.has_ended_early();
         drop(state);
         if !has_changed {
             world.fail("stale", "the status says that the primary is stale, and nothing was lost");

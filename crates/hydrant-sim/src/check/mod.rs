@@ -201,7 +201,7 @@ pub fn is_the_only_writer<T>(world: &World, up: &Up, result: &Result<T>) {
     let is_unsure = up.journal_is_unsure.load(Ordering::SeqCst);
     world.with(|state| {
         // The store takes damage from outside for another writer.
-        let is_intact = state.truth.lost.is_empty() && !state.was_damaged;
+        let is_intact = !state.truth.has_ever_lost() && !state.was_damaged;
         let was_alone = is_intact && !state.roster_is_unsure && !is_unsure;
         if error.kind() == ErrorKind::Fenced && was_alone {
             state.fail("alarm", format!("the journal was fenced, and no other writer wrote: {error}"));
@@ -258,7 +258,7 @@ pub fn is_published(world: &World, status: &FanOutStatus) {
 /// A log stops as `Diverged` only if its primary lost something.
 pub fn stopped(world: &World, error: &Error) {
     world.with(|state| {
-        if error.kind() == ErrorKind::Diverged && state.truth.lost.is_empty() {
+        if error.kind() == ErrorKind::Diverged && !state.truth.has_ever_lost() {
             state.fail("alarm", format!("the log stopped, and nothing was lost: {error}"));
         }
     });
@@ -335,7 +335,9 @@ pub fn status(world: &World, status: &FanOutStatus) {
             }
             let end = state.logs[&Store::Primary].events.last().map(Event::id);
             let is_ahead = secondary.checkpoint > end && status.head <= end && config.is_exact();
-            if is_live && is_ahead && !state.roster_is_unsure && is_durable_fan_out(state) {
+            // While an append hangs, the primary is not compared.
+            let is_unseen = state.truth.has_just_lost(Duration::from_millis(2 * state.config.call_ms));
+            if is_live && is_ahead && !is_unseen && !state.roster_is_unsure && is_durable_fan_out(state) {
                 let (name, at, head) = (&secondary.name, secondary.checkpoint, status.head);
                 state
                     .fail("live", format!("{name} is shown as live at {at:?}, and the log ends at {head:?}"));

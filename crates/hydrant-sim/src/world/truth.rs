@@ -1,8 +1,10 @@
 //! What really happened: which event followed which, what was durable, what was acknowledged, what was lost.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use hydrant::{Event, EventId};
+use tokio::time::Instant;
 
 /// The number of an event, unique in a run, whatever id it has.
 pub type Fact = u64;
@@ -37,8 +39,10 @@ pub struct Truth {
     snapshots: BTreeSet<Fact>,
     ids: BTreeMap<Fact, EventId>,
     durable: BTreeSet<Fact>,
-    /// Committed, and lost by a failover or a restore.
+    /// Committed, lost by a failover or a restore, and not committed again.
     pub lost: BTreeSet<Fact>,
+    /// When an event was lost last, committed again or not.
+    lost_at: Option<Instant>,
     /// Acknowledged to a caller.
     pub acknowledged: BTreeSet<Fact>,
     /// Refused with an error that reports that nothing was applied.
@@ -76,6 +80,17 @@ impl Truth {
 
     pub fn lose(&mut self, event: &Event) {
         self.lost.insert(fact(event));
+        self.lost_at = Some(Instant::now());
+    }
+
+    /// Whether an event was ever lost. What was seen of the log meanwhile stays, also if the event was committed again.
+    pub fn has_ever_lost(&self) -> bool {
+        self.lost_at.is_some()
+    }
+
+    /// Whether an event was lost within this time.
+    pub fn has_just_lost(&self, within: Duration) -> bool {
+        self.lost_at.is_some_and(|at| at.elapsed() <= within)
     }
 
     /// An event that was neither durable nor acknowledged is gone, as if it had never been.

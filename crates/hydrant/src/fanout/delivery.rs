@@ -18,7 +18,7 @@ use super::options::{SecondaryOptions, StartAt};
 use super::patient::Patient;
 use super::progress::{Outbox, ROSTER_INTERVAL, RosterEntry};
 use super::secondary::Secondary;
-use super::start::{Begin, begin};
+use super::start::{Begin, begin, compare};
 use crate::mutants::mutant;
 use crate::{Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, Result, Retry};
 
@@ -149,12 +149,17 @@ impl Delivery {
     /// Returns where to continue, after checking that the sink shares the primary's history.
     async fn begin(&mut self) -> Result<Begin> {
         let checkpoint = self.ask(self.options.call_timeout).await?;
+        let head = self.hub.feed.head();
         if let (Checkpoint::Unknown, Some(begin)) = (checkpoint, &self.remembered)
             && !mutant("remembers-nothing")
         {
+            // While nothing was delivered, there is nothing to compare.
+            if !self.is_untouched {
+                let compared = compare(&*self.source, begin.position.as_ref(), self.reported, head).await;
+                compared.inspect_err(|error| self.secondary.compared(error))?;
+            }
             return Ok(begin.clone());
         }
-        let head = self.hub.feed.head();
         let begun = begin(&*self.source, checkpoint, self.reported, self.options.start, head).await;
         let begin = begun.inspect_err(|error| self.secondary.compared(error))?;
         self.is_untouched = checkpoint.id().is_none();

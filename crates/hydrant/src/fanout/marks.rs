@@ -38,12 +38,19 @@ impl Marks {
         }
     }
 
-    /// Joins marks in pairs: the older an event, the coarser its time.
+    /// Joins marks that are close to each other: the longer the history, the coarser its times.
     fn thin(&mut self) {
-        let marks = self.history.make_contiguous();
-        let joined = marks.chunks(2).filter_map(|pair| Some((pair.last()?.0, pair.first()?.1)));
-        self.history = joined.collect();
-        self.step *= 2;
+        while self.history.len() > Self::MAX / 2 {
+            self.step *= 2;
+            let mut joined: VecDeque<(EventId, Instant)> = VecDeque::new();
+            for (id, at) in self.history.drain(..) {
+                match joined.back_mut() {
+                    Some((last, first)) if at.duration_since(*first) < self.step => *last = id,
+                    _ => joined.push_back((id, at)),
+                }
+            }
+            self.history = joined;
+        }
     }
 
     /// Returns when the oldest event after `position` was published: at most two steps too early, never too late.
@@ -86,6 +93,18 @@ mod tests {
             let since = marks.since(position);
             assert!(since <= *at && at.duration_since(since) <= marks.step * 2, "event {id}");
         }
+        assert!(marks.history.len() <= Marks::MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_long_before_many_others_does_not_make_them_older() {
+        let mut marks = Marks::new();
+        publish(&mut marks, 0, 0).await;
+        let second = publish(&mut marks, 1, 60_000).await;
+        for id in 2..2_000 {
+            publish(&mut marks, id, 1).await;
+        }
+        assert!(second.duration_since(marks.since(Some(EventId::new(0)))) <= marks.step * 2);
         assert!(marks.history.len() <= Marks::MAX);
     }
 }

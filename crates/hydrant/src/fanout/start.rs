@@ -5,7 +5,7 @@ use futures_util::StreamExt;
 use super::lineage::{self, Place};
 use super::options::StartAt;
 use crate::mutants::mutant;
-use crate::{Checkpoint, Digest, Error, ErrorKind, Event, EventId, EventSource, ReadFrom, Result, Retry};
+use crate::{Checkpoint, Error, ErrorKind, Event, EventId, EventSource, ReadFrom, Result, Retry};
 
 /// A position to continue after, and the floor, if that is not the origin.
 #[derive(Clone, Debug)]
@@ -36,9 +36,10 @@ pub(crate) async fn begin(
     head: Option<EventId>,
 ) -> Result<Begin> {
     match (checkpoint, start) {
-        (Checkpoint::At { id, digest }, _) => {
-            compare(source, id, digest, recorded, head).await?;
-            Ok(Begin::after(Place::of(checkpoint)))
+        (Checkpoint::At { .. }, _) => {
+            let position = Place::of(checkpoint);
+            compare(source, position.as_ref(), recorded, head).await?;
+            Ok(Begin::after(position))
         }
         (Checkpoint::Empty | Checkpoint::Unknown, StartAt::OldestSnapshot) => oldest_snapshot(source).await,
         (Checkpoint::Empty, _) | (Checkpoint::Unknown, StartAt::Origin) => Ok(Begin::after(None)),
@@ -69,17 +70,26 @@ pub(crate) async fn end(source: &dyn EventSource, head: Option<EventId>) -> Resu
     Ok(last)
 }
 
-/// Lineage: the event that the sink ends with must be the primary's event of that id.
+/// Lineage: the event that the sink ends with must be the primary's event of that id. A position without a digest is not
+/// compared.
 ///
 /// If that event was pruned, the roster may still know it, which recorded the checkpoint of the sink once it was compared.
 /// If the roster is older, nothing is left to compare with.
-async fn compare(
+///
+/// # Errors
+/// As [`begin`].
+///
+/// # Cancel safety
+/// Reads only.
+pub(crate) async fn compare(
     source: &dyn EventSource,
-    id: EventId,
-    digest: Digest,
+    position: Option<&Place>,
     recorded: Checkpoint,
     head: Option<EventId>,
 ) -> Result<()> {
+    let Some((id, digest)) = position.and_then(|place| Some((place.id(), place.digest()?))) else {
+        return Ok(());
+    };
     if mutant("no-lineage") {
         return Ok(());
     }

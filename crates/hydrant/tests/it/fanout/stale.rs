@@ -1,11 +1,15 @@
 //! A primary that is empty, or older than all of its sinks, as when its volume is missing.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::{StreamExt, stream};
 use hydrant::{
-    Batch, Checkpoint, Checkpointed, ErrorKind, EventSink, EventSourceExt, FanOut, FanOutOptions,
-    MemoryCheckpoints, MemoryStore, ReadFrom, Result, Retry, SecondaryOptions, SecondaryState, StartAt,
+    Batch, Checkpoint, Checkpointed, ErrorKind, EventSink, EventSource, EventSourceExt, EventStream, FanOut,
+    FanOutOptions, MemoryCheckpoints, MemoryStore, ReadFrom, Relay, RelayOptions, Result, Retry,
+    SecondaryOptions, SecondaryState, StartAt,
 };
 
 use super::rig::{Act, Server};
@@ -82,6 +86,61 @@ async fn a_sink_that_agrees_settles_that_the_primary_is_right() {
     log.attach("agrees", agrees, SecondaryOptions::default()).await.unwrap();
     until(&log, "agrees", SecondaryState::Live).await;
     assert!(log.status().stale.is_none());
+}
+
+/// An operator resumes it and parks it again, before the history could be compared.
+#[tokio::test(start_paused = true)]
+async fn a_sink_without_memory_that_diverged_agrees_only_once_it_was_compared() {
+    #[derive(Clone)]
+    struct Source(Server, Arc<AtomicBool>);
+
+    impl EventSource for Source {
+        fn read(&self, from: ReadFrom) -> EventStream {
+            if self.1.load(Ordering::SeqCst) { stream::pending().boxed() } else { self.0.read(from) }
+        }
+
+        fn follow(&self, from: ReadFrom) -> EventStream {
+            self.0.follow(from)
+        }
+    }
+
+    /// Takes its time, so that the relay's ring is ahead of it.
+    struct Slow;
+
+    #[async_trait]
+    impl EventSink for Slow {
+        async fn append(&self, _: Batch<'_>) -> Result<()> {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            Ok(())
+        }
+
+        async fn checkpoint(&self) -> Result<Checkpoint> {
+            Ok(Checkpoint::Unknown)
+        }
+    }
+
+    let server = Server::holding(&events(0..100)).await;
+    let hangs = Arc::new(AtomicBool::new(false));
+    let roster = Arc::new(MemoryCheckpoints::default());
+    let options = RelayOptions::default().with_ring(1, 1 << 20).with_seed(1);
+    let relay = Relay::open(Source(server.clone(), hangs.clone()), roster, options).await.unwrap();
+    let start = SecondaryOptions::default().with_start(StartAt::Origin).with_batch(10, 1 << 20);
+    relay.attach("slow", Slow, start).await.unwrap();
+    while relay.status().secondaries[0].checkpoint < Some(id(9)) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    relay.park("slow").unwrap();
+    server.fail_over(&[events(0..9), vec![snapshot(9)], events(10..100)].concat()).await;
+    tokio::time::sleep(SOON).await;
+    relay.resume("slow").unwrap();
+    tokio::time::sleep(SOON).await;
+    assert!(relay.status().stale.is_some(), "{:?}", relay.status());
+    hangs.store(true, Ordering::SeqCst);
+    relay.resume("slow").unwrap();
+    tokio::time::sleep(SOON).await;
+    relay.park("slow").unwrap();
+    tokio::time::sleep(SOON).await;
+    assert!(relay.status().stale.is_some(), "{:?}", relay.status());
 }
 
 #[tokio::test(start_paused = true)]
