@@ -150,15 +150,12 @@ impl Delivery {
     async fn begin(&mut self) -> Result<Begin> {
         let checkpoint = self.ask(self.options.call_timeout).await?;
         let head = self.hub.feed.head();
-        if let (Checkpoint::Unknown, Some(begin)) = (checkpoint, &self.remembered)
+        if let (Checkpoint::Unknown, Some(begin)) = (checkpoint, self.remembered.clone())
             && !mutant("remembers-nothing")
         {
-            // While nothing was delivered, there is nothing to compare.
-            if !self.is_untouched {
-                let compared = compare(&*self.source, begin.position.as_ref(), self.reported, head).await;
-                compared.inspect_err(|error| self.secondary.compared(error))?;
-            }
-            return Ok(begin.clone());
+            let compared = compare(&*self.source, begin.position.as_ref(), self.reported, head).await;
+            let compared = compared.inspect_err(|error| self.secondary.compared(error));
+            return compared.map(|()| begin).map_err(|error| self.or_start_anew(error));
         }
         let begun = begin(&*self.source, checkpoint, self.reported, self.options.start, head).await;
         let begin = begun.inspect_err(|error| self.secondary.compared(error))?;
