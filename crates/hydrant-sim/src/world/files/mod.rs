@@ -77,6 +77,8 @@ struct Shadow {
     prune_asked: Option<EventId>,
     /// The newest event that an append has acknowledged as durable.
     acknowledged: Option<EventId>,
+    /// The newest event that an append or a checkpoint of the writer has shown as durable since the last damage.
+    shown: Option<EventId>,
 }
 
 impl Files {
@@ -198,7 +200,18 @@ impl Files {
 
 impl Shadow {
     fn new(dir: PathBuf) -> Self {
-        Self { dir, oracle: Oracle::default(), ids: BTreeMap::new(), prune_asked: None, acknowledged: None }
+        Self {
+            dir,
+            oracle: Oracle::default(),
+            ids: BTreeMap::new(),
+            prune_asked: None,
+            acknowledged: None,
+            shown: None,
+        }
+    }
+
+    fn shows(&mut self, id: Option<EventId>) {
+        self.shown = self.shown.max(id);
     }
 }
 
