@@ -34,6 +34,8 @@ pub fn payload(fact: Fact, bytes: usize) -> String {
 pub struct Truth {
     /// The predecessor of each event that was ever committed.
     parents: BTreeMap<Fact, Option<Fact>>,
+    /// What the first event of a file of another log follows in the log that the file was copied into.
+    joins: BTreeMap<Fact, Fact>,
     snapshots: BTreeSet<Fact>,
     ids: BTreeMap<Fact, EventId>,
     durable: BTreeSet<Fact>,
@@ -91,6 +93,25 @@ impl Truth {
             id.or(fact.checked_sub(OTHER)) // ids of the other log have no gaps
         };
         one.and_then(id).is_some_and(|one| other.and_then(id) == Some(one))
+    }
+
+    /// Records which event comes before `fact` in the files, where another one has the id of its true predecessor.
+    pub fn join(&mut self, fact: Fact, before: Option<Fact>, parent: Option<Fact>) {
+        self.joins.remove(&fact);
+        if let Some(before) = before.filter(|_| before != parent && self.have_one_id(before, parent)) {
+            self.joins.insert(fact, before);
+        }
+    }
+
+    /// As `parent`, but the first event of a file of another log follows what it joins.
+    pub fn joined_parent(&self, fact: Fact, keep: impl Fn(Fact) -> bool) -> Option<Fact> {
+        let mut at = fact;
+        loop {
+            at = self.joins.get(&at).copied().or_else(|| *self.parents.get(&at)?)?;
+            if keep(at) {
+                return Some(at);
+            }
+        }
     }
 
     /// The id under which an event was committed last.
