@@ -326,7 +326,9 @@ pub fn status(world: &World, status: &FanOutStatus) {
                 );
                 state.fail("status", message);
             }
-            if is_live && secondary.lag_events == 0 && is_known && acknowledged < status.head {
+            // A relay that has read nothing yet has its head right before the floor of its sink.
+            let begins = !has_begun && secondary.checkpoint == status.head;
+            if is_live && secondary.lag_events == 0 && is_known && !begins && acknowledged < status.head {
                 let message = format!(
                     "{} is shown as live without lag, it has {acknowledged:?} of {:?}",
                     secondary.name, status.head
