@@ -256,9 +256,9 @@ pub fn is_published(world: &World, status: &FanOutStatus) {
 }
 
 /// A log stops as `Diverged` only if its primary lost something.
-pub fn stopped(world: &World, error: &Error) {
+pub fn stopped(world: &World, up: &Up, error: &Error) {
     world.with(|state| {
-        if error.kind() == ErrorKind::Diverged && state.truth.lost.is_empty() {
+        if error.kind() == ErrorKind::Diverged && !state.truth.has_lost_since(up.opened_at) {
             state.fail("alarm", format!("the log stopped, and nothing was lost: {error}"));
         }
     });

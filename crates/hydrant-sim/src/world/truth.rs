@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hydrant::{Event, EventId};
+use tokio::time::Instant;
 
 /// The number of an event, unique in a run, whatever id it has.
 pub type Fact = u64;
@@ -41,6 +42,8 @@ pub struct Truth {
     durable: BTreeSet<Fact>,
     /// Committed, and lost by a failover or a restore.
     pub lost: BTreeSet<Fact>,
+    /// When an event that was lost came back last.
+    came_back: Option<Instant>,
     /// Acknowledged to a caller.
     pub acknowledged: BTreeSet<Fact>,
     /// Refused with an error that reports that nothing was applied.
@@ -55,6 +58,9 @@ impl Truth {
     pub fn commit(&mut self, event: &Event, parent: Option<Fact>) -> Result<(), String> {
         let fact = fact(event);
         let was_lost = self.lost.remove(&fact);
+        if was_lost {
+            self.came_back = Some(Instant::now());
+        }
         if let Some(before) = self.parents.insert(fact, parent)
             && !was_lost
         {
@@ -78,6 +84,11 @@ impl Truth {
 
     pub fn lose(&mut self, event: &Event) {
         self.lost.insert(fact(event));
+    }
+
+    /// Whether an event is lost, or was lost at some time since then: what compared the log meanwhile shows that still.
+    pub fn has_lost_since(&self, begin: Instant) -> bool {
+        !self.lost.is_empty() || self.came_back >= Some(begin)
     }
 
     /// An event that was neither durable nor acknowledged is gone, as if it had never been.
