@@ -132,7 +132,7 @@ impl Actor {
     async fn recover(&self, up: Arc<Up>, error: &Error) {
         let status = up.engine.status();
         if let Some(stopped) = &status.stopped {
-            check::stopped(&self.system.world, stopped);
+            check::stopped(&self.system.world, &up, stopped);
             self.system.reopen(up, true).await;
         } else if up.store.is_some() && is_stopped(error) {
             self.system.reopen(up, true).await; // a file log that stopped is opened again

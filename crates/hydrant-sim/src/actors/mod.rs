@@ -61,7 +61,7 @@ impl Actor {
             if let Some(up) = self.system.is_up() {
                 let status = self.system.shown(up.engine.status());
                 check::status(&self.system.world, &status);
-                check::stale(&self.system.world, &status);
+                check::stale(&self.system.world, &up, &status);
                 check::lag(&self.system.world, &up, self.system.topology, &status);
                 check::roster_is_shown(&self.system.world, &up, &status);
             }

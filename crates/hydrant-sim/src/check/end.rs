@@ -55,7 +55,7 @@ pub async fn settle(system: Arc<System>) {
     loop {
         let up = system.up().await;
         if let Some(stopped) = up.engine.status().stopped {
-            crate::check::stopped(&world, &stopped);
+            crate::check::stopped(&world, &up, &stopped);
             if Instant::now() > until {
                 // Files that were damaged are so for all who read them, also for a relay.
                 if !world.lock().was_damaged {

@@ -28,7 +28,7 @@ pub fn lag(world: &World, up: &Up, topology: Topology, status: &FanOutStatus) {
                 state.fail("lag", wrong);
             }
             if let Some(sink) = crate::world::sink_of(&secondary.name) {
-                check_state(state, sink, secondary);
+                check_state(state, up, sink, secondary);
             }
         }
     });
@@ -78,14 +78,14 @@ fn wrong_age(state: &State, up: &Up, topology: Topology, secondary: &SecondarySt
     })
 }
 
-fn check_state(state: &mut State, sink: u8, secondary: &SecondaryStatus) {
+fn check_state(state: &mut State, up: &Up, sink: u8, secondary: &SecondaryStatus) {
     let config = &state.config.sinks[usize::from(sink)];
     let batch = config.batch_events.max(1) as u64;
     if secondary.state == SecondaryState::Live && secondary.lag_events > batch {
         let lag = secondary.lag_events;
         state.fail("live", format!("{} is shown as live, and lags by {lag} events", secondary.name));
     }
-    if let Some(wrong) = false_alarm(state, sink, secondary) {
+    if let Some(wrong) = false_alarm(state, up, sink, secondary) {
         state.fail("alarm", wrong);
     }
     let parked = secondary.last_error.as_ref().filter(|_| secondary.state == SecondaryState::Parked);
@@ -95,12 +95,12 @@ fn check_state(state: &mut State, sink: u8, secondary: &SecondaryStatus) {
 }
 
 /// A secondary parks as `Diverged` only if it or the primary lost something.
-fn false_alarm(state: &State, sink: u8, secondary: &SecondaryStatus) -> Option<String> {
+fn false_alarm(state: &State, up: &Up, sink: u8, secondary: &SecondaryStatus) -> Option<String> {
     let error = secondary.last_error.as_ref().filter(|error| error.kind() == ErrorKind::Diverged)?;
     // A source that ends early is a log that is shorter than it was.
     let ended = state.has_ended_early();
     let is_relay = state.config.topology == Topology::Relay || state.roster_is_unsure;
-    let shaken = state.sinks[usize::from(sink)].shaken || state.truth.has_ever_lost();
+    let shaken = state.sinks[usize::from(sink)].shaken || state.truth.has_lost_since(up.opened_at);
     let has_reason = shaken || is_relay && ended || state.kind(sink) == SinkKind::Nested;
     (!has_reason && secondary.state == SecondaryState::Parked)
         .then(|| format!("{} has diverged, and nothing was lost: {error}", secondary.name))
@@ -124,7 +124,7 @@ fn before_poison(state: &State, sink: u8, error: &Error) -> Option<String> {
 }
 
 /// A primary that every sink contradicts is shown as stale.
-pub fn stale(world: &World, status: &FanOutStatus) {
+pub fn stale(world: &World, up: &Up, status: &FanOutStatus) {
     let mut attached =
         status.secondaries.iter().filter(|one| one.state != SecondaryState::Detached).peekable();
     let is_diverged = |one: &SecondaryStatus| {
@@ -139,7 +139,7 @@ pub fn stale(world: &World, status: &FanOutStatus) {
     if status.stale.is_some() && !has_forgotten {
         let state = world.lock();
         // A source that ends early is a log that is shorter than it was.
-        let has_changed = state.truth.has_ever_lost() || state.has_ended_early();
+        let has_changed = state.truth.has_lost_since(up.opened_at) || state.has_ended_early();
         drop(state);
         if !has_changed {
             world.fail("stale", "the status says that the primary is stale, and nothing was lost");

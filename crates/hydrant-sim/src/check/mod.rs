@@ -201,7 +201,7 @@ pub fn is_the_only_writer<T>(world: &World, up: &Up, result: &Result<T>) {
     let is_unsure = up.journal_is_unsure.load(Ordering::SeqCst);
     world.with(|state| {
         // The store takes damage from outside for another writer.
-        let is_intact = !state.truth.has_ever_lost() && !state.was_damaged;
+        let is_intact = !state.truth.has_lost_since(up.opened_at) && !state.was_damaged;
         let was_alone = is_intact && !state.roster_is_unsure && !is_unsure;
         if error.kind() == ErrorKind::Fenced && was_alone {
             state.fail("alarm", format!("the journal was fenced, and no other writer wrote: {error}"));
@@ -256,9 +256,9 @@ pub fn is_published(world: &World, status: &FanOutStatus) {
 }
 
 /// A log stops as `Diverged` only if its primary lost something.
-pub fn stopped(world: &World, error: &Error) {
+pub fn stopped(world: &World, up: &Up, error: &Error) {
     world.with(|state| {
-        if error.kind() == ErrorKind::Diverged && !state.truth.has_ever_lost() {
+        if error.kind() == ErrorKind::Diverged && !state.truth.has_lost_since(up.opened_at) {
             state.fail("alarm", format!("the log stopped, and nothing was lost: {error}"));
         }
     });
@@ -326,7 +326,9 @@ pub fn status(world: &World, status: &FanOutStatus) {
                 );
                 state.fail("status", message);
             }
-            if is_live && secondary.lag_events == 0 && is_known && acknowledged < status.head {
+            // A relay that has read nothing yet has its head right before the floor of its sink.
+            let begins = !has_begun && secondary.checkpoint == status.head;
+            if is_live && secondary.lag_events == 0 && is_known && !begins && acknowledged < status.head {
                 let message = format!(
                     "{} is shown as live without lag, it has {acknowledged:?} of {:?}",
                     secondary.name, status.head

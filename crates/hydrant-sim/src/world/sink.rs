@@ -198,8 +198,12 @@ pub(super) fn check_lineage(state: &mut State, store: Store, sink: u8, fresh: us
         let before_id = index.checked_sub(1).map(|before| log.events[before].id());
         let is_unknown =
             state.sinks[usize::from(sink)].left && before_id <= state.logs[&Store::Primary].after;
-        let is_mixed =
-            state.is_contested() || state.is_overwritten && state.truth.have_one_id(before, parent);
+        // A filter may keep only one of the two events that have one id.
+        let joins = |before| {
+            let joined = state.truth.joined_parent(truth::fact(event), |fact| keeps(kind, fact));
+            state.truth.have_one_id(before, parent) || before == joined
+        };
+        let is_mixed = state.is_contested() || state.is_overwritten && joins(before);
         if before != parent && !opens && !is_unknown && !is_mixed {
             wrong = Some(format!(
                 "{store:?} ({kind:?}) holds event {} (n={}) behind n={before:?}, the primary has it behind n={parent:?}",

@@ -36,6 +36,8 @@ pub fn payload(fact: Fact, bytes: usize) -> String {
 pub struct Truth {
     /// The predecessor of each event that was ever committed.
     parents: BTreeMap<Fact, Option<Fact>>,
+    /// What the first event of a file of another log follows in the log that the file was copied into.
+    joins: BTreeMap<Fact, Fact>,
     snapshots: BTreeSet<Fact>,
     ids: BTreeMap<Fact, EventId>,
     durable: BTreeSet<Fact>,
@@ -43,6 +45,8 @@ pub struct Truth {
     pub lost: BTreeSet<Fact>,
     /// When an event was lost last, committed again or not.
     lost_at: Option<Instant>,
+    /// When an event that was lost came back last.
+    came_back: Option<Instant>,
     /// Acknowledged to a caller.
     pub acknowledged: BTreeSet<Fact>,
     /// Refused with an error that reports that nothing was applied.
@@ -57,6 +61,9 @@ impl Truth {
     pub fn commit(&mut self, event: &Event, parent: Option<Fact>) -> Result<(), String> {
         let fact = fact(event);
         let was_lost = self.lost.remove(&fact);
+        if was_lost {
+            self.came_back = Some(Instant::now());
+        }
         if let Some(before) = self.parents.insert(fact, parent)
             && !was_lost
         {
@@ -83,7 +90,7 @@ impl Truth {
         self.lost_at = Some(Instant::now());
     }
 
-    /// Whether an event was ever lost. What was seen of the log meanwhile stays, also if the event was committed again.
+    /// Whether an event was ever lost, committed again or not.
     pub fn has_ever_lost(&self) -> bool {
         self.lost_at.is_some()
     }
@@ -91,6 +98,11 @@ impl Truth {
     /// Whether an event was lost within this time.
     pub fn has_just_lost(&self, within: Duration) -> bool {
         self.lost_at.is_some_and(|at| at.elapsed() <= within)
+    }
+
+    /// Whether an event is lost, or was lost at some time since then: what compared the log meanwhile shows that still.
+    pub fn has_lost_since(&self, begin: Instant) -> bool {
+        !self.lost.is_empty() || self.came_back >= Some(begin)
     }
 
     /// An event that was neither durable nor acknowledged is gone, as if it had never been.
@@ -106,6 +118,25 @@ impl Truth {
             id.or(fact.checked_sub(OTHER)) // ids of the other log have no gaps
         };
         one.and_then(id).is_some_and(|one| other.and_then(id) == Some(one))
+    }
+
+    /// Records which event comes before `fact` in the files, where another one has the id of its true predecessor.
+    pub fn join(&mut self, fact: Fact, before: Option<Fact>, parent: Option<Fact>) {
+        self.joins.remove(&fact);
+        if let Some(before) = before.filter(|_| before != parent && self.have_one_id(before, parent)) {
+            self.joins.insert(fact, before);
+        }
+    }
+
+    /// As `parent`, but the first event of a file of another log follows what it joins.
+    pub fn joined_parent(&self, fact: Fact, keep: impl Fn(Fact) -> bool) -> Option<Fact> {
+        let mut at = fact;
+        loop {
+            at = self.joins.get(&at).copied().or_else(|| *self.parents.get(&at)?)?;
+            if keep(at) {
+                return Some(at);
+            }
+        }
     }
 
     /// The id under which an event was committed last.

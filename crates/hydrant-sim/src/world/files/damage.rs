@@ -52,7 +52,7 @@ impl State {
             files.is_replaced |= matches!(how, Damage::RenameOver { .. } | Damage::OtherLog | Damage::Backup);
             files.misses_segment |= matches!(how, Damage::SealedMissing { .. });
             for shadow in files.shadows.values_mut() {
-                shadow.acknowledged = None;
+                (shadow.acknowledged, shadow.shown) = (None, None);
             }
             *files.struck.entry(("disk outside", how.name())).or_default() += 1;
             self.note(|| format!("**   {how:?} befalls the log"));

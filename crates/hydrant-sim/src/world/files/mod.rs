@@ -77,6 +77,8 @@ struct Shadow {
     prune_asked: Option<EventId>,
     /// The newest event that an append has acknowledged as durable.
     acknowledged: Option<EventId>,
+    /// The newest event that an append or a checkpoint of the writer has shown as durable since the last damage.
+    shown: Option<EventId>,
 }
 
 impl Files {
@@ -198,7 +200,18 @@ impl Files {
 
 impl Shadow {
     fn new(dir: PathBuf) -> Self {
-        Self { dir, oracle: Oracle::default(), ids: BTreeMap::new(), prune_asked: None, acknowledged: None }
+        Self {
+            dir,
+            oracle: Oracle::default(),
+            ids: BTreeMap::new(),
+            prune_asked: None,
+            acknowledged: None,
+            shown: None,
+        }
+    }
+
+    fn shows(&mut self, id: Option<EventId>) {
+        self.shown = self.shown.max(id);
     }
 }
 
@@ -364,6 +377,7 @@ impl State {
             let lost = self.lost_head.filter(|(id, _)| Some(*id) == after).map(|(_, fact)| fact);
             let parent = before.or_else(|| after.and_then(|after| shadow.ids.get(&after).copied())).or(lost);
             let parent = truth::parent_in_other_log(fact).unwrap_or(parent);
+            self.truth.join(fact, before, parent);
             // A segment that was pruned may come back with the power; one that is missing is not the truth.
             let is_same = self.truth.parent(fact, |_| true) == parent;
             if self.truth.is_committed(fact) && (is_same || self.was_damaged) {

@@ -195,7 +195,12 @@ impl EventSink for FileLog {
     async fn checkpoint(&self) -> Result<Checkpoint> {
         let checkpoint = self.call(Call::Checkpoint, self.inner.checkpoint()).await?;
         let store = self.store;
-        self.process.world.with(|state| state.check_checkpoint(store, &checkpoint));
+        self.process.world.with(|state| {
+            state.check_checkpoint(store, &checkpoint);
+            if let Some(files) = &mut state.files {
+                files.shadow(store).shows(checkpoint.id());
+            }
+        });
         Ok(checkpoint)
     }
 }
@@ -270,8 +275,11 @@ impl State {
         let accepts = store == Store::Primary && files.accepts_ms.is_some();
         let held = if accepts { head } else { durable };
         let was_damaged = files.was_damaged && store == Store::Primary;
+        let shadow = files.shadow(store);
+        if !accepts {
+            shadow.shows(last);
+        }
         if !accepts && !was_damaged {
-            let shadow = files.shadow(store);
             shadow.acknowledged = shadow.acknowledged.max(last);
         }
         if held < last && !was_damaged {

@@ -210,12 +210,12 @@ impl Files {
 impl State {
     /// Returns the event that a read of the primary must reach if it begins now.
     pub fn head_of_a_reader(&mut self) -> Option<EventId> {
-        let durable = self.log(Store::Primary).durable_id();
-        // A reader of files does not count the segment of a rotation that no writer has finished.
         let is_relay = self.config.topology == Topology::Relay;
-        match self.files.as_mut().filter(|_| is_relay) {
-            Some(files) => files.expected(Store::Primary, Kind::Beside),
-            None => durable,
+        // No read of files counts the segment of a rotation that no writer has finished.
+        match &mut self.files {
+            Some(files) if is_relay => files.expected(Store::Primary, Kind::Beside),
+            Some(files) => files.shadow(Store::Primary).shown,
+            None => self.log(Store::Primary).durable_id(),
         }
     }
 
