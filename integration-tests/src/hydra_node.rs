@@ -56,6 +56,8 @@ impl HydraNode {
     /// Rotates: seals `state` as `state-<last id>`, and opens a new one with the aggregated state.
     pub fn rotate(&mut self) {
         let last = self.last_id.expect("a log is rotated after its first event");
+        // Ids have no gap between two files.
+        self.next_id = last + 1;
         std::fs::rename(self.state(), self.dir.join(format!("state-{last}"))).expect("seal the file");
         let (head, snapshot) = (self.head.clone(), self.snapshot);
         let utxo = self.utxo(4);

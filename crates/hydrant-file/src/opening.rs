@@ -39,8 +39,7 @@ impl Opening {
     pub(crate) fn joins(&self, last: Option<EventId>, position: Option<EventId>) -> bool {
         match (self.opens, last) {
             (Some(opens), Some(_)) => opens.predecessor() == last,
-            // Foreign files do not name the event before them: a snapshot has a later id, mostly the next one, or reuses the
-            // last one.
+            // Foreign files do not name the event before them: a snapshot has the next id, or reuses the last one.
             (None, Some(_)) => last >= self.predecessor(),
             (_, None) => position >= self.predecessor(),
         }

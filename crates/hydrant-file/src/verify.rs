@@ -18,7 +18,7 @@ use crate::lock::Record;
 use crate::mutants::mutant;
 use crate::opening::{Opening, read_line, too_long};
 use crate::options::FileSourceOptions;
-use crate::wire::{self, Line, Opens};
+use crate::wire::{self, Line};
 
 /// How many findings wait for the caller.
 const WAITING_MAX: usize = 64;
@@ -62,9 +62,9 @@ pub type FindingStream = Pin<Box<dyn Stream<Item = Result<Finding>> + Send>>;
 /// Reads a whole log and yields a finding for each place that is wrong. An empty stream means that the log is sound.
 ///
 /// Checks that every checksum is right, that ids grow, that each commit is whole and in its place, and that no segment
-/// is missing or misnamed. Foreign lines carry no checksums and do not name the file before theirs, so `verify` only
-/// checks that they are events in order. It changes nothing, needs no lock, and may run beside a writer: it reads up to
-/// what the writer has synced. It takes memory for a few blocks of lines.
+/// is missing or misnamed. Foreign lines carry no checksums, so `verify` only checks that they are events in order. It
+/// changes nothing, needs no lock, and may run beside a writer: it reads up to what the writer has synced. It takes
+/// memory for a few blocks of lines.
 ///
 /// The stream ends with an error if a file cannot be read at all. Dropping it ends the work.
 pub fn verify(dir: impl Into<PathBuf>, options: &FileSourceOptions) -> FindingStream {
@@ -357,8 +357,12 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
         if at.line != 1 || !self.is_chain {
             return Ok(());
         }
-        // A file of hydra-node does not name the event before it, and its ids may have gaps.
-        let predecessor = opens.map_or(before, Opens::predecessor);
+        let predecessor = match opens {
+            Some(opens) => opens.predecessor(),
+            // A snapshot of hydra-node has the next id, or that of the event before it.
+            None if event.is_snapshot() => event.id().prev().max(before),
+            None => before,
+        };
         if predecessor != before {
             let name =
                 |id: Option<EventId>| id.map_or_else(|| "nothing".to_owned(), |id| format!("event {id}"));

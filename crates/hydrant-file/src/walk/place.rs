@@ -55,10 +55,7 @@ impl Walk {
                 None if mutant("prune-meets-read") => {
                     return Err(Error::corrupt("the file is missing; put it back"));
                 }
-                None => Some(
-                    self.find_again(view, Some(sealed.last))?
-                        .ok_or_else(|| self.missing(Some(sealed.last)))?,
-                ),
+                None => Some(self.find_again(view, Some(sealed.last))?),
             },
             None => self.current(view)?,
         };
@@ -66,13 +63,7 @@ impl Walk {
             && let Some(opening) = self.opening(found)?
             && !opening.joins(self.last, self.position)
         {
-            let until = opening.predecessor();
-            match self.find_again(view, until)? {
-                Some(between) => segment = Some(between),
-                // The ids of hydra-node may have gaps, and a snapshot of it does not name the event before it.
-                None if opening.opens.is_none() => {}
-                None => return Err(self.missing(until)),
-            }
+            segment = Some(self.find_again(view, opening.predecessor())?);
         }
         if let (Some(segment), Some(position), None) = (&mut segment, self.position, self.last) {
             segment.seek(&self.dir, position)?;
@@ -80,13 +71,11 @@ impl Walk {
         Ok(segment)
     }
 
-    /// Opens the file with the event behind the position, and none behind `until`, which the view does not show. Returns
-    /// `None` if no file has such a name.
+    /// Opens the file with the event behind the position, and none behind `until`, which the view does not show.
     ///
     /// The view may be older than the files: a segment was pruned meanwhile, or was compressed just when the directory
     /// was listed, so that the listing shows none of its names.
-    fn find_again(&self, view: &View, until: Option<EventId>) -> Result<Option<Segment>> {
-        let mut is_named = false;
+    fn find_again(&self, view: &View, until: Option<EventId>) -> Result<Segment> {
         for _ in 0..LISTINGS_MAX {
             let listed = self.dir.list()?.sealed;
             if let Some(oldest) = self.oldest(&listed, view)?
@@ -96,24 +85,18 @@ impl Walk {
             }
             let is_wanted =
                 |sealed: &&Sealed| Some(sealed.last) > self.position && Some(sealed.last) <= until;
-            let Some(sealed) = listed.iter().find(is_wanted) else { continue };
-            is_named = true;
-            if let Some(segment) = self.open(*sealed)?
+            if let Some(sealed) = listed.iter().find(is_wanted)
+                && let Some(segment) = self.open(*sealed)?
                 && let Some(opening) = self.opening(&segment)?
                 && opening.joins(self.last, self.position)
             {
-                return Ok(Some(segment));
+                return Ok(segment);
             }
         }
-        if is_named { Err(self.missing(until)) } else { Ok(None) }
-    }
-
-    /// The error of a log without the file that has the events behind the position.
-    fn missing(&self, until: Option<EventId>) -> Error {
         let until = until.map_or_else(String::new, |until| format!(" up to {until}"));
         let behind = self.position.map_or_else(String::new, |id| format!(" behind event {id}"));
-        Error::corrupt(format!("the file with the events{behind}{until} is missing; put it back"))
-            .at_target(self.dir.path.display().to_string())
+        Err(Error::corrupt(format!("the file with the events{behind}{until} is missing; put it back"))
+            .at_target(self.dir.path.display().to_string()))
     }
 
     /// Compares the newest event read with the log, whose files are other ones now. Returns `false` if the log is too

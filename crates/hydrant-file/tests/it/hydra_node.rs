@@ -1,12 +1,13 @@
 //! Directories that hydra-node wrote, from 0.13 to 2.0: opened, read, and written on.
 
 use std::fs;
+use std::path::Path;
 
 use crate::support::hydra::{bare, checkpoint, envelope, lines, timed};
 use crate::support::{append, dir_of, event, goes_on, id, ids, open, read, snapshot, torn};
 use futures_util::StreamExt;
-use hydrant::{Checkpoint, ErrorKind, EventSink, EventSource, EventSourceExt, ReadFrom};
-use hydrant_file::{FileSource, FileSourceOptions, verify};
+use hydrant::{Checkpoint, ErrorKind, EventSink, EventSourceExt, ReadFrom, Retry};
+use hydrant_file::{FileSource, FileSourceOptions, Finding, verify};
 
 #[tokio::test]
 async fn each_generation_is_read_and_written_on() {
@@ -72,53 +73,34 @@ async fn both_namings_of_rotated_files_are_read_as_one_log() {
     goes_on(reused.path(), &all).await;
 }
 
-/// An id that hydra-node never used may be the one of the next checkpoint.
+/// A file that opens with checkpoint N follows one that ends at N or N - 1. Within a file, ids may have gaps.
 #[tokio::test]
-async fn ids_with_gaps_between_files_are_one_log() {
-    let dir = dir_of(&[
-        ("state-7", lines(timed, [0, 2, 5, 7]).as_bytes()),
-        ("state-12", (checkpoint(9) + &lines(timed, [10, 12])).as_bytes()),
-        ("state", (checkpoint(20) + &lines(timed, [21, 25])).as_bytes()),
-    ]);
-    let all = [0, 2, 5, 7, 9, 10, 12, 20, 21, 25];
-    let source = FileSource::open(dir.path(), FileSourceOptions::default()).await.unwrap();
-    for from in 0..27 {
-        let after: Vec<_> = all.into_iter().filter(|next| *next > from).collect();
-        let at: Vec<_> = all.into_iter().filter(|next| *next >= from).collect();
-        assert_eq!(ids(&source, ReadFrom::After(id(from))).await, after, "after {from}");
-        assert_eq!(ids(&source, ReadFrom::At(id(from))).await, at, "at {from}");
-        let mut follower = source.follow(ReadFrom::After(id(from)));
-        for next in after {
-            assert_eq!(follower.next().await.unwrap().unwrap().id(), id(next), "follows after {from}");
-        }
+async fn a_hole_between_files_is_damage_and_gaps_inside_of_them_are_not() {
+    let files = |checkpoint_id| {
+        dir_of(&[
+            ("state-7", lines(timed, [0, 2, 5, 7]).as_bytes()),
+            ("state", (checkpoint(checkpoint_id) + &lines(timed, [10, 12])).as_bytes()),
+        ])
+    };
+    for whole in [7, 8] {
+        let dir = files(whole);
+        let source = FileSource::open(dir.path(), FileSourceOptions::default()).await.unwrap();
+        source.collect(ReadFrom::Origin).await.unwrap();
+        assert_eq!(findings(dir.path()).await, [], "checkpoint {whole}");
     }
-    assert_eq!(ids(&source, ReadFrom::Origin).await, all);
-    assert_eq!(ids(&source, ReadFrom::Snapshot).await, [20, 21, 25]);
-    let findings = verify(dir.path(), &FileSourceOptions::default());
-    assert_eq!(findings.map(Result::unwrap).collect::<Vec<_>>().await, []);
-    goes_on(dir.path(), &all).await;
+    let dir = files(9);
+    let source = FileSource::open(dir.path(), FileSourceOptions::default()).await.unwrap();
+    for from in [ReadFrom::Origin, ReadFrom::After(id(7)), ReadFrom::At(id(2))] {
+        let error = source.collect(from).await.unwrap_err();
+        assert_eq!((error.kind(), error.retry()), (ErrorKind::Corrupt, Retry::Never), "{error}");
+        assert!(error.to_string().contains("behind event 7 up to 8 is missing"), "{error}");
+    }
+    let found = findings(dir.path()).await;
+    assert!(found.len() == 1 && found[0].to_string().contains("a segment is missing"), "{found:?}");
 }
 
-/// A follower at the end of `state`, which is sealed under it once or twice.
-#[tokio::test]
-async fn a_follower_passes_a_gap_between_files() {
-    for rotations in 1..=2 {
-        let dir = dir_of(&[("state", lines(timed, [0, 2]).as_bytes())]);
-        let source = FileSource::open(dir.path(), FileSourceOptions::default()).await.unwrap();
-        let mut follower = source.follow(ReadFrom::Origin);
-        for next in [0, 2] {
-            assert_eq!(follower.next().await.unwrap().unwrap().id(), id(next));
-        }
-        let mut all = vec![];
-        for (last, first) in [(2, 4), (5, 8)].into_iter().take(rotations) {
-            fs::rename(dir.path().join("state"), dir.path().join(format!("state-{last}"))).unwrap();
-            fs::write(dir.path().join("state"), checkpoint(first) + &timed(first + 1)).unwrap();
-            all.extend([first, first + 1]);
-        }
-        for next in all {
-            assert_eq!(follower.next().await.unwrap().unwrap().id(), id(next), "{rotations} rotations");
-        }
-    }
+async fn findings(dir: &Path) -> Vec<Finding> {
+    verify(dir, &FileSourceOptions::default()).map(Result::unwrap).collect().await
 }
 
 #[tokio::test]

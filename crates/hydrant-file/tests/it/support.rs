@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use hydrant::{Batch, Checkpoint, Event, EventId, EventSink, EventSource, EventSourceExt, ReadFrom, Result};
+use hydrant::{Batch, Checkpoint, Event, EventId, EventSink, EventSourceExt, ReadFrom, Result};
 use hydrant_file::{FileStore, FileStoreOptions};
 
 pub(crate) fn id(id: u64) -> EventId {
@@ -32,11 +32,11 @@ pub(crate) async fn append(store: &FileStore, events: &[Event]) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn read(store: &impl EventSource, from: ReadFrom) -> Vec<Event> {
+pub(crate) async fn read(store: &FileStore, from: ReadFrom) -> Vec<Event> {
     store.collect(from).await.unwrap()
 }
 
-pub(crate) async fn ids(store: &impl EventSource, from: ReadFrom) -> Vec<u64> {
+pub(crate) async fn ids(store: &FileStore, from: ReadFrom) -> Vec<u64> {
     read(store, from).await.iter().map(|event| event.id().get()).collect()
 }
 
