@@ -38,7 +38,7 @@ pub struct ClientOptions {
     pub attempt_timeout: Duration,
     /// How long a request may take with all its attempts. Default: 1 min.
     pub operation_timeout: Duration,
-    /// How often a request is tried at most, the first time included. Default: 3.
+    /// How many times a request is sent at most, the first time included. Default: 3.
     pub attempts_max: u32,
     /// The longest wait before the second attempt; it doubles from there. Default: 100 ms.
     pub backoff_initial: Duration,

@@ -11,7 +11,7 @@ use crate::law::{Expected, Verdict, broken};
 use crate::log::Log;
 use crate::{Generator, Harness, Hook, Limits};
 
-/// How often the kit looks again for events that may take a moment to show.
+/// How many times the kit polls for events that may take a moment to show.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// One run of one case: the store under test, the run's own namespace, and a seed.

@@ -45,7 +45,7 @@ impl Structure {
     pub(crate) fn take(&mut self, offset: u64, line: &Line) -> Result<bool> {
         let Line::Ours(ours) = line else {
             if matches!(self.place, Place::Inside(_)) {
-                return Err(Error::corrupt("a line that Hydrant did not write stands inside of a commit"));
+                return Err(Error::corrupt("a line that Hydrant did not write is inside a commit"));
             }
             self.place = Place::Between { behind_foreign: Some(true) };
             return Ok(true);

@@ -1,4 +1,5 @@
-//! Every file operation of this crate behind one trait, so that a simulated disk can take the place of the real one.
+//! Every file operation on a log behind one trait, so that a simulated disk can take the place of the real one. The roster
+//! (`checkpoints/`) is not part of the log.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;

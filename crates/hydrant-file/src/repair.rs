@@ -142,7 +142,7 @@ impl Repair<'_> {
         for sealed in &sealed[..=damaged] {
             let path = path(sealed);
             let finding =
-                flaws.remove(&path).unwrap_or_else(|| Finding::of_file(&path, "stands before damage"));
+                flaws.remove(&path).unwrap_or_else(|| Finding::of_file(&path, "precedes a damaged file"));
             let kept = self.aside(&path, "")?;
             self.dir.disk.rename(&path, &kept).map_err(|cause| failed(&kept, cause))?;
             sync_dir(self.dir)?;

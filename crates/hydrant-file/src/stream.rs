@@ -31,7 +31,7 @@ pub(crate) trait Views: Send + 'static {
     fn forget(&mut self) -> bool;
 }
 
-/// How often a read looks again while the writer does not say how far it is.
+/// How many times a read polls while the writer does not say how far it is.
 const LOOKS_MAX: u32 = 500;
 
 /// Returns events from `from` on, to the end of the first view, or forever.

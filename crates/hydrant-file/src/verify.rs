@@ -351,7 +351,7 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
         if let Some(before) = before
             && (event.id() < before || (event.id() == before && !reuses))
         {
-            return Err(Error::corrupt(format!("the id does not grow: event {before} stands before it"))
+            return Err(Error::corrupt(format!("the id does not increase: event {before} precedes it"))
                 .at(event.id()));
         }
         if at.line != 1 || !self.is_chain {
@@ -367,7 +367,7 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
             let name =
                 |id: Option<EventId>| id.map_or_else(|| "nothing".to_owned(), |id| format!("event {id}"));
             return Err(Error::corrupt(format!(
-                "the file was written behind {}, and the one before it ends with {}: a segment is missing",
+                "the file continues {}, and the one before it ends with {}: a segment is missing",
                 name(predecessor),
                 name(before),
             ))

@@ -14,7 +14,7 @@ use crate::session::Session;
 use crate::shared::Shared;
 use crate::wire::{self, STORED, clamped};
 
-/// How often a read looks for the newest snapshot again, because it was pruned in between.
+/// How many times a read searches for the newest snapshot, which may be pruned in between.
 const LOOKS_MAX: usize = 8;
 
 /// Everything from `from` on, up to what is the head when the first page is fetched.

@@ -29,7 +29,7 @@ use crate::session::Session;
 use crate::shared::Log;
 use crate::wire::{self, Columns, Copy, bigint, clamped};
 
-/// How often a writer looks again because others move the log under it.
+/// How many times a writer reads the head again because others move it.
 const LOOKS_MAX: usize = 8;
 
 /// What the row of a log says.

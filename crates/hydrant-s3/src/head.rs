@@ -69,7 +69,7 @@ impl View {
     }
 }
 
-/// How often a look begins anew because the log went on under it.
+/// How many times a search for the head starts over because the log went on.
 const LOOKS_MAX: u32 = 5;
 
 /// The end of the log, from a head that was known before on.

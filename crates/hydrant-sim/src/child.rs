@@ -1,7 +1,7 @@
 //! Executes runs in child processes, so that a run that gets stuck inside a poll ends no other.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use crate::EXIT_STUCK;
 use crate::plan::Plan;
@@ -31,8 +31,7 @@ impl Runner {
         lines.read_line(&mut line).ok()?;
         if line.is_empty() {
             let (mut child, _) = self.process.take()?;
-            let code = child.wait().ok()?.code();
-            return (code == Some(EXIT_STUCK)).then(stuck);
+            return Some(died(child.wait().ok()?));
         }
         serde_json::from_str::<Outcome>(&line).ok()?.failure
     }
@@ -45,6 +44,14 @@ impl Drop for Runner {
             drop(child.wait());
         }
     }
+}
+
+/// The failure of a run whose process ended.
+fn died(status: ExitStatus) -> Failure {
+    if status.code() == Some(EXIT_STUCK) {
+        return stuck();
+    }
+    Failure { checker: "panic".to_owned(), message: format!("the process ended with {status}") }
 }
 
 pub fn stuck() -> Failure {

@@ -23,7 +23,7 @@ pub enum Table {
     States,
 }
 
-/// How often each cell was reached.
+/// How many times each cell was reached.
 #[derive(Clone, Debug, Default)]
 pub struct Coverage(BTreeMap<(Table, String, String), u64>);
 
@@ -49,7 +49,7 @@ impl Coverage {
         required().into_iter().filter(is_missing).map(name).collect()
     }
 
-    /// All tables as text. A cell that must be reached and is not shows `!`, one that cannot be reached `.`
+    /// All tables as text. An empty cell shows `!` if it must be reached, else `.`.
     pub fn tables(&self) -> String {
         let tables = [Table::Outcomes, Table::Places, Table::Faults, Table::States];
         tables.map(|table| self.table(table)).join("\n\n")

@@ -2,7 +2,7 @@
 //!
 //! A seed makes a [`Plan`](plan::Plan): a configuration, the operations of several actors, and faults, each at a
 //! numbered call of a site. [`run`](run::run) executes the plan on one paused runtime, so the same plan gives the same
-//! trace. The code under test is the real one; only the stores are models. See the README for how to read a failure.
+//! trace. The code under test is the real one; stores on servers are models, and the file store runs on a simulated disk. See the README for how to read a failure.
 
 #![allow(missing_docs, reason = "an internal tool: names and module docs say what there is to say")]
 #![allow(clippy::missing_errors_doc, reason = "errors are what the models and the code under test return")]

@@ -120,12 +120,7 @@ impl Search<'_> {
             let last = u8::try_from(self.best.config.sinks.len() - 1).unwrap_or(u8::MAX);
             let mut candidate = self.best.clone();
             candidate.config.sinks.pop();
-            candidate.ops.retain(|op| match op.act {
-                Act::Attach { sink } | Act::Detach { sink } | Act::Park { sink } | Act::Resume { sink } => {
-                    sink != last
-                }
-                _ => true,
-            });
+            candidate.ops.retain(|op| op.act.sink() != Some(last));
             candidate.faults.retain(|fault| fault.site.store.sink() != Some(last));
             if !self.offer(candidate) {
                 return;

@@ -1,7 +1,8 @@
 //! Detects a busy loop: simulated time does not advance while the time of the machine does.
 //!
 //! A task that is polled again and again never lets the runtime park, so time never advances. The run then fails. A
-//! task that does not even return from its poll cannot be stopped: the plan is printed, and the process ends.
+//! task that does not even return from its poll cannot be stopped: the process prints the plan and ends. In a search, the
+//! parent has the seed, and prints the plan.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -42,7 +43,7 @@ pub(crate) fn progress() {
     });
 }
 
-/// How often the runtime of this thread had nothing to do.
+/// How many times the runtime of this thread had nothing to do.
 pub(crate) fn parks() -> u64 {
     CURRENT.with_borrow(|current| current.as_ref().map_or(0, |watched| watched.parks.load(Ordering::Relaxed)))
 }

@@ -37,7 +37,7 @@ pub enum ErrorKind {
         /// The oldest event kept (the floor).
         oldest: EventId,
     },
-    /// The sink holds events of another history than the primary's.
+    /// Two histories: a sink holds other events than the primary, or the log lost events that it had before.
     Diverged,
     /// The storage is full or a quota is used up.
     Full,

@@ -1,4 +1,4 @@
-//! An event: an id, a time, a JSON payload. It has been saved, so it happened.
+//! An event: an id, a time, a JSON payload.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use crate::{Digest, Error, Result};
 pub struct EventId(u64);
 
 impl EventId {
-    /// The first id of a log without gaps.
+    /// The smallest id.
     pub const ZERO: Self = Self(0);
 
     /// Creates an id from its number.
@@ -52,7 +52,7 @@ impl From<u64> for EventId {
     }
 }
 
-/// An event that was saved.
+/// An event of a log: an id, a payload, and optionally a time and metadata.
 ///
 /// Cheap to clone (one reference count): an event is a slice of the buffer in which it was read or encoded, in the
 /// form of the [envelope](crate::store::envelope). Every sink writes those same bytes. Payload and metadata are kept

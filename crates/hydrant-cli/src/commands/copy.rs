@@ -25,7 +25,7 @@ const BATCH_EVENTS_MAX: usize = 4096;
 const BATCH_BYTES_MAX: usize = 4 << 20;
 /// How long a batch waits to be filled; a disk that syncs is kept busy with bigger ones.
 const LINGER: Duration = Duration::from_millis(5);
-/// How often a call is made again before the copy gives up, and the first pause, which doubles.
+/// How many times a call is retried before the copy gives up, and the first pause, which doubles.
 const RETRIES_MAX: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a batch that is under way may take after the first signal.

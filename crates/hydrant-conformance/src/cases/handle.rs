@@ -17,7 +17,7 @@ use crate::{Hook, Trial};
 /// A call blocks its thread if it holds the thread this long in each try.
 const BLOCKED_MAX: Duration = Duration::from_millis(250);
 
-/// How often a call that seemed to block its thread is tried again.
+/// How many times a call that seemed to block its thread is repeated.
 const TRIES: usize = 3;
 
 /// Arms failure `n` of the harness. Returns `false` if there are no more.

@@ -66,7 +66,7 @@ pub(super) struct Acting {
     pub(super) fault: Fault,
     /// `None`: it acts on all connections.
     pub(super) nth: Option<u64>,
-    /// How often the proxy had been healed when the fault began to act.
+    /// How many times the proxy had been healed when the fault began to act.
     pub(super) heals: u64,
 }
 
@@ -81,7 +81,7 @@ impl Acting {
 pub(super) struct Armed {
     all: Vec<One>,
     count: u64,
-    /// How often the proxy was healed.
+    /// How many times the proxy was healed.
     pub(super) heals: u64,
 }
 

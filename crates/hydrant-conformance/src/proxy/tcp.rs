@@ -29,7 +29,7 @@ pub(super) struct Shared {
     always: watch::Sender<Option<Fault>>,
     /// Counts up to end all connections.
     pub(super) cut: watch::Sender<u64>,
-    /// How often the proxy was healed.
+    /// How many times the proxy was healed.
     heals: watch::Sender<u64>,
 }
 

@@ -73,7 +73,7 @@ pub(crate) struct Walk {
     home: Option<Identity>,
     /// The files are not those that were read: the place is found again by `newest`.
     is_lost: bool,
-    /// How often the log was too short to find the place in it.
+    /// How many times in a row the log was too short to find the place in it.
     short_looks: u32,
 }
 

@@ -8,10 +8,10 @@ use crate::lines::Lines;
 use crate::mutants::mutant;
 use crate::opening::Opening;
 
-/// How often the files are listed again before one of them counts as missing.
+/// How many times the files are listed before one of them counts as missing.
 const LISTINGS_MAX: usize = 8;
 
-/// How often a follower looks at a log that became too short before it ends.
+/// How many times a follower polls a log that became too short before it ends.
 const SHORT_LOOKS_MAX: u32 = 25;
 
 impl Walk {

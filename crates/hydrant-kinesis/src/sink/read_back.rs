@@ -17,7 +17,7 @@ use crate::wire::{Assembly, Unpacked, hash_key, unpack};
 const FARTHER: u32 = 8;
 const LOOKS: u32 = 4;
 
-/// How often the youngest shard may be found closed in one look, and its children not listed yet.
+/// How many times the youngest shard may be found closed in one look, and its children not listed yet.
 const RESHARDS_MAX: u32 = 30;
 
 /// What the stream holds of the log.

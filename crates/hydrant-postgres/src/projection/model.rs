@@ -12,7 +12,7 @@ use crate::schema::{check_name, quoted};
 use crate::session::{Session, Settings};
 use crate::wire;
 
-/// How often a version looks again because another one went live before it.
+/// How many times a version checks again because another one went live before it.
 const LOOKS_MAX: usize = 8;
 
 /// What a version is to those who query.

@@ -24,10 +24,10 @@ use crate::bucket::Bucket;
 /// Calls for the same name wait for each other; the number of gates bounds the memory for that.
 const GATES: usize = 16;
 
-/// How often a swap is sent: as often as the SDK sends a read.
+/// How many times a swap is sent: as many as the SDK sends a read.
 const SWAPS_MAX: u32 = 3;
 
-/// How often a swap reads the object again after another writer wrote an equal entry.
+/// How many times a swap reads the object again after another writer wrote an equal entry.
 const LOOKS_MAX: u32 = 4;
 
 /// Entries of a list that are fetched at the same time.

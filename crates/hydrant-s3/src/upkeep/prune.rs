@@ -22,7 +22,7 @@ use crate::wire::{Floor, Object, Snapshot};
 /// How many keys one request has, at most as S3 takes; and how many tombstones are put before the listing continues.
 const KEYS_AT_ONCE: usize = 1_000;
 
-/// How often a step begins anew because another prune or compaction was first.
+/// How many times a step starts over because another prune or compaction was first.
 const TRIES_MAX: u32 = 5;
 
 /// Drops all segments that end before `before`, but never the newest snapshot.

@@ -15,7 +15,7 @@ use crate::chain::{next_place, root, seek};
 use crate::keys::Place;
 use crate::wire::{Object, Segment};
 
-/// How often a walk begins anew at one place because the log changed under it.
+/// How many times a walk starts over at one place because the log changed under it.
 const AGAIN_MAX: u32 = 8;
 
 /// What a walker wants to know of an object, by what the listing says.
@@ -76,7 +76,7 @@ pub(super) struct Walk<'b, F> {
     bytes_max: u64,
     /// What was missing when the walk began anew last, because the chain had changed.
     again_at: Option<Place>,
-    /// How often it began anew without a step since.
+    /// How many times it started over without a step since.
     again: u32,
 }
 

@@ -110,6 +110,18 @@ pub enum Act {
 }
 
 impl Act {
+    /// The sink that the operation names.
+    pub fn sink(&self) -> Option<u8> {
+        match *self {
+            Self::Cure { sink }
+            | Self::Attach { sink }
+            | Self::Detach { sink }
+            | Self::Park { sink }
+            | Self::Resume { sink } => Some(sink),
+            _ => None,
+        }
+    }
+
     /// The name of the row in the table of coverage.
     pub fn name(&self) -> &'static str {
         match self {

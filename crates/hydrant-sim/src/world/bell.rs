@@ -22,7 +22,7 @@ impl Bell {
         self.0.waiting.notify_waiters();
     }
 
-    /// How often it was rung.
+    /// How many times it was rung.
     pub fn rung(&self) -> u64 {
         self.0.rung.load(Ordering::SeqCst)
     }

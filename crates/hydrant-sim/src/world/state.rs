@@ -39,9 +39,9 @@ pub struct State {
     pub healed: bool,
     pub fired: BTreeMap<(Site, &'static str), u64>,
     pub covered: BTreeMap<(&'static str, &'static str), u64>,
-    /// How often an operation ended in each way.
+    /// How many times an operation ended in each way.
     pub outcomes: BTreeMap<(&'static str, &'static str), u64>,
-    /// How often each state of a secondary or a log was seen.
+    /// How many times each state of a secondary or a log was seen.
     pub states: BTreeMap<(&'static str, &'static str), u64>,
     /// How far the system clock is from where it began, in seconds.
     pub clock_seconds: i64,

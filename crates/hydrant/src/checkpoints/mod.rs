@@ -29,7 +29,7 @@ pub struct CheckpointEntry {
     /// What the checkpoint belongs to, for example the sink's URL without secrets. A sink with another
     /// target must not continue from it.
     pub target: String,
-    /// How far the *source's* events are disposed of: held, filtered out, or durably dead-lettered.
+    /// How far the *source's* events are handled: held, filtered out, or durably dead-lettered.
     pub checkpoint: Checkpoint,
     /// What the sink or source keeps beside its checkpoint, for example its positions in a stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]

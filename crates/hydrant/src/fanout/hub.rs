@@ -205,7 +205,7 @@ impl Hub {
         })
     }
 
-    /// The attached secondaries that have not disposed of everything up to `id`.
+    /// The attached secondaries that have not handled everything up to `id`.
     fn without(&self, id: Option<EventId>) -> Vec<Arc<Secondary>> {
         self.secondaries().into_iter().filter(|secondary| !secondary.has(id)).collect()
     }
@@ -219,7 +219,7 @@ impl Hub {
         self.laggards_of(&self.without(self.feed.newest()))
     }
 
-    /// Waits until all attached secondaries have disposed of `id`; else the laggards.
+    /// Waits until all attached secondaries have handled `id`; else returns the laggards.
     pub(crate) async fn delivered(&self, id: EventId, timeout: Duration) -> Result<(), Laggards> {
         let delivered =
             self.signal.until(|| self.without(Some(id)).is_empty() || mutant("delivered-at-once"));

@@ -48,7 +48,7 @@ use crate::{
 /// Appends that wait for the one in flight; more wait for a place.
 const COMMANDS_MAX: usize = 64;
 
-/// The least time that `close` takes to end tasks that have nothing left to do.
+/// The smallest time-out of `close`: tasks that have nothing left to do need a moment to end.
 const CLOSE_MIN: Duration = Duration::from_millis(100);
 
 /// One log with a primary store that commits and secondary sinks that follow at their own pace.
@@ -207,7 +207,7 @@ impl<P: Primary + 'static> FanOut<P> {
         self.hub.resume(name)
     }
 
-    /// Waits until all attached secondaries have disposed of `id`: held it, filtered it out, or durably
+    /// Waits until all attached secondaries have handled `id`: held it, filtered it out, or durably
     /// dead-lettered it.
     ///
     /// # Errors

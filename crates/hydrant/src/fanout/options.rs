@@ -15,7 +15,7 @@ pub struct FanOutOptions {
     pub ring_events_max: usize,
     /// Memory for the newest events, which all secondaries share: bytes. Default: 16 MiB.
     pub ring_bytes_max: usize,
-    /// How long one call into the primary may take before its outcome counts as unknown. Default: 30 s.
+    /// How long one call into the primary or the roster may take before its outcome counts as unknown. Default: 30 s.
     pub call_timeout: Duration,
     /// How long an append without a deadline waits for back-pressure; and how long its attempts may take together, before
     /// an unknown outcome stops the log. Default: 2 minutes.

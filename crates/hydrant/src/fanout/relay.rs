@@ -84,7 +84,8 @@ impl Relay {
     /// Adds a secondary, at any time; see [`FanOut::attach`](crate::FanOut::attach).
     ///
     /// # Errors
-    /// `Invalid` for a name that is attached already or belongs to another target; any error of the roster.
+    /// `Invalid` for a name that is attached already or belongs to another target; `Closed` once the relay was closed; any
+    /// error of the roster.
     ///
     /// # Cancel safety
     /// As [`FanOut::attach`](crate::FanOut::attach).
@@ -100,7 +101,7 @@ impl Relay {
     /// Removes a secondary from the relay and from the roster; see [`FanOut::detach`](crate::FanOut::detach).
     ///
     /// # Errors
-    /// `Invalid` for a name that the roster does not have; any error of the roster.
+    /// `Invalid` for a name that neither the roster nor the status has; any error of the roster.
     ///
     /// # Cancel safety
     /// As [`FanOut::detach`](crate::FanOut::detach).
@@ -124,7 +125,7 @@ impl Relay {
         self.hub.resume(name)
     }
 
-    /// Waits until all attached secondaries have disposed of `id`.
+    /// Waits until all attached secondaries have handled `id`.
     ///
     /// # Errors
     /// The secondaries that had not done so within `timeout`.

@@ -195,7 +195,7 @@ impl Hub {
 impl Members {
     fn admits(&self, name: &str) -> Result<()> {
         if self.is_closing {
-            return Err(Error::closed("the fan-out was closed; open it again to attach"));
+            return Err(Error::closed("the log was closed; open it again to attach"));
         }
         if self.attached.contains_key(name) {
             return Err(Error::invalid(format!("a secondary `{name}` is attached already; detach it first")));

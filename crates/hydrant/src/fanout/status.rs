@@ -44,8 +44,8 @@ pub struct SecondaryStatus {
     pub checkpoint: Option<EventId>,
     /// The first event that it received, if it could not start at the origin.
     pub floor: Option<EventId>,
-    /// How many events it has not acknowledged yet. Below the shared memory ids are counted, which is an upper bound
-    /// if ids have gaps.
+    /// How many events it has not acknowledged yet. For events older than the ring, ids are
+    /// counted: an upper bound if they have gaps.
     pub lag_events: u64,
     /// The age of the oldest event that it has not acknowledged, since the primary acknowledged it.
     #[serde(rename = "lagSeconds", serialize_with = "duration_as_seconds")]
@@ -56,7 +56,7 @@ pub struct SecondaryStatus {
     /// When the newest error happened, recovered from or not.
     #[serde(serialize_with = "time_as_text")]
     pub last_error_at: Option<SystemTime>,
-    /// How often a call was retried.
+    /// The number of retries since the secondary was attached.
     pub retries: u64,
     /// How many events went to its dead letters.
     pub dead_letters: u64,
@@ -94,7 +94,7 @@ impl fmt::Display for SecondaryState {
     }
 }
 
-/// A secondary that did not dispose of an event in time.
+/// A secondary that did not handle an event in time.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -132,7 +132,7 @@ impl fmt::Display for Laggard {
     }
 }
 
-/// The secondaries that did not dispose of an event in time: a slice of them, and an error that names them.
+/// The secondaries that did not handle an event in time: a slice of them, and an error that names them.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(transparent)]
 #[must_use = "these secondaries do not hold every event"]

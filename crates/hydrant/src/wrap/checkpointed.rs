@@ -15,15 +15,14 @@ use crate::{Batch, Checkpoint, CheckpointStore, Error, ErrorKind, EventSink, Res
 ///
 /// For sinks without a memory of their own, such as a datagram sink, and around
 /// [`Filtered`](super::Filtered), [`Mapped`](super::Mapped) and [`DeadLetter`](super::DeadLetter): the
-/// checkpoint counts the *source's* events that are disposed of, whether the sink holds them, they were
+/// checkpoint counts the *source's* events that are handled, whether the sink holds them, they were
 /// filtered out, or they are dead letters.
 ///
 /// Acknowledged means: the sink acknowledged, and then the checkpoint was written. A crash between the two
 /// sends the batch again: at least once, in order. Events at or below the checkpoint are never sent again.
 ///
-/// So the sink's `Ok` must be durable, and a sink with a memory must still know after a crash what it
-/// acknowledged. A sink that acknowledges first and syncs, or writes its own checkpoint, later (a file that is
-/// synced by an interval, a stream whose checkpoint is) does not belong here: a crash loses events of it.
+/// So the sink's `Ok` must be durable. Do not wrap a sink whose `Ok` comes first, for example a file that is synced by
+/// an interval: a crash loses events of it.
 ///
 /// The entry moves by compare-and-swap only. If another runner moved it, two runners share one name: the
 /// append is `Fenced`, and so are all appends after it, until [`checkpoint`](EventSink::checkpoint) is called,
@@ -53,7 +52,7 @@ use crate::{Batch, Checkpoint, CheckpointStore, Error, ErrorKind, EventSink, Res
 /// sink.append(Batch::new(None, &log)?).await?;
 ///
 /// assert_eq!(archive.collect(ReadFrom::Origin).await?, [log[0].clone(), log[2].clone()]);
-/// assert_eq!(sink.checkpoint().await?.id(), Some(EventId::new(3))); // all four are disposed of
+/// assert_eq!(sink.checkpoint().await?.id(), Some(EventId::new(3))); // all four are handled
 /// # Ok(()) }
 /// ```
 pub struct Checkpointed<S> {

@@ -9,10 +9,10 @@ use super::{BACKUP, DIR, Files, OTHER};
 use crate::plan::Damage;
 use crate::world::State;
 
-/// How often a program fails to open its log before its operator looks.
+/// How many times a program fails to open its log before its operator looks.
 const PATIENCE: u32 = 5;
 
-/// How often a program may fail to open its log in a row once the faults have stopped.
+/// How many times a program may fail to open its log in a row once the faults have stopped.
 const HOPELESS: u32 = 100;
 
 /// How many events a file holds at least whose loss is certain to be seen.

@@ -44,7 +44,7 @@ pub struct Files {
     version: u64,
     steps: usize,
     shadows: BTreeMap<Store, Shadow>,
-    /// How often each fault of the disk struck, by file and effect.
+    /// How many times each fault of the disk struck, by file and effect.
     pub struck: BTreeMap<(&'static str, &'static str), u64>,
     pub damage: Option<Damaged>,
     /// Whether any damage was done in this run.
