@@ -31,6 +31,8 @@ pub struct Recovered {
 
 /// A log that is fit to be written to.
 pub(crate) struct Ready {
+    /// The directory that the files were found in.
+    pub(crate) home: Option<Identity>,
     pub(crate) file: Arc<dyn DiskFile>,
     pub(crate) identity: Identity,
     /// The length of `state`: all of it is complete commits, and synced.
@@ -51,6 +53,7 @@ pub(crate) struct Known {
 }
 
 pub(crate) fn recover(dir: &Directory, known: &Known) -> Result<Ready> {
+    let home = dir.identity()?;
     let mut recovery = Recovery { dir, known, listing: dir.list()?, recovered: Vec::new() };
     let state = recovery.state()?;
     let (file, stat, end) = recovery.settle_rotation(state)?;
@@ -71,6 +74,7 @@ pub(crate) fn recover(dir: &Directory, known: &Known) -> Result<Ready> {
         }
     };
     Ok(Ready {
+        home,
         file,
         identity: stat.identity,
         end: tail,

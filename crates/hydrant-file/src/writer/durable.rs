@@ -109,7 +109,7 @@ impl Writer {
 
     pub(super) fn view(&self, end: u64) -> View {
         let current = Current { file: self.file.clone(), identity: self.identity, end };
-        View { sealed: self.sealed.clone().into(), current: Some(current) }
+        View { sealed: self.sealed.clone().into(), current: Some(current), home: self.home }
     }
 
     /// Makes all events durable, and records that no tail can be torn.
