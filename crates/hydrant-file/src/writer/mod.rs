@@ -288,6 +288,7 @@ impl Writer {
             self.cut_back()?;
             return Err(io_error(&self.dir.state(), "writing", Retry::Safe, cause));
         }
+        self.check_joined(self.end)?;
         self.end += bytes.len() as u64;
         self.allocated = self.allocated.max(self.end);
         Ok(())
