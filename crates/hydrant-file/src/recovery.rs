@@ -56,15 +56,14 @@ pub(crate) fn recover(dir: &Directory, known: &Known) -> Result<Ready> {
     let home = dir.identity()?;
     let mut recovery = Recovery { dir, known, listing: dir.list()?, recovered: Vec::new() };
     let state = recovery.state()?;
+    if let Some((file, _, end)) = &state {
+        recovery.check_order(&**file, end)?;
+    }
     let (file, stat, end) = recovery.settle_rotation(state)?;
+    recovery.check_order(&*file, &end)?;
     let tail = recovery.settle_tail(&*file, &end)?;
     let newest = recovery.listing.sealed.last().copied();
     let head = match (end.last, newest) {
-        (Some(last), Some(sealed)) if last.id() < sealed.last => {
-            let falls =
-                Error::corrupt(format!("the log was sealed up to event {}, and ends before it", sealed.last));
-            return Err(dir.damage(&dir.state(), &*file, 0, &falls.at(last.id())));
-        }
         (Some(last), Some(sealed)) if last.id() > sealed.last => Some(last),
         (last, None) => last,
         // hydra-node's snapshot may reuse an id. A read yields the first event of that id: the sealed one.
@@ -125,6 +124,20 @@ impl Recovery<'_> {
         };
         let end = examine(self.dir, &path, &file, stat.len, vouched.unwrap_or(0))?;
         Ok(Some((file, stat, end)))
+    }
+
+    /// Refuses a `state` that ends before the newest sealed segment: it is of another log, or an old copy.
+    fn check_order(&self, file: &dyn DiskFile, end: &Tail) -> Result<()> {
+        match (&end.last, self.listing.sealed.last()) {
+            (Some(last), Some(sealed)) if last.id() < sealed.last => {
+                let falls = Error::corrupt(format!(
+                    "the log was sealed up to event {}, and ends before it",
+                    sealed.last
+                ));
+                Err(self.dir.damage(&self.dir.state(), file, 0, &falls.at(last.id())))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Finishes a rotation that counts, and sets aside one that does not.

@@ -256,3 +256,19 @@ async fn bare_changes_that_cannot_be_read_are_no_torn_tail() {
     let bare = b"{\"tag\":\"A\"}\n{\"tag\":\"B\"}\n{\"tag\":\"C\"}\n".to_vec();
     while_a_read_fails(&[("state", bare)], "/log/state", 3).await;
 }
+
+/// An older `state` is damage. So its torn tail, and a rotation behind its last event, stay where they are.
+#[tokio::test(start_paused = true)]
+async fn a_state_that_ends_before_a_sealed_segment_is_left_alone() {
+    let mut files = log();
+    files[2].1 = segment(behind(9), &[vec![snapshot(10), event(11)]]);
+    files[2].1.extend_from_slice(b"{\"eventId\":12,");
+    files.push(("state.next-5", segment(behind(5), &[vec![snapshot(6)]])));
+    let disk = disk_of(&files);
+    let mut before = disk.files();
+    let error = open(&disk).await.unwrap_err();
+    assert_eq!(error.kind(), hydrant::ErrorKind::Corrupt, "{error}");
+    let lock = dir().join("lock");
+    before.extend(disk.files().remove_entry(&lock));
+    assert_eq!(disk.files(), before);
+}
