@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hydrant::{Error, Event, Result};
+use hydrant::{Error, ErrorKind, Event, Result};
 
 use crate::commit::Structure;
 use crate::directory::Directory;
@@ -83,14 +83,24 @@ pub(crate) fn cut(dir: &Directory, file: &dyn DiskFile, end: u64, synced: u64) -
     dir.damage(&dir.state(), file, end, &lost)
 }
 
-/// Returns whether the lines of a file are bare changes. A first line that cannot be read is not: scanning reports it.
+/// Returns whether the lines of a file are bare changes. A first line that does not check is not: scanning reports it.
 fn bare(dir: &Directory, path: &Path, file: &Arc<dyn DiskFile>, end: u64) -> Result<bool> {
     let mut start = [0; 11];
     let read = file.read_at(&mut start, 0).map_err(|cause| dir.unread(path, cause))?;
     if &start[..read] == b"{\"eventId\":" {
         return Ok(false);
     }
-    Ok(Opening::of(dir, path, file, end).ok().flatten().is_some_and(|opening| opening.is_bare))
+    match Opening::of(dir, path, file, end) {
+        Ok(opening) => Ok(opening.is_some_and(|opening| opening.is_bare)),
+        Err(error)
+            if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported)
+                || mutant("unread-is-torn") =>
+        {
+            Ok(false)
+        }
+        // Without its first line, each bare change would count as torn.
+        Err(error) => Err(error),
+    }
 }
 
 struct Look<'a> {

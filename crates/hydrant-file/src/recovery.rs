@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hydrant::{Error, Event, EventId, Result, Retry};
+use hydrant::{Error, ErrorKind, Event, EventId, Result, Retry};
 
 use crate::directory::{Directory, Listing, Sealed};
 use crate::disk::{DiskFile, Identity, Mode, Stat};
@@ -31,6 +31,8 @@ pub struct Recovered {
 
 /// A log that is fit to be written to.
 pub(crate) struct Ready {
+    /// The directory that the files were found in.
+    pub(crate) home: Option<Identity>,
     pub(crate) file: Arc<dyn DiskFile>,
     pub(crate) identity: Identity,
     /// The length of `state`: all of it is complete commits, and synced.
@@ -51,17 +53,17 @@ pub(crate) struct Known {
 }
 
 pub(crate) fn recover(dir: &Directory, known: &Known) -> Result<Ready> {
+    let home = dir.identity()?;
     let mut recovery = Recovery { dir, known, listing: dir.list()?, recovered: Vec::new() };
     let state = recovery.state()?;
+    if let Some((file, _, end)) = &state {
+        recovery.check_order(&**file, end)?;
+    }
     let (file, stat, end) = recovery.settle_rotation(state)?;
+    recovery.check_order(&*file, &end)?;
     let tail = recovery.settle_tail(&*file, &end)?;
     let newest = recovery.listing.sealed.last().copied();
     let head = match (end.last, newest) {
-        (Some(last), Some(sealed)) if last.id() < sealed.last => {
-            let falls =
-                Error::corrupt(format!("the log was sealed up to event {}, and ends before it", sealed.last));
-            return Err(dir.damage(&dir.state(), &*file, 0, &falls.at(last.id())));
-        }
         (Some(last), Some(sealed)) if last.id() > sealed.last => Some(last),
         (last, None) => last,
         // hydra-node's snapshot may reuse an id. A read yields the first event of that id: the sealed one.
@@ -71,6 +73,7 @@ pub(crate) fn recover(dir: &Directory, known: &Known) -> Result<Ready> {
         }
     };
     Ok(Ready {
+        home,
         file,
         identity: stat.identity,
         end: tail,
@@ -123,6 +126,20 @@ impl Recovery<'_> {
         Ok(Some((file, stat, end)))
     }
 
+    /// Refuses a `state` that ends before the newest sealed segment: it is of another log, or an old copy.
+    fn check_order(&self, file: &dyn DiskFile, end: &Tail) -> Result<()> {
+        match (&end.last, self.listing.sealed.last()) {
+            (Some(last), Some(sealed)) if last.id() < sealed.last => {
+                let falls = Error::corrupt(format!(
+                    "the log was sealed up to event {}, and ends before it",
+                    sealed.last
+                ));
+                Err(self.dir.damage(&self.dir.state(), file, 0, &falls.at(last.id())))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Finishes a rotation that counts, and sets aside one that does not.
     fn settle_rotation(&mut self, state: Option<State>) -> Result<State> {
         let last = match &state {
@@ -159,8 +176,15 @@ impl Recovery<'_> {
         let path = self.dir.next(last);
         let file = self.dir.disk.open(&path, Mode::Write).map_err(|cause| failed(&path, cause))?;
         let len = file.stat().map_err(|cause| failed(&path, cause))?.len;
-        let end = examine(self.dir, &path, &file, len, 0).ok();
-        Ok(end.filter(|end| end.last.is_some() && !end.is_torn()).map(|end| (file, end)))
+        let end = match examine(self.dir, &path, &file, len, 0) {
+            Ok(end) => end,
+            Err(error) if error.kind() == ErrorKind::Corrupt || mutant("unread-is-torn") => {
+                return Ok(None);
+            }
+            // It may count: only a look at its bytes can say so.
+            Err(error) => return Err(error),
+        };
+        Ok((end.last.is_some() && !end.is_torn()).then_some((file, end)))
     }
 
     fn set_rotations_aside(&mut self) -> Result<()> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hydrant::{Checkpoint, Error, EventSource, EventStream, ReadFrom, Result};
 
 use crate::directory::{Directory, Sealed};
-use crate::disk::{DiskFile, Stat};
+use crate::disk::{DiskFile, Identity, Stat};
 use crate::examine::{cut, examine};
 use crate::lock::{Phase, Record};
 use crate::mutants::mutant;
@@ -179,6 +179,8 @@ struct DirectoryViews {
 
 /// What the last look found.
 struct Seen {
+    /// The directory that the files were found in.
+    home: Option<Identity>,
     sealed: Arc<[Sealed]>,
     current: Current,
     /// The length that `state` had when the reader found its end by itself, and the record of the lock. The length alone
@@ -195,6 +197,8 @@ impl Views for DirectoryViews {
             now.is_none_or(|now| now.identity != current.identity || now.len < current.end)
         });
         if self.seen.is_none() {
+            // Before the files: the view must not name another directory than the one that they are in.
+            let home = self.dir.identity()?;
             let (state, listing) = self.dir.look()?;
             let sealed = listing.sealed.into();
             let Some((file, stat)) = state else {
@@ -203,10 +207,10 @@ impl Views for DirectoryViews {
                     return if self.dir.stat(&path)?.is_none() { Err(missing) } else { Ok(None) };
                 }
                 self.has_shown = true;
-                return Ok(Some(View { sealed, current: None }));
+                return Ok(Some(View { sealed, current: None, home }));
             };
             let current = Current { file, identity: stat.identity, end: 0 };
-            self.seen = Some(Seen { sealed, current, own: None });
+            self.seen = Some(Seen { home, sealed, current, own: None });
         }
         let view = self.find_end()?;
         self.has_shown |= view.is_some();
@@ -232,7 +236,7 @@ const LOOKS_MAX: u32 = 8;
 impl DirectoryViews {
     /// Finds how far `state` is durable.
     fn find_end(&mut self) -> Result<Option<View>> {
-        let Some(Seen { sealed, current, own }) = &mut self.seen else {
+        let Some(Seen { home, sealed, current, own }) = &mut self.seen else {
             return Ok(None);
         };
         let (dir, path) = (&self.dir, self.dir.state());
@@ -281,7 +285,7 @@ impl DirectoryViews {
             };
             // Events that were shown are durable, so an older record does not hide them again.
             current.end = current.end.max(end);
-            return Ok(Some(View { sealed: sealed.clone(), current: Some(current.clone()) }));
+            return Ok(Some(View { sealed: sealed.clone(), current: Some(current.clone()), home: *home }));
         }
         Ok(None) // the record changes at each look
     }

@@ -103,11 +103,19 @@ impl Reader {
         }
     }
 
-    /// Prepares for another view of a log whose `state` is not as it was.
+    /// Prepares for another view of a log whose `state` is not as it was, or whose directory was replaced.
     fn forget(&mut self) -> Result<()> {
-        self.view = None;
-        if self.follows && self.views.forget() {
+        let has_moved = match self.view.take() {
+            Some(view) => !self.walk.is_at_home(&view)?,
+            None => false,
+        };
+        // In the other directory, the walk compares what it has read, and continues in the same log only.
+        if (self.follows || has_moved) && self.views.forget() {
             return Ok(());
+        }
+        if has_moved {
+            let message = "the directory of the log was replaced; end what does that, and open the log again";
+            return Err(Error::unavailable(message).at_target(self.dir.path.display().to_string()));
         }
         let message = "the file was cut or rewritten while it was read; end what does that, and read again";
         Err(Error::diverged(message).at_target(self.dir.state().display().to_string()))

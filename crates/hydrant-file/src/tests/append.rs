@@ -232,3 +232,34 @@ async fn a_sync_of_a_file_that_was_changed_is_no_ok() {
         }
     }
 }
+
+/// The file is cut between the writer's look at its length and the write.
+#[tokio::test(start_paused = true)]
+async fn a_write_behind_a_cut_is_no_ok() {
+    let mut holes = 0;
+    for (fsync, seed) in
+        [Fsync::Always, Fsync::Never].into_iter().flat_map(|it| (0..200).map(move |n| (it, n)))
+    {
+        let disk = SimDisk::new(&dir());
+        let store = open(&disk, FileStoreOptions::default().with_fsync(fsync)).await;
+        append(&store, 0, SECOND).await.unwrap();
+        disk.set_stepped(seed);
+        let state = dir().join("state");
+        let content = disk.files()[&state].clone();
+        let cut = async {
+            for _ in 0..seed % 10 {
+                tokio::task::yield_now().await;
+            }
+            disk.write_over(&state, &content[..content.len() - 1]);
+        };
+        let (appended, ()) = tokio::join!(append(&store, 1, SECOND), cut);
+        let has_hole = disk.files()[&state].contains(&0);
+        holes += usize::from(has_hole);
+        if has_hole {
+            let error = appended.expect_err("event 1 is behind a hole");
+            assert_eq!(cause(&error), (ErrorKind::Unavailable, Retry::AfterCheckpoint), "{error}");
+            assert_eq!(append(&store, 2, SECOND).await.unwrap_err().kind(), ErrorKind::Closed);
+        }
+    }
+    assert!(holes > 10, "{holes} holes");
+}

@@ -1,11 +1,11 @@
-//! A read, a follower and `verify` that meet a prune, a compression or a rotation of another process, at each moment.
+//! A read, a follower and `verify` that meet a prune, a compression, a rotation or another directory, at each moment.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use hydrant::{Error, ErrorKind, EventSource, EventStream, ReadFrom};
+use hydrant::{Error, ErrorKind, EventSource, EventStream, Prune, ReadFrom};
 
 use super::*;
 use crate::directory::Sealed;
@@ -15,7 +15,7 @@ use crate::options::TornTail;
 use crate::recovery::{Known, recover};
 use crate::rotation;
 use crate::writer::Writer;
-use crate::{FileSource, FileSourceOptions, FileStoreOptions};
+use crate::{FileSource, FileSourceOptions, FileStore, FileStoreOptions};
 
 /// What another process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,4 +265,88 @@ async fn a_checkpoint_that_meets_a_cut_of_a_torn_tail_is_the_head() {
         assert!(matches!(head, Ok(Some(25))), "{what}: {head:?}");
     })
     .await;
+}
+
+/// A log with the segments and ids of `log()`, and other events.
+fn other_log() -> Vec<(&'static str, Vec<u8>)> {
+    let commit = |ids: Range<u64>| {
+        let build = |id: u64| {
+            let event = Event::builder(EventId::new(id)).payload_json("\"other\"");
+            if matches!(id, 10 | 20) { event.snapshot().build() } else { event.build() }
+        };
+        [ids.map(|id| build(id).unwrap()).collect::<Vec<_>>()]
+    };
+    vec![
+        ("state-9", segment(Opens::Root, &commit(0..10))),
+        ("state-19", segment(behind(9), &commit(10..20))),
+        ("state", segment(behind(19), &commit(20..31))),
+    ]
+}
+
+/// Puts the other log in the place of the directory.
+fn replace_directory(disk: &SimDisk) {
+    let other = Path::new("/other");
+    for (name, bytes) in other_log() {
+        disk.put(&other.join(name), &bytes);
+    }
+    disk.move_tree(&dir(), Path::new("/old"));
+    disk.copy_dir(other, &dir());
+}
+
+const STARTS: [ReadFrom; 5] = [
+    ReadFrom::Origin,
+    ReadFrom::After(EventId::new(4)),
+    ReadFrom::After(EventId::new(12)),
+    ReadFrom::After(EventId::new(19)),
+    ReadFrom::Snapshot,
+];
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_meets_another_directory_shows_one_log() {
+    for (from, follows) in STARTS.into_iter().flat_map(|from| [(from, false), (from, true)]) {
+        for moment in 0.. {
+            let disk = disk_of(&log());
+            let done = Arc::new(AtomicBool::new(false));
+            let (other, acted) = (disk.process(), done.clone());
+            disk.interrupt_at(moment, move || {
+                acted.store(true, SeqCst);
+                replace_directory(&other);
+            });
+            let what = format!("{from:?}, follows {follows}, at moment {moment}");
+            let source = source(&disk).await;
+            let mut events = if follows { source.follow(from) } else { source.read(from) };
+            let mut is_other = None;
+            let looks = 3 * FileSourceOptions::default().poll_interval;
+            while let Ok(Some(next)) = tokio::time::timeout(looks, events.next()).await {
+                match next {
+                    Ok(event) => {
+                        let is = event.payload() == b"\"other\"";
+                        assert_eq!(*is_other.get_or_insert(is), is, "{what}: event {}", event.id());
+                    }
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Diverged, "{what}: {error}"),
+                }
+            }
+            if !done.load(SeqCst) {
+                assert!(moment > 5, "met at {moment} moments");
+                break;
+            }
+        }
+    }
+}
+
+/// The writer's handle reads `state` from the file that it has open, and sealed segments by their names.
+#[tokio::test(start_paused = true)]
+async fn a_writer_reads_no_event_of_another_directory() {
+    let disk = disk_of(&log());
+    let roster = Arc::new(hydrant::MemoryCheckpoints::default());
+    let process = Arc::new(disk.process());
+    let store = FileStore::open_on(process, &dir(), roster, FileStoreOptions::default()).await.unwrap();
+    store.prune(EventId::new(20)).await.unwrap();
+    replace_directory(&disk);
+    for from in STARTS {
+        for mut events in [store.read(from), store.follow(from)] {
+            let error = events.next().await.unwrap().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{from:?}: {error}");
+        }
+    }
 }

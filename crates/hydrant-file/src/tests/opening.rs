@@ -221,3 +221,54 @@ async fn a_read_that_meets_a_replaced_directory_shows_nothing_early() {
         }
     }
 }
+
+/// Opens a log once for each read of its files, which fails there, and then again.
+async fn while_a_read_fails(files: &[(&str, Vec<u8>)], read: &str, held: u64) {
+    for nth in 0.. {
+        let disk = disk_of(files);
+        disk.fail(When::Nth(format!("read {read}"), nth), Fault::Error(Io::Other));
+        match open(&disk).await {
+            Ok(store) => store.close().await.unwrap(),
+            Err(error) => assert_eq!(error.kind(), hydrant::ErrorKind::Unavailable, "read {nth}: {error}"),
+        }
+        let is_over = disk.planned().len() == 1;
+        disk.heal();
+        let store = open(&disk).await.unwrap();
+        assert_eq!((store.recovered(), count(&disk).await.unwrap()), (&[][..], held), "read {nth}");
+        if is_over {
+            assert!(nth > 1, "{nth} reads failed");
+            return;
+        }
+    }
+}
+
+/// A rotation that cannot be read may be one that counts.
+#[tokio::test(start_paused = true)]
+async fn a_rotation_that_cannot_be_read_is_not_set_aside() {
+    let mut files = log();
+    files.push(("state.next-25", segment(behind(25), &[vec![snapshot(26), event(27)]])));
+    while_a_read_fails(&files, "/log/state.next-25", 28).await;
+}
+
+/// Whether the lines of a file have ids is known only from its first line.
+#[tokio::test(start_paused = true)]
+async fn bare_changes_that_cannot_be_read_are_no_torn_tail() {
+    let bare = b"{\"tag\":\"A\"}\n{\"tag\":\"B\"}\n{\"tag\":\"C\"}\n".to_vec();
+    while_a_read_fails(&[("state", bare)], "/log/state", 3).await;
+}
+
+/// An older `state` is damage. So its torn tail, and a rotation behind its last event, stay where they are.
+#[tokio::test(start_paused = true)]
+async fn a_state_that_ends_before_a_sealed_segment_is_left_alone() {
+    let mut files = log();
+    files[2].1 = segment(behind(9), &[vec![snapshot(10), event(11)]]);
+    files[2].1.extend_from_slice(b"{\"eventId\":12,");
+    files.push(("state.next-5", segment(behind(5), &[vec![snapshot(6)]])));
+    let disk = disk_of(&files);
+    let mut before = disk.files();
+    let error = open(&disk).await.unwrap_err();
+    assert_eq!(error.kind(), hydrant::ErrorKind::Corrupt, "{error}");
+    let lock = dir().join("lock");
+    before.extend(disk.files().remove_entry(&lock));
+    assert_eq!(disk.files(), before);
+}

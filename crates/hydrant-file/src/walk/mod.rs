@@ -13,6 +13,7 @@ use self::segment::Segment;
 use crate::directory::{Directory, Sealed};
 use crate::disk::{DiskFile, Identity};
 use crate::lines::{self, Block, Piece};
+use crate::mutants::mutant;
 use crate::opening::{Opening, read_line, too_long};
 use crate::wire::{self, Line};
 
@@ -22,6 +23,8 @@ pub(crate) struct View {
     /// In order.
     pub(crate) sealed: Arc<[Sealed]>,
     pub(crate) current: Option<Current>,
+    /// The directory that they were found in.
+    pub(crate) home: Option<Identity>,
 }
 
 /// `state`, as far as it is synced.
@@ -69,7 +72,7 @@ pub(crate) struct Walk {
     /// The newest event read: a log that continues must have it.
     newest: Checkpoint,
     segment: Option<Segment>,
-    /// The directory that the files were opened in.
+    /// The directory of the view before.
     home: Option<Identity>,
     /// The files are not those that were read: the place is found again by `newest`.
     is_lost: bool,
@@ -95,9 +98,17 @@ impl Walk {
     /// Returns the next events of the view.
     pub(crate) fn next(&mut self, view: &View) -> Result<Next> {
         if let Some(from) = self.from {
-            self.home = self.dir.identity()?;
-            self.segment = self.start(view, from)?;
-            self.from = None;
+            self.position = None;
+            let started = self.start(view, from);
+            if !self.is_at_home(view)? {
+                return Ok(self.lose());
+            }
+            self.segment = started?;
+            (self.home, self.from) = (view.home, None);
+        }
+        if view.home != self.home {
+            self.home = view.home;
+            self.lose();
         }
         loop {
             if self.is_lost {
@@ -108,12 +119,8 @@ impl Walk {
             }
             let Some(segment) = &mut self.segment else {
                 let entered = self.enter(view);
-                let home = self.dir.identity()?;
-                if home != self.home {
-                    // The directory was replaced, so the files that were found may be of another log.
-                    self.home = home;
-                    self.lose();
-                    continue;
+                if !self.is_at_home(view)? {
+                    return Ok(self.lose());
                 }
                 let Some(segment) = entered? else { return Ok(Next::End) };
                 self.segment = Some(segment);
@@ -153,6 +160,12 @@ impl Walk {
                 _ => return Ok(Next::End),
             }
         }
+    }
+
+    /// Returns whether the path still leads to the directory of the view. If it does not, a file that is opened by its name
+    /// may be of another log than the `state` that the view holds open.
+    pub(crate) fn is_at_home(&self, view: &View) -> Result<bool> {
+        Ok(self.dir.identity()? == view.home || mutant("follow-into-another-directory"))
     }
 
     /// Offers a chunk's buffer for the next one.

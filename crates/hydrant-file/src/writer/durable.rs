@@ -46,6 +46,26 @@ impl Writer {
         }
     }
 
+    /// Checks that what was just written at `start` is right behind a line. If another process cut the file after the look
+    /// at its length, the write left a hole of NUL bytes before it, and the length is as expected.
+    pub(super) fn check_joined(&mut self, start: u64) -> Result<()> {
+        let Some(before) = start.checked_sub(1).filter(|_| !mutant("write-behind-a-hole")) else {
+            return Ok(());
+        };
+        let path = self.dir.state();
+        let mut byte = [0];
+        match self.file.read_at(&mut byte, before) {
+            Ok(_) if byte == *b"\n" => Ok(()),
+            Ok(_) => {
+                let cut = Error::outcome_unknown(
+                    "the file was cut by another process while it was written; put the lost part back and reopen the log",
+                );
+                Err(self.stop(&cut.at_target(path.display().to_string())))
+            }
+            Err(cause) => Err(self.stop(&io_error(&path, "reading back", Retry::AfterCheckpoint, cause))),
+        }
+    }
+
     /// Checks that `state` is still this file, and that no other process has changed its length. A reader must find the
     /// acknowledged events under this name.
     pub(super) fn check_in_place(&mut self) -> Result<()> {
@@ -109,7 +129,7 @@ impl Writer {
 
     pub(super) fn view(&self, end: u64) -> View {
         let current = Current { file: self.file.clone(), identity: self.identity, end };
-        View { sealed: self.sealed.clone().into(), current: Some(current) }
+        View { sealed: self.sealed.clone().into(), current: Some(current), home: self.home }
     }
 
     /// Makes all events durable, and records that no tail can be torn.

@@ -40,6 +40,8 @@ pub(crate) struct Writer {
     /// Dropped first thing when the log is closed.
     lock: Option<Lock>,
     record: Record,
+    /// The directory that the log was found in.
+    home: Option<Identity>,
     /// The record could not be written to the lock file.
     is_record_stale: bool,
     file: Arc<dyn DiskFile>,
@@ -90,6 +92,7 @@ impl Writer {
             options,
             lock: Some(lock),
             record,
+            home: ready.home,
             is_record_stale: false,
             file: ready.file,
             identity: ready.identity,
@@ -285,6 +288,7 @@ impl Writer {
             self.cut_back()?;
             return Err(io_error(&self.dir.state(), "writing", Retry::Safe, cause));
         }
+        self.check_joined(self.end)?;
         self.end += bytes.len() as u64;
         self.allocated = self.allocated.max(self.end);
         Ok(())

@@ -48,7 +48,13 @@ impl Actor {
             (up.process.clone(), log.follow(from))
         } else if world.lock().is_on_disk(Store::Primary) {
             let process = Process::beside(world.clone());
-            match FileReader::open(process.clone()).await {
+            // A fault of the disk may kill this process. Its calls then never return.
+            let opened = tokio::select! {
+                biased;
+                () = process.death() => return Ok(()),
+                opened = FileReader::open(process.clone()) => opened,
+            };
+            match opened {
                 Ok(reader) => (process, reader.follow(from)),
                 Err(error) => return ended(error, outside),
             }

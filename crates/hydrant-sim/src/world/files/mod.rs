@@ -61,6 +61,7 @@ pub struct Files {
     /// A writer took the lock since the last power cut.
     lock_was_taken: bool,
     has_backup: bool,
+    /// How often the primary could not be opened since it was open last. A sink that opens says nothing of the primary.
     failed_opens: u32,
     /// Ring when a prune of the primary begins, and when the program begins to open it.
     prunes: Bell,

@@ -53,10 +53,10 @@ impl FileLog {
         match opened {
             Ok(inner) => {
                 process.world.with(|state| {
-                    if let Some(files) = &mut state.files {
+                    if let Some(files) = state.files.as_mut().filter(|_| store == Store::Primary) {
                         files.failed_opens = 0;
                         // An empty file that no record names is opened as an empty log.
-                        files.is_replaced &= store != Store::Primary || files.damage.is_some();
+                        files.is_replaced &= files.damage.is_some();
                     }
                 });
                 for recovered in inner.recovered() {
