@@ -48,6 +48,7 @@ pub fn relay_options(world: &Arc<World>, config: &Config, seed: u64) -> RelayOpt
     RelayOptions::default()
         .with_ring(config.ring_events, config.ring_bytes)
         .with_call_timeout(Duration::from_millis(config.call_ms))
+        .with_follow(!world.lock().relay_ends)
         .with_clock(clock(world))
         .with_seed(seed)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hydrant::{ErrorKind, EventId, FanOutStatus, SecondaryState, SecondaryStatus};
 use tokio::time::{Instant, sleep};
 
-use crate::actors::system::{Up, name};
+use crate::actors::system::{Engine, Up, name};
 use crate::actors::{Actor, System};
 use crate::plan::{Act, Op, SinkKind, Start, Store, Topology};
 use crate::world::sink::keeps;
@@ -17,6 +17,8 @@ use crate::world::{State, World};
 const LAST_OP: u32 = 9_000;
 /// The id of the append just before the last `close`.
 const CLOSE_OP: u32 = LAST_OP + LAST_APPENDS_MAX;
+/// The id of the append before a relay to the end.
+const RELAY_OP: u32 = CLOSE_OP + 1;
 /// The time-out of the last `close`: more than healthy sinks need, and less than the longest linger time.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Tasks of the simulator: the one that opens the program again.
@@ -82,7 +84,7 @@ pub async fn settle(system: Arc<System>) {
             let status = up.engine.status();
             world.fail(
                 "deliver",
-                format!("{}; head {:?}, {:?}", missing.join("; "), status.head, status.secondaries),
+                format!("{}; head {:?}, {:?}", named(&missing), status.head, status.secondaries),
             );
             return;
         }
@@ -91,8 +93,45 @@ pub async fn settle(system: Arc<System>) {
     super::quiet::idle(&world, &up).await;
     super::quiet::follower(&world, &up).await;
     drop(up);
+    if system.topology == Topology::Relay {
+        relay_to_the_end(&system).await;
+    }
     close_with_work_left(&system).await;
     super::quiet::no_task_left(&system, OWN_TASKS).await;
+}
+
+/// Checks that a relay that does not follow delivers what was written while its sinks were parked, and ends by itself.
+async fn relay_to_the_end(system: &Arc<System>) {
+    let (world, up) = (&system.world, system.up().await);
+    for secondary in up.engine.status().secondaries {
+        drop(up.engine.park(&secondary.name));
+    }
+    let act = Act::Append { events: LAST_EVENTS, bytes: 1, gaps: true };
+    Actor::new(system.clone()).step(&Op { id: RELAY_OP, actor: 99, act, patience: None }).await;
+    world.lock().relay_ends = true;
+    system.reopen(up, true).await;
+    world.lock().relay_ends = false;
+    let up = system.up().await;
+    let Engine::Relay(relay) = &up.engine else { return };
+    let finished = system.bounds.within(world, "finished", system.bounds.recovery, relay.finished()).await;
+    let missing = missing(world, &up.engine.status());
+    // What a nested fan-out took is on its way to its secondary.
+    let is_nested = |sink: u8| world.lock().kind(sink) == SinkKind::Nested;
+    let missing: Vec<_> = missing.into_iter().filter(|sink| !is_nested(*sink)).collect();
+    let is_damaged = world.lock().was_damaged;
+    match finished {
+        Some(Ok(_)) if !missing.is_empty() => {
+            world.fail("deliver", format!("a relay to the end has finished, and {}", named(&missing)));
+        }
+        Some(Err(error)) if !is_damaged => {
+            world.fail("deliver", format!("a relay to the end of a whole log fails: {error}"));
+        }
+        _ => {}
+    }
+    system.reopen(up, true).await;
+    let up = system.up().await;
+    attach_and_resume(system, &up, u8::try_from(world.lock().config.sinks.len()).unwrap_or(u8::MAX)).await;
+    sleep(Duration::from_secs(2)).await;
 }
 
 /// Checks that a `close` with enough time delivers what was just acknowledged.
@@ -187,8 +226,14 @@ async fn attach_and_resume(system: &System, up: &Up, sinks: u8) {
     }
 }
 
-/// What has not arrived, and has no excuse.
-fn missing(world: &World, status: &FanOutStatus) -> Vec<String> {
+fn named(missing: &[u8]) -> String {
+    let names: Vec<_> =
+        missing.iter().map(|sink| format!("{} does not have everything", name(*sink))).collect();
+    names.join("; ")
+}
+
+/// The sinks that do not have everything, and have no excuse.
+fn missing(world: &World, status: &FanOutStatus) -> Vec<u8> {
     let mut state = world.lock();
     let mut missing = Vec::new();
     for sink in 0..state.sinks.len() {
@@ -199,7 +244,7 @@ fn missing(world: &World, status: &FanOutStatus) -> Vec<String> {
         if !has_all(&mut state, sink, position)
             && !shown.is_some_and(|shown| is_excused(&state, sink, shown, status.head))
         {
-            missing.push(format!("{name} does not have everything"));
+            missing.push(sink);
         }
     }
     missing

@@ -71,6 +71,8 @@ pub struct State {
     pub durable_max: Option<EventId>,
     /// When the log of the primary was durable up to each event.
     durable_at: Vec<(EventId, Instant)>,
+    /// A relay that is opened now ends at the end of the log.
+    pub relay_ends: bool,
     /// How long the log of the primary was when it accepted something that is not durable yet.
     pub accepted: Vec<(Instant, usize)>,
     /// A file of another log was copied over one of the primary.
@@ -166,6 +168,7 @@ impl State {
             has_rivals: false,
             durable_max: None,
             durable_at: Vec::new(),
+            relay_ends: false,
             accepted: Vec::new(),
             is_overwritten: false,
             gone: BTreeMap::new(),
