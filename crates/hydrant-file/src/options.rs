@@ -146,7 +146,7 @@ impl FileStoreOptions {
 pub struct FileSourceOptions {
     /// The largest event read, in bytes of its envelope. Default: 64 MiB.
     pub event_bytes_max: usize,
-    /// How often a follower looks for what another process wrote. Default: 20 ms.
+    /// The pause between two polls for what another process wrote, 1 ms at least. Default: 20 ms.
     pub poll_interval: Duration,
 }
 
@@ -164,7 +164,7 @@ impl FileSourceOptions {
         self
     }
 
-    /// Sets how often a follower looks for what another process wrote.
+    /// Sets the pause between two polls for what another process wrote, 1 ms at least.
     #[must_use]
     pub fn with_poll_interval(mut self, interval: Duration) -> Self {
         self.poll_interval = interval;

@@ -108,7 +108,7 @@ impl FileSource {
             if let Some(checkpoint) = found {
                 return Ok(checkpoint);
             }
-            tokio::time::sleep(self.options.poll_interval).await;
+            tokio::time::sleep(self.options.poll_interval.max(POLL_MIN)).await;
         }
         Err(Error::unavailable("another process is opening this log; try again"))
     }
@@ -151,7 +151,7 @@ impl FileSource {
     fn views(&self) -> DirectoryViews {
         DirectoryViews {
             dir: self.dir.clone(),
-            poll_interval: self.options.poll_interval,
+            poll_interval: self.options.poll_interval.max(POLL_MIN),
             seen: None,
             has_shown: false,
         }
@@ -229,6 +229,9 @@ impl Views for DirectoryViews {
 
 /// How many times the lock's record is read if it names more bytes than the file has.
 const RECORDS_MAX: u32 = 3;
+
+/// The shortest pause between two polls: without one, a follower would keep a core busy.
+const POLL_MIN: Duration = Duration::from_millis(1);
 
 /// How many times a reader looks for the end of `state` while the record changes, before it waits.
 const LOOKS_MAX: u32 = 8;

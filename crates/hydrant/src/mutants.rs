@@ -1,14 +1,14 @@
 //! Faults that the simulator must find, selected at run time in a build with `--cfg sim_mutants`.
 //!
-//! Three faults are not among them, because no change of the roster lands late enough in the simulator. The tests of
-//! `roster_late` find these:
-//! `HYDRANT_SIM_MUTANT=NAME RUSTFLAGS="--cfg sim_mutants" cargo test -p hydrant roster_late` fails.
+//! Four faults are not among them: in the simulator, no change of the roster lands late enough, and no source of a relay is
+//! pruned. The tests find these: `HYDRANT_SIM_MUTANT=NAME RUSTFLAGS="--cfg sim_mutants" cargo test -p hydrant TESTS` fails.
 //!
-//! | name | fault |
-//! |---|---|
-//! | `late-attach-hidden` | `prune` does not show a name of the roster that the status does not have |
-//! | `unmarked-entry` | a change that lands late fits the entry of a later `attach` |
-//! | `prune-by-roster-alone` | `prune` ignores an attached sink whose entry is gone |
+//! | name | fault | tests |
+//! |---|---|---|
+//! | `late-attach-hidden` | `prune` does not show a name of the roster that the status does not have | `roster_late` |
+//! | `unmarked-entry` | a change that lands late fits the entry of a later `attach` | `roster_late` |
+//! | `prune-by-roster-alone` | `prune` ignores an attached sink whose entry is gone | `roster_late` |
+//! | `pruned-ends-relay` | a sink that needs pruned events ends the relay of all | `relay_pruned` |
 
 /// Returns whether the fault of this name is selected. Always `false` in any other build.
 #[cfg(not(sim_mutants))]

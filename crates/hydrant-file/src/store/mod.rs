@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hydrant::{
-    Batch, Capabilities, Checkpoint, CheckpointStore, CommitPoint, Durability, Error, EventSink, EventSource,
-    EventStream, Primary, ReadFrom, Result, Retry,
+    Batch, Capabilities, Checkpoint, CheckpointStore, CommitPoint, Durability, Error, ErrorKind, EventSink,
+    EventSource, EventStream, Primary, ReadFrom, Result, Retry,
 };
 use tokio::sync::oneshot::error::TryRecvError;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -150,7 +150,7 @@ impl FileStore {
             .await?;
         let published = writer.subscribe();
         let upkeep = Arc::new(Upkeep::new(dir.clone(), published.clone(), held));
-        let (queue, commands) = mpsc::channel(options.appends_waiting_max.max(1));
+        let (queue, commands) = mpsc::channel(options.appends_waiting_max.clamp(1, Semaphore::MAX_PERMITS));
         dir.start(writer, commands)?;
         let mut tasks = Vec::new();
         if let Fsync::Interval(interval) = options.fsync {
@@ -231,7 +231,7 @@ impl FileStore {
     async fn ask(&self, command: impl FnOnce(oneshot::Sender<Result<()>>) -> Command) -> Result<()> {
         let (reply, answer) = oneshot::channel();
         self.send(command(reply)).await?;
-        answer.await.unwrap_or_else(|_| Err(self.stopped()))
+        answer.await.unwrap_or_else(|_| Err(self.unanswered()))
     }
 
     async fn send(&self, command: Command) -> Result<()> {
@@ -267,7 +267,7 @@ impl FileStore {
         for look in 1..LOOKS_MAX {
             match answer.try_recv() {
                 Ok(answer) => return Some(answer),
-                Err(TryRecvError::Closed) => return Some(Err(self.stopped())),
+                Err(TryRecvError::Closed) => return Some(Err(self.unanswered())),
                 Err(TryRecvError::Empty) => {}
             }
             if !self.shared.counters.is_alone() || Instant::now() > until {
@@ -280,6 +280,16 @@ impl FileStore {
             }
         }
         None
+    }
+
+    /// The error of a command that the writer took and did not reply to.
+    fn unanswered(&self) -> Error {
+        let stopped = self.shared.published.borrow().stopped.clone();
+        stopped.unwrap_or_else(|| {
+            let message =
+                "the writer ended before it replied, so the outcome is not known: open the log again";
+            Error::new(ErrorKind::Closed, Retry::AfterCheckpoint, message)
+        })
     }
 
     fn stopped(&self) -> Error {
@@ -373,7 +383,7 @@ impl EventSink for FileStore {
             return answer;
         }
         if let Some(answer) = before(deadline, answer).await {
-            return answer.unwrap_or_else(|_| Err(self.stopped()));
+            return answer.unwrap_or_else(|_| Err(self.unanswered()));
         }
         let message = "the writer did not end the append before its deadline, and may still do so: the disk hangs or is slow";
         Err(Error::outcome_unknown(message).at_target(self.dir().display().to_string()))
@@ -417,7 +427,7 @@ impl CommitPoint for FileStore {
     async fn head(&self) -> Result<Checkpoint> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Head(reply)).await?;
-        answer.await.unwrap_or_else(|_| Err(self.stopped()))
+        answer.await.unwrap_or_else(|_| Err(self.unanswered()))
     }
 
     fn event_bytes_max(&self) -> usize {

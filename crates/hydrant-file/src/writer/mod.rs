@@ -276,7 +276,7 @@ impl Writer {
     /// Keeps the buffer for the next commit, unless it has become very large.
     fn put_back(&mut self, mut buffer: Vec<u8>) {
         buffer.clear();
-        buffer.shrink_to(2 * self.options.commit_bytes_max);
+        buffer.shrink_to(self.options.commit_bytes_max.saturating_mul(2));
         self.buffer = buffer;
     }
 

@@ -291,3 +291,20 @@ async fn without_create_an_absent_log_is_refused() {
     store.close().await.unwrap();
     FileStore::open(&empty, options).await.unwrap().close().await.unwrap();
 }
+
+#[tokio::test]
+async fn options_at_their_edges_open_append_and_follow() {
+    for edge in [0, 1, usize::MAX] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = FileStoreOptions::default().with_appends_waiting_max(edge).with_commit_bytes_max(edge);
+        let store = FileStore::open(dir.path(), options).await.unwrap();
+        append(&store, &events(0..3, &[])).await;
+        let options = FileSourceOptions::default().with_poll_interval(Duration::ZERO);
+        let source = FileSource::open(dir.path(), options).await.unwrap();
+        let mut follower = source.follow(ReadFrom::After(EventId::new(2)));
+        let next = [event(3)];
+        let (next, ()) = tokio::join!(follower.next(), append(&store, &next));
+        assert_eq!(next.unwrap().unwrap().id(), EventId::new(3), "{edge}");
+        store.close().await.unwrap();
+    }
+}

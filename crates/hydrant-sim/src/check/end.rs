@@ -130,7 +130,8 @@ async fn relay_to_the_end(system: &Arc<System>) {
     }
     system.reopen(up, true).await;
     let up = system.up().await;
-    attach_and_resume(system, &up, u8::try_from(world.lock().config.sinks.len()).unwrap_or(u8::MAX)).await;
+    let sinks = u8::try_from(world.lock().config.sinks.len()).unwrap_or(u8::MAX);
+    attach_and_resume(system, &up, sinks).await;
     sleep(Duration::from_secs(2)).await;
 }
 

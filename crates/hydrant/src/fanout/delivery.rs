@@ -168,16 +168,23 @@ impl Delivery {
         Ok(begin)
     }
 
-    /// Makes `Pruned` retryable while nothing was delivered, if the secondary starts at the oldest snapshot: the next
-    /// attempt looks for that snapshot again.
+    /// Makes `Pruned` retryable while nothing was delivered, if the secondary starts where the log begins.
     ///
-    /// A log that was empty may begin at a snapshot, and a prune may remove a start before the first delivery.
+    /// A log that was empty may begin at a snapshot, and a prune may remove a start before the first delivery. With
+    /// `OldestSnapshot`, the next attempt looks for that snapshot again. With `Head` over an empty log, it begins at the
+    /// oldest event.
     fn or_start_anew(&mut self, error: Error) -> Error {
-        let is_pruned = matches!(error.kind(), ErrorKind::Pruned { .. });
-        if !is_pruned || !self.is_untouched || self.options.start != StartAt::OldestSnapshot {
+        let ErrorKind::Pruned { oldest } = error.kind() else { return error };
+        if !self.is_untouched {
             return error;
         }
-        self.remembered = None;
+        self.remembered = match (self.options.start, &self.remembered) {
+            (StartAt::OldestSnapshot, _) => None,
+            (StartAt::Head, Some(Begin { position: None, .. })) => {
+                Some(Begin { position: oldest.prev().map(Place::Id), floor: Some(oldest) })
+            }
+            _ => return error,
+        };
         error.with_retry(Retry::Safe)
     }
 

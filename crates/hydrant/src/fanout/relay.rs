@@ -12,7 +12,7 @@ use super::feed::Feed;
 use super::guard::{backoff, caught, later, rng};
 use super::hub::{Hub, Owner, Settings};
 use super::lineage::{self, Place, id_of};
-use super::options::{RelayOptions, SecondaryOptions, StartAt};
+use super::options::{RelayOptions, SecondaryOptions};
 use super::patient::Patient;
 use super::secondary::Reached;
 use super::signal::Signal;
@@ -233,18 +233,19 @@ async fn feed(hub: &Hub, source: &Patient, options: &RelayOptions, fed: &mut Opt
         }
         // The events before the error were fed first.
         if let Some(error) = chunk.error {
-            return Err(or_begin_later(hub, fed, error));
+            return Err(or_begin_at_floor(hub, fed, error));
         }
     }
     Ok(())
 }
 
-/// A log that was empty may begin at a snapshot with a higher id. A secondary that may start there does, and so the ring
-/// begins there; the others park.
-fn or_begin_later(hub: &Hub, fed: &mut Fed, error: Error) -> Error {
-    let may_begin = || hub.secondaries().iter().any(|secondary| secondary.start == StartAt::OldestSnapshot);
+/// If the next event was pruned, the ring begins at the oldest event that is kept. A secondary that is below it reads the
+/// source itself, and parks as `Pruned`; the others continue.
+fn or_begin_at_floor(hub: &Hub, fed: &mut Fed, error: Error) -> Error {
     match error.kind() {
-        ErrorKind::Pruned { oldest } if fed.is_none() && may_begin() => {
+        ErrorKind::Pruned { oldest }
+            if oldest.prev() > id_of(fed.as_ref()) && !mutant("pruned-ends-relay") =>
+        {
             *fed = oldest.prev().map(Place::Id);
             hub.feed.restart(fed.clone());
             error.with_retry(Retry::Safe)

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::feed::Feed;
 use super::guard::guarded;
 use super::lineage::{Place, id_of};
-use super::options::{SecondaryOptions, StartAt};
+use super::options::SecondaryOptions;
 use super::signal::{Signal, Watched};
 use super::status::{Laggard, SecondaryState, SecondaryStatus};
 use crate::mutants::mutant;
@@ -41,7 +41,6 @@ pub(crate) enum Wanted {
 pub(crate) struct Secondary {
     pub(crate) name: String,
     pub(crate) target: String,
-    pub(crate) start: StartAt,
     pub(crate) lag_events_max: Option<u64>,
     pub(crate) wanted: watch::Sender<Wanted>,
     /// Aborts the pump's task.
@@ -115,7 +114,6 @@ impl Secondary {
         Self {
             name: name.to_owned(),
             target: target.to_owned(),
-            start: options.start,
             lag_events_max: options.lag_events_max,
             wanted: watch::Sender::new(Wanted::Run),
             abort: OnceLock::new(),

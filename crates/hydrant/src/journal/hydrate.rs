@@ -20,6 +20,9 @@ use crate::{Error, ErrorKind, Event, EventId, EventStream, ReadFrom, Result, Ret
 const CHUNK_EVENTS: usize = 1024;
 const CHUNK_BYTES: usize = 1 << 20;
 
+/// More tasks than this would only hold more chunks in memory.
+const TASKS_MAX: usize = 256;
+
 /// A state, and the position up to which it was folded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -111,7 +114,7 @@ impl<T: DeserializeOwned + Send + 'static> Journal<T> {
             };
             match options.hydrate_tasks {
                 0 => pass.here(events, before).await?,
-                tasks => pass.elsewhere(events, before, tasks).await?,
+                tasks => pass.elsewhere(events, before, tasks.min(TASKS_MAX)).await?,
             }
             if pass.hydrated.head >= acknowledged {
                 break;
@@ -209,7 +212,7 @@ impl<S, F> Pass<S, F> {
     where
         F: FnMut(&mut S, T),
     {
-        let mut decoding: VecDeque<JoinHandle<Result<Vec<T>>>> = VecDeque::with_capacity(tasks);
+        let mut decoding: VecDeque<JoinHandle<Result<Vec<T>>>> = VecDeque::new();
         let mut events = events.fuse();
         let mut ended = false;
         while !ended || !decoding.is_empty() {

@@ -31,8 +31,8 @@ pub struct JournalOptions {
     /// How many events after the newest snapshot make a rotation due; see
     /// [`rotation_due`](crate::Journal::rotation_due). Default: none, rotation is never due.
     pub rotate_every: Option<u64>,
-    /// How many blocking tasks decode while one task reads and folds in [`hydrate`](crate::Journal::hydrate). With 0,
-    /// the task that folds also decodes. Default: 0.
+    /// How many blocking tasks decode while one task reads and folds in [`hydrate`](crate::Journal::hydrate). At most
+    /// 256. With 0, the task that folds also decodes. Default: 0.
     pub hydrate_tasks: usize,
     /// The clock of event times. Default: the machine's clock.
     pub clock: Clock,

@@ -15,6 +15,7 @@ mod pacing;
 mod panics;
 mod poison;
 mod relay;
+mod relay_pruned;
 pub(crate) mod rig;
 mod roster;
 mod roster_faults;

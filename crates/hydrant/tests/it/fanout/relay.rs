@@ -7,12 +7,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use hydrant::{
-    Batch, Checkpoint, CheckpointEntry, CheckpointStore, ErrorKind, Event, EventSink, EventSource,
-    EventSourceExt, EventStream, MemoryCheckpoints, MemoryStore, ReadFrom, Relay, RelayOptions, Result,
-    SecondaryOptions, SecondaryState, StartAt,
+    Batch, CheckpointEntry, CheckpointStore, ErrorKind, Event, EventSink, EventSource, EventSourceExt,
+    EventStream, MemoryCheckpoints, MemoryStore, ReadFrom, Relay, RelayOptions, Result, SecondaryOptions,
+    SecondaryState, StartAt,
 };
 
 use super::SOON;
+use super::rig::Forgetful;
 use crate::support::{Faulty, Mode, batch, event, events, id, safe, snapshot};
 
 async fn relay(log: &MemoryStore, options: RelayOptions) -> Relay {
@@ -182,22 +183,6 @@ async fn a_relay_without_memory_for_events_does_not_stall() {
         relay.attach("a", sink.clone(), SecondaryOptions::default()).await.unwrap();
         relay.delivered(id(999), SOON).await.unwrap();
         assert_eq!(sink.collect(ReadFrom::Origin).await.unwrap(), events(0..1_000));
-    }
-}
-
-/// Takes every event, and has no checkpoint.
-#[derive(Clone, Default)]
-struct Forgetful(Arc<std::sync::Mutex<Vec<u64>>>);
-
-#[async_trait]
-impl EventSink for Forgetful {
-    async fn append(&self, batch: Batch<'_>) -> Result<()> {
-        self.0.lock().unwrap().extend(batch.events().iter().map(|event| event.id().get()));
-        Ok(())
-    }
-
-    async fn checkpoint(&self) -> Result<Checkpoint> {
-        Ok(Checkpoint::Unknown)
     }
 }
 
@@ -389,16 +374,6 @@ async fn an_empty_source_that_begins_at_a_snapshot_is_relayed() {
 }
 
 /// One that was pruned before it is relayed.
-#[tokio::test(start_paused = true)]
-async fn a_pruned_source_ends_a_relay_from_its_origin() {
-    let log = MemoryStore::default();
-    log.append(hydrant::Batch::new(Some(id(6)), &[snapshot(7)]).unwrap()).await.unwrap();
-    let relay = relay(&log, RelayOptions::default()).await;
-    relay.attach("strict", MemoryStore::default(), SecondaryOptions::default()).await.unwrap();
-    let error = tokio::time::timeout(SOON, relay.finished()).await.unwrap().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Pruned { oldest: id(7) });
-}
-
 /// A source whose stream takes a second to begin.
 #[derive(Clone)]
 struct SlowToFollow(MemoryStore);
@@ -420,26 +395,13 @@ impl EventSource for SlowToFollow {
 
 #[tokio::test(start_paused = true)]
 async fn a_start_between_two_events_does_not_end_a_relay() {
-    struct Forgetful;
-
-    #[async_trait]
-    impl EventSink for Forgetful {
-        async fn append(&self, _: Batch<'_>) -> Result<()> {
-            Ok(())
-        }
-
-        async fn checkpoint(&self) -> Result<Checkpoint> {
-            Ok(Checkpoint::Unknown)
-        }
-    }
-
     let store = MemoryStore::default();
     let log = [event(0), event(2), event(4), event(6), event(8)];
     store.append(Batch::new(None, &log).unwrap()).await.unwrap();
     let roster = Arc::new(MemoryCheckpoints::default());
     let relay = Relay::open(SlowToFollow(store), roster, RelayOptions::default().with_seed(1)).await.unwrap();
     let start = SecondaryOptions::default().with_start(StartAt::After(id(5)));
-    relay.attach("forgetful", Forgetful, start).await.unwrap();
+    relay.attach("forgetful", Forgetful::default(), start).await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
     let sink = MemoryStore::default();
     relay.attach("sink", sink.clone(), SecondaryOptions::default()).await.unwrap();

@@ -345,3 +345,19 @@ impl Primary for Accepting {
         Durability::Accepted
     }
 }
+
+/// Takes every event, and has no checkpoint.
+#[derive(Clone, Default)]
+pub struct Forgetful(pub Arc<Mutex<Vec<u64>>>);
+
+#[async_trait]
+impl EventSink for Forgetful {
+    async fn append(&self, batch: Batch<'_>) -> Result<()> {
+        self.0.lock().unwrap().extend(batch.events().iter().map(|event| event.id().get()));
+        Ok(())
+    }
+
+    async fn checkpoint(&self) -> Result<Checkpoint> {
+        Ok(Checkpoint::Unknown)
+    }
+}

@@ -104,7 +104,7 @@ async fn a_reopened_journal_begins_at_the_accepted_head() {
 /// Also in the middle of a life: a caller whose commit failed hydrates again.
 #[tokio::test(start_paused = true)]
 async fn hydrate_waits_for_accepted_events() {
-    for tasks in [0, 2] {
+    for tasks in [0, 2, usize::MAX] {
         let store = Accepting::default();
         let options = options().with_hydrate_tasks(tasks);
         let journal: Journal<String> = Journal::open(store.clone(), options).await.unwrap();
