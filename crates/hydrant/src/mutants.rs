@@ -1,13 +1,14 @@
 //! Faults that the simulator must find, selected at run time in a build with `--cfg sim_mutants`.
 //!
-//! Four faults are not among them: in the simulator, no change of the roster lands late enough, and no source of a relay is
-//! pruned. The tests find these: `HYDRANT_SIM_MUTANT=NAME RUSTFLAGS="--cfg sim_mutants" cargo test -p hydrant TESTS` fails.
+//! Five faults are not among them. In the simulator, no change of the roster lands late enough, no source of a relay is pruned,
+//! and a failover rarely comes between a comparison and its append. The tests find these: `HYDRANT_SIM_MUTANT=NAME RUSTFLAGS="--cfg sim_mutants" cargo test -p hydrant TESTS` fails.
 //!
 //! | name | fault | tests |
 //! |---|---|---|
 //! | `late-attach-hidden` | `prune` does not show a name of the roster that the status does not have | `roster_late` |
 //! | `unmarked-entry` | a change that lands late fits the entry of a later `attach` | `roster_late` |
 //! | `prune-by-roster-alone` | `prune` ignores an attached sink whose entry is gone | `roster_late` |
+//! | `lost-in-between` | a batch takes the place of an event that the primary lost since it was compared | `lost_tail` |
 //! | `pruned-ends-relay` | a sink that needs pruned events ends the relay of all | `relay_pruned` |
 
 /// Returns whether the fault of this name is selected. Always `false` in any other build.

@@ -263,3 +263,37 @@ async fn a_write_behind_a_cut_is_no_ok() {
     }
     assert!(holes > 10, "{holes} holes");
 }
+
+/// Each step and each look of a plain append and of a rotation fails once.
+#[tokio::test(start_paused = true)]
+async fn an_append_that_failed_safely_is_never_in_the_log() {
+    let mut failures = 0;
+    for (rotates, looks) in [(false, false), (false, true), (true, false), (true, true)] {
+        for at in 0.. {
+            let disk = SimDisk::new(&dir());
+            let store = open(&disk, FileStoreOptions::default()).await;
+            append(&store, 0, SECOND).await.unwrap();
+            let when =
+                if looks { When::Look(disk.looks() + at) } else { When::Step(disk.steps().len() + at) };
+            disk.fail(when, Fault::Error(std::io::ErrorKind::Other));
+            let next = [if rotates { snapshot(1) } else { event(1) }];
+            let appended = store.append(Batch::new(Some(EventId::new(0)), &next).unwrap()).await;
+            if !disk.planned().is_empty() {
+                break; // no more steps
+            }
+            failures += usize::from(appended.is_err());
+            drop(store.close().await);
+            drop(store);
+            let held =
+                open(&disk, FileStoreOptions::default()).await.collect(ReadFrom::Origin).await.unwrap();
+            match appended {
+                Ok(()) => assert_eq!(held.len(), 2, "rotates {rotates}, looks {looks}, at {at}"),
+                Err(error) if error.retry() == Retry::Safe => {
+                    assert_eq!(held.len(), 1, "rotates {rotates}, looks {looks}, at {at}: {error}");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+    assert!(failures > 10, "{failures} failures");
+}

@@ -83,7 +83,8 @@ impl Writer {
         }
     }
 
-    /// Stops the handle: it writes no more, because the contents of the disk must be read again.
+    /// Stops the handle: it writes no more, because the contents of the disk must be read again. So no error that stopped
+    /// it says that nothing was applied.
     pub(super) fn stop(&mut self, cause: &Error) -> Error {
         let path = self.dir.path.display().to_string();
         tracing::error!(%cause, dir = %path, "the log stopped");
@@ -93,7 +94,10 @@ impl Writer {
         self.record.phase = Phase::Stopped;
         self.publish_record();
         self.published.send_modify(|published| published.stopped = Some(stopped));
-        cause.clone()
+        match cause.retry() {
+            Retry::Safe if !mutant("stopped-is-safe") => cause.clone().with_retry(Retry::AfterCheckpoint),
+            _ => cause.clone(),
+        }
     }
 
     /// Shows readers in this and other processes how far the log is durable.

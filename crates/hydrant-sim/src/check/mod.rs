@@ -101,7 +101,7 @@ pub fn ids(world: &World, ids: &RangeInclusive<EventId>, facts: &[Fact]) {
 pub fn seen(world: &World, before: Option<Option<Fact>>, event: &Event) {
     world.with(|state| {
         let fact = fact(event);
-        if !state.truth.is_durable(fact) {
+        if !state.truth.is_durable(fact) && !state.is_below_lost_floor(event) {
             state.fail(
                 "early",
                 format!("a follower sees event {} (n={fact}) before it is durable", event.id()),

@@ -109,10 +109,7 @@ pub fn take(
     events: &[Event],
 ) -> Result<()> {
     for event in events {
-        // The primary lost everything, and begins anew at a snapshot: it cannot be told from a primary that was pruned.
-        let is_below_floor = state.lost_floors.iter().any(|floor| event.id() <= *floor);
-        let is_lost = state.truth.lost.contains(&truth::fact(event)) && is_below_floor;
-        if !state.truth.is_durable(truth::fact(event)) && !is_lost {
+        if !state.truth.is_durable(truth::fact(event)) && !state.is_below_lost_floor(event) {
             state.fail("early", format!("{store:?} is given event {} before it is durable", event.id()));
         }
     }

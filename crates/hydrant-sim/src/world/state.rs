@@ -233,6 +233,13 @@ impl State {
         self.has_rivals && !self.truth.lost.is_empty()
     }
 
+    /// Whether the primary lost this event with everything else, and begins anew at a snapshot. The code under test cannot
+    /// distinguish that primary from one that was pruned.
+    pub fn is_below_lost_floor(&self, event: &Event) -> bool {
+        let is_below = self.lost_floors.iter().any(|floor| event.id() <= *floor);
+        is_below && self.truth.lost.contains(&truth::fact(event))
+    }
+
     /// Keeps an effect for later. It takes place at its time, or before the next call on its store.
     pub fn postpone(&mut self, store: Store, apply: Apply) -> u64 {
         self.late_next += 1;

@@ -185,6 +185,9 @@ impl<P: Primary> Committer<P> {
         let sent = guarded_until("the primary's append", deadline, || self.primary.append(batch)).await;
         self.in_doubt = sent.is_err();
         self.looks.asked();
+        if sent.is_ok() && batch.after() < published && !mutant("lost-in-between") {
+            return self.compare_again(deadline).await;
+        }
         sent.map_err(|error| match published {
             Some(published)
                 if error.kind() == ErrorKind::Gap
@@ -219,6 +222,21 @@ impl<P: Primary> Committer<P> {
             Err(error) if must_compare => Err(error.nothing_applied()),
             _ => Ok(()),
         }
+    }
+
+    /// Checks once more that the primary has our history, after it took a batch that begins below the published head: it may
+    /// have lost that head in between, and taken the batch in its place.
+    ///
+    /// # Errors
+    /// `Diverged` if it did: the log has stopped. If the primary cannot be compared, the outcome is unknown.
+    async fn compare_again(&mut self, deadline: Instant) -> Result<()> {
+        let asked = self.ask(deadline).await;
+        let compared = self.take(asked, deadline).await;
+        self.in_doubt = compared.is_err();
+        compared.map_err(|error| match error.retry() {
+            Retry::Safe => error.with_retry(Retry::AfterCheckpoint),
+            _ => error,
+        })
     }
 
     /// Sends the same bytes under the same ids until the outcome is known, or stops the log.

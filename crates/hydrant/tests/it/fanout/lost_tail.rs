@@ -9,7 +9,7 @@ use hydrant::{
 
 use super::rig::{Act, Server};
 use super::{SOON, status, until};
-use crate::support::{batch, event, events, id, safe, unknown};
+use crate::support::{batch, event, events, id, safe, snapshot, unknown};
 
 /// A log of ten events that its sink has.
 async fn log_of_ten() -> (Server, FanOut<Server>, MemoryStore) {
@@ -319,4 +319,24 @@ async fn asking_for_the_head_does_not_delay_a_look() {
     }
     let stopped = log.status().stopped.expect("it is not found");
     assert_eq!(stopped.kind(), ErrorKind::Diverged);
+}
+
+/// The primary fails over between the comparison and the append. The batch is in the place of an event that was lost.
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_takes_the_place_of_a_lost_event_stops_the_log() {
+    for ring_bytes in [1, 1 << 20] {
+        let primary = Server::holding(&events(0..10)).await;
+        let options = FanOutOptions::default().with_ring(1_000, ring_bytes).with_seed(1);
+        let log = FanOut::open(primary.clone(), options).await.unwrap();
+        log.append(batch(&events(10..12))).await.unwrap();
+        primary.append.set(Act::Slow(Duration::from_millis(100)));
+        let other = [snapshot(10)];
+        let late = Batch::new(Some(id(9)), &other).unwrap();
+        let (appended, _) = tokio::join!(log.append(late), async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            primary.fail_over(&events(0..10)).await
+        });
+        assert_eq!(appended.unwrap_err().kind(), ErrorKind::Diverged, "{ring_bytes}");
+        assert_eq!(log.status().stopped.unwrap().kind(), ErrorKind::Diverged);
+    }
 }
