@@ -209,7 +209,9 @@ impl Recovery<'_> {
     /// Begins an empty `state`: in a new log, or where hydra-node crashed inside of a rotation.
     fn create(&self) -> Result<State> {
         let path = self.dir.state();
-        if let Some(missing) = self.known.record.and_then(|record| record.misses(&path)) {
+        if let Some(record) = self.known.record
+            && let Some(missing) = record.misses(self.dir, &self.listing.sealed)?
+        {
             return Err(missing);
         }
         let file = self.dir.disk.open(&path, Mode::New).map_err(|cause| failed(&path, cause))?;

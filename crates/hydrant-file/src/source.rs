@@ -200,9 +200,11 @@ impl Views for DirectoryViews {
             // Before the files: the view must not name another directory than the one that they are in.
             let home = self.dir.identity()?;
             let (state, listing) = self.dir.look()?;
-            let sealed = listing.sealed.into();
+            let sealed: Arc<[Sealed]> = listing.sealed.into();
             let Some((file, stat)) = state else {
-                if let Some(missing) = Record::of(&self.dir)?.and_then(|record| record.misses(&path)) {
+                if let Some(record) = Record::of(&self.dir)?
+                    && let Some(missing) = record.misses(&self.dir, &sealed)?
+                {
                     // A writer may have created the file after the look, and synced it before the record was read.
                     return if self.dir.stat(&path)?.is_none() { Err(missing) } else { Ok(None) };
                 }
