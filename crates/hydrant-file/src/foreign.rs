@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Result};
 use crate::directory::{Directory, Sealed};
 use crate::disk::DiskFile;
 use crate::lines;
+use crate::lock::{Phase, Record};
 use crate::wire::{self, Line};
 
 /// Syncs a file that a foreign writer wrote. On a read-only file system, its bytes are durable already.
@@ -15,8 +16,19 @@ pub(crate) fn sync(file: &dyn DiskFile) -> Result<()> {
     }
 }
 
-/// Makes the names in a directory durable that a foreign writer gave. Some file systems cannot sync a directory.
-pub(crate) fn sync_names(dir: &Directory) -> hydrant::Result<()> {
+/// Makes durable what a foreign writer renamed, if it began where `record` ends: the file in which a writer of Hydrant was
+/// killed, and the names.
+pub(crate) fn sync_renamed(
+    dir: &Directory,
+    record: Option<Record>,
+    sealed: &[Sealed],
+) -> hydrant::Result<()> {
+    if let Some(record) = record.filter(|record| record.phase != Phase::Closed)
+        && let Some((path, file)) = record.sealed_in(dir, sealed)?
+    {
+        sync(&*file).map_err(|cause| dir.unread(&path, cause))?;
+    }
+    // Some file systems cannot sync a directory.
     match dir.disk.sync_dir(&dir.path) {
         Err(cause) if matches!(cause.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::InvalidInput) => {
             Ok(())
@@ -31,7 +43,7 @@ pub(crate) fn sync_sealed(dir: &Directory, sealed: &[Sealed]) -> hydrant::Result
         // Hydrant syncs what it compresses, and has opened the log before that.
         let path = dir.file(&Sealed { compressed: false, ..*sealed }.name());
         let Some((file, stat)) = dir.open(&path)? else { break };
-        // A writer of Hydrant syncs what it writes. When it opened the log, it made the files before durable.
+        // When its writer opened the log, it made the files before durable. For the file itself, see `sync_renamed`.
         let last = lines::last_before(&file, stat.len, dir, &path);
         if last.is_ok_and(|(_, line)| matches!(wire::parse(&line), Ok(Line::Ours(_)))) {
             break;

@@ -112,19 +112,32 @@ impl Record {
         if self.synced == 0 {
             return Ok(None);
         }
-        for sealed in sealed.iter().rev() {
-            // A writer compresses only files that its record no longer names.
-            let path = dir.file(&Sealed { compressed: false, ..*sealed }.name());
-            if let Some((file, stat)) = dir.open(&path)?
-                && self.vouches_for(&*file, &stat).map_err(|cause| dir.unread(&path, cause))?.is_some()
-            {
-                return Ok(None);
-            }
+        if self.sealed_in(dir, sealed)?.is_some() {
+            return Ok(None);
         }
         let missing = Error::corrupt(
             "`state` is missing, and was synced; put it back (to begin anew where it was, remove `lock` too)",
         );
         Ok(Some(missing.at_target(dir.state().display().to_string())))
+    }
+
+    /// Returns the sealed file that was `state` when the record was written: hydra-node renamed it.
+    pub(crate) fn sealed_in(
+        &self,
+        dir: &Directory,
+        sealed: &[Sealed],
+    ) -> Result<Option<(PathBuf, Arc<dyn DiskFile>)>> {
+        for sealed in sealed.iter().rev() {
+            // A writer compresses only files that its record no longer names.
+            let path = dir.file(&Sealed { compressed: false, ..*sealed }.name());
+            if dir.stat(&path)?.is_some_and(|stat| stat.identity.inode == self.inode)
+                && let Some((file, stat)) = dir.open(&path)?
+                && self.vouches_for(&*file, &stat).map_err(|cause| dir.unread(&path, cause))?.is_some()
+            {
+                return Ok(Some((path, file)));
+            }
+        }
+        Ok(None)
     }
 
     /// How much of this `state` the record vouches for, which is more than its length if it was cut; `None` if the

@@ -63,7 +63,7 @@ pub(crate) fn recover(dir: &Directory, known: &Known) -> Result<Ready> {
     if !recovery.is_ours && !is_empty {
         // hydra-node syncs nothing. What is appended here must not outlive what is before it.
         foreign::sync_sealed(dir, &recovery.listing.sealed)?;
-        foreign::sync_names(dir)?;
+        foreign::sync_renamed(dir, known.record, &recovery.listing.sealed)?;
     }
     let (file, stat, end) = recovery.settle_rotation(state)?;
     recovery.check_order(&*file, &end)?;

@@ -206,7 +206,8 @@ impl Views for DirectoryViews {
             let (state, listing) = self.dir.look()?;
             let sealed: Arc<[Sealed]> = listing.sealed.into();
             let Some((file, stat)) = state else {
-                if let Some(record) = Record::of(&self.dir)?
+                let record = Record::of(&self.dir)?;
+                if let Some(record) = record
                     && let Some(missing) = record.misses(&self.dir, &sealed)?
                 {
                     // A writer may have created the file after the look, and synced it before the record was read.
@@ -214,7 +215,7 @@ impl Views for DirectoryViews {
                 }
                 // hydra-node sealed `state`, and has not created the next one.
                 if !sealed.is_empty() && self.renamed != Some((home, sealed.clone())) {
-                    foreign::sync_names(&self.dir)?;
+                    foreign::sync_renamed(&self.dir, record, &sealed)?;
                     self.renamed = Some((home, sealed.clone()));
                 }
                 self.has_shown = true;
@@ -282,9 +283,9 @@ impl DirectoryViews {
                 }
                 _ => {
                     foreign::sync(&*current.file).map_err(unread)?;
-                    // If a writer of Hydrant has opened this file, it made the names durable.
+                    // If a writer of Hydrant has opened this file, it made durable what is before it.
                     if vouched.is_none() && own.is_none() {
-                        foreign::sync_names(dir)?;
+                        foreign::sync_renamed(dir, record, sealed)?;
                     }
                     let synced = vouched.map_or(0, |vouched| vouched.synced);
                     let examined = examine(dir, &path, &current.file, stat.len, synced);

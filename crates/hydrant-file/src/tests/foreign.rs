@@ -8,7 +8,7 @@ use hydrant::{
 
 use super::*;
 use crate::disk::{Disk, Mode};
-use crate::{FileSource, FileSourceOptions, FileStore, FileStoreOptions};
+use crate::{FileSource, FileSourceOptions, FileStore, FileStoreOptions, Fsync};
 
 const SEEDS: u64 = 60;
 
@@ -152,6 +152,55 @@ async fn what_is_shown_of_a_new_foreign_file_is_durable() {
             survives(&disk, seed, 3 + u64::from(appends), "a new file").await;
         }
     }
+}
+
+/// A writer of Hydrant is killed before it syncs, and hydra-node seals the file, with or without lines of its own.
+#[tokio::test(start_paused = true)]
+async fn unsynced_lines_of_ours_in_a_foreign_seal_become_durable() {
+    for (stage, seed) in STAGES.into_iter().flat_map(|stage| (0..SEEDS / 12).map(move |seed| (stage, seed))) {
+        for (adds, appends) in [(false, false), (false, true), (true, false), (true, true)] {
+            let disk = SimDisk::new(&dir());
+            let process = disk.process();
+            let options = FileStoreOptions::default().with_fsync(Fsync::Never);
+            let roster = Arc::new(MemoryCheckpoints::default());
+            let ours = FileStore::open_on(Arc::new(process.clone()), &dir(), roster, options).await.unwrap();
+            ours.append(Batch::new(None, &big_events(0..4)).unwrap()).await.unwrap();
+            process.kill();
+            let node = disk.process();
+            let state = node.open(&dir().join("state"), Mode::Write).unwrap();
+            let mut last = 3;
+            if adds {
+                state.write_at(lines(4..5).as_bytes(), state.stat().unwrap().len).unwrap();
+                last = 4;
+            }
+            node.rename(&dir().join("state"), &dir().join(format!("state-{last}"))).unwrap();
+            if stage != Stage::Renamed {
+                let state = node.open(&dir().join("state"), Mode::New).unwrap();
+                if stage == Stage::Written {
+                    last += 1;
+                    state.write_at(checkpoint(last).as_bytes(), 0).unwrap();
+                }
+            }
+            if appends {
+                let after = Some(EventId::new(last));
+                last += 1;
+                store(&disk).await.append(Batch::new(after, &events(last..last + 1)).unwrap()).await.unwrap();
+            } else if adds {
+                // The blocks of Hydrant's lines are yielded before the foreign line is read.
+                take(&mut source(&disk).await.read(ReadFrom::Origin), 0..=3).await;
+                last = 3;
+            } else {
+                take(&mut source(&disk).await.read(ReadFrom::Origin), 0..=last).await;
+            }
+            survives(&disk, seed, last, &format!("{stage:?}, adds {adds}, appends {appends}")).await;
+        }
+    }
+}
+
+/// Events of which each block of a read holds one.
+fn big_events(ids: Range<u64>) -> Vec<Event> {
+    let text = format!("\"{}\"", "x".repeat(200 << 10));
+    ids.map(|id| Event::builder(EventId::new(id)).payload_json(text.clone()).build().unwrap()).collect()
 }
 
 fn syncs(disk: &SimDisk, name: &str) -> usize {
