@@ -27,7 +27,7 @@ pub(super) struct Segment {
     pub(super) was_empty: bool,
     /// The last line had no line break.
     pub(super) unterminated: bool,
-    /// Up to here, the lines are durable, whoever wrote them.
+    /// Up to here, all lines are durable.
     durable: u64,
     /// A foreign line behind `durable` is to be yielded.
     pub(super) is_unsynced: bool,
