@@ -23,6 +23,7 @@ mod directory;
 mod disk;
 mod error;
 mod examine;
+mod foreign;
 mod lines;
 mod lock;
 mod mutants;

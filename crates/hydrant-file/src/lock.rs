@@ -1,11 +1,11 @@
 //! The lock of a log: one writer, and how far it is synced, for other processes to see.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use hydrant::{Error, ErrorKind, Result, Retry};
 
-use crate::directory::Directory;
+use crate::directory::{Directory, Sealed};
 use crate::disk::{DiskFile, Mode, Stat};
 use crate::error::io_error;
 use crate::mutants::mutant;
@@ -106,15 +106,38 @@ impl Record {
         }
     }
 
-    /// Returns the error for a missing `state` that was synced. A writer leaves no instant without `state`, so this is no
-    /// empty log.
-    pub(crate) fn misses(&self, state: &Path) -> Option<Error> {
-        (self.synced > 0).then(|| {
-            Error::corrupt(
-                "`state` is missing, and was synced; put it back (to begin anew where it was, remove `lock` too)",
-            )
-            .at_target(state.display().to_string())
-        })
+    /// Returns the error for a missing `state` that was synced; `None` if it is there as one of the sealed files. A writer
+    /// leaves no instant without `state`, so this is no empty log. hydra-node renames `state` before it creates the next.
+    pub(crate) fn misses(&self, dir: &Directory, sealed: &[Sealed]) -> Result<Option<Error>> {
+        if self.synced == 0 {
+            return Ok(None);
+        }
+        if self.sealed_in(dir, sealed)?.is_some() {
+            return Ok(None);
+        }
+        let missing = Error::corrupt(
+            "`state` is missing, and was synced; put it back (to begin anew where it was, remove `lock` too)",
+        );
+        Ok(Some(missing.at_target(dir.state().display().to_string())))
+    }
+
+    /// Returns the sealed file that was `state` when the record was written: hydra-node renamed it.
+    pub(crate) fn sealed_in(
+        &self,
+        dir: &Directory,
+        sealed: &[Sealed],
+    ) -> Result<Option<(PathBuf, Arc<dyn DiskFile>)>> {
+        for sealed in sealed.iter().rev() {
+            // A writer compresses only files that its record no longer names.
+            let path = dir.file(&Sealed { compressed: false, ..*sealed }.name());
+            if dir.stat(&path)?.is_some_and(|stat| stat.identity.inode == self.inode)
+                && let Some((file, stat)) = dir.open(&path)?
+                && self.vouches_for(&*file, &stat).map_err(|cause| dir.unread(&path, cause))?.is_some()
+            {
+                return Ok(Some((path, file)));
+            }
+        }
+        Ok(None)
     }
 
     /// How much of this `state` the record vouches for, which is more than its length if it was cut; `None` if the

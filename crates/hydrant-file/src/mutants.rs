@@ -11,6 +11,7 @@
 //! | `write-behind-a-hole` | an append behind a hole, which a cut left, is acknowledged | `append` |
 //! | `stopped-is-safe` | a failure that stops the log says that nothing was applied | `append` |
 //! | `short-log-is-silent` | a follower of a log that became shorter waits forever | `replaced` |
+//! | `foreign-unsynced` | what hydra-node sealed is shown before it is durable | `foreign` |
 //!
 //! A copy of the module in `hydrant`: to share it, that crate would have to publish a function that is for tests only.
 

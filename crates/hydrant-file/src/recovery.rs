@@ -15,7 +15,7 @@ use crate::lock::{Phase, Record};
 use crate::mutants::mutant;
 use crate::opening::read_line;
 use crate::options::TornTail;
-use crate::{lines, rotation, wire};
+use crate::{foreign, lines, rotation, wire};
 
 /// What recovery had to do at open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,10 +54,16 @@ pub(crate) struct Known {
 
 pub(crate) fn recover(dir: &Directory, known: &Known) -> Result<Ready> {
     let home = dir.identity()?;
-    let mut recovery = Recovery { dir, known, listing: dir.list()?, recovered: Vec::new() };
+    let mut recovery = Recovery { dir, known, is_ours: false, listing: dir.list()?, recovered: Vec::new() };
     let state = recovery.state()?;
     if let Some((file, _, end)) = &state {
         recovery.check_order(&**file, end)?;
+    }
+    let is_empty = state.is_none() && recovery.listing.sealed.is_empty();
+    if !recovery.is_ours && !is_empty {
+        // hydra-node syncs nothing. What is appended here must not outlive what is before it.
+        foreign::sync_sealed(dir, &recovery.listing.sealed)?;
+        foreign::sync_renamed(dir, known.record, &recovery.listing.sealed)?;
     }
     let (file, stat, end) = recovery.settle_rotation(state)?;
     recovery.check_order(&*file, &end)?;
@@ -90,6 +96,8 @@ type State = (Arc<dyn DiskFile>, Stat, Tail);
 struct Recovery<'a> {
     dir: &'a Directory,
     known: &'a Known,
+    /// A writer of Hydrant has opened this `state` before.
+    is_ours: bool,
     listing: Listing,
     recovered: Vec<Recovered>,
 }
@@ -109,7 +117,7 @@ impl Recovery<'_> {
     }
 
     /// `state` as it is found; `None` where it is missing.
-    fn state(&self) -> Result<Option<State>> {
+    fn state(&mut self) -> Result<Option<State>> {
         let path = self.dir.state();
         if self.dir.stat(&path)?.is_none() {
             return Ok(None);
@@ -122,6 +130,7 @@ impl Recovery<'_> {
             }
             None => None,
         };
+        self.is_ours = vouched.is_some();
         let end = examine(self.dir, &path, &file, stat.len, vouched.unwrap_or(0))?;
         Ok(Some((file, stat, end)))
     }
@@ -209,7 +218,9 @@ impl Recovery<'_> {
     /// Begins an empty `state`: in a new log, or where hydra-node crashed inside of a rotation.
     fn create(&self) -> Result<State> {
         let path = self.dir.state();
-        if let Some(missing) = self.known.record.and_then(|record| record.misses(&path)) {
+        if let Some(record) = self.known.record
+            && let Some(missing) = record.misses(self.dir, &self.listing.sealed)?
+        {
             return Err(missing);
         }
         let file = self.dir.disk.open(&path, Mode::New).map_err(|cause| failed(&path, cause))?;

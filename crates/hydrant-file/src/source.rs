@@ -11,6 +11,7 @@ use hydrant::{Checkpoint, Error, EventSource, EventStream, ReadFrom, Result};
 use crate::directory::{Directory, Sealed};
 use crate::disk::{DiskFile, Identity, Stat};
 use crate::examine::{cut, examine};
+use crate::foreign;
 use crate::lock::{Phase, Record};
 use crate::mutants::mutant;
 use crate::options::FileSourceOptions;
@@ -21,7 +22,7 @@ use crate::walk::{self, Current, View};
 ///
 /// It takes no lock and never blocks the writer. It yields only events that survive a power cut: those that the
 /// writer reports as synced. If no process holds the lock (hydra-node never does), the reader first syncs
-/// `state` itself.
+/// `state` itself, and the sealed files of hydra-node before it yields their events.
 ///
 /// The log may be rotated, pruned, compressed or repaired meanwhile. If `state` is another file, is shorter or was
 /// rewritten, or the directory was replaced, a follower looks for the event that it returned last. If the log has that
@@ -153,6 +154,7 @@ impl FileSource {
             dir: self.dir.clone(),
             poll_interval: self.options.poll_interval.max(POLL_MIN),
             seen: None,
+            renamed: None,
             has_shown: false,
         }
     }
@@ -173,6 +175,8 @@ struct DirectoryViews {
     dir: Arc<Directory>,
     poll_interval: Duration,
     seen: Option<Seen>,
+    /// The sealed files that were found without `state`, whose names are durable.
+    renamed: Option<(Option<Identity>, Arc<[Sealed]>)>,
     /// Whether a view was returned before.
     has_shown: bool,
 }
@@ -200,11 +204,19 @@ impl Views for DirectoryViews {
             // Before the files: the view must not name another directory than the one that they are in.
             let home = self.dir.identity()?;
             let (state, listing) = self.dir.look()?;
-            let sealed = listing.sealed.into();
+            let sealed: Arc<[Sealed]> = listing.sealed.into();
             let Some((file, stat)) = state else {
-                if let Some(missing) = Record::of(&self.dir)?.and_then(|record| record.misses(&path)) {
+                let record = Record::of(&self.dir)?;
+                if let Some(record) = record
+                    && let Some(missing) = record.misses(&self.dir, &sealed)?
+                {
                     // A writer may have created the file after the look, and synced it before the record was read.
                     return if self.dir.stat(&path)?.is_none() { Err(missing) } else { Ok(None) };
+                }
+                // hydra-node sealed `state`, and has not created the next one.
+                if !sealed.is_empty() && self.renamed != Some((home, sealed.clone())) {
+                    foreign::sync_renamed(&self.dir, record, &sealed)?;
+                    self.renamed = Some((home, sealed.clone()));
                 }
                 self.has_shown = true;
                 return Ok(Some(View { sealed, current: None, home }));
@@ -273,7 +285,11 @@ impl DirectoryViews {
                     }
                 }
                 _ => {
-                    sync_foreign(&*current.file).map_err(unread)?;
+                    foreign::sync(&*current.file).map_err(unread)?;
+                    // If a writer of Hydrant has opened this file, it made durable what is before it.
+                    if vouched.is_none() && own.is_none() {
+                        foreign::sync_renamed(dir, record, sealed)?;
+                    }
                     let synced = vouched.map_or(0, |vouched| vouched.synced);
                     let examined = examine(dir, &path, &current.file, stat.len, synced);
                     // A writer may have opened the log meanwhile: it cuts what a crash left, and what it writes there
@@ -331,13 +347,5 @@ fn vouched(dir: &Directory, file: &dyn DiskFile) -> Result<(Option<Record>, Opti
         if looks == RECORDS_MAX || vouched.is_none_or(|vouched| vouched.synced <= stat.len) {
             return Ok((record, vouched, stat));
         }
-    }
-}
-
-/// Syncs the bytes of a foreign writer. On a read-only file system they are durable already.
-fn sync_foreign(file: &dyn DiskFile) -> std::io::Result<()> {
-    match file.sync() {
-        Err(cause) if cause.kind() == std::io::ErrorKind::ReadOnlyFilesystem => Ok(()),
-        synced => synced,
     }
 }

@@ -128,19 +128,22 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
 
     pub(crate) fn run(mut self) -> Result<()> {
         let (state, listing) = self.dir.look()?;
-        for sealed in listing.sealed {
-            self.sealed(sealed)?;
+        for sealed in &listing.sealed {
+            self.sealed(*sealed)?;
         }
         match state {
             Some((file, stat)) => self.state(&file, &stat),
-            None => self.missing(),
+            None => self.missing(&listing.sealed),
         }
     }
 
     /// Reports a `state` that is missing, and was synced.
-    fn missing(&mut self) -> Result<()> {
+    fn missing(&mut self, sealed: &[Sealed]) -> Result<()> {
         let path = self.dir.state();
-        let missing = Record::of(self.dir)?.and_then(|record| record.misses(&path));
+        let missing = match Record::of(self.dir)? {
+            Some(record) => record.misses(self.dir, sealed)?,
+            None => None,
+        };
         // A writer may have created the file after the look, and synced it before the record was read.
         if let Some(missing) = missing
             && self.dir.stat(&path)?.is_none()

@@ -12,6 +12,7 @@ use hydrant::{Checkpoint, Error, Event, EventId, ReadFrom, Result};
 use self::segment::Segment;
 use crate::directory::{Directory, Sealed};
 use crate::disk::{DiskFile, Identity};
+use crate::foreign;
 use crate::lines::{self, Block, Piece};
 use crate::mutants::mutant;
 use crate::opening::{Opening, read_line, too_long};
@@ -212,6 +213,7 @@ impl Walk {
             return Ok(None);
         }
         let chunk = read?;
+        segment.sync(&self.dir)?;
         if let Some((offset, range)) = behind {
             let line = chunk.data.slice(range);
             segment.remember(offset, &line);
@@ -312,7 +314,9 @@ fn take(
         return Err(Error::corrupt("the id does not grow").at(id));
     }
     *last = Some(id);
-    Ok((Some(id) > position).then_some(item))
+    let is_new = Some(id) > position;
+    segment.is_unsynced |= is_new && matches!(line, Line::Foreign) && segment.may_lose(offset);
+    Ok(is_new.then_some(item))
 }
 
 /// Returns the checkpoint at the last event that a view shows, or `None` if a file of the view was removed since.
@@ -333,7 +337,11 @@ pub(crate) fn checkpoint(dir: &Directory, view: &View) -> Result<Option<Checkpoi
         }
     }
     match view.sealed.last() {
-        Some(sealed) => Ok(crate::recovery::last_of(dir, *sealed)?.as_ref().map(Checkpoint::at)),
+        Some(sealed) => {
+            let last = crate::recovery::last_of(dir, *sealed)?;
+            foreign::sync_sealed(dir, &[*sealed])?;
+            Ok(last.as_ref().map(Checkpoint::at))
+        }
         None => Ok(Some(Checkpoint::Empty)),
     }
 }

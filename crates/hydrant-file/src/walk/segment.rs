@@ -8,6 +8,7 @@ use super::View;
 use crate::commit::Structure;
 use crate::directory::{Directory, Sealed};
 use crate::disk::Identity;
+use crate::foreign;
 use crate::lines::{Lines, Piece};
 use crate::mutants::mutant;
 use crate::opening::read_line;
@@ -26,6 +27,10 @@ pub(super) struct Segment {
     pub(super) was_empty: bool,
     /// The last line had no line break.
     pub(super) unterminated: bool,
+    /// Up to here, all lines are durable.
+    durable: u64,
+    /// A foreign line behind `durable` is to be yielded.
+    pub(super) is_unsynced: bool,
     /// The last line read: offset, length and checksum.
     tail: Option<(u64, usize, u32)>,
 }
@@ -40,6 +45,9 @@ impl Segment {
         lines: Lines,
     ) -> Result<Self> {
         let structure = Structure::from_start();
+        // What a view shows of `state` is durable, and so is what Hydrant compressed.
+        let is_plain = path.extension().is_none_or(|extension| extension != "zst");
+        let durable = if sealed.is_some() && is_plain { 0 } else { lines.end() };
         let was_empty = lines.end() == 0 && !mutant("first-line-unchecked");
         let mut segment = Self {
             path,
@@ -50,6 +58,8 @@ impl Segment {
             number: None,
             was_empty,
             unterminated: false,
+            durable,
+            is_unsynced: false,
             tail: None,
         };
         segment.number = segment.is_bare(dir)?.then_some(0);
@@ -74,12 +84,26 @@ impl Segment {
             if let Some(stat) = dir.stat(&path)?
                 && stat.identity == self.identity
             {
-                (self.path, self.sealed) = (path, Some(sealed.last));
+                (self.path, self.sealed, self.durable) = (path, Some(sealed.last), self.lines.end());
                 self.lines.extend(stat.len);
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// Returns whether a foreign line at this offset may not be durable. hydra-node syncs no file before it renames it.
+    pub(super) fn may_lose(&self, offset: u64) -> bool {
+        self.sealed.is_some() && offset >= self.durable && !mutant("foreign-unsynced")
+    }
+
+    /// Syncs the file if a foreign line needs it.
+    pub(super) fn sync(&mut self, dir: &Directory) -> Result<()> {
+        if std::mem::take(&mut self.is_unsynced) {
+            foreign::sync(&**self.lines.file()).map_err(|cause| dir.unread(&self.path, cause))?;
+            self.durable = self.lines.end();
+        }
+        Ok(())
     }
 
     /// Keeps what [`has_changed`](Segment::has_changed) compares.

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::support::hydra::{bare, checkpoint, envelope, lines, timed};
 use crate::support::{append, dir_of, event, goes_on, id, ids, open, read, snapshot, torn};
 use futures_util::StreamExt;
-use hydrant::{Checkpoint, ErrorKind, EventSink, EventSourceExt, ReadFrom, Retry};
+use hydrant::{Checkpoint, ErrorKind, EventSink, EventSource, EventSourceExt, ReadFrom, Retry};
 use hydrant_file::{FileSource, FileSourceOptions, Finding, verify};
 
 #[tokio::test]
@@ -247,4 +247,76 @@ async fn hydra_node_may_be_killed_behind_us() {
     fs::write(dir.path().join("state"), text).unwrap();
     goes_on(dir.path(), &[0, 1, 2, 3]).await;
     assert_eq!(torn(dir.path()), [&timed(4).as_bytes()[..20]]);
+}
+
+/// Leaves what a log of Hydrant becomes when hydra-node continues it, renames `state`, and is killed before it writes
+/// the checkpoint.
+async fn renamed_behind_us() -> tempfile::TempDir {
+    let dir = dir_of(&[]);
+    let store = open(dir.path()).await;
+    append(&store, &[event(0), event(1), event(2)]).await.unwrap();
+    store.close().await.unwrap();
+    add(dir.path(), &timed(3));
+    fs::rename(dir.path().join("state"), dir.path().join("state-3")).unwrap();
+    dir
+}
+
+/// Appends text to `state`, as hydra-node does.
+fn add(dir: &Path, text: &str) {
+    let mut file = fs::OpenOptions::new().append(true).create(true).open(dir.join("state")).unwrap();
+    std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+}
+
+#[tokio::test]
+async fn hydra_node_may_be_killed_in_a_rotation_behind_us() {
+    let dir = renamed_behind_us().await;
+    let source = FileSource::open(dir.path(), FileSourceOptions::default()).await.unwrap();
+    let events = source.collect(ReadFrom::Origin).await.unwrap();
+    assert_eq!(events.iter().map(|event| event.id().get()).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    assert_eq!(source.checkpoint().await.unwrap(), Checkpoint::at(&events[3]));
+    let followed: Vec<_> = source.follow(ReadFrom::Origin).take(4).map(Result::unwrap).collect().await;
+    assert_eq!(followed, events);
+    assert_eq!(findings(dir.path()).await, []);
+    goes_on(dir.path(), &[0, 1, 2, 3]).await;
+}
+
+#[tokio::test]
+async fn a_follower_meets_a_rotation_of_hydra_node_behind_us() {
+    let dir = dir_of(&[]);
+    let store = open(dir.path()).await;
+    append(&store, &[event(0), event(1), event(2)]).await.unwrap();
+    store.close().await.unwrap();
+    let source = FileSource::open(dir.path(), FileSourceOptions::default()).await.unwrap();
+    let mut follower = source.follow(ReadFrom::Origin);
+    let mut next = async || {
+        let next = tokio::time::timeout(std::time::Duration::from_secs(20), follower.next()).await;
+        next.expect("the follower waits").expect("the follower ended").unwrap().id().get()
+    };
+    assert_eq!([next().await, next().await, next().await], [0, 1, 2]);
+    add(dir.path(), &timed(3));
+    assert_eq!(next().await, 3);
+    // The follower looks several times before hydra-node creates the new file.
+    fs::rename(dir.path().join("state"), dir.path().join("state-3")).unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    add(dir.path(), &(checkpoint(4) + &timed(5)));
+    assert_eq!([next().await, next().await], [4, 5]);
+}
+
+#[tokio::test]
+async fn a_state_that_is_gone_is_missed_beside_sealed_files() {
+    let dir = renamed_behind_us().await;
+    // It opens the log behind the rotation, so its record is of the new `state`.
+    goes_on(dir.path(), &[0, 1, 2, 3]).await;
+    fs::remove_file(dir.path().join("state")).unwrap();
+    let is_missing = |text: String| assert!(text.contains("`state` is missing, and was synced"), "{text}");
+
+    let source = FileSource::open(dir.path(), FileSourceOptions::default()).await.unwrap();
+    is_missing(source.collect(ReadFrom::Origin).await.unwrap_err().to_string());
+    is_missing(source.checkpoint().await.unwrap_err().to_string());
+    is_missing(source.follow(ReadFrom::Origin).next().await.unwrap().unwrap_err().to_string());
+    let found = findings(dir.path()).await;
+    assert_eq!(found.len(), 1, "{found:?}");
+    is_missing(found[0].to_string());
+    let options = hydrant_file::FileStoreOptions::default();
+    is_missing(hydrant_file::FileStore::open(dir.path(), options).await.unwrap_err().to_string());
 }
