@@ -75,7 +75,7 @@ async fn both_namings_of_rotated_files_are_read_as_one_log() {
 
 /// A file that opens with checkpoint N follows one that ends at N or N - 1. Within a file, ids may have gaps.
 #[tokio::test]
-async fn a_hole_between_files_is_damage_and_gaps_inside_of_them_are_not() {
+async fn a_hole_between_files_is_damage_a_gap_inside_is_not() {
     let files = |checkpoint_id| {
         dir_of(&[
             ("state-7", lines(timed, [0, 2, 5, 7]).as_bytes()),

@@ -66,7 +66,7 @@ async fn a_new_sink_of_a_pruned_source_ends_no_other() {
 
 /// The only sink has begun at a snapshot that is pruned while the source is down.
 #[tokio::test(start_paused = true)]
-async fn a_start_that_is_pruned_before_the_first_delivery_is_found_again() {
+async fn a_start_pruned_before_the_first_delivery_is_found_again() {
     #[derive(Clone)]
     struct Down(MemoryStore, Arc<AtomicBool>);
 
@@ -104,7 +104,7 @@ async fn a_start_that_is_pruned_before_the_first_delivery_is_found_again() {
 
 /// It is attached to an empty log, which then begins at a snapshot: nothing is missing between.
 #[tokio::test(start_paused = true)]
-async fn a_start_at_the_head_of_an_empty_log_begins_with_its_first_event() {
+async fn at_the_head_of_an_empty_log_is_before_its_first_event() {
     let log = MemoryStore::default();
     let fan_out = FanOut::open(log.clone(), FanOutOptions::default()).await.unwrap();
     let relay = relay(&log, true).await;

@@ -90,7 +90,7 @@ async fn a_sink_that_agrees_settles_that_the_primary_is_right() {
 
 /// An operator resumes it and parks it again, before the history could be compared.
 #[tokio::test(start_paused = true)]
-async fn a_sink_without_memory_that_diverged_agrees_only_once_it_was_compared() {
+async fn a_sink_without_memory_agrees_once_it_was_compared() {
     #[derive(Clone)]
     struct Source(Server, Arc<AtomicBool>);
 
