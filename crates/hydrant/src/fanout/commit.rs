@@ -426,7 +426,7 @@ fn is_unknown(error: &Error) -> bool {
 /// Returns the error for a batch whose deadline was over before it was sent.
 pub(crate) fn late() -> Error {
     let message = "the deadline of this append was over before its turn came; nothing was written: try again";
-    Error::new(ErrorKind::Unavailable, Retry::Safe, message)
+    Error::unavailable(message)
 }
 
 fn outcome_unknown(batch: Batch<'_>, cause: Error) -> Error {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
-use crate::{Error, ErrorKind, Result, Retry};
+use crate::{Error, Result};
 
 /// The instant `timeout` from now; a time-out beyond what the clock can count never ends.
 pub(crate) fn later(timeout: Duration) -> Instant {
@@ -39,7 +39,7 @@ where
         tokio::time::timeout_at(deadline, call()).await.unwrap_or_else(|_| {
             let message =
                 format!("{what} did not end within {:?}", deadline.saturating_duration_since(begun));
-            Err(Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message))
+            Err(Error::outcome_unknown(message))
         })
     };
     caught(what, bounded).await
@@ -55,13 +55,7 @@ where
 {
     // Called inside of the future, so that a panic of the call itself is caught too.
     let call = async move { call().await };
-    AssertUnwindSafe(call).catch_unwind().await.unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<&str>().copied();
-        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-        let message =
-            format!("{what} panicked: {}; report it, then resume or reopen", text.unwrap_or("no message"));
-        Err(Error::new(ErrorKind::Bug, Retry::Never, message))
-    })
+    AssertUnwindSafe(call).catch_unwind().await.unwrap_or_else(|panic| Err(Error::panicked(what, &*panic)))
 }
 
 /// Capped exponential backoff with full jitter: the pause before retry number `attempt`, from 0. Never zero: a loop

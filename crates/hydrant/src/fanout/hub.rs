@@ -15,7 +15,7 @@ use super::secondary::{Secondary, Wanted};
 use super::signal::{Signal, Watched};
 use super::status::{FanOutStatus, Laggards, SecondaryState, SecondaryStatus};
 use crate::mutants::mutant;
-use crate::{CheckpointEntry, CheckpointStore, Clock, Error, ErrorKind, EventId, EventSource, Result, Retry};
+use crate::{CheckpointEntry, CheckpointStore, Clock, Error, ErrorKind, EventId, EventSource, Result};
 
 /// How often the gauges are set, so that a sink that hangs is seen to lag.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -172,7 +172,7 @@ impl Hub {
              than all of them, as when its volume is missing. Stop now; then mount or restore the primary, or copy the \
              log back from a sink. If the sinks belong to another log, detach them",
         );
-        Some(Error::new(ErrorKind::Diverged, Retry::Never, message))
+        Some(Error::diverged(message))
     }
 
     pub(crate) fn status(&self) -> FanOutStatus {

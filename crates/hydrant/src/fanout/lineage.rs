@@ -3,7 +3,7 @@
 use futures_util::StreamExt;
 
 use crate::{
-    Checkpoint, Digest, Error, ErrorKind, Event, EventId, EventSource, EventStream, ReadFrom, Result, Retry,
+    Checkpoint, Digest, Error, ErrorKind, Event, EventId, EventSource, EventStream, ReadFrom, Result,
 };
 
 /// An event of a log, and what identifies it among the events that another history has under the same id.
@@ -120,7 +120,7 @@ pub(crate) fn accepted_and_lost(id: EventId, other: &Place) -> Error {
          continue without it",
         other.id()
     );
-    Error::new(ErrorKind::Diverged, Retry::Never, message).at(id)
+    Error::diverged(message).at(id)
 }
 
 /// The error of a log that lost accepted events, and whose ring has too few of them to compare an append at `id`.
@@ -128,7 +128,7 @@ pub(crate) fn evicted_and_lost(id: EventId) -> Error {
     let message = "the log lost events that it had accepted, as after a failover to a copy that did not have them, and its \
                    ring is too small to compare what is appended in their place; no sink holds them: stop, then bring back \
                    the copy that has them, or open the log again to continue without them";
-    Error::new(ErrorKind::Diverged, Retry::Never, message).at(id)
+    Error::diverged(message).at(id)
 }
 
 /// The error of a log that continues without an event that it had before.
@@ -138,11 +138,11 @@ pub(crate) fn diverged(id: EventId, what: impl AsRef<str>) -> Error {
          copy that has it, or rebuild the sinks that hold it",
         what.as_ref()
     );
-    Error::new(ErrorKind::Diverged, Retry::Never, message).at(id)
+    Error::diverged(message).at(id)
 }
 
 /// The error of a log that ends before an event that was read from it: perhaps a standby that catches up.
 pub(crate) fn behind(place: &Place) -> Error {
     let message = "the log ends before this event, which was read from it; a standby may still catch up";
-    Error::new(ErrorKind::Unavailable, Retry::Safe, message).at(place.id())
+    Error::unavailable(message).at(place.id())
 }

@@ -130,7 +130,7 @@ impl<P: Primary + 'static> FanOut<P> {
         let accepted = guard::guarded("the primary's head", timeout, || primary.head()).await?.id();
         if head == Checkpoint::Unknown {
             let message = "a primary must know its own checkpoint; take a store that has a memory";
-            return Err(Error::new(ErrorKind::Unsupported, Retry::Never, message));
+            return Err(Error::unsupported(message));
         }
         let signal = Signal::default();
         let feed = Feed::new(head, signal.clone(), options.ring_events_max, options.ring_bytes_max);
@@ -273,7 +273,7 @@ impl<P: Primary + 'static> FanOut<P> {
             "the secondary{laggard} lags by more than `lag_events_max` events, and nothing was written: try again, or \
              park it"
         );
-        Err(Error::new(ErrorKind::Unavailable, Retry::Safe, message))
+        Err(Error::unavailable(message))
     }
 
     /// Hands an append to the committer, and waits for its outcome.
@@ -332,7 +332,7 @@ fn gone() -> Error {
 /// The error for an append whose deadline was over while the primary wrote.
 fn unanswered() -> Error {
     let message = "the primary did not answer before the deadline of this append";
-    Error::new(ErrorKind::Unavailable, Retry::AfterCheckpoint, message)
+    Error::outcome_unknown(message)
 }
 
 #[async_trait]

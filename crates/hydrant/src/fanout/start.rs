@@ -5,7 +5,7 @@ use futures_util::StreamExt;
 use super::lineage::{self, Place};
 use super::options::StartAt;
 use crate::mutants::mutant;
-use crate::{Checkpoint, Error, ErrorKind, Event, EventId, EventSource, ReadFrom, Result, Retry};
+use crate::{Checkpoint, Error, ErrorKind, Event, EventId, EventSource, ReadFrom, Result};
 
 /// A position to continue after, and the floor, if that is not the origin.
 #[derive(Clone, Debug)]
@@ -52,9 +52,7 @@ pub(crate) async fn begin(
             let floor = head.as_ref().and_then(|head| head.id().next());
             Ok(Begin { position: head, floor })
         }
-        (Checkpoint::Unknown, StartAt::Checkpoint) => Err(Error::new(
-            ErrorKind::Unsupported,
-            Retry::Never,
+        (Checkpoint::Unknown, StartAt::Checkpoint) => Err(Error::unsupported(
             "the sink has no memory of its own; wrap it in `Checkpointed`, or attach it with an explicit start",
         )),
     }
@@ -99,7 +97,7 @@ pub(crate) async fn compare(
             "{what}; the primary was restored from an older copy, or the sink belongs to another log: \
              rebuild one of the two"
         );
-        Err(Error::new(ErrorKind::Diverged, Retry::Never, message).at(id))
+        Err(Error::diverged(message).at(id))
     };
     match source.read(before.into()).next().await {
         Some(Ok(event)) if event.id() != id => diverged(format!(

@@ -237,10 +237,7 @@ fn unwritten(batch: Batch<'_>, cause: Error) -> Error {
 
 /// The answer to a caller that knows its ids, after the commit of events before them failed.
 fn superseded(cause: &Error) -> Error {
-    Error::new(
-        ErrorKind::Unavailable,
-        Retry::Safe,
-        "events before these were not saved, so nothing of this append was written and its ids are void; fold what \
+    Error::unavailable("events before these were not saved, so nothing of this append was written and its ids are void; fold what \
          was saved, decide again and submit again",
     )
     .because(cause.clone())

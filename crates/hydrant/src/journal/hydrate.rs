@@ -14,7 +14,7 @@ use super::queue::Progress;
 use super::{Handle, Journal, Metadata, later, pause};
 use crate::fanout::guard::rng;
 use crate::fanout::lineage::{self, Place};
-use crate::{Error, ErrorKind, Event, EventId, EventStream, ReadFrom, Result, Retry};
+use crate::{Error, Event, EventId, EventStream, ReadFrom, Result};
 
 /// How much one blocking task decodes: enough to pay for the hand-over, little enough to keep memory flat.
 const CHUNK_EVENTS: usize = 1024;
@@ -151,7 +151,7 @@ fn not_readable(acknowledged: Option<EventId>, head: Option<EventId>, waited: Du
         "the event was acknowledged, but after {waited:?} the store can read {readable}: either it is not durable yet, \
          then hydrate again, or the store lost its newest events"
     );
-    let error = Error::new(ErrorKind::Unavailable, Retry::Safe, message);
+    let error = Error::unavailable(message);
     match acknowledged {
         Some(id) => error.at(id),
         None => error,
@@ -227,9 +227,8 @@ impl<S, F> Pass<S, F> {
                     chunk.iter().map(Event::decode).collect()
                 }));
             } else if let Some(values) = decoding.pop_front() {
-                let values = values.await.map_err(|cause| {
-                    Error::new(ErrorKind::Bug, Retry::Never, "decoding an event panicked").because(cause)
-                })?;
+                let values =
+                    values.await.map_err(|cause| Error::bug("decoding an event panicked").because(cause))?;
                 values?.into_iter().for_each(|value| (self.fold)(&mut self.hydrated.state, value));
             }
         }

@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 
 use crate::fanout::guard::{backoff, guarded, later};
 use crate::mutants::mutant;
-use crate::{Checkpoint, CommitPoint, Error, ErrorKind, EventId, Result, Retry};
+use crate::{Checkpoint, CommitPoint, Error, EventId, Result, Retry};
 use committer::Committer;
 use group::{Kind, Payloads};
 use queue::Queue;
@@ -145,9 +145,7 @@ impl<T> Journal<T> {
         });
         let head = head.await.map_err(Error::nothing_applied)?;
         if head == Checkpoint::Unknown {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                Retry::Never,
+            return Err(Error::unsupported(
                 "a journal needs a store that knows where its log ends; open it over one that has a memory of its own",
             ));
         }

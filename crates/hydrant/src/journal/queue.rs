@@ -8,7 +8,7 @@ use super::JournalOptions;
 use super::group::{Kind, Payloads, Request};
 use super::room::{Bounds, NoRoom, Reservation, SLOT};
 use crate::mutants::mutant;
-use crate::{Error, ErrorKind, EventId, Result, Retry};
+use crate::{Error, EventId, Result};
 
 /// The answer to a request: the id of its first event once all of its events are durable.
 pub(super) type Answer = Result<EventId>;
@@ -243,9 +243,7 @@ impl Queue {
     fn no_room(&self, none: NoRoom) -> Error {
         match none {
             NoRoom::Closed => self.refusal(),
-            NoRoom::Now => Error::new(
-                ErrorKind::Unavailable,
-                Retry::Safe,
+            NoRoom::Now => Error::unavailable(
                 "the journal has no room: `in_flight_events_max` or `in_flight_bytes_max` is reached; wait for room \
                  with `reserve`, or try again later",
             ),
