@@ -183,7 +183,7 @@ async fn check(feed: &Feed, source: &dyn EventSource, events: &[Event]) -> Resul
         Ok(index) if head.is_same(&Place::Event(events[index].clone())) => Ok(()),
         Ok(index) => Err(lineage::replaced(&head, &events[index])),
         // A start that an operator named may be between two events.
-        Err(index) if index < events.len() && head.digest().is_some() => {
+        Err(index) if index < events.len() && !head.may_be_absent() => {
             Err(lineage::replaced(&head, &events[index]))
         }
         Err(_) => lineage::check(source, &head).await,

@@ -41,6 +41,11 @@ impl Place {
         }
     }
 
+    /// Returns whether the log may not have this event: an operator may have named a start between two events.
+    pub(crate) fn may_be_absent(&self) -> bool {
+        matches!(self, Self::Id(_))
+    }
+
     /// Returns whether both name one event of one history. Two places without a digest are compared by their ids.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         if self.id() != other.id() {

@@ -260,7 +260,7 @@ fn or_begin_at_floor(hub: &Hub, fed: &mut Fed, error: Error) -> Error {
 /// `Diverged` if the log has lost the event of that secondary since it was compared; any error of the source.
 async fn start(hub: &Hub, source: &dyn EventSource) -> Result<Fed> {
     let Some(fastest) = fastest(hub).flatten() else { return Ok(None) };
-    if fastest.digest().is_some() {
+    if !fastest.may_be_absent() {
         lineage::check(source, &fastest).await?;
         return Ok(Some(fastest));
     }

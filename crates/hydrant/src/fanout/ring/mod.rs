@@ -217,7 +217,7 @@ impl Ring {
         let staged =
             self.index_after(Some(id)).checked_sub(1).map(|index| Place::Event(self.events[index].clone()));
         let known = [&staged, &self.base, &self.head].into_iter().flatten();
-        let known = known.filter(|place| place.id() <= id && place.digest().is_some());
+        let known = known.filter(|place| place.id() <= id && !place.may_be_absent());
         known.max_by_key(|place| place.id()).cloned()
     }
 
@@ -289,8 +289,7 @@ impl Ring {
             Some(base) if Some(base.id()) == id => base.clone(),
             _ => match self.index_after(id).checked_sub(1).map(|index| &self.events[index]) {
                 Some(event) if event.id() == place.id() => Place::Event(event.clone()),
-                // An operator may have named a start between two events.
-                _ if place.digest().is_none() => return Found::Same,
+                _ if place.may_be_absent() => return Found::Same,
                 _ => return Found::Other,
             },
         };
@@ -363,8 +362,7 @@ fn replacement<'a>(place: &Place, after: Option<EventId>, events: &'a [Event]) -
     let is_same = if there.id() == place.id() {
         place.is_same(&Place::Event(there.clone()))
     } else {
-        // An operator may have named a start between two events.
-        place.digest().is_none()
+        place.may_be_absent()
     };
     (!is_same).then_some(there)
 }
