@@ -8,8 +8,8 @@
 //! | keep checkpoints on behalf of sinks | [`FileCheckpoints`] |
 //!
 //! The current segment is the file `state`, one event a line, in the envelope of [`hydrant::store::envelope`] with
-//! a checksum in one member more; a snapshot event seals it as `state-<id of the last event inside>` and
-//! opens the next. Directories written by hydra-node 0.13 to 2.0 are read, and written on. The format is
+//! one extra member, a checksum; a snapshot event seals it as `state-<id of the last event inside>` and
+//! opens the next. Directories written by hydra-node 0.13 to 2.0 can be read and continued. The format is
 //! specified in `FORMAT.md` beside this crate's sources.
 //!
 //! For Unix: it needs `flock`, hard links and positioned writes.

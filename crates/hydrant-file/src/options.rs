@@ -21,7 +21,7 @@ pub enum Fsync {
     Never,
 }
 
-/// What becomes of a torn tail that is found at open.
+/// What opening does with a torn tail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TornTail {
@@ -46,7 +46,7 @@ pub struct FileStoreOptions {
     /// It saves about a sixth of an append's latency. In return `state` ends with NUL bytes while it is
     /// open, which hydra-node cannot read; closing (and the next open, after a crash) cuts them off.
     pub preallocate_bytes: u64,
-    /// What becomes of a torn tail that is found at open. Default: it is set aside and reported.
+    /// What opening does with a torn tail. Default: it is set aside and reported.
     pub torn_tail: TornTail,
     /// Whether a log that does not exist is begun, and its directory created. Default: yes.
     ///
@@ -58,7 +58,7 @@ pub struct FileStoreOptions {
     ///
     /// Reads see no difference; hydra-node never reads sealed files.
     pub compress: bool,
-    /// How many calls may wait for the writer; more wait for their turn to wait. Default: 4,096.
+    /// The capacity of the writer's queue: further callers wait for a place. Default: 4,096.
     pub appends_waiting_max: usize,
     /// How many bytes of waiting appends share one write and one sync. Default: 8 MiB.
     pub commit_bytes_max: usize,

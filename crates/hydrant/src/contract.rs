@@ -25,7 +25,7 @@ pub enum ReadFrom {
 }
 
 impl ReadFrom {
-    /// The same beginning without `At`: a read at an event is a read after the id before it.
+    /// Converts `At(id)` into a read after the previous id.
     ///
     /// A store matches on this, so that it implements one of the two.
     #[must_use]

@@ -1,4 +1,4 @@
-//! A store in memory: a full citizen that passes every law, for tests and for logs that end with the process.
+//! A store in memory that passes every law, for tests and for logs that end with the process.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -198,7 +198,7 @@ impl EventSource for MemoryStore {
     }
 }
 
-/// Some events and where to go on; an error ends the read.
+/// Some events, and where the read continues; an error ends the read.
 type Chunk = (Vec<Result<Event>>, Option<Result<Option<EventId>>>);
 
 impl MemoryStore {

@@ -202,7 +202,7 @@ pub(super) fn encode(group: &[Request], time: &str) -> Result<Vec<Event>> {
         .collect()
 }
 
-/// Takes the request that `error` names an event of out of `group`, with the error for its caller.
+/// Removes and returns the request with the event that `error` names, and the error for its caller.
 ///
 /// Returns `None` when the error is about none of them.
 pub(super) fn remove_named(group: &mut Vec<Request>, error: &Error) -> Option<(Request, Error)> {

@@ -85,7 +85,7 @@ impl<T: DeserializeOwned + Send + 'static> Journal<T> {
     ///
     /// # Errors
     /// `Invalid`, naming the event, when a payload is not a `T`; `Unavailable` when acknowledged events cannot be
-    /// read yet (hydrate again), or are lost; and whatever the store meets.
+    /// read yet (hydrate again), or are lost; and any error of the store.
     ///
     /// # Cancel safety
     /// Reads only.

@@ -32,7 +32,7 @@ pub use metadata::Metadata;
 pub use options::JournalOptions;
 pub use slot::{Durable, Slot, Submitted};
 
-/// The typed door of one writer to a log: over a primary, or over a fan-out.
+/// Appends typed events to a log, over a primary or over a fan-out, with group commit. A log has one journal.
 ///
 /// It assigns ids (in the order of the calls, without gaps) and times (one for all that are committed together),
 /// encodes, and **groups commits**: all appends that arrive while one write is in flight share the next. Each caller
@@ -107,7 +107,7 @@ pub use slot::{Durable, Slot, Submitted};
 /// when nothing else is in flight.
 ///
 /// # Drop
-/// Dropping the last handle takes nothing more, and commits in the background what was handed over.
+/// Once the last handle is dropped, the journal accepts no further appends, and commits in the background what it accepted.
 /// [`close`](Journal::close) also waits for it.
 pub struct Journal<T> {
     handle: Arc<Handle>,
@@ -132,7 +132,7 @@ impl<T> Journal<T> {
     ///
     /// # Errors
     /// `Unsupported` for a store that does not know where its log ends; `Unavailable` if it does not reply within
-    /// [`append_timeout`](JournalOptions::append_timeout); and whatever the store meets.
+    /// [`append_timeout`](JournalOptions::append_timeout); and any error of the store.
     ///
     /// # Cancel safety
     /// A dropped future has started nothing.
@@ -215,13 +215,13 @@ impl<T: Serialize> Journal<T> {
     /// Appends one event; `Ok` is its id, and means that it is durable.
     ///
     /// # Errors
-    /// `Invalid` when the event cannot be written as JSON or the store can never take it; whatever the store meets;
+    /// `Invalid` when the event cannot be written as JSON or the store can never take it; any error of the store;
     /// `Closed` after [`close`](Journal::close) or a stop. With [`Retry::Safe`], nothing was applied. With
     /// [`Retry::AfterCheckpoint`], the journal has stopped, and only the log shows whether the event was written.
     ///
     /// # Cancel safety
-    /// Dropped while it waits for room, nothing is written. Dropped later, the event is committed or not, wholly, by
-    /// the journal's own task: only the answer is lost.
+    /// If the future is dropped while it waits for room, nothing is written. If it is dropped later, the journal's own task
+    /// commits the event or not: only the reply is lost.
     pub async fn append(&self, event: &T) -> Result<EventId> {
         self.commit(Kind::Append, 1, || Payloads::encode(std::iter::once((event, None)))).await
     }

@@ -21,8 +21,8 @@ pub struct JournalOptions {
     /// which the store replies that it takes nothing for now (`Unavailable` with
     /// [`Retry::Safe`](crate::Retry::Safe), as under back-pressure) does not count. Default: 5 minutes.
     pub resolve_timeout: Duration,
-    /// The first pause between two such attempts. Each following pause may be twice as long; the pause taken is drawn
-    /// evenly between 1 ms and this. Default: 20 ms.
+    /// The first pause between two such attempts. Each following pause may be twice as long; each is drawn evenly
+    /// between 1 ms and that limit. Default: 20 ms.
     pub backoff_min: Duration,
     /// The longest of these pauses. Default: 2 s.
     pub backoff_max: Duration,

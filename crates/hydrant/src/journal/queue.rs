@@ -142,7 +142,7 @@ impl Queue {
         Ok((first, outcome))
     }
 
-    /// Swaps everything that waits for the empty `requests`. `false`: there is nothing, and never will be.
+    /// Moves all queued requests into `requests`, which must be empty. `false`: there is nothing, and never will be.
     pub(super) async fn take(&self, requests: &mut Vec<Request>) -> bool {
         debug_assert!(requests.is_empty(), "what was taken is committed first");
         loop {

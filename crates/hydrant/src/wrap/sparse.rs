@@ -1,4 +1,4 @@
-//! What the wrappers share whose sinks hold only some of the source's events.
+//! Shared by the wrappers that forward only some of the source's events.
 
 use tokio::sync::Mutex;
 
@@ -8,7 +8,7 @@ use crate::{Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, Resu
 /// A sink that receives only some of the source's events.
 ///
 /// Its own log has other predecessors than the source: a batch follows the last event that was kept. The id of that
-/// event is never guessed from the source's ids. The sink's first reply names it, and then what the sink acknowledged.
+/// event is never guessed from the source's ids: it comes from the sink's first checkpoint, then from each acknowledged batch.
 /// So a sink that loses events meanwhile answers `Gap`.
 #[derive(Debug)]
 pub(super) struct Sparse<S> {
