@@ -163,14 +163,22 @@ impl Look<'_> {
         Ok(self.text)
     }
 
-    /// Refuses a line above the limit, unless its end is missing. With a higher limit, such a line is an event, so it must
-    /// not be taken for a torn tail.
-    fn refuse_whole(&self, offset: u64) -> Result<()> {
-        let mut last = [0];
-        self.file
-            .read_at(&mut last, self.text.saturating_sub(1))
-            .map_err(|cause| self.dir.unread(self.path, cause))?;
-        if last == *b"\n" {
+    /// Refuses a line above the limit, from `offset` to `end`, if it is whole. With a higher limit, such a line is an event,
+    /// so it must not be taken for a torn tail. A torn line has no line break, or NUL bytes in the place of lost blocks.
+    fn refuse_whole(&self, offset: u64, end: u64) -> Result<()> {
+        let mut buffer = vec![0; lines::BLOCK_BYTES];
+        let (mut at, mut last) = (offset, 0);
+        while at < end {
+            let len = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
+            let read = self.file.read_at(&mut buffer[..len], at);
+            let read = read.map_err(|cause| self.dir.unread(self.path, cause))?;
+            if read == 0 || memchr::memchr(0, &buffer[..read]).is_some() {
+                return Ok(());
+            }
+            last = buffer[read - 1];
+            at += read as u64;
+        }
+        if last == b'\n' {
             return Err(self.dir.damage(self.path, &**self.file, offset, &too_long(self.dir)));
         }
         Ok(())
@@ -184,7 +192,7 @@ impl Look<'_> {
             let block = match piece {
                 Piece::Lines(block) => block,
                 Piece::TooLong(at) => {
-                    self.refuse_whole(at)?;
+                    self.refuse_whole(at, lines.at())?;
                     each(at, Err(too_long(self.dir)))?;
                     continue;
                 }
@@ -197,7 +205,7 @@ impl Look<'_> {
                 let offset = block.offset + at as u64;
                 let half = ends.is_none() && !matches!(wire::parse(&line), Ok(Line::Foreign));
                 if len >= self.dir.line_bytes_max {
-                    self.refuse_whole(offset)?;
+                    self.refuse_whole(offset, (offset + len as u64 + 1).min(self.text))?;
                     each(offset, Err(too_long(self.dir)))?;
                 } else if half {
                     each(offset, Err(Error::corrupt("the line has no end")))?;
@@ -268,8 +276,10 @@ impl Look<'_> {
             }
             Ok(())
         })?;
+        // Only its own version knows whether a line of a newer format was synced.
+        let is_newer = |what: &Error| what.kind() == ErrorKind::Unsupported && !mutant("newer-is-torn");
         match flaw {
-            Some((offset, what)) if offset < synced => {
+            Some((offset, what)) if offset < synced || is_newer(&what) => {
                 Err(self.dir.damage(self.path, &**self.file, offset, &what))
             }
             _ if found.end < synced => {

@@ -146,14 +146,12 @@ pub(crate) fn last_before(
     dir: &Directory,
     path: &Path,
 ) -> Result<(u64, Bytes)> {
-    let mut want = 64 << 10;
+    // The longest line, its line break, and the one before it.
+    let want_max = (dir.line_bytes_max as u64).saturating_add(2);
+    let mut want = want_max.min(64 << 10);
     loop {
         let start = end.saturating_sub(want);
         let len = usize::try_from(end - start).unwrap_or(usize::MAX);
-        if len > dir.line_bytes_max.saturating_add(64 << 10) {
-            let long = Error::corrupt(format!("the last line is longer than {} bytes", dir.line_bytes_max));
-            return Err(dir.damage(path, &**file, start, &long));
-        }
         let mut buffer = BytesMut::zeroed(len);
         let read = file.read_at(&mut buffer, start).map_err(|cause| dir.unread(path, cause))?;
         buffer.truncate(read);
@@ -164,7 +162,11 @@ pub(crate) fn last_before(
         if let Some(at) = found.or((start == 0).then_some(0)) {
             return Ok((start + at as u64, buffer.freeze().slice(at..)));
         }
-        want *= 8;
+        if want == want_max {
+            let long = Error::corrupt(format!("the last line is longer than {} bytes", dir.line_bytes_max));
+            return Err(dir.damage(path, &**file, start, &long));
+        }
+        want = want.saturating_mul(8).min(want_max);
     }
 }
 

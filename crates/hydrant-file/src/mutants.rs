@@ -1,6 +1,6 @@
 //! Faults that the simulator must find, selected at run time in a build with `--cfg sim_mutants`.
 //!
-//! Seven faults are not among them, because the simulator meets them too rarely. The tests of this crate find them:
+//! Eight faults are not among them, because the simulator meets them too rarely. The tests of this crate find them:
 //! `HYDRANT_SIM_MUTANT=NAME RUSTFLAGS="--cfg sim_mutants" cargo test -p hydrant-file --features sim TESTS` fails.
 //!
 //! | name | fault | tests |
@@ -11,6 +11,7 @@
 //! | `write-behind-a-hole` | an append behind a hole, which a cut left, is acknowledged | `append` |
 //! | `stopped-is-safe` | a failure that stops the log says that nothing was applied | `append` |
 //! | `short-log-is-silent` | a follower of a log that became shorter waits forever | `replaced` |
+//! | `newer-is-torn` | lines of a newer format count as a torn tail | `opening` |
 //! | `foreign-unsynced` | what hydra-node sealed is shown before it is durable | `foreign` |
 //!
 //! A copy of the module in `hydrant`: to share it, that crate would have to publish a function that is for tests only.

@@ -272,3 +272,26 @@ async fn a_state_that_ends_before_a_sealed_segment_is_left_alone() {
     before.extend(disk.files().remove_entry(&lock));
     assert_eq!(disk.files(), before);
 }
+
+/// Nothing says that they were synced: there is no record, and this version cannot read their marks.
+#[tokio::test(start_paused = true)]
+async fn lines_of_a_newer_format_are_no_torn_tail() {
+    let newer = b"{\"eventId\":26,\"stateChanged\":{},\"_hydrant\":\"h2000102030405\"}\n";
+    let mut continued = log();
+    continued[2].1.extend_from_slice(newer);
+    let mut rotated = log();
+    rotated.push(("state.next-25", newer.to_vec()));
+    for files in [continued, rotated] {
+        let disk = disk_of(&files);
+        let before = disk.files();
+        let error = open(&disk).await.unwrap_err();
+        assert_eq!(error.kind(), hydrant::ErrorKind::Unsupported, "{error}");
+        let mut after = disk.files();
+        after.remove(&dir().join("lock"));
+        assert_eq!(after, before);
+    }
+    let mut files = log();
+    files[2].1.extend_from_slice(newer);
+    let disk = disk_of(&files);
+    assert_eq!(count(&disk).await.unwrap_err().kind(), hydrant::ErrorKind::Unsupported);
+}

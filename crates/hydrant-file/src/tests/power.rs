@@ -364,3 +364,27 @@ async fn a_read_that_fails_anywhere_loses_nothing() {
         }
     }
 }
+
+/// The blocks that the disk lost are longer than an event may be.
+#[tokio::test(start_paused = true)]
+async fn a_hole_above_the_limit_of_events_is_a_torn_tail() {
+    let options = || FileStoreOptions::default().with_event_bytes_max(300);
+    let open = async |disk: &SimDisk| {
+        let roster = Arc::new(MemoryCheckpoints::default());
+        FileStore::open_on(Arc::new(disk.clone()), &dir(), roster, options()).await
+    };
+    let mut torn = 0;
+    for seed in 0..100 {
+        let disk = SimDisk::new(&dir());
+        let store = open(&disk).await.unwrap();
+        store.append(Batch::new(None, &events(0..3)).unwrap()).await.unwrap();
+        disk.fail(When::Next("sync /log/state".to_owned()), Fault::PowerCut);
+        store.append(Batch::new(Some(EventId::new(2)), &events(3..40)).unwrap()).await.unwrap_err();
+        drop(store);
+        let disk = disk.reboot(&mut Rng::with_seed(seed));
+        let store = open(&disk).await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        torn += usize::from(!store.recovered().is_empty());
+        assert!(store.checkpoint().await.unwrap().id() >= Some(EventId::new(2)), "seed {seed}");
+    }
+    assert!(torn > 10, "{torn} torn tails");
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use hydrant::{Batch, ErrorKind, EventId, EventSink, EventSource, EventSourceExt, ReadFrom, Retry};
+use hydrant::{Batch, ErrorKind, Event, EventId, EventSink, EventSource, EventSourceExt, ReadFrom, Retry};
 use hydrant_file::{FileSource, FileSourceOptions, FileStore, FileStoreOptions, Fsync};
 
 use crate::common::{all, append, event, events, head, names, open, snapshot};
@@ -216,6 +216,22 @@ async fn an_event_at_the_limit_is_read_back() {
     let error = store.append(Batch::new(Some(EventId::ZERO), &[event(10)]).unwrap()).await.unwrap_err();
     assert_eq!((error.kind(), error.event()), (ErrorKind::Invalid, Some(EventId::new(10))));
     assert_eq!(all(&store).await, [event(0)]);
+}
+
+/// The last event is longer than what is read at first, and shorter than the limit.
+#[tokio::test]
+async fn the_last_event_is_found_whatever_its_length() {
+    for bytes in [60_000, 90_000, 500_000, 900_000] {
+        let dir = tempfile::tempdir().unwrap();
+        let limit = bytes + 1_000;
+        let options = FileStoreOptions::default().with_event_bytes_max(limit);
+        let store = FileStore::open(dir.path(), options).await.unwrap();
+        let large = |id| Event::new(EventId::new(id), &"x".repeat(bytes)).unwrap();
+        append(&store, &[large(0), large(1), large(2)]).await;
+        let options = FileSourceOptions::default().with_event_bytes_max(limit);
+        let source = FileSource::open(dir.path(), options).await.unwrap();
+        assert_eq!(source.checkpoint().await.unwrap().id(), Some(EventId::new(2)), "{bytes}");
+    }
 }
 
 #[tokio::test]
