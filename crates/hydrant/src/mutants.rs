@@ -1,6 +1,6 @@
 //! Faults that the simulator must find, selected at run time in a build with `--cfg sim_mutants`.
 //!
-//! Five faults are not among them. In the simulator, no change of the roster lands late enough, no source of a relay is pruned,
+//! Six faults are not among them. In the simulator, no change of the roster lands late enough, no source of a relay is pruned,
 //! and a failover rarely comes between a comparison and its append. The tests find these: `HYDRANT_SIM_MUTANT=NAME RUSTFLAGS="--cfg sim_mutants" cargo test -p hydrant TESTS` fails.
 //!
 //! | name | fault | tests |
@@ -8,6 +8,7 @@
 //! | `late-attach-hidden` | `prune` does not show a name of the roster that the status does not have | `roster_late` |
 //! | `unmarked-entry` | a change that lands late fits the entry of a later `attach` | `roster_late` |
 //! | `prune-by-roster-alone` | `prune` ignores an attached sink whose entry is gone | `roster_late` |
+//! | `head-of-the-reply` | a secondary at the head begins where the log ends once its sink replies | `starts` |
 //! | `lost-in-between` | a batch takes the place of an event that the primary lost since it was compared | `lost_tail` |
 //! | `pruned-ends-relay` | a sink that needs pruned events ends the relay of all | `relay_pruned` |
 

@@ -18,7 +18,7 @@ use super::options::{SecondaryOptions, StartAt};
 use super::patient::Patient;
 use super::progress::{Outbox, ROSTER_INTERVAL, RosterEntry};
 use super::secondary::Secondary;
-use super::start::{Begin, begin, compare};
+use super::start::{Begin, begin, compare, end};
 use crate::mutants::mutant;
 use crate::{Batch, Checkpoint, Error, ErrorKind, Event, EventId, EventSink, Result, Retry};
 
@@ -58,6 +58,10 @@ impl Delivery {
         options: SecondaryOptions,
         entry: &RosterEntry,
     ) -> Self {
+        // What is appended from now on is delivered, also if the sink replies only later.
+        let starts_here = options.start == StartAt::Head && hub.settings.knows_head;
+        let remembered =
+            (starts_here && !mutant("head-of-the-reply")).then(|| Begin::at_head(hub.feed.head_place()));
         Self {
             source: Arc::new(hub.patient()),
             rng: hub.rng(),
@@ -68,8 +72,8 @@ impl Delivery {
             reported: entry.checkpoint(),
             unsaved: None,
             asked_at: Instant::now(),
-            remembered: None,
-            is_untouched: false,
+            is_untouched: remembered.is_some(),
+            remembered,
             batch_events: options.batch_events_max,
             attempt: 0,
             options,
@@ -148,8 +152,13 @@ impl Delivery {
 
     /// Returns where to continue, after checking that the sink shares the primary's history.
     async fn begin(&mut self) -> Result<Begin> {
-        let checkpoint = self.ask(self.options.call_timeout).await?;
         let head = self.hub.feed.head();
+        let is_new = self.remembered.is_none() && self.secondary.reached().is_none();
+        if is_new && self.options.start == StartAt::Head && !mutant("head-of-the-reply") {
+            self.remembered = Some(Begin::at_head(end(&*self.source, head).await?));
+            self.is_untouched = true;
+        }
+        let checkpoint = self.ask(self.options.call_timeout).await?;
         if let (Checkpoint::Unknown, Some(begin)) = (checkpoint, self.remembered.clone())
             && !mutant("remembers-nothing")
         {

@@ -42,6 +42,8 @@ pub(crate) struct Hub {
 /// What the options of a fan-out and of a relay have in common.
 pub(crate) struct Settings {
     pub(crate) target: Option<String>,
+    /// Whether the head of the feed is that of the log. A relay's is only the newest event that it has read.
+    pub(crate) knows_head: bool,
     pub(crate) call_timeout: Duration,
     pub(crate) read_timeout: Duration,
     pub(crate) clock: Clock,

@@ -136,6 +136,7 @@ impl<P: Primary + 'static> FanOut<P> {
         let feed = Feed::new(head, signal.clone(), options.ring_events_max, options.ring_bytes_max);
         let settings = Settings {
             target: options.target.clone(),
+            knows_head: true,
             call_timeout: timeout,
             read_timeout: options.read_timeout,
             clock: options.clock.clone(),

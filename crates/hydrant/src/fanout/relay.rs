@@ -71,6 +71,7 @@ impl Relay {
             Feed::new(Checkpoint::Empty, signal.clone(), options.ring_events_max, options.ring_bytes_max);
         let settings = Settings {
             target: options.target.clone(),
+            knows_head: false,
             call_timeout: options.call_timeout,
             read_timeout: options.read_timeout,
             clock: options.clock.clone(),

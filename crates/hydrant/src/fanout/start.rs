@@ -5,7 +5,7 @@ use futures_util::StreamExt;
 use super::lineage::{self, Place};
 use super::options::StartAt;
 use crate::mutants::mutant;
-use crate::{Checkpoint, Error, ErrorKind, Event, EventId, EventSource, ReadFrom, Result};
+use crate::{Checkpoint, Error, ErrorKind, Event, EventId, EventSource, ReadFrom, Result, Retry};
 
 /// A position to continue after, and the floor, if that is not the origin.
 #[derive(Clone, Debug)]
@@ -17,6 +17,12 @@ pub(crate) struct Begin {
 impl Begin {
     fn after(position: Option<Place>) -> Self {
         Self { position, floor: None }
+    }
+
+    /// After the newest event of a log, where [`StartAt::Head`] begins.
+    pub(crate) fn at_head(head: Option<Place>) -> Self {
+        let floor = head.as_ref().and_then(|head| head.id().next());
+        Self { position: head, floor }
     }
 }
 
@@ -47,11 +53,7 @@ pub(crate) async fn begin(
             Ok(Begin::after(id.prev().map(Place::Id)))
         }
         (Checkpoint::Unknown, StartAt::After(id)) => Ok(Begin::after(Some(Place::Id(id)))),
-        (Checkpoint::Unknown, StartAt::Head) => {
-            let head = end(source, head).await?;
-            let floor = head.as_ref().and_then(|head| head.id().next());
-            Ok(Begin { position: head, floor })
-        }
+        (Checkpoint::Unknown, StartAt::Head) => end(source, head).await.map(Begin::at_head),
         (Checkpoint::Unknown, StartAt::Checkpoint) => Err(Error::unsupported(
             "the sink has no memory of its own; wrap it in `Checkpointed`, or attach it with an explicit start",
         )),
@@ -59,13 +61,37 @@ pub(crate) async fn begin(
 }
 
 /// The end of the log now: a relay may not have read so far, or not begun.
+///
+/// # Errors
+/// Any error of the source. `Pruned` is retryable: the log has moved on, and so has its newest snapshot.
 pub(crate) async fn end(source: &dyn EventSource, head: Option<EventId>) -> Result<Option<Place>> {
-    let mut last = head.map(Place::Id);
-    let mut events = source.read(head.map_or(ReadFrom::Snapshot, ReadFrom::At));
-    while let Some(event) = events.next().await.transpose()? {
-        last = Some(Place::Event(event));
+    let from_head = match head {
+        Some(head) => last(source, ReadFrom::At(head)).await,
+        None => last(source, ReadFrom::Snapshot).await,
+    };
+    match from_head {
+        Err(error) if is_pruned(&error) => last(source, ReadFrom::Snapshot).await.map_err(retry_if_pruned),
+        found => Ok(found?.or(head.map(Place::Id))),
     }
-    Ok(last)
+}
+
+/// The last event of a read.
+async fn last(source: &dyn EventSource, from: ReadFrom) -> Result<Option<Place>> {
+    let mut last = None;
+    let mut events = source.read(from);
+    while let Some(event) = events.next().await.transpose()? {
+        last = Some(event);
+    }
+    Ok(last.map(Place::Event))
+}
+
+fn is_pruned(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Pruned { .. })
+}
+
+/// A place that was just found, and was pruned before it could be read, is found again at the next attempt.
+fn retry_if_pruned(error: Error) -> Error {
+    if is_pruned(&error) { error.with_retry(Retry::Safe) } else { error }
 }
 
 /// Lineage: the event that the sink ends with must be the primary's event of that id. A position without a digest is not
@@ -146,7 +172,7 @@ async fn oldest_snapshot(source: &dyn EventSource) -> Result<Begin> {
     };
     let mut position = oldest.prev().map(Place::Id);
     let mut events = source.read(ReadFrom::At(oldest));
-    while let Some(event) = events.next().await.transpose()? {
+    while let Some(event) = events.next().await.transpose().map_err(retry_if_pruned)? {
         if Event::is_snapshot(&event) {
             return Ok(Begin { position, floor: Some(event.id()) });
         }

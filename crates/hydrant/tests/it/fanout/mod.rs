@@ -23,6 +23,7 @@ mod roster_late;
 mod simulation;
 mod slow_source;
 mod stale;
+mod starts;
 mod states;
 mod unknown_outcome;
 
