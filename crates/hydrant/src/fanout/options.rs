@@ -246,7 +246,8 @@ pub enum StartAt {
     Origin,
     /// For a sink without memory: the first event after this one.
     After(EventId),
-    /// For a sink without memory: the events appended from now on.
+    /// For a sink without memory: the events appended after `attach` returned. Over a relay: after the newest event that the
+    /// source has when the secondary starts.
     Head,
 }
 
