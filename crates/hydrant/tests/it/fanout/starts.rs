@@ -121,7 +121,7 @@ impl EventSource for PrunedOnce {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_snapshot_that_is_pruned_while_it_is_looked_for_is_found_again() {
+async fn a_snapshot_pruned_while_it_is_looked_for_is_found_again() {
     let source = PrunedOnce::on(ReadFrom::At(id(10))).await;
     let (relay, sink) = (relay(source.clone()).await, MemoryStore::default());
     relay.attach("new", sink.clone(), at(StartAt::OldestSnapshot)).await.unwrap();
