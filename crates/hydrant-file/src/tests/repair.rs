@@ -124,6 +124,109 @@ fn damage_in_a_sealed_segment_raises_the_floor_behind_it() {
     }
 }
 
+/// Everything that a report says, as text.
+fn described(report: &RepairReport) -> String {
+    report.repaired.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// The log, and a fourth segment of events 26 to 29 in `state`.
+fn longer_log() -> Vec<(&'static str, Vec<u8>)> {
+    let mut log = log();
+    log[2].0 = "state-25";
+    log.push(("state", segment(behind(25), &[vec![snapshot(26)], events(27..30)])));
+    log
+}
+
+#[test]
+fn a_hole_raises_the_floor_and_no_sound_file_is_cut() {
+    // The segment that is missing, and the events that are missing with it.
+    for (missing, first, last) in [(1, 9, 19), (2, 19, 25)] {
+        let mut log = longer_log();
+        log.remove(missing);
+        let disk = disk_of(&log);
+        let report = repair(&disk).unwrap();
+        assert_eq!((report.repaired.len(), report.remaining.len()), (missing, 0), "{report:?}");
+        let hole = format!("the events behind event {first}, up to event {last}, are missing");
+        assert!(described(&report).contains(&hole), "{report:?}");
+        assert_eq!(findings(&disk), []);
+        for (at, (name, bytes)) in log.iter().enumerate() {
+            let kept = if at < missing { format!("damaged-1.{name}") } else { (*name).to_owned() };
+            assert_eq!(&disk.files()[&dir().join(kept)], bytes, "{name}");
+        }
+        assert_eq!(repair(&disk).unwrap(), RepairReport::default());
+    }
+    let mut log = log();
+    log.remove(1);
+    let disk = disk_of(&log);
+    repair(&disk).unwrap();
+    assert_eq!(ids(&disk, "state").len(), 6);
+}
+
+#[test]
+fn damage_behind_a_hole_is_cut_where_it_is() {
+    let mut log = log();
+    log.remove(1);
+    let third_line = memchr::memchr_iter(b'\n', &log[1].1).nth(2).unwrap();
+    log[1].1[third_line - 30] ^= 1;
+    let disk = disk_of(&log);
+    let report = repair(&disk).unwrap();
+    assert_eq!((report.repaired.len(), report.remaining.len()), (2, 0), "{report:?}");
+    assert_eq!((ids(&disk, "state"), findings(&disk)), (vec![20, 21], vec![]));
+    nothing_is_lost(&log, &disk);
+}
+
+#[test]
+fn a_hole_before_a_file_without_snapshot_is_left() {
+    let state = segment(behind(19), &[events(20..23)]);
+    let disk = disk_of(&[log()[0].clone(), ("state", state.clone())]);
+    let report = repair(&disk).unwrap();
+    assert_eq!((report.repaired.len(), report.remaining.len()), (0, 1), "{report:?}");
+    assert_eq!(disk.files()[&dir().join("state")], state);
+}
+
+/// The log after a kill between the two last steps of a compression of `state-9`.
+fn half_compressed(log: &[(&'static str, Vec<u8>)]) -> SimDisk {
+    let disk = disk_of(&super::log());
+    let sealed = crate::directory::Sealed { last: EventId::new(9), compressed: false };
+    directory(&disk).compress(sealed, &std::sync::atomic::AtomicBool::new(false)).unwrap();
+    for (name, bytes) in log {
+        disk.put(&dir().join(name), bytes);
+    }
+    disk
+}
+
+#[test]
+fn both_forms_of_a_segment_are_set_aside_together() {
+    let mut log = log();
+    log[1].1[100] ^= 1;
+    let disk = half_compressed(&log);
+    let report = repair(&disk).unwrap();
+    assert_eq!((report.repaired.len(), report.remaining.len()), (3, 0), "{report:?}");
+    assert_eq!((ids(&disk, "state").len(), findings(&disk)), (6, vec![]));
+    for kept in ["damaged-1.state-9", "damaged-1.state-9.zst", "damaged-1.state-19"] {
+        assert!(disk.files().contains_key(&dir().join(kept)), "{kept}");
+    }
+    nothing_is_lost(&log, &disk);
+}
+
+#[test]
+fn a_sound_compressed_form_replaces_a_damaged_plain_one() {
+    let mut log = log();
+    log[0].1[100] ^= 1;
+    let disk = half_compressed(&log);
+    let report = repair(&disk).unwrap();
+    assert_eq!((report.repaired.len(), report.remaining.len()), (1, 0), "{report:?}");
+    assert_eq!(findings(&disk), []);
+    assert!(disk.files().contains_key(&dir().join("state-9.zst")));
+    assert!(disk.files().contains_key(&dir().join("damaged-1.state-9")));
+    // Where the compressed form is damaged too, the log begins behind both.
+    let disk = half_compressed(&log);
+    disk.put(&dir().join("state-9.zst"), b"garbage");
+    let report = repair(&disk).unwrap();
+    assert_eq!((report.repaired.len(), report.remaining.len()), (2, 0), "{report:?}");
+    assert_eq!((ids(&disk, "state-19").len(), findings(&disk)), (10, vec![]));
+}
+
 #[test]
 fn a_repair_beside_a_writer_is_fenced() {
     use crate::disk::Disk;
@@ -140,7 +243,9 @@ fn an_interrupted_repair_is_finished_by_the_next() {
     let third_line = memchr::memchr_iter(b'\n', &damaged[2].1).nth(2).unwrap();
     damaged[2].1[third_line - 30] ^= 1;
     let glued: String = (0..6).map(foreign).collect::<String>().replace("{\"eventId\":3", "\0{\"eventId\":3");
-    for files in [damaged, vec![("state", glued.into_bytes())]] {
+    let mut hole = longer_log();
+    hole.remove(1);
+    for files in [damaged, hole, vec![("state", glued.into_bytes())]] {
         let disk = disk_of(&files);
         let report = repair(&disk).unwrap();
         assert!(report.remaining.is_empty(), "{report:?}");
