@@ -15,6 +15,7 @@ use crate::lines::{BLOCK_BYTES, Lines, Piece};
 use crate::lock::{Lock, Record, print};
 use crate::opening::{Opening, read_line};
 use crate::options::FileStoreOptions;
+use crate::recovery::settle_before_repair;
 use crate::rewrite::rewrite;
 use crate::rotation::sync_dir;
 use crate::verify::{Finding, Verifier, is_sound};
@@ -48,7 +49,9 @@ pub struct RepairReport {
     pub remaining: Vec<Finding>,
 }
 
-/// Repairs a log that no process writes to.
+/// Repairs a log that no process writes to. A sound log is not changed.
+///
+/// First, a rotation that a crash interrupted is finished, or its second name of `state` is removed.
 ///
 /// 1. Lines that were glued together, as hydra-node leaves them after a crash, are taken apart, and half
 ///    events between whole ones are taken out, where the ids prove that no event is missing then.
@@ -77,6 +80,10 @@ pub(crate) fn repair_in(dir: &Directory) -> Result<RepairReport> {
         return Err(Lock::held(dir));
     };
     let mut repair = Repair { dir, lock, record, report: RepairReport::default() };
+    if repair.remaining()?.is_empty() {
+        return Ok(repair.report);
+    }
+    settle_before_repair(dir, repair.record)?;
     repair.prefer_compressed()?;
     repair.take_lines_apart()?;
     repair.raise_the_floor()?;

@@ -3,6 +3,7 @@ use hydrant::Result;
 use super::*;
 use crate::FileStoreOptions;
 use crate::RepairReport;
+use crate::disk::Disk;
 use crate::sim::{Fault, When};
 
 fn repair(disk: &SimDisk) -> Result<RepairReport> {
@@ -227,9 +228,110 @@ fn a_sound_compressed_form_replaces_a_damaged_plain_one() {
     assert_eq!((ids(&disk, "state-19").len(), findings(&disk)), (10, vec![]));
 }
 
+/// A log after a kill of a rotation between its two last steps: `state` has a sealed name too.
+fn half_rotated(log: &[(&str, Vec<u8>)], last: u64, next: &[u8]) -> SimDisk {
+    let disk = disk_of(log);
+    disk.link(&dir().join("state"), &dir().join(format!("state-{last}"))).unwrap();
+    disk.sync_dir(&dir()).unwrap();
+    disk.put(&dir().join(format!("state.next-{last}")), next);
+    disk
+}
+
+async fn opens_after_repair(disk: &SimDisk, expected: &[u64]) {
+    let disk = disk.restart();
+    let roster = Arc::new(hydrant::MemoryCheckpoints::default());
+    let options = FileStoreOptions::default();
+    let store = crate::FileStore::open_on(Arc::new(disk.process()), &dir(), roster, options).await.unwrap();
+    store.close().await.unwrap();
+    assert_eq!((ids(&disk, "state"), findings(&disk)), (expected.to_vec(), vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unfinished_rotation_is_settled_before_a_repair() {
+    let next = segment(behind(25), &[vec![snapshot(26)], events(27..29)]);
+    // Damage inside of `state`, also in its last line: the second name says that the rotation counts.
+    for damaged in [&[2][..], &[1, 5]] {
+        let mut log = log();
+        let ends: Vec<usize> = memchr::memchr_iter(b'\n', &log[2].1).collect();
+        for line in damaged {
+            log[2].1[ends[*line] - 30] ^= 1;
+        }
+        let disk = half_rotated(&log, 25, &next);
+        let report = repair(&disk).unwrap();
+        assert_eq!((report.repaired.len(), report.remaining.len()), (3, 0), "{report:?}");
+        assert!(described(&report).contains("damaged-1.state-25"), "{report:?}");
+        assert_eq!(disk.files()[&dir().join("damaged-1.state-25")], log[2].1);
+        nothing_is_lost(&log, &disk);
+        opens_after_repair(&disk, &[26, 27, 28]).await;
+    }
+    // A rotation that does not count: the second name goes, and `state` is cut.
+    let mut log = log();
+    let end = memchr::memchr_iter(b'\n', &log[2].1).nth(2).unwrap();
+    log[2].1[end - 30] ^= 1;
+    let disk = half_rotated(&log, 25, &next[..next.len() - 1]);
+    let report = repair(&disk).unwrap();
+    assert_eq!((report.repaired.len(), report.remaining.len()), (1, 0), "{report:?}");
+    assert!(described(&report).contains("damaged-1.state.from-byte-"), "{report:?}");
+    nothing_is_lost(&log, &disk);
+    opens_after_repair(&disk, &[20, 21]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unfinished_rotation_of_glued_lines_is_settled() {
+    let whole: String = (0..6).map(foreign).collect();
+    let glued = whole.replace("{\"eventId\":3", "\0\0{\"eventId\":3").into_bytes();
+    let next = segment(behind(5), &[vec![snapshot(6)], events(7..9)]);
+    for (next, state, left) in [(&next[..], "state-5", &[6, 7, 8][..]), (b"", "state", &[0, 1, 2, 3, 4, 5])] {
+        let files = [("state", glued.clone())];
+        let disk = half_rotated(&files, 5, next);
+        let report = repair(&disk).unwrap();
+        assert_eq!((report.repaired.len(), report.remaining.len()), (1, 0), "{report:?}");
+        assert_eq!(super::text(&disk, state), whole);
+        assert_eq!(disk.files()[&dir().join(format!("damaged-1.{state}"))], glued);
+        opens_after_repair(&disk, left).await;
+    }
+}
+
+#[test]
+fn an_interrupted_repair_of_a_half_rotated_log_is_finished() {
+    let mut log = log();
+    let end = memchr::memchr_iter(b'\n', &log[2].1).nth(2).unwrap();
+    log[2].1[end - 30] ^= 1;
+    let next = segment(behind(25), &[vec![snapshot(26)], events(27..29)]);
+    for (next, expected) in [(&next[..], vec![26, 27, 28]), (&next[..next.len() - 1], vec![20, 21])] {
+        let disk = half_rotated(&log, 25, next);
+        let begin = disk.steps().len();
+        repair(&disk).unwrap();
+        for (step, seed) in (begin..disk.steps().len()).flat_map(|step| (0..4).map(move |seed| (step, seed)))
+        {
+            let disk = half_rotated(&log, 25, next);
+            disk.fail(When::Step(step), Fault::PowerCut);
+            let first = repair(&disk);
+            let disk = disk.reboot(&mut fastrand::Rng::with_seed(seed));
+            nothing_is_lost(&log, &disk);
+            repair(&disk).unwrap();
+            let found = findings(&disk);
+            let what = format!("step {step}, seed {seed}: {first:?}, {found:?}");
+            assert!(found.iter().all(|finding| finding.is_torn_tail), "{what}");
+            if found.is_empty() {
+                assert_eq!(ids(&disk, "state"), expected, "{what}");
+            }
+            nothing_is_lost(&log, &disk);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_that_ends_before_its_second_name_opens() {
+    let mut log = log();
+    let end = memchr::memchr_iter(b'\n', &log[2].1).nth(1).unwrap();
+    log[2].1.truncate(end + 1);
+    let disk = half_rotated(&log, 25, &segment(behind(25), &[vec![snapshot(26)]]));
+    opens_after_repair(&disk, &[20, 21]).await;
+}
+
 #[test]
 fn a_repair_beside_a_writer_is_fenced() {
-    use crate::disk::Disk;
     let disk = disk_of(&log());
     let _held = disk.lock(&dir().join("lock")).unwrap().unwrap();
     let error = repair(&disk).unwrap_err();
