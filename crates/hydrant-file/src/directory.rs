@@ -178,18 +178,26 @@ impl Directory {
     pub(crate) fn open_sealed(&self, sealed: Sealed) -> Result<Option<Opened>> {
         // Compressed in between, it is found in the second form.
         for compressed in [false, true] {
-            let path = self.file(&Sealed { compressed, ..sealed }.name());
-            let Some((file, stat)) = self.open(&path)? else { continue };
-            if !compressed {
-                return Ok(Some((path, file, stat)));
+            let opened = self.open_form(Sealed { compressed, ..sealed })?;
+            if opened.is_some() {
+                return Ok(opened);
             }
-            let unread = |cause| self.unread(&path, cause);
-            let file =
-                ZstFile::open(file, unread).map_err(|error| error.at_target(path.display().to_string()))?;
-            let stat = file.stat().map_err(unread)?;
-            return Ok(Some((path, Arc::new(file), stat)));
         }
         Ok(None)
+    }
+
+    /// Opens one form of a sealed segment as its plain text; `None` when this form is not there.
+    pub(crate) fn open_form(&self, sealed: Sealed) -> Result<Option<Opened>> {
+        let path = self.file(&sealed.name());
+        let Some((file, stat)) = self.open(&path)? else { return Ok(None) };
+        if !sealed.compressed {
+            return Ok(Some((path, file, stat)));
+        }
+        let unread = |cause| self.unread(&path, cause);
+        let file =
+            ZstFile::open(file, unread).map_err(|error| error.at_target(path.display().to_string()))?;
+        let stat = file.stat().map_err(unread)?;
+        Ok(Some((path, Arc::new(file), stat)))
     }
 
     /// Returns the error of a read, which changed nothing.

@@ -90,6 +90,44 @@ pub(crate) fn recover(dir: &Directory, known: &Known) -> Result<Ready> {
     })
 }
 
+/// Returns whether a crash interrupted a rotation that had given `state` its second name. If `state` ends before that
+/// name's event, only a repair can open the log again, also if nothing else is wrong.
+pub(crate) fn is_half_rotated(dir: &Directory) -> Result<bool> {
+    let known = Known { record: None, torn_tail: TornTail::default(), delivered: None };
+    let listing = dir.list()?;
+    let recovery = Recovery { dir, known: &known, is_ours: false, listing, recovered: Vec::new() };
+    Ok(recovery.second_name()?.is_some())
+}
+
+/// Settles a rotation that a crash interrupted, before a repair changes `state`: it may have the name of a sealed
+/// segment too. `state` may be damaged. What does not count of the rotation is left to the next open.
+pub(crate) fn settle_before_repair(dir: &Directory, record: Option<Record>) -> Result<()> {
+    let known = Known { record, torn_tail: TornTail::default(), delivered: None };
+    let listing = dir.list()?;
+    let mut recovery = Recovery { dir, known: &known, is_ours: false, listing, recovered: Vec::new() };
+    // `state` gets a second name only after all of the next segment is durable: it says that the rotation counts.
+    let last = match recovery.second_name()? {
+        Some(second) => Some(second.last),
+        None if recovery.listing.next.is_empty() => return Ok(()),
+        None => recovery.last_line()?,
+    };
+    let next = match last {
+        Some(last) => recovery.next(last)?.map(|next| (last, next)),
+        None => None,
+    };
+    let Some((last, (next, end))) = next else { return recovery.drop_second_name() };
+    let path = dir.state();
+    if dir.stat(&path)?.is_some() {
+        let state = dir.disk.open(&path, Mode::Write).map_err(|cause| failed(&path, cause))?;
+        let len = state.stat().map_err(|cause| failed(&path, cause))?.len;
+        recovery.write_again(&path, &*state, 0, len, len)?;
+    }
+    recovery.write_again(&dir.next(last), &*next, 0, end.len, end.len)?;
+    rotation::finish(dir, last)?;
+    tracing::info!(dir = %dir.path.display(), %last, "finished the rotation that a crash interrupted");
+    Ok(())
+}
+
 /// The open file `state`, its metadata, and its end.
 type State = (Arc<dyn DiskFile>, Stat, Tail);
 
@@ -103,17 +141,41 @@ struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
+    /// The sealed name that `state` has too, while a rotation is under way.
+    fn second_name(&self) -> Result<Option<Sealed>> {
+        let Some(newest) = self.listing.sealed.last() else { return Ok(None) };
+        let identity = |path: &Path| Ok::<_, Error>(self.dir.stat(path)?.map(|stat| stat.identity));
+        let state = identity(&self.dir.state())?;
+        let is_state = state.is_some() && identity(&self.dir.file(&newest.name()))? == state;
+        Ok(is_state.then_some(*newest))
+    }
+
     /// Removes the sealed name of a `state` whose rotation is not going to be finished.
     fn drop_second_name(&mut self) -> Result<()> {
-        let Some(newest) = self.listing.sealed.last() else { return Ok(()) };
-        let path = self.dir.file(&newest.name());
-        let state = self.dir.stat(&self.dir.state())?.map(|stat| stat.identity);
-        if state.is_none() || self.dir.stat(&path)?.map(|stat| stat.identity) != state {
-            return Ok(());
-        }
+        let Some(second) = self.second_name()? else { return Ok(()) };
+        let path = self.dir.file(&second.name());
         self.dir.disk.remove(&path).map_err(|cause| failed(&path, cause))?;
         self.listing.sealed.pop();
         rotation::sync_dir(self.dir)
+    }
+
+    /// The last event of a `state` that may be damaged; without a `state`, of the log.
+    fn last_line(&mut self) -> Result<Option<EventId>> {
+        match self.state() {
+            Ok(Some((_, _, end))) => return Ok(end.last.as_ref().map(Event::id)),
+            Ok(None) => return Ok(self.listing.sealed.last().map(|sealed| sealed.last)),
+            Err(error) if error.kind() == ErrorKind::Corrupt => {}
+            Err(error) => return Err(error),
+        }
+        let path = self.dir.state();
+        let Some((file, stat)) = self.dir.open(&path)? else { return Ok(None) };
+        let read =
+            lines::last_before(&file, stat.len, self.dir, &path).and_then(|(_, line)| read_line(&line, None));
+        match read {
+            Ok((_, event)) => Ok(Some(event.id())),
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// `state` as it is found; `None` where it is missing.
@@ -135,7 +197,8 @@ impl Recovery<'_> {
         Ok(Some((file, stat, end)))
     }
 
-    /// Refuses a `state` that ends before the newest sealed segment: it is of another log, or an old copy.
+    /// Refuses a `state` that ends before the newest sealed segment: it is of another log, or an old copy. Or a rotation
+    /// gave that name to `state` itself, which was synced before: then it is damaged.
     fn check_order(&self, file: &dyn DiskFile, end: &Tail) -> Result<()> {
         match (&end.last, self.listing.sealed.last()) {
             (Some(last), Some(sealed)) if last.id() < sealed.last => {

@@ -15,9 +15,10 @@ use crate::lines::{BLOCK_BYTES, Lines, Piece};
 use crate::lock::{Lock, Record, print};
 use crate::opening::{Opening, read_line};
 use crate::options::FileStoreOptions;
+use crate::recovery::{is_half_rotated, settle_before_repair};
 use crate::rewrite::rewrite;
 use crate::rotation::sync_dir;
-use crate::verify::{Finding, Verifier};
+use crate::verify::{Finding, Verifier, is_sound};
 use crate::wire;
 
 /// What [`repair`] did at one place.
@@ -48,12 +49,16 @@ pub struct RepairReport {
     pub remaining: Vec<Finding>,
 }
 
-/// Repairs a log that no process writes to.
+/// Repairs a log that no process writes to. A sound log is not changed.
+///
+/// First, a rotation that a crash interrupted is finished, or its second name of `state` is removed.
 ///
 /// 1. Lines that were glued together, as hydra-node leaves them after a crash, are taken apart, and half
 ///    events between whole ones are taken out, where the ids prove that no event is missing then.
-/// 2. If a sealed segment is damaged, the log begins behind it: the next segment opens with a snapshot.
-///    The segments before are set aside; a reader that still needs them gets `Pruned`.
+/// 2. If a sealed segment is damaged or missing, the log begins behind it: the next segment opens with a snapshot.
+///    The segments before are set aside; a reader that still needs them gets `Pruned`. For a missing segment, the report
+///    names the ids between which events are missing. If a crash left the compressed form of a damaged segment too, and
+///    it is sound, only the damaged form is set aside.
 /// 3. If `state` is damaged, the log ends with the last whole commit before the damage.
 ///
 /// The rest of the log is contiguous and sound. Files and parts of files that were taken out are kept as
@@ -75,10 +80,15 @@ pub(crate) fn repair_in(dir: &Directory) -> Result<RepairReport> {
         return Err(Lock::held(dir));
     };
     let mut repair = Repair { dir, lock, record, report: RepairReport::default() };
+    if repair.remaining()?.is_empty() && !is_half_rotated(dir)? {
+        return Ok(repair.report);
+    }
+    settle_before_repair(dir, repair.record)?;
+    repair.prefer_compressed()?;
     repair.take_lines_apart()?;
     repair.raise_the_floor()?;
     repair.cut_state()?;
-    repair.report.remaining = repair.flaws()?.into_values().collect();
+    repair.report.remaining = repair.remaining()?;
     Ok(repair.report)
 }
 
@@ -90,21 +100,55 @@ struct Repair<'a> {
     report: RepairReport,
 }
 
+/// What is wrong with a log; a torn tail is nothing of it.
+#[derive(Default)]
+struct Flaws {
+    /// The first damage of each file.
+    damage: BTreeMap<PathBuf, Finding>,
+    /// What is missing, by the file behind it.
+    holes: BTreeMap<PathBuf, Finding>,
+}
+
 impl Repair<'_> {
-    /// The first flaw of each file; a torn tail is none.
-    fn flaws(&self) -> Result<BTreeMap<PathBuf, Finding>> {
-        let mut flaws = BTreeMap::new();
+    fn flaws(&self) -> Result<Flaws> {
+        let mut flaws = Flaws::default();
         Verifier::new(self.dir, |finding: Finding| {
-            flaws.entry(finding.file.clone()).or_insert(finding);
+            let kind = if finding.hole.is_some() { &mut flaws.holes } else { &mut flaws.damage };
+            kind.entry(finding.file.clone()).or_insert(finding);
             true
         })
         .run()?;
-        flaws.retain(|_, finding| !finding.is_torn_tail);
+        flaws.damage.retain(|_, finding| !finding.is_torn_tail);
         Ok(flaws)
     }
 
+    fn remaining(&self) -> Result<Vec<Finding>> {
+        let Flaws { mut damage, holes } = self.flaws()?;
+        damage.extend(holes); // a hole is before the first line
+        Ok(damage.into_values().collect())
+    }
+
+    /// Takes a plain segment out of the log whose compression was not finished, if only its compressed form is sound.
+    fn prefer_compressed(&mut self) -> Result<()> {
+        let mut damage = self.flaws()?.damage;
+        for sealed in self.dir.list()?.sealed {
+            let path = self.dir.file(&sealed.name());
+            if let Some(finding) = damage.remove(&path).filter(|_| !sealed.compressed)
+                && is_sound(self.dir, Sealed { compressed: true, ..sealed })?
+            {
+                let kept = self.set_aside(&path)?;
+                self.note(finding, "its compressed form is sound and counts now", kept);
+            }
+        }
+        Ok(())
+    }
+
     fn take_lines_apart(&mut self) -> Result<()> {
-        for (path, finding) in self.flaws()? {
+        for (path, finding) in self.flaws()?.damage {
+            // The lines of a compressed segment are not those of its file.
+            if path.extension().is_some_and(|extension| extension == "zst") {
+                continue;
+            }
             let temp = self.dir.file("state.repaired");
             self.remove_stale(&temp)?;
             let out = self.create(&temp)?;
@@ -128,32 +172,43 @@ impl Repair<'_> {
     }
 
     fn raise_the_floor(&mut self) -> Result<()> {
-        let mut flaws = self.flaws()?;
+        let Flaws { mut damage, mut holes } = self.flaws()?;
         let sealed = self.dir.list()?.sealed;
-        let path = |sealed: &Sealed| self.dir.file(&sealed.name());
-        let Some(damaged) = sealed.iter().rposition(|sealed| flaws.contains_key(&path(sealed))) else {
+        let path = |at: usize| {
+            sealed.get(at).map_or_else(|| self.dir.state(), |sealed| self.dir.file(&sealed.name()))
+        };
+        let damaged = (0..sealed.len()).rev().find(|&at| damage.contains_key(&path(at))).map(|at| at + 1);
+        let behind_hole = (1..=sealed.len()).rev().find(|&at| holes.contains_key(&path(at)));
+        let Some(floor) = damaged.max(behind_hole) else {
             return Ok(());
         };
-        let next = sealed.get(damaged + 1).map_or_else(|| self.dir.state(), path);
-        if !self.opens_with_snapshot(&next)? {
+        if !self.opens_with_snapshot(&path(floor))? {
             return Ok(()); // nothing of the log could be hydrated: this needs an operator
         }
+        let precedes =
+            if damaged == Some(floor) { "precedes a damaged file" } else { "precedes a missing segment" };
         // From the oldest on, so that a crash in between leaves a contiguous log.
-        for sealed in &sealed[..=damaged] {
-            let path = path(sealed);
-            let finding =
-                flaws.remove(&path).unwrap_or_else(|| Finding::of_file(&path, "precedes a damaged file"));
-            let kept = self.aside(&path, "")?;
-            self.dir.disk.rename(&path, &kept).map_err(|cause| failed(&kept, cause))?;
-            sync_dir(self.dir)?;
-            self.note(finding, "the log begins behind this segment now", kept);
+        for (at, oldest) in sealed[..floor].iter().enumerate() {
+            let hole = holes.remove(&path(at + 1)).and_then(|finding| finding.hole);
+            let hole = hole.map_or_else(String::new, |hole| format!("; {hole}"));
+            let done = format!("the log begins behind this segment now{hole}");
+            // If a compression was not finished, both forms go, the plain one first: either is the oldest segment then.
+            for compressed in [false, true] {
+                let path = self.dir.file(&Sealed { compressed, ..*oldest }.name());
+                if self.dir.stat(&path)?.is_some() {
+                    let finding = damage.remove(&path).unwrap_or_else(|| Finding::of_file(&path, precedes));
+                    let kept = self.set_aside(&path)?;
+                    self.note(finding, &done, kept);
+                }
+            }
         }
         Ok(())
     }
 
     fn cut_state(&mut self) -> Result<()> {
         let path = self.dir.state();
-        let Some(finding) = self.flaws()?.remove(&path) else {
+        // A hole before `state` is no damage of it.
+        let Some(finding) = self.flaws()?.damage.remove(&path) else {
             return Ok(());
         };
         let file = self.dir.disk.open(&path, Mode::Write).map_err(|cause| failed(&path, cause))?;
@@ -220,6 +275,14 @@ impl Repair<'_> {
         let Some((file, stat)) = self.dir.open(path)? else { return Ok(false) };
         let opening = Opening::of(self.dir, path, &file, stat.len);
         Ok(opening.is_ok_and(|opening| opening.is_some_and(|opening| opening.snapshot == Some(0))))
+    }
+
+    /// Takes a whole file out of the log. Returns where it is kept.
+    fn set_aside(&self, path: &Path) -> Result<PathBuf> {
+        let kept = self.aside(path, "")?;
+        self.dir.disk.rename(path, &kept).map_err(|cause| failed(&kept, cause))?;
+        sync_dir(self.dir)?;
+        Ok(kept)
     }
 
     /// Returns a free name beside the log for the file that was `path`.

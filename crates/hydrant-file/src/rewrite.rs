@@ -18,8 +18,8 @@ use crate::wire::{self, Flags, Line, Marks, Place};
 /// How much is written at once.
 const WRITE_BYTES: usize = 1 << 20;
 
-/// Writes a file anew with its events only. Returns whether no event is missing then: all dropped bytes were outside
-/// of Hydrant's own commits, and between ids that follow each other.
+/// Writes a file anew with its events only. Returns whether lines were taken apart and no event is missing then: all
+/// dropped bytes were outside of Hydrant's own commits, and between ids that follow each other.
 pub(crate) fn rewrite(
     dir: &Directory,
     path: &Path,
@@ -30,6 +30,7 @@ pub(crate) fn rewrite(
     let mut lines = Lines::new(file, 0, end, dir.line_bytes_max);
     let mut structure = Structure::from_start();
     let mut copy = Copy::default();
+    let mut took_apart = false;
     let flush = |copy: &mut Copy, enough: usize| {
         if copy.out.len() >= enough {
             out.write_at(&copy.out, copy.written)
@@ -57,6 +58,7 @@ pub(crate) fn rewrite(
                 }
                 Err(_) if !structure.is_complete() => false,
                 Err(_) => {
+                    took_apart = true;
                     structure = Structure::between();
                     copy.put_pieces(&line)
                 }
@@ -68,7 +70,7 @@ pub(crate) fn rewrite(
         flush(&mut copy, WRITE_BYTES)?;
     }
     flush(&mut copy, 1)?;
-    Ok(structure.is_complete() && !copy.is_open_ended)
+    Ok(took_apart && structure.is_complete() && !copy.is_open_ended)
 }
 
 #[derive(Default)]

@@ -41,11 +41,35 @@ pub struct Finding {
     /// Whether this is a torn tail: bytes behind the last whole commit, which a crash left. The next open for writing
     /// moves them away.
     pub is_torn_tail: bool,
+    /// What is missing before the file, if that is the flaw: nothing is wrong with the line.
+    pub(crate) hole: Option<Hole>,
+}
+
+/// A place between two files that do not follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hole {
+    /// The event that the file before it ends with.
+    after: Option<EventId>,
+    /// The event that the file behind it continues.
+    up_to: Option<EventId>,
 }
 
 impl Finding {
     pub(crate) fn of_file(path: &Path, what: &str) -> Self {
-        Self { file: path.to_owned(), line: 0, offset: 0, what: what.to_owned(), is_torn_tail: false }
+        let (file, what) = (path.to_owned(), what.to_owned());
+        Self { file, line: 0, offset: 0, what, is_torn_tail: false, hole: None }
+    }
+}
+
+impl fmt::Display for Hole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.after, self.up_to) {
+            (Some(after), Some(up_to)) if after < up_to => {
+                write!(f, "the events behind event {after}, up to event {up_to}, are missing")
+            }
+            (None, Some(up_to)) => write!(f, "the events up to event {up_to} are missing"),
+            _ => write!(f, "the next file does not continue it"),
+        }
     }
 }
 
@@ -229,7 +253,10 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
     }
 
     fn report(&mut self, at: At<'_>, what: &str) {
-        let finding = Finding { line: at.line, offset: at.offset, ..Finding::of_file(at.path, what) };
+        self.report_finding(Finding { line: at.line, offset: at.offset, ..Finding::of_file(at.path, what) });
+    }
+
+    fn report_finding(&mut self, finding: Finding) {
         self.is_heard = self.is_heard && (self.report)(finding);
     }
 
@@ -241,7 +268,7 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
             is_torn_tail: true,
             ..Finding::of_file(at.path, &what)
         };
-        self.is_heard = self.is_heard && (self.report)(finding);
+        self.report_finding(finding);
     }
 
     /// Returns how far to check `state`: beside a writer, as far as the writer has synced it; after a crash, as far as
@@ -369,14 +396,37 @@ impl<'a, F: FnMut(Finding) -> bool> Verifier<'a, F> {
         if predecessor != before {
             let name =
                 |id: Option<EventId>| id.map_or_else(|| "nothing".to_owned(), |id| format!("event {id}"));
-            return Err(Error::corrupt(format!(
-                "the file continues {}, and the one before it ends with {}: a segment is missing",
+            let what = format!(
+                "event {}: the file continues {}, and the one before it ends with {}: a segment is missing",
+                event.id(),
                 name(predecessor),
                 name(before),
-            ))
-            .at(event.id()));
+            );
+            // No error: the line itself is sound, and those behind it are checked from here.
+            let hole = Some(Hole { after: before, up_to: predecessor });
+            self.report_finding(Finding { line: at.line, hole, ..Finding::of_file(at.path, &what) });
         }
         Ok(())
+    }
+}
+
+/// Returns whether one form of a sealed segment is sound, whatever is before it.
+pub(crate) fn is_sound(dir: &Directory, sealed: Sealed) -> Result<bool> {
+    let mut is_sound = true;
+    let mut verifier = Verifier::new(dir, |_| {
+        is_sound = false;
+        false
+    });
+    let checked = match dir.open_form(sealed) {
+        Ok(Some((path, file, stat))) => verifier.file(&path, file, stat.len).map(drop),
+        Ok(None) => return Ok(false),
+        Err(error) => Err(error),
+    };
+    let last = verifier.last;
+    match checked {
+        Ok(()) => Ok(is_sound && last == Some(sealed.last)),
+        Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

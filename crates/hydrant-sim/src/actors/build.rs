@@ -10,6 +10,7 @@ use hydrant::{
     JournalOptions, Mapped, RelayOptions, Result, SecondaryOptions, StartAt,
 };
 
+use super::system::Engine;
 use crate::plan::{Config, SinkConfig, SinkKind, Start, Store};
 use crate::world::sink::keeps;
 use crate::world::truth::fact;
@@ -89,17 +90,30 @@ pub fn secondary_options(sink: &SinkConfig) -> SecondaryOptions {
     options
 }
 
-/// A sink as the program attaches it.
+/// The head of the log that the engine knows now, or that a relay's source has.
+pub fn known_head(world: &World, engine: &Engine) -> Option<EventId> {
+    match engine {
+        Engine::FanOut(_) => engine.status().head,
+        Engine::Relay(_) => world.lock().head_of_a_reader(),
+    }
+}
+
+/// A sink as the program attaches it. `head` is the head of the log that is known now.
 ///
 /// # Errors
 /// What opening its checkpoint, or its own fan-out, meets.
-pub async fn sink(process: &Arc<Process>, index: u8, token: &Arc<()>) -> Result<BoxedSink> {
+pub async fn sink(
+    process: &Arc<Process>,
+    index: u8,
+    token: &Arc<()>,
+    head: Option<EventId>,
+) -> Result<BoxedSink> {
     let config = process.world.lock().config.sinks[usize::from(index)].clone();
     if !config.deferred {
-        return open(process.clone(), index, token.clone(), config.kind).await;
+        return open(process.clone(), index, token.clone(), config.kind, head).await;
     }
     let (process, token) = (process.clone(), token.clone());
-    Ok(Box::new(Deferred::new(move || open(process.clone(), index, token.clone(), config.kind))))
+    Ok(Box::new(Deferred::new(move || open(process.clone(), index, token.clone(), config.kind, head))))
 }
 
 fn open(
@@ -107,9 +121,10 @@ fn open(
     index: u8,
     token: Arc<()>,
     kind: SinkKind,
+    head: Option<EventId>,
 ) -> Pin<Box<dyn Future<Output = Result<BoxedSink>> + Send>> {
     Box::pin(async move {
-        let plain = || ModelSink::new(process.clone(), index, token.clone());
+        let plain = || ModelSink::new(process.clone(), index, token.clone(), head);
         let cell = || Arc::new(ModelRoster::new(process.clone(), Store::Cell(index)));
         let name = format!("sink{index}");
         Ok(match kind {

@@ -444,7 +444,8 @@ impl System {
         let token = up.tokens.of(sink);
         // No option bounds what the program opens itself.
         let patience = Duration::from_secs(10);
-        let opening = AssertUnwindSafe(build::sink(&up.process, sink, &token)).catch_unwind();
+        let head = build::known_head(&self.world, &up.engine);
+        let opening = AssertUnwindSafe(build::sink(&up.process, sink, &token, head)).catch_unwind();
         let opened = tokio::time::timeout(patience, opening).await;
         drop(token);
         self.world.lock().sinks[usize::from(sink)].left |= !matches!(opened, Ok(Ok(Ok(_))));

@@ -18,23 +18,22 @@ pub struct ModelSink {
     sink: u8,
     /// Whether it was given an event.
     has_begun: Arc<AtomicBool>,
-    /// The newest durable event of the primary when it was opened.
+    /// The head that was known when the attach of this handle began.
     opened_at: Option<EventId>,
     /// Counts the handles that are alive.
     _token: Arc<()>,
 }
 
 impl ModelSink {
-    pub fn new(process: Arc<Process>, sink: u8, token: Arc<()>) -> Self {
-        Self::of(process, Store::Sink(sink), sink, token)
+    pub fn new(process: Arc<Process>, sink: u8, token: Arc<()>, opened_at: Option<EventId>) -> Self {
+        Self::of(process, Store::Sink(sink), sink, token, opened_at)
     }
 
     pub fn dead_letters(process: Arc<Process>, sink: u8, token: Arc<()>) -> Self {
-        Self::of(process, Store::Dead(sink), sink, token)
+        Self::of(process, Store::Dead(sink), sink, token, None)
     }
 
-    fn of(process: Arc<Process>, store: Store, sink: u8, token: Arc<()>) -> Self {
-        let opened_at = process.world.lock().head_of_a_reader();
+    fn of(process: Arc<Process>, store: Store, sink: u8, token: Arc<()>, opened_at: Option<EventId>) -> Self {
         if process.world.is_broken(Broken::SinkIsKept) {
             std::mem::forget(token.clone());
         }
