@@ -450,8 +450,7 @@ impl System {
         drop(token);
         self.world.lock().sinks[usize::from(sink)].left |= !matches!(opened, Ok(Ok(Ok(_))));
         let Ok(Ok(opened)) = opened else { return Err(crate::world::process::unknown()) };
-        let opened = opened?;
-        let was_closed = up.is_closed();
+        let (opened, was_closed) = (opened?, up.is_closed());
         let options = build::secondary_options(&self.world.lock().config.sinks[usize::from(sink)]);
         let name = name(sink);
         let attach = up.engine.attach(&name, opened, options);
