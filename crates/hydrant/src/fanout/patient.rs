@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
@@ -11,7 +11,7 @@ use tokio::time::{Instant, Sleep};
 use super::guard::later;
 use crate::{Error, Event, EventSource, EventStream, ReadFrom, Result};
 
-/// If a poll comes this long after the time-out, the reader was not waiting, so a new wait begins.
+/// If a poll comes this long after the wait asked for one, the reader was not waiting, so a new wait begins.
 const LATE: Duration = Duration::from_secs(1);
 
 /// A time-out of zero grows as if it were this one.
@@ -73,18 +73,44 @@ struct Bounded {
     wait: Option<Wait>,
 }
 
-/// One wait for the next event.
+/// One wait for the next event. It counts only the time in which a reader waits: it asks for a poll several times per
+/// time-out, and a reader that waits polls then.
 struct Wait {
-    begun: Instant,
     timeout: Duration,
-    over: Pin<Box<Sleep>>,
+    waited: Duration,
+    polled_at: Instant,
+    /// When the wait asks for the next poll.
+    due: Pin<Box<Sleep>>,
 }
 
 impl Wait {
     fn begin(patience: &Mutex<Patience>) -> Self {
         let timeout = with(patience, |patience| patience.now);
-        Self { begun: Instant::now(), timeout, over: Box::pin(tokio::time::sleep_until(later(timeout))) }
+        let due = Box::pin(tokio::time::sleep_until(later(pause(timeout))));
+        Self { timeout, waited: Duration::ZERO, polled_at: Instant::now(), due }
     }
+
+    /// Counts the time since the last poll. Returns `None` if no reader waited.
+    fn polled(mut self) -> Option<Self> {
+        let since = self.polled_at.elapsed();
+        self.polled_at += since;
+        self.waited += since;
+        (since < pause(self.timeout).saturating_add(LATE)).then_some(self)
+    }
+
+    /// Waits until the time-out is over.
+    fn poll_over(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while let Some(rest) = self.timeout.checked_sub(self.waited).filter(|rest| !rest.is_zero()) {
+            ready!(self.due.as_mut().poll(context));
+            self.due.as_mut().reset(later(rest.min(pause(self.timeout))));
+        }
+        Poll::Ready(())
+    }
+}
+
+/// How long a wait goes without asking for a poll.
+fn pause(timeout: Duration) -> Duration {
+    timeout.min(LATE.max(timeout / 8))
 }
 
 impl Stream for Bounded {
@@ -93,25 +119,17 @@ impl Stream for Bounded {
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         let Some(events) = &mut this.events else { return Poll::Ready(None) };
-        if let Poll::Ready(next) = events.poll_next_unpin(context) {
-            if let Some(wait) = this.wait.take() {
-                let waited = wait.begun.elapsed();
-                with(&this.patience, |patience| patience.slowest = patience.slowest.max(waited));
-            }
-            return Poll::Ready(next);
+        let next = events.poll_next_unpin(context);
+        let wait = this.wait.take().and_then(Wait::polled);
+        if next.is_ready() {
+            let waited = wait.map_or(Duration::ZERO, |wait| wait.waited);
+            with(&this.patience, |patience| patience.slowest = patience.slowest.max(waited));
+            return next;
         }
-        loop {
-            let wait = this.wait.get_or_insert_with(|| Wait::begin(&this.patience));
-            if wait.over.as_mut().poll(context).is_pending() {
-                return Poll::Pending;
-            }
-            if wait.over.deadline().elapsed() < LATE {
-                break;
-            }
-            this.wait = None;
-        }
-        this.events = None;
-        let timeout = this.wait.take().map_or(Duration::ZERO, |wait| wait.timeout);
+        let wait = this.wait.insert(wait.unwrap_or_else(|| Wait::begin(&this.patience)));
+        ready!(wait.poll_over(context));
+        let timeout = wait.timeout;
+        (this.events, this.wait) = (None, None);
         with(&this.patience, |patience| {
             patience.now = timeout.max(LEAST).saturating_mul(2).max(patience.now);
         });
@@ -185,5 +203,25 @@ mod tests {
         assert!(events.next().now_or_never().is_none());
         tokio::time::sleep(SECOND * 60).await;
         assert!(events.next().await.unwrap().is_ok());
+    }
+
+    /// A reader that polls once and comes back later did not wait.
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_of_the_reader_does_not_grow_the_time_out() {
+        use futures_util::FutureExt;
+        for pause in [9, 30, 3600] {
+            let pauses = [vec![SECOND * 5; 10], vec![Duration::MAX]].concat();
+            let source = Patient::new(Arc::new(Slow(pauses)), SECOND * 10);
+            let mut events = source.read(ReadFrom::Origin);
+            for _ in 0..10 {
+                assert!(events.next().now_or_never().is_none());
+                tokio::time::sleep(SECOND * pause).await;
+                assert!(events.next().await.unwrap().is_ok());
+                source.progressed();
+            }
+            let begun = Instant::now();
+            assert!(events.next().await.unwrap().is_err());
+            assert_eq!(begun.elapsed(), SECOND * 10, "after pauses of {pause} s");
+        }
     }
 }

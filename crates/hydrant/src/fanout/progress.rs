@@ -70,11 +70,21 @@ pub(super) struct RosterEntry {
     started_at: Instant,
     /// Whether the next record may create the entry. `attach` created it, so only the first record after a resume may.
     may_enter: bool,
+    /// Why nothing is recorded before a resume. The cell forgets an entry that another runner moved, so its next swap
+    /// would succeed and fence that runner too.
+    fenced: Option<Error>,
 }
 
 impl RosterEntry {
     pub(super) fn new(cell: CheckpointCell, timeout: Duration) -> Self {
-        Self { cell, outbox: Arc::default(), timeout, started_at: Instant::now(), may_enter: false }
+        Self {
+            cell,
+            outbox: Arc::default(),
+            timeout,
+            started_at: Instant::now(),
+            may_enter: false,
+            fenced: None,
+        }
     }
 
     pub(super) fn outbox(&self) -> Arc<Outbox> {
@@ -91,6 +101,7 @@ impl RosterEntry {
         self.cell.forget();
         self.started_at = Instant::now();
         self.may_enter = true;
+        self.fenced = None;
     }
 
     /// Records each checkpoint of the outbox, and retries after a failure.
@@ -103,22 +114,47 @@ impl RosterEntry {
     pub(super) async fn keep_recording(&mut self) -> Result<Infallible> {
         let outbox = self.outbox.clone();
         loop {
-            outbox.wait().await;
-            if !self.record().await? {
-                tokio::time::sleep(ROSTER_INTERVAL).await;
+            let checkpoint = outbox.wait().await;
+            match self.record(checkpoint).await {
+                Ok(()) => continue,
+                Err(error) if error.kind() != ErrorKind::Fenced => not_yet(&error),
+                // Of two runners, the one that was started last may take the entry over.
+                Err(error) if self.fenced.is_none() && self.started_at.elapsed() < HANDOVER => {
+                    not_yet(&error);
+                }
+                Err(fenced) => {
+                    self.fenced = Some(fenced.clone());
+                    return Err(fenced);
+                }
             }
+            tokio::time::sleep(ROSTER_INTERVAL).await;
         }
     }
 
-    /// Records the checkpoint in the outbox. Returns whether nothing is left there that can be recorded now.
-    ///
-    /// # Errors
-    /// `Fenced` if another process runs this secondary too, or has detached it. Any other failure is logged.
+    /// Records the checkpoint in the outbox, as the last one before the pump parks or ends. A failure is logged.
     ///
     /// # Cancel safety
     /// As [`keep_recording`](Self::keep_recording).
-    pub(super) async fn record(&mut self) -> Result<bool> {
-        let Some(checkpoint) = self.outbox.get() else { return Ok(true) };
+    pub(super) async fn record_last(&mut self) {
+        let Some(checkpoint) = self.outbox.get().filter(|_| self.fenced.is_none()) else { return };
+        if let Err(error) = self.record(checkpoint).await {
+            not_yet(&error);
+            // A parked pump that ends later records once more, but the entry belongs to the other runner by then.
+            self.fenced = Some(error).filter(|error| error.kind() == ErrorKind::Fenced);
+        }
+    }
+
+    /// Records a checkpoint of the outbox.
+    ///
+    /// # Errors
+    /// `Fenced` if another runner moved or detached the entry, and any error of the roster.
+    ///
+    /// # Cancel safety
+    /// As [`keep_recording`](Self::keep_recording).
+    async fn record(&mut self, checkpoint: Checkpoint) -> Result<()> {
+        if let Some(fenced) = &self.fenced {
+            return Err(fenced.clone());
+        }
         let (cell, may_enter) = (&mut self.cell, self.may_enter);
         let recording = guarded("the roster", self.timeout, || async {
             if cell.load().await?.is_none() && !may_enter {
@@ -126,24 +162,19 @@ impl RosterEntry {
             }
             cell.advance(checkpoint).await.map(|()| true)
         });
-        match recording.await {
-            Ok(true) => {
-                self.may_enter = false;
-                self.outbox.recorded(checkpoint);
-                Ok(true)
-            }
-            Ok(false) => {
-                let message = "the roster does not have this secondary any more: another runner detached it; end one of \
-                               the two, then resume or detach it here";
-                Err(Error::fenced(message).at_target(self.cell.name()))
-            }
-            Err(error) if error.kind() == ErrorKind::Fenced && self.started_at.elapsed() >= HANDOVER => {
-                Err(error)
-            }
-            Err(error) => {
-                tracing::warn!(error = %error, "the newest progress is not in the roster yet");
-                Ok(false)
-            }
+        if recording.await? {
+            self.may_enter = false;
+            self.outbox.recorded(checkpoint);
+            return Ok(());
         }
+        let message = "the roster does not have this secondary any more: another runner detached it; end one of \
+                       the two, then resume or detach it here";
+        let detached = Error::fenced(message).at_target(self.cell.name());
+        self.fenced = Some(detached.clone());
+        Err(detached)
     }
+}
+
+fn not_yet(error: &Error) {
+    tracing::warn!(error = %error, "the newest progress is not in the roster yet");
 }

@@ -18,6 +18,8 @@ pub(crate) struct Pump {
     delivery: Delivery,
     entry: RosterEntry,
     options: SecondaryOptions,
+    /// Whether the pump was parked, and an operator's `resume` did not reach it yet.
+    is_parked: bool,
 }
 
 impl Pump {
@@ -30,7 +32,7 @@ impl Pump {
     ) -> Self {
         let entry = RosterEntry::new(cell, options.call_timeout);
         let delivery = Delivery::new(hub.clone(), secondary.clone(), sink, options.clone(), &entry);
-        Self { hub, secondary, delivery, entry, options }
+        Self { hub, secondary, delivery, entry, options, is_parked: false }
     }
 
     /// Runs until it is asked to end, or the secondary has everything of a closed log.
@@ -62,16 +64,20 @@ impl Pump {
                     }
                 }
                 Wanted::Park => {
+                    self.is_parked = true;
                     self.secondary.parked();
                     tokio::select! {
                         biased;
                         _ = wanted.changed() => {} // the sender lives in `self.secondary`
                         () = self.stay_parked() => return Ok(()),
                     }
-                    // After an operator's `resume`, the entry that the roster has by then counts.
-                    self.entry.resume();
                 }
                 Wanted::Run => {
+                    // A `resume` may come so early that `Park` is never seen here.
+                    if std::mem::take(&mut self.is_parked) {
+                        // After an operator's `resume`, the entry that the roster has by then counts.
+                        self.entry.resume();
+                    }
                     // Deliveries do not wait for the roster.
                     let failed = tokio::select! {
                         biased;
@@ -95,7 +101,8 @@ impl Pump {
         self.hub.signal.until(|| self.hub.feed.is_closed()).await;
     }
 
-    fn park(&self, failed: Error) {
+    fn park(&mut self, failed: Error) {
+        self.is_parked = true;
         tracing::error!(error = %failed, "parked");
         self.secondary.park(failed, self.hub.now());
     }
@@ -103,12 +110,9 @@ impl Pump {
     /// Records the progress in the roster; does not wait for a sink that hangs.
     async fn leave(&mut self) {
         let patience = self.options.call_timeout.min(ROSTER_INTERVAL);
-        let recorded = match self.delivery.report(patience).await {
-            Ok(()) => self.entry.record().await.map(drop),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = recorded {
-            tracing::warn!(error = %error, "the newest progress is not in the roster yet");
+        match self.delivery.report(patience).await {
+            Ok(()) => self.entry.record_last().await,
+            Err(error) => tracing::warn!(error = %error, "the newest progress is not in the roster"),
         }
     }
 }

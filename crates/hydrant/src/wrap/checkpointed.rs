@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use super::guard::before;
 use crate::checkpoints::CheckpointCell;
 use crate::mutants::mutant;
-use crate::{Batch, Checkpoint, CheckpointStore, Error, ErrorKind, EventSink, Result};
+use crate::{Batch, Checkpoint, CheckpointStore, Error, ErrorKind, EventSink, Result, Retry};
 
 /// Gives a sink a durable checkpoint, kept for it in a [`CheckpointStore`].
 ///
@@ -27,6 +27,9 @@ use crate::{Batch, Checkpoint, CheckpointStore, Error, ErrorKind, EventSink, Res
 /// The entry moves by compare-and-swap only. If another runner moved it, two runners share one name: the
 /// append is `Fenced`, and so are all appends after it, until [`checkpoint`](EventSink::checkpoint) is called,
 /// which reads the entry again. So an operator ends the other runner, and resumes this one.
+///
+/// If the sink lost events, the append is `Diverged`. An operator empties the sink, removes the entry from the store, and
+/// resumes: after an append that failed with [`Retry::Never`], `checkpoint` reads the entry until an append succeeds.
 ///
 /// Names must be unique in their store. The roster of a fan-out keeps entries of its own, so use another store than
 /// [`Primary::roster`](crate::Primary::roster), or another name.
@@ -65,6 +68,9 @@ struct Memory {
     cell: CheckpointCell,
     /// Why no append is accepted before the next call of `checkpoint`.
     fenced: Option<Error>,
+    /// Whether an operator may have changed the entry: an append failed for good, and none succeeded since. A
+    /// secondary that parks calls `checkpoint` too, so one call is not enough.
+    is_stale: bool,
 }
 
 impl<S: EventSink> Checkpointed<S> {
@@ -84,7 +90,7 @@ impl<S: EventSink> Checkpointed<S> {
         let name = name.into();
         let mut cell = CheckpointCell::new(store, &*name, target);
         cell.load().await?;
-        Ok(Self { sink, name, memory: Mutex::new(Memory { cell, fenced: None }) })
+        Ok(Self { sink, name, memory: Mutex::new(Memory { cell, fenced: None, is_stale: false }) })
     }
 
     /// The sink inside.
@@ -107,10 +113,13 @@ impl<S: EventSink> Checkpointed<S> {
         if mutant("checkpoint-before-sink") {
             memory.cell.swap(Checkpoint::at(batch.last()), None).await?;
         }
-        match self.sink.append(batch).await {
-            Err(gap) if gap.kind() == ErrorKind::Gap => return Err(self.diverged(gap)),
-            appended => appended?,
-        }
+        let appended = self.sink.append(batch).await.map_err(|error| match error.kind() {
+            ErrorKind::Gap => self.diverged(error),
+            _ => error,
+        });
+        memory.is_stale =
+            appended.as_ref().is_err_and(|error| memory.is_stale || error.retry() == Retry::Never);
+        appended?;
         let swapped = memory.cell.advance(Checkpoint::at(batch.last())).await;
         // The sink applied the batch, whatever became of the swap.
         memory.seen(swapped).map_err(Error::maybe_applied)
@@ -131,6 +140,14 @@ impl<S: EventSink> Checkpointed<S> {
 }
 
 impl Memory {
+    /// Returns the checkpoint, as the store has it if an operator may have changed it.
+    async fn read(&mut self) -> Result<Checkpoint> {
+        if self.is_stale {
+            self.cell.forget();
+        }
+        self.checkpoint().await
+    }
+
     async fn checkpoint(&mut self) -> Result<Checkpoint> {
         let loaded =
             self.cell.load().await.map(|entry| entry.map_or(Checkpoint::Empty, |entry| entry.checkpoint));
@@ -140,7 +157,10 @@ impl Memory {
     fn seen<T>(&mut self, result: Result<T>) -> Result<T> {
         match &result {
             Ok(_) => self.fenced = None,
-            Err(error) if error.kind() == ErrorKind::Fenced => self.fenced = Some(error.clone()),
+            Err(error) if error.kind() == ErrorKind::Fenced => {
+                self.fenced = Some(error.clone());
+                self.is_stale = true;
+            }
             Err(_) => {}
         }
         result
@@ -159,7 +179,7 @@ impl<S: EventSink> EventSink for Checkpointed<S> {
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint> {
-        self.memory.lock().await.checkpoint().await
+        self.memory.lock().await.read().await
     }
 }
 

@@ -29,7 +29,8 @@ use crate::{Batch, Checkpoint, Error, ErrorKind, Event, EventSink, Result};
 /// ([`Capabilities::FENCING`](crate::Capabilities::FENCING)), as all stores of this workspace do.
 ///
 /// The second sink belongs to this wrapper alone: its log is the dead letters, with gaps between their ids. If
-/// the first sink is rebuilt from the start, the second one must be new too.
+/// the first sink is rebuilt from the start, the second one must be new too. If the second sink lost dead letters, the
+/// append is `Diverged`; an operator restores them, or empties both sinks, and resumes.
 ///
 /// Acknowledged means: each event is held by the first sink or by the second. Put it under a
 /// [`Checkpointed`](super::Checkpointed), which detects holes in the batches, and counts dead letters at the
@@ -78,7 +79,7 @@ impl<S: EventSink, D: EventSink> DeadLetter<S, D> {
             ErrorKind::Invalid => true,
             // The sink is ahead of this batch, and compared before it found the poison.
             ErrorKind::Fenced if !mutant("dead-letter-fenced") => {
-                self.dead_letters.holds(part, &part.events()[index]).await?
+                self.dead_letters.holds(part, &part.events()[index]).await.map_err(lost)?
             }
             _ => false,
         };
@@ -91,18 +92,15 @@ impl<S: EventSink, D: EventSink> DeadLetter<S, D> {
             return Ok(());
         }
         let event = part.first();
-        self.dead_letters.append_one(part, event).await?;
+        self.dead_letters.append_one(part, event).await.map_err(lost)?;
         self.count.fetch_add(1, Ordering::Relaxed);
         metrics::counter!("hydrant_dead_letters_total").increment(1);
         tracing::error!(event = %event.id(), %cause, "dead-lettered: the sink never accepts this event");
         Ok(())
     }
-}
 
-#[async_trait]
-impl<S: EventSink, D: EventSink> EventSink for DeadLetter<S, D> {
-    async fn append(&self, batch: Batch<'_>) -> Result<()> {
-        let _turn = self.turn.lock().await;
+    /// Appends each part between two dead letters, and the dead letters.
+    async fn append_parts(&self, batch: Batch<'_>) -> Result<()> {
         let len = batch.events().len();
         let (mut start, mut end) = (0, len);
         let honest = |start: usize, error: Error| if start == 0 { error } else { error.maybe_applied() };
@@ -122,6 +120,36 @@ impl<S: EventSink, D: EventSink> EventSink for DeadLetter<S, D> {
             }
         }
         Ok(())
+    }
+}
+
+/// Makes a `Gap` of the second sink `Diverged`. The source sends again from the first sink's checkpoint, so it would
+/// never send the dead letters before that.
+fn lost(error: Error) -> Error {
+    if error.kind() != ErrorKind::Gap {
+        return error;
+    }
+    let message = "the sink of the dead letters lost some of them; restore them, or empty both sinks, and remove their \
+                   checkpoint entry if they have one, so that both start at the beginning";
+    let event = error.event();
+    let diverged = Error::diverged(message).because(error);
+    match event {
+        Some(event) => diverged.at(event),
+        None => diverged,
+    }
+}
+
+#[async_trait]
+impl<S: EventSink, D: EventSink> EventSink for DeadLetter<S, D> {
+    async fn append(&self, batch: Batch<'_>) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        self.dead_letters.sends_after(batch.after()).await;
+        let appended = self.append_parts(batch).await;
+        if appended.is_err() {
+            // An operator may empty both before the next append.
+            self.dead_letters.doubt().await;
+        }
+        appended
     }
 
     async fn checkpoint(&self) -> Result<Checkpoint> {

@@ -29,7 +29,7 @@ enum Held {
     NotAsked,
     /// Replied or acknowledged.
     UpTo(Option<EventId>),
-    /// The same, but an append since then did not succeed.
+    /// The same, but an append since then did not succeed, here or in a sink beside this one.
     InDoubt(Option<EventId>),
 }
 
@@ -87,12 +87,29 @@ impl<S: EventSink> Sparse<S> {
         Ok(checkpoint)
     }
 
+    /// Records that an append failed, here or in a sink beside this one, so that the sink may be another one by now.
+    pub(super) async fn doubt(&self) {
+        let mut known = self.known.lock().await;
+        if let Held::UpTo(held) = known.held {
+            known.held = Held::InDoubt(held);
+        }
+    }
+
+    /// Records that the source sends what comes after `after`. The sink is asked again if that is in doubt.
+    ///
+    /// An operator may have emptied the sink, or restored an older state, and have it sent again from there. As long as
+    /// the source counts all that the sink held as delivered, a sink that lost events has to answer `Gap`.
+    pub(super) async fn sends_after(&self, after: Option<EventId>) {
+        self.known.lock().await.sends_after(after);
+    }
+
     /// Compares the newest event of a sink that is ahead with that of the source, also if it is not kept.
     ///
     /// The sink compares only the events that it gets. Without this comparison, a sink that took a late event of a
     /// log that is lost would mix two histories.
     async fn meet(&self, batch: Batch<'_>, kept: &[Event]) -> Result<()> {
         let mut known = self.known.lock().await;
+        known.sends_after(batch.after());
         if matches!(known.held, Held::NotAsked) {
             known.learn(self.sink.checkpoint().await?);
         }
@@ -146,6 +163,14 @@ impl Known {
     fn learn(&mut self, checkpoint: Checkpoint) {
         self.held = Held::of(checkpoint);
         self.unmet = Some(checkpoint);
+    }
+
+    fn sends_after(&mut self, after: Option<EventId>) {
+        if let Held::InDoubt(held) = self.held
+            && after < held
+        {
+            self.held = Held::NotAsked;
+        }
     }
 }
 

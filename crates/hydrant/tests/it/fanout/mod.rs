@@ -20,6 +20,7 @@ pub(crate) mod rig;
 mod roster;
 mod roster_faults;
 mod roster_late;
+mod roster_shared;
 mod simulation;
 mod slow_source;
 mod stale;

@@ -233,3 +233,25 @@ async fn a_fenced_runner_continues_once_it_is_resumed() {
     one.append(batch(&log[4..])).await.unwrap();
     assert_eq!(store.load("listener").await.unwrap().unwrap().checkpoint, Checkpoint::at(&log[5]));
 }
+
+/// A secondary that parks asks for the checkpoint too, and the other runner continues until an operator ends it.
+#[tokio::test]
+async fn a_resumed_runner_reads_an_entry_that_moved_since() {
+    let (sink, store) = (Forgetful::default(), MemoryCheckpoints::default());
+    let (one, other) = (open(sink.clone(), &store).await, open(sink.clone(), &store).await);
+    let log = events(0..6);
+    one.append(batch(&log[..1])).await.unwrap();
+    other.append(batch(&log[..2])).await.unwrap_err();
+    for next in 1..4 {
+        assert_eq!(other.checkpoint().await.unwrap(), one.checkpoint().await.unwrap());
+        one.append(batch(&log[next..=next])).await.unwrap();
+    }
+    assert_eq!(other.checkpoint().await.unwrap().id(), Some(id(3)));
+    other.append(batch(&log[4..5])).await.unwrap();
+    // From then on, it is one runner of two again.
+    assert_eq!(one.append(batch(&log[4..5])).await.unwrap_err().kind(), ErrorKind::Fenced);
+    one.checkpoint().await.unwrap();
+    one.append(batch(&log[5..])).await.unwrap();
+    assert_eq!(other.checkpoint().await.unwrap().id(), Some(id(4)), "as this runner wrote it");
+    assert_eq!(other.append(batch(&log[5..])).await.unwrap_err().kind(), ErrorKind::Fenced);
+}

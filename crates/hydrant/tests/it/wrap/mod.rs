@@ -6,6 +6,7 @@ mod composed;
 mod dead_letter;
 mod deadline;
 mod deferred;
+mod emptied;
 mod filtered;
 mod mapped;
 mod poison;
