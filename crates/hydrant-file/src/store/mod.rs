@@ -211,8 +211,11 @@ impl FileStore {
     /// of this handle end with `Closed`.
     ///
     /// # Errors
-    /// The error of the last sync, or `Closed` if an earlier failure stopped the log: accepted events may then not be
-    /// durable. The log is closed in each case.
+    /// - The error of the last sync, or `Closed` if an earlier failure stopped the log: accepted events may then not be
+    ///   durable.
+    /// - `Unavailable` if another process has moved `state` or written to it. Its bytes stay, for the next open.
+    ///
+    /// The log is closed in each case.
     ///
     /// # Cancel safety
     /// Once begun, it continues without its caller.
