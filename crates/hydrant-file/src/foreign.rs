@@ -28,6 +28,11 @@ pub(crate) fn sync_renamed(
     {
         sync(&*file).map_err(|cause| dir.unread(&path, cause))?;
     }
+    sync_names(dir)
+}
+
+/// Makes durable the names that a foreign writer gave.
+pub(crate) fn sync_names(dir: &Directory) -> hydrant::Result<()> {
     // Some file systems cannot sync a directory.
     match dir.disk.sync_dir(&dir.path) {
         Err(cause) if matches!(cause.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::InvalidInput) => {

@@ -1,6 +1,6 @@
 //! Faults that the simulator must find, selected at run time in a build with `--cfg sim_mutants`.
 //!
-//! Seven faults are not among them, because the simulator meets them too rarely. The tests of this crate find them:
+//! Eight faults are not among them, because the simulator meets them too rarely. The tests of this crate find them:
 //! `HYDRANT_SIM_MUTANT=NAME RUSTFLAGS="--cfg sim_mutants" cargo test -p hydrant-file --features sim TESTS` fails.
 //!
 //! | name | fault | tests |
@@ -12,6 +12,7 @@
 //! | `stopped-is-safe` | a failure that stops the log says that nothing was applied | `append` |
 //! | `short-log-is-silent` | a follower of a log that became shorter waits forever | `replaced` |
 //! | `foreign-unsynced` | what hydra-node sealed is shown before it is durable | `foreign` |
+//! | `failed-sync-forgotten` | a sync that fails at open leaves no trace in `lock` | `doubt` |
 //!
 //! A copy of the module in `hydrant`: to share it, that crate would have to publish a function that is for tests only.
 

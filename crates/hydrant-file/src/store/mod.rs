@@ -143,7 +143,7 @@ impl FileStore {
         let (writer, recovered) = dir
             .run(move || {
                 let known = Known { record, torn_tail: settings.torn_tail, delivered };
-                let mut ready = recovery::recover(&opened, &known)?;
+                let mut ready = recovery::recover(&opened, &lock, &known)?;
                 let recovered = std::mem::take(&mut ready.recovered);
                 Ok((Writer::new(opened, settings, lock, ready, shared)?, recovered))
             })
