@@ -148,11 +148,10 @@ impl Recovery<'_> {
     /// Makes durable what a foreign writer renamed, if it began where the record ends.
     fn settle_renamed(&self) -> Result<()> {
         if let Some(record) = self.known.record.filter(|_| !self.was_closed())
-            && let Some((path, _)) = record.sealed_in(self.dir, &self.listing.sealed)?
+            && let Some((path, _, stat)) = record.sealed_in(self.dir, &self.listing.sealed)?
         {
             let file = self.dir.disk.open(&path, Mode::Write).map_err(|cause| failed(&path, cause))?;
-            let len = file.stat().map_err(|cause| failed(&path, cause))?.len;
-            self.write_again(&path, &*file, record.synced, len, len)?;
+            self.write_again(&path, &*file, record.synced, stat.len, stat.len)?;
         }
         foreign::sync_names(self.dir)
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use hydrant::{Batch, EventSink, EventSourceExt, MemoryCheckpoints, ReadFrom, Result};
+use hydrant::{Batch, ErrorKind, EventSink, EventSourceExt, MemoryCheckpoints, ReadFrom, Result};
 
 use super::*;
 use crate::disk::{Disk, Mode};
@@ -109,5 +109,43 @@ async fn what_a_failed_sync_left_before_a_foreign_line_is_written_again() {
         let store = open(&disk).await.unwrap();
         append(&store, 3).await.unwrap();
         assert_eq!(after_reboot(&disk, seed).await.len(), 4, "seed {seed}, renames {renames}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_whose_sync_failed_shows_what_is_vouched_for() {
+    for seed in 0..SEEDS {
+        let disk = killed_before_sync().await;
+        let source = source(&disk).await;
+        disk.fail(next("sync"), BROKEN);
+        source.collect(ReadFrom::Origin).await.unwrap_err();
+        let shown = source.collect(ReadFrom::Origin).await.unwrap();
+        assert!(shown == [big(0)], "{} events, and the record vouches for one", shown.len());
+        if seed % 2 == 0 {
+            // A writer that opens the log writes the rest again.
+            let store = open(&disk).await.unwrap();
+            append(&store, 2).await.unwrap();
+            store.close().await.unwrap();
+            write_foreign(&disk, 3);
+            assert_eq!(source.collect(ReadFrom::Origin).await.unwrap().len(), 4);
+            assert_eq!(after_reboot(&disk, seed).await.len(), 4, "seed {seed}");
+        } else {
+            assert!(after_reboot(&disk, seed).await.starts_with(&shown), "seed {seed}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_whose_sync_of_a_foreign_file_failed_stops() {
+    for name in ["state", "state-1"] {
+        let disk = SimDisk::new(&dir());
+        let file = disk.process().open(&dir().join(name), Mode::New).unwrap();
+        file.write_at((0..2).map(foreign).collect::<String>().as_bytes(), 0).unwrap();
+        let source = source(&disk).await;
+        disk.fail(next("sync"), BROKEN);
+        for _ in 0..2 {
+            let error = source.collect(ReadFrom::Origin).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{name}: {error}");
+        }
     }
 }
