@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hydrant::Error;
 
 use crate::directory::{Directory, Sealed};
-use crate::disk::{DiskFile, Identity};
+use crate::disk::{DiskFile, Identity, sync_name};
 use crate::lines;
 use crate::lock::{Phase, Record};
 use crate::mutants::mutant;
@@ -96,8 +96,9 @@ pub(crate) fn sync_renamed(
     sync_names(dir)
 }
 
-/// Makes durable the names that a foreign writer gave.
+/// Makes durable the names that a foreign writer gave, also that of the directory.
 pub(crate) fn sync_names(dir: &Directory) -> hydrant::Result<()> {
+    sync_name(&*dir.disk, &dir.path).map_err(|cause| dir.unread(&dir.path, cause))?;
     // Some file systems cannot sync a directory.
     match dir.disk.sync_dir(&dir.path) {
         Err(cause) if matches!(cause.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::InvalidInput) => {

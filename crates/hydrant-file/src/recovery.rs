@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hydrant::{Error, ErrorKind, Event, EventId, Result, Retry};
 
 use crate::directory::{Directory, Listing, Sealed};
-use crate::disk::{DiskFile, Identity, Mode, Stat};
+use crate::disk::{DiskFile, Identity, Mode, Stat, sync_name};
 use crate::error::io_error;
 use crate::examine::{Tail, examine};
 use crate::lines::BLOCK_BYTES;
@@ -55,8 +55,13 @@ pub(crate) struct Known {
 pub(crate) fn recover(dir: &Directory, lock: &Lock, known: &Known) -> Result<Ready> {
     let home = dir.identity()?;
     let listing = dir.list()?;
-    let mut recovery = Recovery { dir, lock, known, is_ours: false, listing, recovered: Vec::new() };
+    let mut recovery =
+        Recovery { dir, lock, known, is_ours: false, is_synced: false, listing, recovered: Vec::new() };
     let state = recovery.state()?;
+    if !recovery.is_synced && !mutant("name-unsynced") {
+        // The open that created the directory may have ended before its name was durable.
+        sync_name(&*dir.disk, &dir.path).map_err(|cause| failed(&dir.path, cause))?;
+    }
     if let Some((file, _, end)) = &state {
         recovery.check_order(&**file, end)?;
     }
@@ -100,6 +105,8 @@ struct Recovery<'a> {
     known: &'a Known,
     /// A writer of Hydrant has opened this `state` before.
     is_ours: bool,
+    /// It also has synced events of it.
+    is_synced: bool,
     listing: Listing,
     recovered: Vec<Recovered>,
 }
@@ -133,6 +140,7 @@ impl Recovery<'_> {
             None => None,
         };
         self.is_ours = vouched.is_some();
+        self.is_synced = vouched.is_some_and(|synced| synced > 0);
         let mut end = examine(self.dir, &path, &file, stat.len, vouched.unwrap_or(0))?;
         // Also before a foreign line, what is behind `synced` may be only in the page cache.
         if let Some(vouched) = vouched.filter(|_| !self.was_closed()) {

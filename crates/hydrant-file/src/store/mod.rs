@@ -23,6 +23,7 @@ use self::upkeep::Upkeep;
 use self::views::{Fixed, Live};
 use crate::FileCheckpoints;
 use crate::directory::Directory;
+use crate::disk::create_dirs;
 use crate::error::io_error;
 use crate::lock::Lock;
 use crate::options::{FileStoreOptions, Fsync};
@@ -320,7 +321,7 @@ fn make(dir: &Directory, create: bool) -> Result<()> {
         Err(Error::unavailable(message).at_target(path.display().to_string()))
     };
     match dir.disk.stat(&path).map_err(failed)? {
-        None if create => dir.disk.create_dir(&path).map_err(failed),
+        None if create => create_dirs(&*dir.disk, &path).map_err(failed),
         None => absent("there is no such directory"),
         Some(found) if found.is_file => Err(failed(std::io::ErrorKind::NotADirectory.into())),
         Some(_) if create || dir.has_log()? => Ok(()),
