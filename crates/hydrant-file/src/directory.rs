@@ -7,6 +7,7 @@ use hydrant::{Error, ErrorKind, EventId, Result, Retry};
 
 use crate::disk::{Disk, DiskFile, Identity, Mode, RealDisk, Stat};
 use crate::error::io_error;
+use crate::foreign::Doubts;
 use crate::lines;
 use crate::wire::OVERHEAD_MAX;
 use crate::work::Work;
@@ -21,6 +22,8 @@ pub(crate) struct Directory {
     pub(crate) path: PathBuf,
     /// The longest line that is read, its line break included.
     pub(crate) line_bytes_max: usize,
+    /// The files that this handle could not sync.
+    pub(crate) doubts: Doubts,
 }
 
 /// A sealed segment.
@@ -58,7 +61,13 @@ impl Directory {
     /// A directory on the disk of this machine.
     pub(crate) fn new(path: &Path, event_bytes_max: usize) -> Self {
         let line_bytes_max = event_bytes_max.saturating_add(OVERHEAD_MAX);
-        Self { disk: Arc::new(RealDisk), work: Work::Threads, path: path.to_owned(), line_bytes_max }
+        Self {
+            disk: Arc::new(RealDisk),
+            work: Work::Threads,
+            path: path.to_owned(),
+            line_bytes_max,
+            doubts: Doubts::default(),
+        }
     }
 
     /// A directory on a simulated disk, whose work runs inline.

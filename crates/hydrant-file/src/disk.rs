@@ -4,7 +4,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// The identity of a file, which stays when the file is renamed.
@@ -59,7 +59,7 @@ pub trait Disk: Send + Sync {
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes the names in a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
-    /// Creates a directory and its missing parents, each of them durable.
+    /// Creates a directory in one that exists.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
     /// Opens or creates a file and locks it until the handle is dropped. `None` if another handle has the lock.
     fn lock(&self, path: &Path) -> io::Result<Option<Arc<dyn DiskFile>>>;
@@ -106,6 +106,46 @@ pub trait DiskFile: Send + Sync {
     fn near(&self, _after: u64) -> Option<u64> {
         None
     }
+}
+
+/// Creates a directory and its missing parents. The name of each parent is durable before something is created in it, so
+/// a crash leaves only the last name to be made durable by [`sync_name`].
+pub(crate) fn create_dirs(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    let Some(parent) = parent_of(dir) else { return Ok(()) };
+    if disk.stat(parent)?.is_none() {
+        create_dirs(disk, parent)?;
+    }
+    sync_name(disk, parent)?;
+    match disk.create_dir(dir) {
+        Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => Err(cause),
+        _ => Ok(()), // another process may have created it
+    }
+}
+
+/// Makes the name of a directory durable.
+pub(crate) fn sync_name(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
+    let Some(parent) = parent_of(dir) else { return Ok(()) };
+    match disk.sync_dir(parent) {
+        // A user that may not read the parent did not create the directory, as a rule. A file system that is read-only has
+        // nothing to sync, and some cannot sync a directory.
+        Err(cause)
+            if matches!(
+                cause.kind(),
+                io::ErrorKind::PermissionDenied
+                    | io::ErrorKind::ReadOnlyFilesystem
+                    | io::ErrorKind::InvalidInput
+            ) =>
+        {
+            Ok(())
+        }
+        synced => synced,
+    }
+}
+
+/// The directory that a directory is in; `None` for the root.
+fn parent_of(dir: &Path) -> Option<&Path> {
+    let parent = dir.parent()?;
+    Some(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })
 }
 
 /// The file system of this machine.
@@ -156,17 +196,7 @@ impl Disk for RealDisk {
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        let missing: Vec<PathBuf> = dir
-            .ancestors()
-            .take_while(|path| !path.as_os_str().is_empty() && !path.exists())
-            .map(Path::to_owned)
-            .collect();
-        std::fs::create_dir_all(dir)?;
-        for path in missing.iter().rev() {
-            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            self.sync_dir(parent.unwrap_or(Path::new(".")))?;
-        }
-        Ok(())
+        std::fs::create_dir(dir)
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Arc<dyn DiskFile>>> {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 
 use hydrant::{Error, ErrorKind, Result, Retry};
 
-use crate::directory::{Directory, Sealed};
+use crate::directory::{Directory, Opened, Sealed};
 use crate::disk::{DiskFile, Mode, Stat};
 use crate::error::io_error;
 use crate::mutants::mutant;
@@ -122,11 +122,7 @@ impl Record {
     }
 
     /// Returns the sealed file that was `state` when the record was written: hydra-node renamed it.
-    pub(crate) fn sealed_in(
-        &self,
-        dir: &Directory,
-        sealed: &[Sealed],
-    ) -> Result<Option<(PathBuf, Arc<dyn DiskFile>)>> {
+    pub(crate) fn sealed_in(&self, dir: &Directory, sealed: &[Sealed]) -> Result<Option<Opened>> {
         for sealed in sealed.iter().rev() {
             // A writer compresses only files that its record no longer names.
             let path = dir.file(&Sealed { compressed: false, ..*sealed }.name());
@@ -134,7 +130,7 @@ impl Record {
                 && let Some((file, stat)) = dir.open(&path)?
                 && self.vouches_for(&*file, &stat).map_err(|cause| dir.unread(&path, cause))?.is_some()
             {
-                return Ok(Some((path, file)));
+                return Ok(Some((path, file, stat)));
             }
         }
         Ok(None)

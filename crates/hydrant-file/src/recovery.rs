@@ -7,11 +7,11 @@ use std::sync::Arc;
 use hydrant::{Error, ErrorKind, Event, EventId, Result, Retry};
 
 use crate::directory::{Directory, Listing, Sealed};
-use crate::disk::{DiskFile, Identity, Mode, Stat};
+use crate::disk::{DiskFile, Identity, Mode, Stat, sync_name};
 use crate::error::io_error;
 use crate::examine::{Tail, examine};
 use crate::lines::BLOCK_BYTES;
-use crate::lock::{Phase, Record};
+use crate::lock::{self, Lock, Phase, Record};
 use crate::mutants::mutant;
 use crate::opening::read_line;
 use crate::options::TornTail;
@@ -52,10 +52,16 @@ pub(crate) struct Known {
     pub(crate) delivered: Option<EventId>,
 }
 
-pub(crate) fn recover(dir: &Directory, known: &Known) -> Result<Ready> {
+pub(crate) fn recover(dir: &Directory, lock: &Lock, known: &Known) -> Result<Ready> {
     let home = dir.identity()?;
-    let mut recovery = Recovery { dir, known, is_ours: false, listing: dir.list()?, recovered: Vec::new() };
+    let listing = dir.list()?;
+    let mut recovery =
+        Recovery { dir, lock, known, is_ours: false, is_synced: false, listing, recovered: Vec::new() };
     let state = recovery.state()?;
+    if !recovery.is_synced && !mutant("name-unsynced") {
+        // The open that created the directory may have ended before its name was durable.
+        sync_name(&*dir.disk, &dir.path).map_err(|cause| failed(&dir.path, cause))?;
+    }
     if let Some((file, _, end)) = &state {
         recovery.check_order(&**file, end)?;
     }
@@ -63,7 +69,7 @@ pub(crate) fn recover(dir: &Directory, known: &Known) -> Result<Ready> {
     if !recovery.is_ours && !is_empty {
         // hydra-node syncs nothing. What is appended here must not outlive what is before it.
         foreign::sync_sealed(dir, &recovery.listing.sealed)?;
-        foreign::sync_renamed(dir, known.record, &recovery.listing.sealed)?;
+        recovery.settle_renamed()?;
     }
     let (file, stat, end) = recovery.settle_rotation(state)?;
     recovery.check_order(&*file, &end)?;
@@ -133,9 +139,12 @@ type State = (Arc<dyn DiskFile>, Stat, Tail);
 
 struct Recovery<'a> {
     dir: &'a Directory,
+    lock: &'a Lock,
     known: &'a Known,
     /// A writer of Hydrant has opened this `state` before.
     is_ours: bool,
+    /// It also has synced events of it.
+    is_synced: bool,
     listing: Listing,
     recovered: Vec<Recovered>,
 }
@@ -193,12 +202,36 @@ impl Recovery<'_> {
             None => None,
         };
         self.is_ours = vouched.is_some();
-        let end = examine(self.dir, &path, &file, stat.len, vouched.unwrap_or(0))?;
+        self.is_synced = vouched.is_some_and(|synced| synced > 0);
+        let mut end = examine(self.dir, &path, &file, stat.len, vouched.unwrap_or(0))?;
+        // Also before a foreign line, what is behind `synced` may be only in the page cache.
+        if let Some(vouched) = vouched.filter(|_| !self.was_closed()) {
+            end.window = end.window.min(vouched);
+        }
         Ok(Some((file, stat, end)))
     }
 
+<<<<<<< HEAD
     /// Refuses a `state` that ends before the newest sealed segment: it is of another log, or an old copy. Or a rotation
     /// gave that name to `state` itself, which was synced before: then it is damaged.
+=======
+    fn was_closed(&self) -> bool {
+        self.known.record.is_some_and(|record| record.phase == Phase::Closed)
+    }
+
+    /// Makes durable what a foreign writer renamed, if it began where the record ends.
+    fn settle_renamed(&self) -> Result<()> {
+        if let Some(record) = self.known.record.filter(|_| !self.was_closed())
+            && let Some((path, _, stat)) = record.sealed_in(self.dir, &self.listing.sealed)?
+        {
+            let file = self.dir.disk.open(&path, Mode::Write).map_err(|cause| failed(&path, cause))?;
+            self.write_again(&path, &*file, record.synced, stat.len, stat.len)?;
+        }
+        foreign::sync_names(self.dir)
+    }
+
+    /// Refuses a `state` that ends before the newest sealed segment: it is of another log, or an old copy.
+>>>>>>> w-sync
     fn check_order(&self, file: &dyn DiskFile, end: &Tail) -> Result<()> {
         match (&end.last, self.listing.sealed.last()) {
             (Some(last), Some(sealed)) if last.id() < sealed.last => {
@@ -317,7 +350,7 @@ impl Recovery<'_> {
         self.write_again(&path, file, end.window, end.end, end.len)?;
         if end.unterminated {
             file.write_at(b"\n", end.end).map_err(|cause| failed(&path, cause))?;
-            file.sync().map_err(|cause| failed(&path, cause))?;
+            self.sync(&path, file)?;
             return Ok(end.end + 1);
         }
         Ok(end.end)
@@ -339,9 +372,8 @@ impl Recovery<'_> {
     /// After a failed sync the page cache shows what the disk does not hold: so it is written once more,
     /// up to `end`, where the file is cut.
     fn write_again(&self, path: &Path, file: &dyn DiskFile, from: u64, end: u64, len: u64) -> Result<()> {
-        let closed = self.known.record.is_some_and(|record| record.phase == Phase::Closed);
-        if closed && len == end {
-            return file.sync().map_err(|cause| failed(path, cause));
+        if self.was_closed() && len == end {
+            return self.sync(path, file);
         }
         let mut buffer = vec![0; BLOCK_BYTES];
         let mut at = from;
@@ -354,7 +386,39 @@ impl Recovery<'_> {
         if len > end {
             file.truncate(end).map_err(|cause| failed(path, cause))?;
         }
-        file.sync().map_err(|cause| failed(path, cause))
+        self.sync(path, file)
+    }
+
+    /// Makes a file durable. If that fails, a later sync may succeed and save nothing, so the record says how far readers
+    /// may trust the file, and from where the next writer writes it again.
+    fn sync(&self, path: &Path, file: &dyn DiskFile) -> Result<()> {
+        file.sync().map_err(|cause| {
+            if !mutant("failed-sync-forgotten")
+                && let Err(error) = self.distrust(file)
+            {
+                tracing::warn!(%error, file = %path.display(), "readers in other processes may trust a file whose sync failed");
+            }
+            failed(path, cause)
+        })
+    }
+
+    fn distrust(&self, file: &dyn DiskFile) -> Result<()> {
+        let unread = |cause| self.dir.unread(&self.dir.state(), cause);
+        let stat = file.stat().map_err(unread)?;
+        let last = self.known.record;
+        let synced = match last {
+            Some(record) => record.vouches_for(file, &stat).map_err(unread)?,
+            None => None,
+        };
+        let synced = synced.unwrap_or(0);
+        self.lock.publish(&Record {
+            pid: std::process::id(),
+            phase: Phase::Stopped,
+            preallocates: last.is_some_and(|record| record.preallocates),
+            inode: stat.identity.inode,
+            print: lock::print(file, synced).map_err(unread)?,
+            synced,
+        })
     }
 
     /// Copies a part of a file, durably. If that fails, it leaves no half copy: on a full disk, every further attempt to

@@ -22,7 +22,9 @@ use crate::walk::{self, Current, View};
 ///
 /// It takes no lock and never blocks the writer. It yields only events that survive a power cut: those that the
 /// writer reports as synced. If no process holds the lock (hydra-node never does), the reader first syncs
-/// `state` itself, and the sealed files of hydra-node before it yields their events.
+/// `state` itself, and the sealed files of hydra-node before it yields their events. If such a sync fails, this handle and
+/// its clones do not trust the file again: reads end where `lock` says that it is synced, and without a record of the file
+/// they fail with `Unavailable`.
 ///
 /// The log may be rotated, pruned, compressed or repaired meanwhile. If `state` is another file, is shorter or was
 /// rewritten, or the directory was replaced, a follower looks for the event that it returned last. If the log has that
@@ -255,7 +257,6 @@ impl DirectoryViews {
             return Ok(None);
         };
         let (dir, path) = (&self.dir, self.dir.state());
-        let unread = |cause| dir.unread(&path, cause);
         let lock = dir.file("lock");
         for _ in 0..LOOKS_MAX {
             let (record, vouched, stat) = vouched(dir, &*current.file)?;
@@ -284,8 +285,12 @@ impl DirectoryViews {
                         None => return Ok(None), // a writer opens the log, or rotates
                     }
                 }
+                _ if dir.doubts.has_state(current.identity, record) => match vouched {
+                    Some(vouched) => vouched.synced,
+                    None => return Err(foreign::doubtful(&path)),
+                },
                 _ => {
-                    foreign::sync(&*current.file).map_err(unread)?;
+                    foreign::sync(dir, &path, &*current.file, current.identity, record)?;
                     // If a writer of Hydrant has opened this file, it made durable what is before it.
                     if vouched.is_none() && own.is_none() {
                         foreign::sync_renamed(dir, record, sealed)?;

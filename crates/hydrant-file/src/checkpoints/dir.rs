@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hydrant::{CheckpointEntry, Error, Result, Retry};
 
 use super::entry_file;
+use crate::disk::{RealDisk, create_dirs, sync_name};
 use crate::error::io_error;
 
 /// A larger file is no entry.
@@ -30,13 +31,28 @@ impl Dir {
 
     pub(super) fn open(&self) -> Result<()> {
         let fail = |cause| io_error(&self.path, "creating the directory", Retry::Safe, cause);
-        create_dir_synced(&self.path).map_err(fail)?;
+        if !fs::exists(&self.path).map_err(fail)? {
+            create_dirs(&RealDisk, &self.path).map_err(fail)?;
+        }
         if !fs::metadata(&self.path).map_err(fail)?.is_dir() {
             return Err(Error::invalid("this is not a directory; name one to keep checkpoints in")
                 .at_target(self.path.display().to_string()));
         }
+        // The open that created the directory may have ended before its name was durable. No entry is older than that.
+        if self.is_empty().map_err(fail)? {
+            self.fault.meet(Step::SyncName).and_then(|()| sync_name(&RealDisk, &self.path)).map_err(fail)?;
+        }
         // A runner may have been killed between its rename and its sync.
         self.settle()
+    }
+
+    fn is_empty(&self) -> io::Result<bool> {
+        for found in fs::read_dir(&self.path)? {
+            if found?.file_name().to_str().is_some_and(entry_file::is_entry) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     pub(super) fn read(&self, name: &str) -> Result<Option<CheckpointEntry>> {
@@ -177,20 +193,6 @@ impl Dir {
     }
 }
 
-/// Creates a directory and its parents, and syncs each parent that got a new entry.
-fn create_dir_synced(path: &Path) -> io::Result<()> {
-    if fs::exists(path)? {
-        return Ok(());
-    }
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    create_dir_synced(parent)?;
-    match fs::create_dir(path) {
-        Err(cause) if cause.kind() != io::ErrorKind::AlreadyExists => return Err(cause),
-        _ => {}
-    }
-    sync_dir(parent)
-}
-
 fn sync_dir(path: &Path) -> io::Result<()> {
     match File::open(path).and_then(|dir| dir.sync_all()) {
         // A file system that is mounted read-only has nothing to sync.
@@ -207,6 +209,8 @@ pub(super) enum Step {
     Sync,
     Rename,
     SyncDir,
+    /// Of an open, not of a swap.
+    SyncName,
 }
 
 /// Fails the step that a test plans. Does nothing in other builds.

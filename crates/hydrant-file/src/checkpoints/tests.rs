@@ -30,6 +30,22 @@ async fn an_entry_of_any_name_is_a_file_of_the_directory() {
 }
 
 #[tokio::test]
+async fn the_name_of_the_directory_is_synced_before_the_first_entry() {
+    let dir = TempDir::new().unwrap();
+    // The open that created it was killed at once.
+    let path = dir.path().join("checkpoints");
+    fs::create_dir(&path).unwrap();
+    let fails = |step| {
+        let dir = super::dir::Dir::new(path.clone());
+        *dir.fault.planned.lock().unwrap() = Some(step);
+        dir.open().is_err()
+    };
+    assert!(fails(Step::SyncName) && fails(Step::SyncName), "until it succeeds");
+    open(&path).await.swap("a", None, Some(&entry("a", 1))).await.unwrap();
+    assert!(!fails(Step::SyncName) && fails(Step::SyncDir), "only while there is no entry");
+}
+
+#[tokio::test]
 async fn whichever_step_fails_the_old_entry_or_the_new_one_is_there() {
     for step in [Step::Create, Step::Write, Step::Sync, Step::Rename, Step::SyncDir] {
         for (old, new) in [(None, Some(2)), (Some(1), Some(2)), (Some(1), None)] {

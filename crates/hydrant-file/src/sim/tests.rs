@@ -103,3 +103,25 @@ fn a_moved_directory_keeps_its_files_and_identity() {
     assert_eq!(disk.take(Path::new("/old/state")).unwrap(), b"old");
     assert!(disk.reboot(&mut Rng::with_seed(3)).files().is_empty());
 }
+
+#[test]
+fn a_new_directory_survives_once_its_parent_was_synced() {
+    let lost = |syncs: bool| {
+        let is_lost = |seed| {
+            let (disk, _) = disk();
+            let dir = Path::new("/log/new");
+            disk.create_dir(dir).unwrap();
+            disk.open(&dir.join("file"), Mode::New).unwrap();
+            disk.sync_dir(dir).unwrap();
+            if syncs {
+                disk.sync_dir(Path::new(DIR)).unwrap();
+            }
+            let disk = disk.reboot(&mut Rng::with_seed(seed));
+            assert_eq!(disk.stat(dir).unwrap().is_none(), disk.files().is_empty(), "seed {seed}");
+            disk.files().is_empty()
+        };
+        (0..20).filter(|seed| is_lost(*seed)).count()
+    };
+    assert_eq!(lost(true), 0);
+    assert!((1..20).contains(&lost(false)));
+}

@@ -79,6 +79,8 @@ pub(super) struct World {
     /// Changes of names since their directory was synced, in order; each survives as a whole or not.
     pub(super) renames: Vec<Changes>,
     pub(super) dirs: BTreeMap<PathBuf, u64>,
+    /// The directories that were created since the one above was synced.
+    pub(super) new_dirs: BTreeSet<PathBuf>,
     /// Locks by inode.
     pub(super) locks: BTreeMap<u64, (Weak<()>, Arc<Process>)>,
     pub(super) next_inode: u64,
@@ -223,8 +225,21 @@ impl World {
         inode
     }
 
-    /// Creates a directory with all above it.
-    pub(super) fn create_dir(&mut self, dir: &Path) {
+    /// Creates a directory in one that exists.
+    pub(super) fn create_dir(&mut self, dir: &Path) -> io::Result<()> {
+        if self.dirs.contains_key(dir) || self.names.contains_key(dir) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        if !dir.parent().is_some_and(|parent| self.dirs.contains_key(parent)) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        self.create_dirs(dir);
+        self.new_dirs.insert(dir.to_owned());
+        Ok(())
+    }
+
+    /// Creates a directory with all above it, durably.
+    pub(super) fn create_dirs(&mut self, dir: &Path) {
         for dir in dir.ancestors() {
             if !self.dirs.contains_key(dir) {
                 self.next_inode += 1;
@@ -254,11 +269,25 @@ impl World {
         wanted.min(capacity.saturating_sub(used))
     }
 
-    /// Makes all changes of names durable.
-    pub(super) fn sync_names(&mut self) {
+    /// Makes the names in a directory durable.
+    pub(super) fn sync_names(&mut self, dir: &Path) {
+        let is_inside = |path: &Path| path.parent() == Some(dir);
+        let (synced, rest) = std::mem::take(&mut self.renames)
+            .into_iter()
+            .partition(|changes: &Changes| changes.iter().any(|(path, _)| is_inside(path)));
+        self.renames = rest;
+        for changes in synced {
+            apply(&mut self.durable_names, &changes);
+        }
+        self.new_dirs.retain(|dir| !is_inside(dir));
+    }
+
+    /// Makes all names durable.
+    pub(super) fn sync_all_names(&mut self) {
         for changes in std::mem::take(&mut self.renames) {
             apply(&mut self.durable_names, &changes);
         }
+        self.new_dirs.clear();
     }
 }
 

@@ -23,6 +23,7 @@ use self::upkeep::Upkeep;
 use self::views::{Fixed, Live};
 use crate::FileCheckpoints;
 use crate::directory::Directory;
+use crate::disk::create_dirs;
 use crate::error::io_error;
 use crate::lock::Lock;
 use crate::options::{FileStoreOptions, Fsync};
@@ -143,7 +144,7 @@ impl FileStore {
         let (writer, recovered) = dir
             .run(move || {
                 let known = Known { record, torn_tail: settings.torn_tail, delivered };
-                let mut ready = recovery::recover(&opened, &known)?;
+                let mut ready = recovery::recover(&opened, &lock, &known)?;
                 let recovered = std::mem::take(&mut ready.recovered);
                 Ok((Writer::new(opened, settings, lock, ready, shared)?, recovered))
             })
@@ -211,8 +212,11 @@ impl FileStore {
     /// of this handle end with `Closed`.
     ///
     /// # Errors
-    /// The error of the last sync, or `Closed` if an earlier failure stopped the log: accepted events may then not be
-    /// durable. The log is closed in each case.
+    /// - The error of the last sync, or `Closed` if an earlier failure stopped the log: accepted events may then not be
+    ///   durable.
+    /// - `Unavailable` if another process has moved `state` or written to it. Its bytes stay, for the next open.
+    ///
+    /// The log is closed in each case.
     ///
     /// # Cancel safety
     /// Once begun, it continues without its caller.
@@ -317,7 +321,7 @@ fn make(dir: &Directory, create: bool) -> Result<()> {
         Err(Error::unavailable(message).at_target(path.display().to_string()))
     };
     match dir.disk.stat(&path).map_err(failed)? {
-        None if create => dir.disk.create_dir(&path).map_err(failed),
+        None if create => create_dirs(&*dir.disk, &path).map_err(failed),
         None => absent("there is no such directory"),
         Some(found) if found.is_file => Err(failed(std::io::ErrorKind::NotADirectory.into())),
         Some(_) if create || dir.has_log()? => Ok(()),

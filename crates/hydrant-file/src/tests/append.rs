@@ -11,6 +11,7 @@ use hydrant::{
 use tokio::time::Instant;
 
 use super::*;
+use crate::disk::{Disk, Mode};
 use crate::sim::{Fault, When};
 use crate::{FileStore, FileStoreOptions, Fsync};
 
@@ -296,4 +297,36 @@ async fn an_append_that_failed_safely_is_never_in_the_log() {
         }
     }
     assert!(failures > 10, "{failures} failures");
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_keeps_what_another_process_wrote() {
+    const LINE: &[u8] = b"{\"eventId\":1,\"stateChanged\":{\"tag\":\"T\"}}\n";
+    for (ahead, closes) in [(0, true), (0, false), (4096, true), (4096, false)] {
+        let disk = SimDisk::new(&dir());
+        let store = open(&disk, FileStoreOptions::default().with_preallocate_bytes(ahead)).await;
+        append(&store, 0, SECOND).await.unwrap();
+        let node = disk.process().open(&dir().join("state"), Mode::Write).unwrap();
+        node.write_at(LINE, node.stat().unwrap().len).unwrap();
+        if closes {
+            let error = store.close().await.unwrap_err();
+            assert_eq!(cause(&error), (ErrorKind::Unavailable, Retry::AfterCheckpoint), "{error}");
+        } else {
+            drop(store);
+            tokio::time::sleep(SECOND).await;
+        }
+        let what = format!("ahead {ahead}, closes {closes}");
+        assert!(disk.files()[&dir().join("state")].ends_with(LINE), "{what}");
+        assert!(text(&disk, "lock").contains(" stopped "), "{what}: {}", text(&disk, "lock"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn close_of_a_log_that_was_replaced_is_an_error() {
+    let disk = SimDisk::new(&dir());
+    let store = open(&disk, FileStoreOptions::default()).await;
+    append(&store, 0, SECOND).await.unwrap();
+    disk.put(&dir().join("state"), b"");
+    assert_eq!(store.close().await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert!(text(&disk, "lock").contains(" stopped "));
 }

@@ -215,7 +215,8 @@ fn torn_tails() -> Vec<Vec<u8>> {
 fn open_for_writing(disk: &SimDisk) -> Writer {
     let dir = Arc::new(directory(disk));
     let (lock, record) = Lock::take(&dir).unwrap().unwrap();
-    let ready = recover(&dir, &Known { record, torn_tail: TornTail::default(), delivered: None }).unwrap();
+    let known = Known { record, torn_tail: TornTail::default(), delivered: None };
+    let ready = recover(&dir, &lock, &known).unwrap();
     assert_eq!(ready.recovered.len(), 1, "the tail is torn");
     Writer::new(dir, FileStoreOptions::default(), lock, ready, Arc::default()).unwrap()
 }

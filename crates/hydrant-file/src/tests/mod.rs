@@ -3,6 +3,7 @@
 mod append;
 mod compress;
 mod crowd;
+mod doubt;
 mod foreign;
 mod laws;
 mod meet;

@@ -273,6 +273,7 @@ async fn a_state_that_ends_before_a_sealed_segment_is_left_alone() {
     assert_eq!(disk.files(), before);
 }
 
+<<<<<<< HEAD
 /// Nothing says that they were synced: there is no record, and this version cannot read their marks.
 #[tokio::test(start_paused = true)]
 async fn lines_of_a_newer_format_are_no_torn_tail() {
@@ -294,4 +295,37 @@ async fn lines_of_a_newer_format_are_no_torn_tail() {
     files[2].1.extend_from_slice(newer);
     let disk = disk_of(&files);
     assert_eq!(count(&disk).await.unwrap_err().kind(), hydrant::ErrorKind::Unsupported);
+=======
+/// Opens a log in a directory that is to be created, and ends early at this step.
+async fn begin(path: &Path, fault: Option<(usize, Fault)>) -> SimDisk {
+    let disk = SimDisk::new(Path::new("/data"));
+    if let Some((step, fault)) = fault {
+        disk.fail(When::Step(step), fault);
+    }
+    let (process, roster) = (Arc::new(disk.process()), Arc::new(MemoryCheckpoints::default()));
+    let opened = FileStore::open_on(process.clone(), path, roster, FileStoreOptions::default());
+    drop(tokio::time::timeout(Duration::from_secs(1), opened).await);
+    process.kill();
+    disk
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_name_of_a_new_log_survives_an_open_that_ended_early() {
+    for path in ["/data/log", "/data/a/b/log"].map(Path::new) {
+        let steps = begin(path, None).await.steps().len();
+        for (step, fault) in
+            (0..steps).flat_map(|step| [(step, Fault::Kill), (step, Fault::Error(Io::Other))])
+        {
+            let disk = begin(path, Some((step, fault))).await;
+            let (process, roster) = (Arc::new(disk.process()), Arc::new(MemoryCheckpoints::default()));
+            let store = FileStore::open_on(process, path, roster, FileStoreOptions::default()).await.unwrap();
+            store.append(Batch::new(None, &events(0..1)).unwrap()).await.unwrap();
+            for seed in 0..20 {
+                let disk = disk.beside().reboot(&mut fastrand::Rng::with_seed(seed));
+                let is_there = disk.files().contains_key(&path.join("state"));
+                assert!(is_there, "{fault:?} at step {step}, seed {seed}");
+            }
+        }
+    }
+>>>>>>> w-sync
 }

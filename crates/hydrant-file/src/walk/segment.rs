@@ -99,8 +99,9 @@ impl Segment {
 
     /// Syncs the file if a foreign line needs it.
     pub(super) fn sync(&mut self, dir: &Directory) -> Result<()> {
-        if std::mem::take(&mut self.is_unsynced) {
-            foreign::sync(&**self.lines.file()).map_err(|cause| dir.unread(&self.path, cause))?;
+        if self.is_unsynced {
+            foreign::sync(dir, &self.path, &**self.lines.file(), self.identity, None)?;
+            self.is_unsynced = false;
             self.durable = self.lines.end();
         }
         Ok(())

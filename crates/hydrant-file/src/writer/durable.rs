@@ -148,7 +148,10 @@ impl Writer {
         closed
     }
 
-    pub(super) fn leave(&mut self) -> Result<()> {
+    /// Cuts off the space that was written ahead, and says that the log is closed.
+    fn leave(&mut self) -> Result<()> {
+        // Another process may have written behind that space since the last sync.
+        self.check_in_place()?;
         let failed = |cause| io_error(&self.dir.state(), "closing", Retry::AfterCheckpoint, cause);
         if self.allocated > self.end {
             self.file.truncate(self.end).map_err(failed)?;

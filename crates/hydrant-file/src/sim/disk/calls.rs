@@ -128,7 +128,7 @@ impl Disk for SimDisk {
         let mut world = self.step();
         match world.step(&self.process, format!("sync_dir {}", dir.display()))? {
             Step::Whole => {
-                world.sync_names();
+                world.sync_names(dir);
                 Ok(())
             }
             Step::LastGasp => Err(io::Error::other("the process ended")),
@@ -137,10 +137,8 @@ impl Disk for SimDisk {
     }
 
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        self.step().whole(&self.process, format!("create_dir {}", dir.display()), |world| {
-            world.create_dir(dir);
-            Ok(())
-        })
+        self.step()
+            .whole(&self.process, format!("create_dir {}", dir.display()), |world| world.create_dir(dir))
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Arc<dyn DiskFile>>> {

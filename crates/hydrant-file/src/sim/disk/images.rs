@@ -37,6 +37,13 @@ impl SimDisk {
                 apply(&mut names, changes);
             }
         }
+        let mut dirs = world.dirs.clone();
+        for new in &world.new_dirs {
+            if mood == 1 || (mood > 1 && random.bool()) {
+                dirs.retain(|dir, _| !dir.starts_with(new));
+                names.retain(|path, _| !path.starts_with(new));
+            }
+        }
         let mut files = world.files.clone();
         for inode in files.values_mut() {
             inode.survive(random);
@@ -47,7 +54,7 @@ impl SimDisk {
             files,
             names,
             durable_names,
-            dirs: world.dirs.clone(),
+            dirs,
             next_inode: world.next_inode,
             capacity: world.capacity,
             pause: world.pause,
@@ -77,6 +84,7 @@ impl SimDisk {
             durable_names: world.durable_names.clone(),
             renames: world.renames.clone(),
             dirs: world.dirs.clone(),
+            new_dirs: world.new_dirs.clone(),
             locks: world.locks.clone(),
             next_inode: world.next_inode,
             capacity: world.capacity,

@@ -1,7 +1,8 @@
 //! A disk in memory that fails at any step, and loses its power.
 //!
 //! The disk is as unkind as POSIX allows. Each 512-byte block that was written since the last sync survives a power cut
-//! or not, in any of its versions. So does each change of a directory, whatever came before or after it. A length may
+//! or not, in any of its versions. So does each change of a directory, whatever came before or after it, and each new
+//! directory with all that is in it. A length may
 //! survive without the bytes. The seed decides. A sync that fails leaves the cache as it is and forgets that it was
 //! dirty: the next sync succeeds and saves nothing.
 //!
@@ -38,7 +39,7 @@ impl SimDisk {
     /// Returns an empty disk that has this directory.
     pub fn new(dir: &Path) -> Self {
         let mut world = World::default();
-        world.create_dir(dir);
+        world.create_dirs(dir);
         Self::of(world)
     }
 

@@ -10,7 +10,7 @@ impl SimDisk {
     pub fn copy_dir(&self, from: &Path, to: &Path) {
         let mut world = self.world();
         world.version += 1;
-        world.create_dir(to);
+        world.create_dirs(to);
         let inside = |path: &&PathBuf| path.parent() == Some(from);
         let paths: Vec<PathBuf> = world.names.keys().filter(inside).cloned().collect();
         for path in paths {
@@ -26,7 +26,7 @@ impl SimDisk {
     pub fn remove_dir(&self, dir: &Path) {
         let mut world = self.world();
         world.version += 1;
-        world.sync_names();
+        world.sync_all_names();
         world.names.retain(|path, _| !path.starts_with(dir));
         world.dirs.retain(|path, _| !path.starts_with(dir));
         world.durable_names = world.names.clone();
@@ -54,7 +54,7 @@ impl SimDisk {
     pub fn take(&self, path: &Path) -> Option<Vec<u8>> {
         let mut world = self.world();
         world.version += 1;
-        world.sync_names();
+        world.sync_all_names();
         world.durable_names.remove(path);
         let inode = world.names.remove(path)?;
         Some(world.files[&inode].cache.clone())
@@ -64,7 +64,7 @@ impl SimDisk {
     pub fn move_tree(&self, from: &Path, to: &Path) {
         let mut world = self.world();
         world.version += 1;
-        world.sync_names();
+        world.sync_all_names();
         let moved = |path: &Path| match path.strip_prefix(from) {
             Ok(rest) if rest.as_os_str().is_empty() => to.to_owned(),
             Ok(rest) => to.join(rest),
