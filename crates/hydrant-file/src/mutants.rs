@@ -1,10 +1,6 @@
 //! Faults that the simulator must find, selected at run time in a build with `--cfg sim_mutants`.
 //!
-<<<<<<< HEAD
-//! Eight faults are not among them, because the simulator meets them too rarely. The tests of this crate find them:
-=======
-//! Ten faults are not among them, because the simulator meets them too rarely. The tests of this crate find them:
->>>>>>> w-sync
+//! Eleven faults are not among them, because the simulator meets them too rarely. The tests of this crate find them:
 //! `HYDRANT_SIM_MUTANT=NAME RUSTFLAGS="--cfg sim_mutants" cargo test -p hydrant-file --features sim TESTS` fails.
 //!
 //! | name | fault | tests |

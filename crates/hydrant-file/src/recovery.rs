@@ -54,9 +54,7 @@ pub(crate) struct Known {
 
 pub(crate) fn recover(dir: &Directory, lock: &Lock, known: &Known) -> Result<Ready> {
     let home = dir.identity()?;
-    let listing = dir.list()?;
-    let mut recovery =
-        Recovery { dir, lock, known, is_ours: false, is_synced: false, listing, recovered: Vec::new() };
+    let mut recovery = Recovery::new(dir, lock, known)?;
     let state = recovery.state()?;
     if !recovery.is_synced && !mutant("name-unsynced") {
         // The open that created the directory may have ended before its name was durable.
@@ -98,19 +96,16 @@ pub(crate) fn recover(dir: &Directory, lock: &Lock, known: &Known) -> Result<Rea
 
 /// Returns whether a crash interrupted a rotation that had given `state` its second name. If `state` ends before that
 /// name's event, only a repair can open the log again, also if nothing else is wrong.
-pub(crate) fn is_half_rotated(dir: &Directory) -> Result<bool> {
+pub(crate) fn is_half_rotated(dir: &Directory, lock: &Lock) -> Result<bool> {
     let known = Known { record: None, torn_tail: TornTail::default(), delivered: None };
-    let listing = dir.list()?;
-    let recovery = Recovery { dir, known: &known, is_ours: false, listing, recovered: Vec::new() };
-    Ok(recovery.second_name()?.is_some())
+    Ok(Recovery::new(dir, lock, &known)?.second_name()?.is_some())
 }
 
 /// Settles a rotation that a crash interrupted, before a repair changes `state`: it may have the name of a sealed
 /// segment too. `state` may be damaged. What does not count of the rotation is left to the next open.
-pub(crate) fn settle_before_repair(dir: &Directory, record: Option<Record>) -> Result<()> {
+pub(crate) fn settle_before_repair(dir: &Directory, lock: &Lock, record: Option<Record>) -> Result<()> {
     let known = Known { record, torn_tail: TornTail::default(), delivered: None };
-    let listing = dir.list()?;
-    let mut recovery = Recovery { dir, known: &known, is_ours: false, listing, recovered: Vec::new() };
+    let mut recovery = Recovery::new(dir, lock, &known)?;
     // `state` gets a second name only after all of the next segment is durable: it says that the rotation counts.
     let last = match recovery.second_name()? {
         Some(second) => Some(second.last),
@@ -149,7 +144,12 @@ struct Recovery<'a> {
     recovered: Vec<Recovered>,
 }
 
-impl Recovery<'_> {
+impl<'a> Recovery<'a> {
+    fn new(dir: &'a Directory, lock: &'a Lock, known: &'a Known) -> Result<Self> {
+        let listing = dir.list()?;
+        Ok(Self { dir, lock, known, is_ours: false, is_synced: false, listing, recovered: Vec::new() })
+    }
+
     /// The sealed name that `state` has too, while a rotation is under way.
     fn second_name(&self) -> Result<Option<Sealed>> {
         let Some(newest) = self.listing.sealed.last() else { return Ok(None) };
@@ -211,10 +211,6 @@ impl Recovery<'_> {
         Ok(Some((file, stat, end)))
     }
 
-<<<<<<< HEAD
-    /// Refuses a `state` that ends before the newest sealed segment: it is of another log, or an old copy. Or a rotation
-    /// gave that name to `state` itself, which was synced before: then it is damaged.
-=======
     fn was_closed(&self) -> bool {
         self.known.record.is_some_and(|record| record.phase == Phase::Closed)
     }
@@ -230,8 +226,8 @@ impl Recovery<'_> {
         foreign::sync_names(self.dir)
     }
 
-    /// Refuses a `state` that ends before the newest sealed segment: it is of another log, or an old copy.
->>>>>>> w-sync
+    /// Refuses a `state` that ends before the newest sealed segment: it is of another log, or an old copy. Or a rotation
+    /// gave that name to `state` itself, which was synced before: then it is damaged.
     fn check_order(&self, file: &dyn DiskFile, end: &Tail) -> Result<()> {
         match (&end.last, self.listing.sealed.last()) {
             (Some(last), Some(sealed)) if last.id() < sealed.last => {

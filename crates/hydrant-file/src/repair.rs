@@ -80,10 +80,10 @@ pub(crate) fn repair_in(dir: &Directory) -> Result<RepairReport> {
         return Err(Lock::held(dir));
     };
     let mut repair = Repair { dir, lock, record, report: RepairReport::default() };
-    if repair.remaining()?.is_empty() && !is_half_rotated(dir)? {
+    if repair.remaining()?.is_empty() && !is_half_rotated(dir, &repair.lock)? {
         return Ok(repair.report);
     }
-    settle_before_repair(dir, repair.record)?;
+    settle_before_repair(dir, &repair.lock, repair.record)?;
     repair.prefer_compressed()?;
     repair.take_lines_apart()?;
     repair.raise_the_floor()?;

@@ -273,7 +273,6 @@ async fn a_state_that_ends_before_a_sealed_segment_is_left_alone() {
     assert_eq!(disk.files(), before);
 }
 
-<<<<<<< HEAD
 /// Nothing says that they were synced: there is no record, and this version cannot read their marks.
 #[tokio::test(start_paused = true)]
 async fn lines_of_a_newer_format_are_no_torn_tail() {
@@ -295,7 +294,8 @@ async fn lines_of_a_newer_format_are_no_torn_tail() {
     files[2].1.extend_from_slice(newer);
     let disk = disk_of(&files);
     assert_eq!(count(&disk).await.unwrap_err().kind(), hydrant::ErrorKind::Unsupported);
-=======
+}
+
 /// Opens a log in a directory that is to be created, and ends early at this step.
 async fn begin(path: &Path, fault: Option<(usize, Fault)>) -> SimDisk {
     let disk = SimDisk::new(Path::new("/data"));
@@ -327,5 +327,4 @@ async fn the_name_of_a_new_log_survives_an_open_that_ended_early() {
             }
         }
     }
->>>>>>> w-sync
 }
