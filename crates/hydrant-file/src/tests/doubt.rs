@@ -93,7 +93,7 @@ async fn the_open_after_one_whose_sync_failed_writes_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_failed_sync_left_before_a_foreign_line_is_written_again() {
+async fn what_a_failed_sync_left_before_a_foreign_line_is_rewritten() {
     for (seed, renames) in (0..SEEDS).flat_map(|seed| [(seed, false), (seed, true)]) {
         let disk = SimDisk::new(&dir());
         let store = open(&disk).await.unwrap();
