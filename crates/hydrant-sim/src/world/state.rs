@@ -415,7 +415,8 @@ impl State {
 
     /// Whether a read has ended before the end of its log.
     pub fn has_ended_early(&self) -> bool {
-        self.fired.keys().any(|(_, effect)| *effect == Effect::End.name())
+        let is_old = self.files.as_ref().is_some_and(|files| files.ended_early);
+        is_old || self.fired.keys().any(|(_, effect)| *effect == Effect::End.name())
     }
 
     /// Whether the sink gets every event from the origin or a snapshot on.

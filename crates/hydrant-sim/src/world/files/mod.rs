@@ -60,6 +60,8 @@ pub struct Files {
     record_is_old: bool,
     /// A writer took the lock since the last power cut.
     lock_was_taken: bool,
+    /// A read ended too early because of such a record, so the log was shown as shorter than it is.
+    pub ended_early: bool,
     has_backup: bool,
     /// How often the primary could not be opened since it was open last. A sink that opens says nothing of the primary.
     failed_opens: u32,
@@ -118,6 +120,7 @@ impl Files {
             lock_failed: false,
             record_is_old: false,
             lock_was_taken: false,
+            ended_early: false,
             has_backup: false,
             failed_opens: 0,
             prunes: Bell::default(),

@@ -186,7 +186,11 @@ impl Reading {
                 let message = format!("{store:?}: a read ends at {position:?}, and {expected:?} was acknowledged before it began");
                 state.fail("read", message);
             }
-            None => {}
+            None => {
+                if let Some(files) = &mut state.files {
+                    files.ended_early |= may_meet_old_record && position < expected;
+                }
+            }
         });
         if let Some(Ok(event)) = &next {
             (self.position, self.before) = (Some(event.id()), Some(truth::fact(event)));
