@@ -48,7 +48,7 @@ where
 /// Makes a call and awaits it; a panic in it, or before it returns its future, is an error of kind `Bug`.
 ///
 /// # Errors
-/// Any error of the call, and `Bug` with [`Retry::Never`] for a panic; the outcome of the call is unknown then.
+/// Any error of the call, and `Bug` with [`Retry::Never`](crate::Retry::Never) for a panic; the outcome of the call is unknown then.
 pub async fn caught<T, F>(what: &str, call: impl FnOnce() -> F) -> Result<T>
 where
     F: Future<Output = Result<T>>,
