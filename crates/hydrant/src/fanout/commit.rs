@@ -328,12 +328,13 @@ impl<P: Primary> Committer<P> {
             (Ok(checkpoint), Ok(())) => self.settled(checkpoint.id()),
             (Ok(_), Err(error)) if error.kind() == ErrorKind::Diverged => drop(self.stop(error.clone())),
             // The checkpoint cannot be compared yet. The next look compares it.
-            (Ok(checkpoint), Err(error)) => {
+            (Ok(checkpoint), Err(error)) if checkpoint.id() > self.unknown => {
                 tracing::warn!(%error, "the primary's newest events cannot be published yet");
-                self.unknown = self.unknown.max(checkpoint.id());
+                self.unknown = checkpoint.id();
                 self.looks.soon();
             }
-            (Err(_), _) => {}
+            // If it is known already, the looks get rarer.
+            _ => {}
         }
         published
     }

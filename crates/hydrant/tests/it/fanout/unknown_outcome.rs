@@ -44,6 +44,21 @@ async fn an_open_outcome_that_became_durable_is_delivered() {
     log.detach("sink").await.unwrap();
 }
 
+/// The primary has events of an unknown outcome, and cannot be read to compare them.
+#[tokio::test(start_paused = true)]
+async fn a_head_that_cannot_be_compared_is_looked_at_with_pauses() {
+    let (primary, log, _) = with_durable_head().await;
+    primary.read.set(Act::Fail(safe()));
+    primary.append.set(Act::Lose(unknown()));
+    log.append(batch(&events(3..6))).await.unwrap_err();
+    primary.sync().await;
+    tokio::time::sleep(SOON).await;
+    let before = primary.checkpoints();
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let looks = primary.checkpoints() - before;
+    assert!((50..=200).contains(&looks), "{looks} looks in 100 s");
+}
+
 /// The events that were accepted after them are lost: 3 to 8.
 async fn with_lost_tail() -> (Accepting, FanOut<Accepting>, MemoryStore) {
     let (primary, log, sink) = with_durable_head().await;
