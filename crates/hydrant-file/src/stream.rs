@@ -109,7 +109,7 @@ impl Reader {
             Some(view) => !self.walk.is_at_home(&view)?,
             None => false,
         };
-        // In the other directory, the walk compares what it has read, and continues in the same log only.
+        // In the other directory, the walk compares the event that it read last, and continues in the same log only.
         if (self.follows || has_moved) && self.views.forget() {
             return Ok(());
         }

@@ -69,7 +69,7 @@ impl View {
     }
 }
 
-/// How many times a search for the head starts over because the log went on.
+/// How many times a search for the head starts over because the log has grown.
 const LOOKS_MAX: u32 = 5;
 
 /// The end of the log, from a head that was known before on.
